@@ -1,0 +1,126 @@
+"""What differs between architectures. The only file that knows them (design, section 3).
+
+A feed-forward block is known by its down-projection: its input is the coefficient m, its columns are the value
+vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names to the tables below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import ModelError
+
+# Within a decoder layer, in the order tried: Llama/Qwen/Gemma/Mistral/OLMo/Phi-3, GPT-2/StarCoder 2, NeoX/Falcon/Bloom,
+# Phi, OPT, GPT-J, MPT.
+_DOWN = (
+    "mlp.down_proj",
+    "mlp.c_proj",
+    "mlp.dense_4h_to_h",
+    "mlp.fc2",
+    "fc2",
+    "mlp.fc_out",
+    "ffn.down_proj",
+)
+# A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
+_POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
+_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+_ONE_PLUS = ("gemma", "nemotron")  # these norms multiply by 1 + weight
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a decoder keeps its feed-forward neurons.
+
+    Attributes:
+        down: each layer's down-projection, in layer order.
+        post_norm: each layer's norm over the FF output, or None.
+        final_norm: the norm before the unembedding, or None.
+        unembedding: W_U, shape (vocabulary, hidden).
+    """
+
+    down: tuple[nn.Module, ...]
+    post_norm: tuple[nn.Module | None, ...]
+    final_norm: nn.Module | None
+    unembedding: Tensor
+
+    @property
+    def layers(self) -> int:
+        return len(self.down)
+
+    @property
+    def width(self) -> int:
+        """Neurons per layer."""
+        return value_matrix(self.down[0]).shape[1]
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split("."):
+        module = getattr(module, name, None)
+        if module is None:
+            return None
+    return module
+
+
+def value_matrix(down: nn.Module) -> Tensor:
+    """The down-projection's weight as (hidden, neurons), whichever way round it is stored. A view, no copy."""
+    return down.weight.T if isinstance(down, Conv1D) else down.weight
+
+
+def norm_weight(norm: nn.Module | None) -> Tensor | None:
+    """γ of a norm in float32 (`1 + w` where the family says so); None if it has no weight."""
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return None
+    one_plus = type(norm).__name__.lower().startswith(_ONE_PLUS)
+    return weight.detach().float() + 1 if one_plus else weight.detach().float()
+
+
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """Find the feed-forward blocks of a decoder.
+
+    Raises: ModelError if the model is no decoder with dense feed-forward layers.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    for stack in stacks:
+        down = []
+        for layer in stack:
+            found = next((d for path in _DOWN if (d := _submodule(layer, path)) is not None), None)
+            if isinstance(getattr(found, "weight", None), Tensor) and found.weight.ndim == 2:
+                down.append(found)
+        if len(down) == count and len({value_matrix(d).shape for d in down}) == 1:
+            break
+    else:
+        raise ModelError(
+            f"cotscope can't find the feed-forward neurons of this model ({model.config.model_type})",
+            expected="a decoder with one dense down-projection per layer",
+            got=type(model).__name__,
+            remedy="Mixture-of-experts and layers of different widths are not supported.",
+        )
+    post = tuple(next((n for name in _POST_NORM if (n := getattr(layer, name, None))), None) for layer in stack)
+    holders = [model.base_model, *model.base_model.children()]
+    final = next((n for h in holders for name in _FINAL_NORM if isinstance(n := getattr(h, name, None), nn.Module)), None)
+    return Anatomy(tuple(down), post, final, model.get_output_embeddings().weight.detach())
+
+
+def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:
+    """The directions that layer's neurons write: (hidden, neurons), float32; a post-norm's weight is included."""
+    values = value_matrix(model_anatomy.down[layer]).detach().float()
+    gamma = norm_weight(model_anatomy.post_norm[layer])
+    return values if gamma is None else values * gamma[:, None]
+
+
+def value_norms(model_anatomy: Anatomy) -> Tensor:
+    """‖v‖₂ of every neuron: (layers, neurons), float32."""
+    return torch.stack([value_vectors(model_anatomy, layer).norm(dim=0) for layer in range(model_anatomy.layers)])
+
+
+def final_gamma(model_anatomy: Anatomy) -> tuple[Tensor | None, bool]:
+    """γ of the final norm in float32 and whether that norm centres its input (LayerNorm)."""
+    norm = model_anatomy.final_norm
+    return norm_weight(norm), isinstance(norm, nn.LayerNorm) or "layernorm1p" in type(norm).__name__.lower()

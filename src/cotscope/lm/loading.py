@@ -1,0 +1,135 @@
+"""A model that is ready to run: weights, tokenizer, and what the rest of cotscope asks of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ModelError
+from .families import Anatomy, anatomy
+from .models import resolve
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass
+class LoadedModel:
+    """A decoder and its tokenizer.
+
+    Attributes:
+        name: what the user called it.
+        model: in eval mode, without gradients.
+        anatomy: its feed-forward blocks.
+        context: positions that it can take.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    _pieces: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @cached_property
+    def context(self) -> int:
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
+
+    @cached_property
+    def slides(self) -> bool:
+        """Whether some layer attends to a window only."""
+        config = self.model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None:
+            return any("full" not in kind for kind in kinds)
+        return getattr(config, "sliding_window", None) is not None
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a row: the generation config's, else the tokenizer's."""
+        ids = self.model.generation_config.eos_token_id
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the tokenizer's own special tokens."""
+        return self.tokenizer(text)["input_ids"]
+
+    def piece(self, token: int) -> str:
+        """One token decoded by itself (half characters become U+FFFD)."""
+        if (text := self._pieces.get(token)) is None:
+            text = self._pieces[token] = self.tokenizer.decode([token])
+        return text
+
+    def free_memory(self) -> int:
+        """Bytes that are free for activations and caches where the model runs."""
+        if self.model.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.model.device)[0]
+        return psutil.virtual_memory().available
+
+    def weight_hash(self) -> str:
+        """SHA-256 over every parameter's name and bytes, in name order."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.named_parameters()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) -> LoadedModel:
+    """Load a model by name (design, section 5), hub id, local folder or `.gguf` file.
+
+    Args:
+        source: what to load.
+        dtype: "bfloat16", "float32" or "float16".
+        device: None takes the GPU if there is one.
+
+    Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read.
+    """
+    if dtype not in DTYPES:
+        raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
+    folder = resolve(source)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {source!r} can't be read",
+            expected="a folder or hub repository with a config.json that transformers knows",
+            got=str(error).split("\n")[0][:200],
+            remedy="`cotscope models` lists the models that need no hub.",
+        ) from error
+    decoders = AutoModelForCausalLM._model_mapping
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in decoders or _is_encoder(config):
+        raise ModelError(
+            f"model {source!r} is no decoder-only language model",
+            expected="a causal language model",
+            got=f"{(config.architectures or ['unknown'])[0]} ({config.model_type})",
+            remedy="`cotscope models` lists models that work.",
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"model {source!r} can't be loaded", got=str(error).split("\n")[0][:300]) from error
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval().requires_grad_(False)
+    # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    name = Path(source).name if Path(source).exists() else source
+    return LoadedModel(name, model, tokenizer, anatomy(model))
+
+
+def _is_encoder(config: object) -> bool:
+    """BERT and its kin are in the causal mapping, as decoders that nobody trained; their checkpoints say otherwise."""
+    names = getattr(config, "architectures", None) or []
+    return bool(names) and not any(n.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration")) for n in names)

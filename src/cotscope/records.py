@@ -1,0 +1,122 @@
+"""The records that cross a boundary between parts of cotscope. Frozen; no behaviour beyond reading themselves.
+
+Axis order, everywhere: rows (problems), then generated tokens (steps), then layers, then neurons (index).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, NamedTuple
+
+Operation = Literal["addition", "subtraction", "multiplication", "division"]
+OPERATIONS: tuple[Operation, ...] = ("addition", "subtraction", "multiplication", "division")
+SYMBOLS: dict[Operation, str] = {"addition": "+", "subtraction": "-", "multiplication": "*", "division": "/"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One sentence of a worked solution.
+
+    Attributes:
+        sentence: the sentence; `{}` marks where the formula (or, in text-only prompts, its result) stands.
+            A sentence without `{}` only states a fact and has no operation.
+        operation: what the formula computes; None for a statement.
+        operands: the numbers of the formula, in order (two or more); empty for a statement.
+        result: the formula's value; None for a statement.
+    """
+
+    sentence: str
+    operation: Operation | None = None
+    operands: tuple[Fraction, ...] = ()
+    result: Fraction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A word problem with a number for an answer; with `steps` it can also serve as an exemplar.
+
+    Attributes:
+        id: unique within a data set, stable across runs; results are keyed by it.
+        question: the text shown to the model.
+        answer: the exact answer.
+        steps: the gold solution as structured steps, where it is known.
+        solution: the gold solution as text, where the data has one (GSM8K) and steps are not known.
+    """
+
+    id: str
+    question: str
+    answer: Fraction
+    steps: tuple[Step, ...] = ()
+    solution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt under which problems are solved: `prefix + "Question: " + question + cue`.
+
+    Attributes:
+        name: unique within a study; a prompt file's stem.
+        prefix: the exemplars, shared by all rows; empty for zero-shot prompts. Ends in a blank line otherwise.
+        cue: what follows the question, from its newline on, e.g. "\\nLet's think step by step\\n".
+        source: "derived" (from structured exemplars) or the file that it was read from.
+    """
+
+    name: str
+    prefix: str
+    cue: str
+    source: str = "derived"
+
+    def text(self, question: str) -> str:
+        """The whole prompt for one question."""
+        return f"{self.prefix}Question: {question}{self.cue}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote for one row.
+
+    Attributes:
+        token_ids: the generated tokens, the end token left out.
+        text: their decoding, cut before the first stop string.
+        finish: "stop" (end token or stop string) or "length".
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish: Literal["stop", "length"]
+
+
+class Neuron(NamedTuple):
+    """Index i of layer l's down-projection input (design, section 2)."""
+
+    layer: int
+    index: int
+
+
+class Pole(NamedTuple):
+    """A neuron when its coefficient has this sign (+1 or -1); it writes sign·v."""
+
+    layer: int
+    index: int
+    sign: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A concept: its name, the question for a judge, and the seed tokens of its lexicon (lower case, stripped)."""
+
+    name: str
+    question: str
+    seeds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An annotator's word on one candidate pole and one concept."""
+
+    pole: Pole
+    concept: str
+    accepted: bool
+    annotator: str
+    evidence: tuple[str, ...] = field(default=())

@@ -1,0 +1,236 @@
+"""The answer parser: forms that models write, the rule of correctness, and that nothing raises or takes long."""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotscope.data.answers import (
+    MAX_DIGITS,
+    is_correct,
+    parse_flexible,
+    parse_number,
+    parse_strict,
+)
+from cotscope.numbers import format_number
+
+F = Fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", F(7)),
+        ("  42.", F(42)),
+        ("3.5.", F(7, 2)),
+        (".5", F(1, 2)),
+        ("1,234,567", F(1234567)),
+        ("1,200.", F(1200)),
+        ("1,200.50 dollars", F(2401, 2)),
+        ("1,2", F(1)),
+        ("1,2345", F(1)),
+        ("1234,567", F(1234)),
+        ("$5", F(5)),
+        ("$ 5", F(5)),
+        ("€12 each", F(12)),
+        ("£1,000", F(1000)),
+        ("15%", F(15)),
+        ("3/4", F(3, 4)),
+        ("3/4.", F(3, 4)),
+        ("1 1/2 cups", F(3, 2)),
+        ("-1 1/2", F(-3, 2)),
+        ("3/0", F(3)),
+        ("-5", F(-5)),
+        ("−5", F(-5)),
+        ("–5", F(-5)),
+        ("—5", F(-5)),
+        ("-$5", F(-5)),
+        ("$-5", F(-5)),
+        ("-.5", F(-1, 2)),
+        ("12 apples", F(12)),
+        ("12-inch", F(12)),
+        ("5-3", F(5)),
+        ("zero", F(0)),
+        ("Twelve apples", F(12)),
+        ("seventeen", F(17)),
+        ("TWENTY.", F(20)),
+        ("007", F(7)),
+    ],
+)
+def test_number(text: str, value: Fraction) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "apples", "-", "$", "about 5", "twenty-five", "twenty five", "five hundred", "oneness", "two and a half"],
+)
+def test_no_number(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("So she has 3.\nThe answer is 7.", F(7)),
+        ("the ANSWER is: 7", F(7)),
+        ("The answer is 5 + 3 = 8.", F(8)),
+        ("The answer is 5 + 3 = 8. There were 9.", F(8)),
+        ("The answer is x = 3 = $4.50.", F(9, 2)),
+        ("The answer is about $1,200.", F(1200)),
+        ("The answer is **18**.", F(18)),
+        ("The answer is \\boxed{18}.", F(18)),
+        ("The answer is 12 apples and 3 pears.", F(12)),
+        ("The answer is nine.", F(9)),
+        ("The answer is one of these: 4.", F(4)),
+        ("The answer is -3.", F(-3)),
+        ("The answer is 5. Wait. The answer is 6.", F(6)),
+        ("The answer is:\n8", F(8)),
+        ("The answer\nis 8", F(8)),
+        ("The answer is 2.5.", F(5, 2)),
+        ("text\n#### 70,000", F(70000)),
+        ("text\n####  -3", F(-3)),
+        ("The answer is 5.\n#### 6", F(6)),
+        ("The answer is 5.\n#### Step 6", F(5)),
+    ],
+)
+def test_strict(text: str, value: Fraction) -> None:
+    assert parse_strict(text) == value
+    assert parse_flexible(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "So 5 + 3 = 8.", "The answer is unknown. It may be 5.", "The answer is\n\nQuestion: 5 cats?", "#### Step 2"],
+)
+def test_strict_finds_nothing(text: str) -> None:
+    assert parse_strict(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("So 5 + 3 = 8.", F(8)),
+        ("It is 3.5.", F(7, 2)),
+        ("They paid 1,200.", F(1200)),
+        ("Pick 1,2", F(2)),
+        ("5-3", F(3)),
+        ("a 2-3", F(3)),
+        ("at (5)-3", F(3)),
+        ("a 12-inch pipe", F(12)),
+        ("model-3", F(3)),
+        ("it fell to -3 degrees", F(-3)),
+        ("5 - 3", F(3)),
+        ("a loss: -$4", F(-4)),
+        ("so x=-4", F(-4)),
+        ("5%-4", F(4)),
+        ("**-4**", F(-4)),
+        ("She has five apples.", F(5)),
+        ("Five, for each one.", F(5)),
+        ("The answer is unknown. It may be 5.", F(5)),
+    ],
+)
+def test_flexible(text: str, value: Fraction) -> None:
+    assert parse_flexible(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "No response", "this one", "twenty-five"])
+def test_flexible_finds_nothing(text: str) -> None:
+    assert parse_flexible(text) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (F(3), "3"),
+        (F(0), "0"),
+        (F(5, 2), "2.5"),
+        (F(-5, 2), "-2.5"),
+        (F(-1, 20), "-0.05"),
+        (F(1, 3), "1/3"),
+        (F(-4, 3), "-4/3"),
+        (F(1, 10**6), "0.000001"),
+        (F(1, 10**7), "1/10000000"),
+        (F(1200), "1200"),
+    ],
+)
+def test_format(number: Fraction, text: str) -> None:
+    assert format_number(number) == text
+
+
+@given(st.fractions())
+def test_format_is_read_back(number: Fraction) -> None:
+    number = number.limit_denominator(10**8)
+    if abs(number.numerator) < 10**9:
+        assert parse_number(format_number(number)) == number
+
+
+@given(st.integers(min_value=0, max_value=10**15))
+def test_thousands_separators(number: int) -> None:
+    assert parse_number(f"{number:,}") == number
+    assert parse_flexible(f"First 3, then {number:,}.") == number
+    assert parse_strict(f"The answer is ${number:,}.") == number
+
+
+@pytest.mark.parametrize(
+    ("parsed", "answer", "right"),
+    [
+        (F(8), F(8), True),
+        (F(5, 2), F(5, 2), True),
+        (F(2501, 1000), F(5, 2), False),
+        (F("2.49999"), F(5, 2), False),
+        (F("33.33"), F(100, 3), True),
+        (F("33.3333"), F(100, 3), True),
+        (F("33.3"), F(100, 3), False),
+        (F(33), F(100, 3), False),
+        (F("0.33"), F(1, 3), False),
+        (F("0.3333"), F(1, 3), True),
+        (F("-0.3333"), F(1, 3), False),
+        (F(3333, 10001), F(1, 3), False),
+        (F("0.3333"), F("0.3333333333333333"), True),
+        (None, F(0), False),
+    ],
+)
+def test_is_correct(parsed: Fraction | None, answer: Fraction, right: bool) -> None:
+    assert is_correct(parsed, answer) is right
+
+
+PIECES = st.sampled_from(
+    ["The answer is", "####", " ", "\n", "=", "-", "–", "$", ",", ".", "/", "%", "0", "12", "345", "1,234",
+     "five", "twenty", "x", "²", "٣", "\ud800", "one "]
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(st.one_of(st.text(), st.lists(PIECES, max_size=30).map("".join)))
+def test_never_raises(text: str) -> None:
+    for parse in (parse_number, parse_strict, parse_flexible):
+        value = parse(text)
+        assert value is None or isinstance(value, Fraction)
+        if value is not None:
+            format_number(value)
+            is_correct(value, F(1, 3))
+
+
+def test_too_many_digits() -> None:
+    assert parse_number("9" * MAX_DIGITS) == 10**MAX_DIGITS - 1
+    assert parse_number("9" * (MAX_DIGITS + 1)) is None
+    assert parse_number("9" * MAX_DIGITS + ".9") is None
+    assert parse_strict("The answer is " + "9" * 5000) is None
+    assert parse_flexible("= " + "9" * 5000) is None
+    assert format_number(parse_number("-" + "9" * (MAX_DIGITS - 1) + ".5")).endswith("9.5")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", ",123", "1,", "1 ", "1/", "0/", "-", "$", "one ", "one-", "the ", "the answer is ", "####", "#### ", ". ",
+     "=", " ", ".", "1.", "$-", "twenty"],
+)  # fmt: skip
+def test_time_is_linear(piece: str) -> None:
+    text = "1" + piece * (100_000 // len(piece)) + "2345"
+    start = time.perf_counter()
+    for parse in (parse_number, parse_strict, parse_flexible):
+        parse(text)
+    assert time.perf_counter() - start < 1.5  # a quadratic scan takes minutes
