@@ -71,6 +71,11 @@ class Prompt:
         """The whole prompt for one question."""
         return f"{self.prefix}Question: {question}{self.cue}"
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a completion: the next question, and after exemplars the blank line that parts them."""
+        return ("Question:", "\n\n") if self.prefix else ("Question:",)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -79,11 +84,13 @@ class Completion:
     Attributes:
         token_ids: the generated tokens, the end token left out.
         text: their decoding, cut before the first stop string.
+        steps: tokens generated, the end token counted; what a recorder saw.
         finish: "stop" (end token or stop string) or "length".
     """
 
     token_ids: tuple[int, ...]
     text: str
+    steps: int
     finish: Literal["stop", "length"]
 
 

@@ -37,7 +37,7 @@ def test_the_packaged_set() -> None:
     assert (concepts.name, concepts.source) == ("arithmetic", "built-in:arithmetic")
     assert [concept.name for concept in concepts.concepts] == NAMES
     for concept in concepts.concepts:
-        assert 20 <= len(concept.seeds) <= 45, concept.name
+        assert 10 <= len(concept.seeds) <= 45, concept.name
         assert concept.question.endswith("?")
         assert all(seed == seed.strip().lower() and " " not in seed for seed in concept.seeds)
     by_name = {concept.name: concept.seeds for concept in concepts.concepts}

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 IMPLEMENTATION = "cotscope_shared_prefix"
 
 # Arguments of an attention call that change its result and that this implementation does not know.
-_UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask", "sliding_window", "indices_start")
+_UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 class UnsupportedAttention(Exception):
@@ -46,13 +46,12 @@ class PrefixLayer(CacheLayerMixin):
         self.prefix_values: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, _, _, _ = key_states.shape
         shape = (self.owner.rows, key_states.shape[1], self.owner.capacity)
         self.keys = key_states.new_zeros(*shape, key_states.shape[3])
         self.values = value_states.new_zeros(*shape, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
         """Store new keys and values (rows, kv_heads, columns, head_dim); return those that the queries may see."""
         owner = self.owner
         if owner.stage == "prefix":

@@ -24,7 +24,6 @@ from .recorders import Recorder
 
 log = logging.getLogger(__name__)
 
-STOP_STRINGS = ("Question:", "\n\n")
 PREFILL_TOKENS = 1536  # tokens per prefill pass: enough to reach the GEMM rate, small enough to pad little
 MAX_ROWS = {"shared": 128, "plain": 16}  # plain: transformers' cache is copied at every step, 16 is its best
 Progress = Callable[[int, int], None]  # (rows that ended, tokens that they generated) since the last call
@@ -166,6 +165,7 @@ class Engine:
     def __init__(self, loaded: LoadedModel, rows: int | None = None, share_prefix: bool | None = None) -> None:
         self.loaded, self.rows, self._share = loaded, rows, share_prefix
         self._recorder: Recorder | None = None
+        self._said = False  # that the plain path is taken
         self._slots: list[int] = []  # the row number in each slot of the batch that is running
 
     @torch.inference_mode()
@@ -174,7 +174,7 @@ class Engine:
         prompts: Sequence[str],
         *,
         max_new_tokens: int = 120,
-        stop: tuple[str, ...] = STOP_STRINGS,
+        stop: tuple[str, ...] = (),
         recorder: Recorder | None = None,
         intervention: Intervention | None = None,
         progress: Progress | None = None,
@@ -238,7 +238,8 @@ class Engine:
             ended = []
             for slot, token in enumerate(tokens.tolist()):
                 number = slots[slot]
-                if token in self.loaded.end_tokens:
+                ends = token in self.loaded.end_tokens
+                if ends:
                     finish = "stop"
                 else:
                     written[number].append(token)
@@ -249,7 +250,7 @@ class Engine:
                         finish = "length"
                     else:
                         continue
-                done[number] = self._completion(written[number], stop, finish)
+                done[number] = self._completion(written[number], len(written[number]) + ends, stop, finish)
                 ended.append(slot)
             if ended:
                 if progress is not None:
@@ -271,10 +272,10 @@ class Engine:
         if self._recorder is not None:
             self._recorder.end_step(self._slots[slots])
 
-    def _completion(self, tokens: list[int], stop: tuple[str, ...], finish: str) -> Completion:
+    def _completion(self, tokens: list[int], steps: int, stop: tuple[str, ...], finish: str) -> Completion:
         text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True)
         cut = min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))
-        return Completion(tuple(tokens), text[:cut], finish)
+        return Completion(tuple(tokens), text[:cut], steps, finish)
 
     # -- the shared prefix ----------------------------------------------------------------------------------------
 
@@ -296,16 +297,16 @@ class Engine:
         """Whether prompts of this many tokens can share a prefix on this model."""
         window = getattr(self.loaded.model.config.get_text_config(), "sliding_window", None)
         if self.loaded.slides and window is not None and length > window:
-            if self._share is None:
-                self._fall_back(f"its attention slides over {window} tokens")
+            self._say(f"its attention slides over {window} tokens")
             return False
         if self._share is None:
             self._share = self._check_shared_prefix()
         return self._share
 
-    def _fall_back(self, why: str) -> None:
-        log.warning("%s can't share a prompt's prefix (%s): using the slower plain path", self.loaded.name, why)
-        self._share = False
+    def _say(self, why: str) -> None:
+        if not self._said:
+            log.warning("%s can't share a prompt's prefix (%s): using the slower plain path", self.loaded.name, why)
+        self._said = True
 
     def _check_shared_prefix(self) -> bool:
         """Compare both paths' logits on this very model: no list of architectures could be as sure."""
@@ -315,13 +316,13 @@ class Engine:
             plain = _PlainBatch(self, ids).prefill().float()
             shared = _SharedBatch(self, self._run_prefix(ids[0][:6]), [row[6:] for row in ids], 1).prefill().float()
         except Exception as error:  # whatever a foreign architecture's forward raises, the plain path remains
-            self._fall_back(f"{type(error).__name__}: {error}")
+            self._say(f"{type(error).__name__}: {error}")
             return False
         spread = plain.std().item()
         difference = (plain - shared).abs().max().item()
         tolerance = 1e-3 if self.loaded.dtype == torch.float32 else 0.15
         if difference > tolerance * max(spread, 1e-6):
-            self._fall_back(f"its logits differ by {difference:.2g}")
+            self._say(f"its logits differ by {difference:.2g}")
             return False
         return True
 

@@ -104,7 +104,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         )
     post = tuple(next((n for name in _POST_NORM if (n := getattr(layer, name, None))), None) for layer in stack)
     holders = [model.base_model, *model.base_model.children()]
-    final = next((n for h in holders for name in _FINAL_NORM if isinstance(n := getattr(h, name, None), nn.Module)), None)
+    norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
+    final = next((n for n in norms if isinstance(n, nn.Module)), None)
     return Anatomy(tuple(down), post, final, model.get_output_embeddings().weight.detach())
 
 

@@ -169,7 +169,7 @@ def _hub_folder(repository: str) -> str:
         raise ModelError(
             f"model {repository!r} can't be had from the hub",
             got=f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}",
-            remedy="Check the id and the network, or give a local folder; `cotscope models` lists models that need no hub.",
+            remedy="Check the id and the network, or give a local folder; `cotscope models` lists models without a hub.",
         ) from error
 
 
@@ -236,7 +236,7 @@ def _converted(name: str, digest: str, parts: list[Path]) -> Path:
                 dtype=torch.bfloat16,
                 quantization_config=GgufConfig(dequantize=True),
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # the readers of a damaged file raise whatever they stumble over
             raise ModelError(
                 f"the GGUF file of {name} can't be read",
                 expected="a GGUF of an architecture that transformers can dequantise",

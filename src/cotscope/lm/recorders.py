@@ -2,11 +2,12 @@
 
 `ActivePoles` keeps, per generated token and layer, the K active poles (design, section 2): the coefficients with the
 largest update sizes |m|·‖v‖₂. A step is recorded at the position whose output chose the token, so a row has as many
-steps as it generated tokens, its end token included. What is kept is bounded by one batch: `take` empties it.
+steps as it generated tokens, its end token included. What is kept is bounded by one batch: `sink` gets its tally.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,15 +54,22 @@ class ActivePoles:
     Args:
         anatomy: the model's feed-forward blocks.
         k: poles per layer and step (the paper's text: 10; its code: 20).
-        keep_steps: keep the steps themselves (`steps`), not only each batch's tally. For inspection and tests.
+        sink: gets each batch's tally when the batch has ended.
+        keep_steps: keep the steps themselves in `steps`: (row numbers (rows,), indices and coefficients (rows,
+            layers, k)) per forward pass. For inspection and tests; grows with the number of problems.
     """
 
-    def __init__(self, anatomy: Anatomy, k: int = 10, keep_steps: bool = False) -> None:
-        self.anatomy, self.k, self.keep_steps = anatomy, k, keep_steps
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        k: int = 10,
+        sink: Callable[[PoleTally], None] = lambda tally: None,
+        keep_steps: bool = False,
+    ) -> None:
+        self.k, self.sink, self.keep_steps = k, sink, keep_steps
         self.norms = value_norms(anatomy)
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._batch: list[tuple[np.ndarray, Tensor, Tensor]] = []
-        self.tallies: list[PoleTally] = []
         self.steps: list[tuple[np.ndarray, Tensor, Tensor]] = []
 
     def observe(self, layer: int, m: Tensor) -> None:
@@ -77,15 +85,10 @@ class ActivePoles:
 
     def end_batch(self) -> None:
         if self._batch:
-            self.tallies.append(self._tally())
+            self.sink(self._tally())
             if self.keep_steps:
                 self.steps += self._batch
         self._batch = []
-
-    def take(self) -> list[PoleTally]:
-        """The tallies of the batches since the last call."""
-        taken, self.tallies = self.tallies, []
-        return taken
 
     def _tally(self) -> PoleTally:
         layers, width = self.norms.shape

@@ -1,0 +1,28 @@
+# One command sets up and runs the main job (`make study`), one sets up and passes the tests (`make test`).
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= qwen2.5-coder-0.5b
+RUN ?= runs/study
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: setup study test clean
+
+setup: $(VENV)/.ready
+
+# torch comes first and pinned: an unpinned one brings gigabytes of CUDA to machines without a GPU.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[test]'
+	$(VENV)/bin/cotscope models --install $(MODEL)
+	touch $@
+
+study: setup
+	$(VENV)/bin/cotscope study --limit 48 --out $(RUN)
+
+test: setup
+	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs build src/*.egg-info

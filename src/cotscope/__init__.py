@@ -1,0 +1,49 @@
+"""cotscope: which feed-forward neurons stand for a concept, whether they matter, and how prompts switch them on.
+
+What a notebook needs is here; nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "study": "cotscope.study",
+    "StudyConfig": "cotscope.session",
+    "Session": "cotscope.session",
+    "Run": "cotscope.store",
+    "load_model": "cotscope.lm.loading",
+    "Engine": "cotscope.lm.engine",
+    "ActivePoles": "cotscope.lm.recorders",
+    "scale": "cotscope.lm.interventions",
+    "project": "cotscope.lm.projection",
+    "load_problems": "cotscope.data.load",
+    "Neuron": "cotscope.records",
+    "Pole": "cotscope.records",
+    "UserError": "cotscope.errors",
+}
+__all__ = sorted(_WHERE)
+
+if TYPE_CHECKING:
+    from .data.load import load_problems as load_problems
+    from .errors import UserError as UserError
+    from .lm.engine import Engine as Engine
+    from .lm.interventions import scale as scale
+    from .lm.loading import load_model as load_model
+    from .lm.projection import project as project
+    from .lm.recorders import ActivePoles as ActivePoles
+    from .records import Neuron as Neuron
+    from .records import Pole as Pole
+    from .session import Session as Session
+    from .session import StudyConfig as StudyConfig
+    from .store import Run as Run
+    from .study import study as study
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'cotscope' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value

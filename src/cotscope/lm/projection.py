@@ -1,0 +1,99 @@
+"""What a pole promotes: value vectors projected to the vocabulary, all in blocks.
+
+A pole's promoted tokens are the top-k of W_U(γ ⊙ sign·v) (design, section 2; Geva et al. 2022, arXiv:2203.14680).
+Since the projection is linear, one pass over a neuron gives both its poles: what +v suppresses, -v promotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..records import Neuron
+from .families import Anatomy, final_gamma, value_vectors
+
+PROJECTIONS = ("norm", "raw")
+_BLOCK = 512  # neurons per block: 512 x 151,936 logits are 311 MB in float32, half that in bfloat16
+_CHUNK = 64  # tokens per chunk of the two-level top-k
+_SPARE = 3  # how many times k tokens go from the fast pass to the exact one
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Tokens at both ends of neurons' projections, in the order of the neurons asked for.
+
+    Attributes:
+        top, bottom: token ids (neurons, k): the highest first, the lowest first. The pole of sign +1 promotes `top`
+            and suppresses `bottom`; the pole of sign -1 the other way round.
+        top_scores, bottom_scores: their logits for +v (neurons, k), float32.
+    """
+
+    top: Tensor
+    top_scores: Tensor
+    bottom: Tensor
+    bottom_scores: Tensor
+
+
+@torch.inference_mode()
+def project(
+    anatomy: Anatomy,
+    neurons: Sequence[Neuron],
+    k: int = 20,
+    projection: str = "norm",
+    progress: Callable[[int], None] | None = None,
+) -> Projection:
+    """Project value vectors to the vocabulary; the k tokens at either end.
+
+    A fast pass in the model's dtype chooses 3k tokens at each end, which are then scored in float32: the order is
+    float32's. `projection="raw"` leaves the final norm's weight out, as the paper's code does.
+    """
+    assert projection in PROJECTIONS
+    gamma, centred = final_gamma(anatomy) if projection == "norm" else (None, False)
+    unembedding = anatomy.unembedding
+    results: list[tuple[Tensor, ...]] = []
+    order: list[Tensor] = []
+    for layer in sorted({n.layer for n in neurons}):
+        places = torch.tensor([i for i, n in enumerate(neurons) if n.layer == layer])
+        index = torch.tensor([neurons[i].index for i in places.tolist()], device=unembedding.device)
+        values = value_vectors(anatomy, layer)
+        for first in range(0, len(index), _BLOCK):
+            v = values[:, index[first : first + _BLOCK]].T
+            if centred:
+                v = v - v.mean(dim=1, keepdim=True)
+            if gamma is not None:
+                v = v * gamma
+            logits = v.to(unembedding.dtype) @ unembedding.T
+            spare = min(k * _SPARE, logits.shape[1])
+            results.append((*_rescored(v, unembedding, _largest(logits, spare), k, 1),
+                            *_rescored(v, unembedding, _largest(logits.neg_(), spare), k, -1)))  # fmt: skip
+            if progress is not None:
+                progress(len(v))
+        order.append(places)
+    back = torch.argsort(torch.cat(order))
+    return Projection(*(torch.cat(part)[back] for part in zip(*results, strict=True)))
+
+
+def _largest(logits: Tensor, k: int) -> Tensor:
+    """Indices of the k largest per row, unsorted. Exact: the k largest lie in the k chunks with the largest maxima."""
+    rows, vocabulary = logits.shape
+    whole = vocabulary // _CHUNK * _CHUNK
+    if whole // _CHUNK <= k:
+        return logits.topk(min(k, vocabulary), dim=1).indices
+    chunks = logits[:, :whole].unflatten(1, (-1, _CHUNK))
+    best = chunks.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (rows, k)
+    inside = chunks.gather(1, best[:, :, None].expand(-1, -1, _CHUNK)).flatten(1)
+    tokens = (best[:, :, None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).flatten(1)
+    if whole < vocabulary:
+        rest = torch.arange(whole, vocabulary, device=logits.device).expand(rows, -1)
+        inside, tokens = torch.cat([inside, logits[:, whole:]], dim=1), torch.cat([tokens, rest], dim=1)
+    return tokens.gather(1, inside.topk(k, dim=1, sorted=False).indices)
+
+
+def _rescored(v: Tensor, unembedding: Tensor, tokens: Tensor, k: int, sign: int) -> tuple[Tensor, Tensor]:
+    """The k best of `tokens` (rows, candidates) for sign·v, by their float32 logits; scores are those of +v."""
+    scores = torch.bmm(unembedding[tokens].float(), v[:, :, None])[:, :, 0]
+    best = (scores * sign).topk(k, dim=1)
+    return tokens.gather(1, best.indices).to(torch.int32), best.values * sign

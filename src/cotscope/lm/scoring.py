@@ -1,0 +1,32 @@
+"""Scoring text that is given, not generated."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .interventions import Intervention, coefficient_hooks
+from .loading import LoadedModel
+
+WINDOW = 512  # tokens per pass
+
+
+@torch.inference_mode()
+def perplexity(loaded: LoadedModel, text: str, intervention: Intervention | None = None) -> float:
+    """exp of the mean negative log-likelihood per token of `text`, in windows of 512 tokens that share no context.
+
+    The first token of a window is not scored.
+    """
+    ids = torch.tensor(loaded.encode(text), device=loaded.model.device)
+    total, count = 0.0, 0
+    with coefficient_hooks(loaded.anatomy, intervention, None):
+        for window in ids.split(WINDOW):
+            if len(window) < 2:
+                continue
+            logits = loaded.model(input_ids=window[None]).logits[0, :-1].float()
+            total += F.cross_entropy(logits, window[1:], reduction="sum").item()
+            count += len(window) - 1
+    # A broken model's loss can be too large for exp; infinity says so.
+    return math.exp(total / count) if count and total / count < 700 else math.inf

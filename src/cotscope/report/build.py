@@ -1,0 +1,332 @@
+"""The report of a run: one self-contained HTML file, written from the run folder and nothing else.
+
+Figures of the headline come from `summary.json`, rows of tables and charts from `tables/*.parquet`. A part whose
+stage has not run yet is replaced by a line that names the command.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jinja2
+from markupsafe import Markup
+
+from ..errors import RunError
+from . import figures, text
+
+KINDS = {
+    "none": "nothing disrupted",
+    "reasoning": "reasoning neurons",
+    "matched": "matched random",
+    "unmatched": "unmatched random",
+}
+"""What the report calls each kind of set, in the order in which it shows them."""
+STRONGEST = 8
+LEVEL = 0.05
+_MOST_DUPLICATES = 50
+
+_STRONGEST_SQL = """
+    WITH accepted AS (SELECT DISTINCT layer, "index", sign, concept FROM annotations WHERE accepted)
+    SELECT concept, layer, "index", sign, steps, mean_update_size, promoted, evidence
+    FROM accepted JOIN poles USING (layer, "index", sign)
+    LEFT JOIN (SELECT DISTINCT ON (layer, "index", sign, concept) * FROM candidates)
+        USING (layer, "index", sign, concept)
+    QUALIFY row_number() OVER (
+        PARTITION BY concept ORDER BY steps * mean_update_size DESC, layer, "index", sign) <= ?
+    ORDER BY steps * mean_update_size DESC, layer, "index", sign
+"""
+_BY_LAYER_SQL = """
+    SELECT concept, layer, count(*) AS poles
+    FROM (SELECT DISTINCT layer, "index", sign, concept FROM annotations WHERE accepted)
+    GROUP BY ALL ORDER BY ALL
+"""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder, in one step, and return its path.
+
+    Args:
+        folder: the run folder; it may be of a run whose later stages have not run yet.
+
+    Raises:
+        RunError: the folder has no manifest.json, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    page = _page(_RunFolder(folder))
+    target, fresh = folder / "report.html", folder / f".report.html.{os.getpid()}.tmp"
+    try:
+        with fresh.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return target
+
+
+class _RunFolder:
+    """Reads a run folder: its two JSON files at once, its tables when asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / "manifest.json").is_file():
+            raise RunError(
+                f"{folder} is not a run folder: it has no manifest.json",
+                remedy="Give the folder that `cotscope discover` or `cotscope study` wrote.",
+            )
+        self.manifest = self._json("manifest.json")
+        self.summary = self._json("summary.json") if (folder / "summary.json").is_file() else {}
+        self._tables = duckdb.connect(":memory:", config={"threads": 2})
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / name} cannot be read", expected="JSON", got=str(error)) from error
+        if not isinstance(content, dict):
+            raise RunError(f"{self.folder / name} cannot be read", expected="a JSON object", got=type(content).__name__)
+        return content
+
+    def has(self, *tables: str) -> bool:
+        """Whether all of these tables are there."""
+        return all((self.folder / "tables" / f"{table}.parquet").is_file() for table in tables)
+
+    def rows(self, table: str, sql: str = "", *values: Any, others: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The rows of one table, or of a query over it and `others`; none if one of the tables is not there."""
+        names = (table, *others)
+        if not self.has(*names):
+            return []
+        try:
+            for name in names:
+                # A folder's name may hold the characters of a pattern.
+                path = glob.escape(str((self.folder / "tables" / f"{name}.parquet").resolve()))
+                self._tables.read_parquet(path).create_view(name, replace=True)
+            result = self._tables.execute(sql or f'SELECT * FROM "{table}"', values)
+            columns = [column[0] for column in result.description]
+            return [dict(zip(columns, row)) for row in result.fetchall()]
+        except duckdb.Error as error:
+            raise RunError(f"a table of {self.folder} cannot be read", got=f"{table}: {error}") from error
+
+
+def _page(run: _RunFolder) -> str:
+    """The whole page as text."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever the run folder holds, hidden characters are made visible before the text is escaped.
+        finalize=lambda value: text.visible(value) if type(value) is str else value,
+    )
+    environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
+    environment.globals |= {"interval": text.interval, "is_number": text.is_number}
+    source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        written=datetime.now(UTC).strftime("%Y-%m-%d"),
+        model={**_part(run.manifest, "model"), **_part(run.summary, "model")},
+        data={**_part(run.manifest, "data"), **_part(run.summary, "data")},
+        baseline=_part(run.summary, "baseline"),
+        neurons=_part(run.summary, "neurons"),
+        units=_part(run.manifest, "units"),
+        first_prompt=_first_prompt(run),
+        headline=_headline(run),
+        ablation=_ablation(run),
+        prompts=_prompts(run),
+        correlation=_part(run.summary, "correlation"),
+        phenomena=run.rows("phenomena"),
+        explained=run.has("phenomena") or _part(run.manifest, "stages", "explain").get("status") == "done",
+        concepts=_concepts(run),
+        account=_account(run),
+    )
+
+
+def _part(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A nested part of a JSON file; empty where it, or a part above it, is missing."""
+    for key in keys:
+        content = content.get(key) or {}
+        if not isinstance(content, dict):
+            return {}
+    return dict(content)
+
+
+def _first_prompt(run: _RunFolder) -> str:
+    """The prompt under which the set was discovered: the first of the study."""
+    prompts = run.manifest.get("prompts") or [{}]
+    return str(prompts[0].get("name") or _part(run.summary, "baseline").get("prompt") or "")
+
+
+def _headline(run: _RunFolder) -> dict[str, Any]:
+    """The figures of the first paragraph, from summary.json, and the sentences that follow from them."""
+    ablation = _part(run.summary, "ablation")
+    matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
+    matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
+    factor = _part(run.manifest, "config").get("factor", 0)
+    unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
+    return {
+        "reasoning": _part(ablation, "reasoning"),
+        "matched": _part(ablation, "matched_mean"),
+        "matched_each": matched,
+        "unmatched": _part(ablation, "unmatched_mean"),
+        "unmatched_sets": unmatched_sets,
+        "none": _part(ablation, "none"),
+        "p": ablation.get("p_value"),
+        "smallest_p": 1 / (len(matched) + 1),
+        "action": f"multiplied by {factor:g}" if text.is_number(factor) and factor else "zeroed",
+        "judgement": _judgement(
+            _part(run.summary, "baseline").get("accuracy"),
+            _part(ablation, "reasoning").get("accuracy"),
+            _part(ablation, "matched_mean").get("accuracy"),
+            matched,
+            ablation.get("p_value"),
+        ),
+    }
+
+
+def _judgement(base: Any, reasoning: Any, mean: Any, matched: Sequence[float], p: Any) -> list[str]:
+    """What the figures of the ablation say, and no more, in whole sentences."""
+    if not text.is_number(reasoning):
+        return []
+    said = []
+    if text.is_number(base) and reasoning >= base:
+        said.append("Disrupting the reasoning neurons did not lower the accuracy.")
+    if text.is_number(mean) and matched:
+        spared = sum(accuracy > reasoning for accuracy in matched)
+        sets = f"{spared} of the {len(matched)} matched sets" if spared < len(matched) else "every one of them"
+        sets = "the one matched set" if len(matched) == 1 else sets
+        if reasoning < mean:
+            said.append(
+                "The reasoning set does more damage than "
+                + (f"{sets}." if len(matched) == 1 else f"matched sets do on average, and more than {sets}.")
+            )
+        else:
+            said.append(
+                "The reasoning set does not do more damage than matched sets: this run gives no evidence that its "
+                "neurons matter more than others that are as large and as often active."
+            )
+    if text.is_number(p) and matched:
+        if 1 / (len(matched) + 1) > LEVEL:
+            said.append(f"With so few sets no difference, however large, could reach p ≤ {LEVEL}.")
+        elif p > LEVEL:
+            said.append(f"At the {LEVEL} level the difference could be due to which neurons a set happens to hold.")
+    return said
+
+
+def _kind_order(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The kinds among the rows: those that the report knows first, in its order."""
+    found = dict.fromkeys(str(row["kind"]) for row in rows)
+    return [kind for kind in KINDS if kind in found] + [kind for kind in found if kind not in KINDS]
+
+
+def _ablation(run: _RunFolder) -> dict[str, Any]:
+    """The conditions of the ablation by kind, their figure, and how well the sets are matched."""
+    rows = [
+        row if row["neuron_set"] != "none" else {**row, "kind": "none", "neurons": 0} for row in run.rows("ablation")
+    ]
+    baseline = _part(run.summary, "baseline")
+    if rows and all(row["kind"] != "none" for row in rows) and baseline:
+        low, high = baseline.get("ci") or (None, None)
+        perplexity = _part(run.summary, "ablation", "none").get("perplexity")
+        none = {"neuron_set": "none", "kind": "none", "neurons": 0, "low": low, "high": high, "perplexity": perplexity}
+        rows.insert(0, none | {"n": baseline.get("n"), "accuracy": baseline.get("accuracy")})
+    groups = []
+    for kind in _kind_order(rows):
+        own = [row for row in rows if row["kind"] == kind]
+        group = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
+        for key in ("accuracy", "accuracy_strict", "perplexity"):
+            values = [row[key] for row in own if text.is_number(row.get(key))]
+            group[key] = sum(values) / len(values) if values else None
+            group[f"{key}_range"] = (min(values), max(values)) if values else (None, None)
+        groups.append(group)
+    bars = [
+        figures.Bar(row["neuron_set"], row["kind"], row["accuracy"], row.get("low"), row.get("high"))
+        for group in groups
+        for row in group["rows"]
+        if text.is_number(row["accuracy"])
+    ]
+    matching = [row for row in run.rows("matching") if row["kind"] != "reasoning"]
+    for row in matching:
+        row["label"] = KINDS.get(row["kind"], row["kind"])
+        for key in ("mean_update_size", "mean_steps"):
+            aim = row.get(f"reasoning_{key}")
+            row[f"{key}_ratio"] = row[key] / aim if text.is_number(row.get(key)) and aim else None
+    figure = figures.ablation_bars(bars, KINDS) if bars else ""
+    return {"groups": groups, "figure": figure, "matching": matching}
+
+
+def _prompts(run: _RunFolder) -> dict[str, Any]:
+    """The prompts' rows and their scatter figure; fixed activity is only in the summary, and only if measured."""
+    rows = run.rows("prompts")
+    for row in rows:
+        row["fixed_activity"] = _part(run.summary, "prompts", row["prompt"]).get("fixed_activity")
+    points = [
+        figures.Point(row["prompt"], row["poles_per_token"], row["accuracy"], row.get("low"), row.get("high"))
+        for row in rows
+        if text.is_number(row["poles_per_token"]) and text.is_number(row["accuracy"])
+    ]
+    label = "own activity (active reasoning poles per generated token)"
+    return {
+        "rows": rows,
+        "figure": figures.prompt_scatter(points, label) if points else "",
+        "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
+    }
+
+
+def _concepts(run: _RunFolder) -> dict[str, Any]:
+    """The accepted poles: how many per layer and concept, and the strongest of each concept."""
+    counts = {(row["concept"], row["layer"]): row["poles"] for row in run.rows("annotations", _BY_LAYER_SQL)}
+    by_concept = _part(run.summary, "neurons", "by_concept")
+    names = list(dict.fromkeys([*by_concept, *(concept for concept, _ in counts)]))
+    layers = _part(run.manifest, "model").get("layers")
+    highest = max((layer for _, layer in counts), default=-1) + 1
+    columns = max(layers if isinstance(layers, int) else 0, highest)
+    strongest: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for row in run.rows("annotations", _STRONGEST_SQL, STRONGEST, others=("poles", "candidates")):
+        seeds = {token.strip().lower() for token in row["evidence"] or ()}
+        row["chips"] = [text.chip(token, token.strip().lower() in seeds) for token in row["promoted"] or ()]
+        strongest[row["concept"]].append(row)
+    totals = {name: sum(n for (concept, _), n in counts.items() if concept == name) for name in names}
+    what = "Number of reasoning poles in each layer, by concept"
+    figure: Markup | str = figures.heat_map(names, columns, counts, what) if names and columns else ""
+    annotated = run.has("annotations")
+    return {"annotated": annotated, "strongest": strongest, "totals": totals, "figure": figure if annotated else ""}
+
+
+def _account(run: _RunFolder) -> dict[str, Any]:
+    """What the run was: its command, configuration, data, stages, versions and notes."""
+    manifest = run.manifest
+    data = _part(manifest, "data")
+    command = manifest.get("command") or ""
+    duplicates = data.get("duplicates") or []
+    return {
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command),
+        "k": _part(manifest, "config").get("k"),
+        "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
+        "prompts": manifest.get("prompts") or [],
+        "stages": [
+            (name, stage.get("status", text.MISSING), stage.get("seconds"))
+            for name, stage in _part(manifest, "stages").items()
+        ],
+        "generate_s": _part(run.summary, "timing").get("generate_s"),
+        "versions": list(_part(manifest, "versions").items()),
+        "schema": manifest.get("schema"),
+        "duplicates": len(duplicates),
+        "duplicates_shown": duplicates[:_MOST_DUPLICATES],
+        "halved": data.get("halved"),
+        "notes": [str(note) for note in manifest.get("notes") or []],
+        "units": [(key, str(value)) for key, value in _part(manifest, "units").items()],
+    }
+
+
+def _plain(value: Any) -> str:
+    """A value of the configuration as text: JSON for all but strings."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

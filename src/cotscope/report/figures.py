@@ -1,0 +1,316 @@
+"""The report's figures: inline SVG, drawn by the functions here, styled by the page's CSS (class names only).
+
+Every text goes through `_fill`, which makes hidden characters visible and escapes the rest. All figures are
+`WIDTH` units wide, so that a unit is about a pixel and the 12-unit text stays readable from 720 pixels on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from .text import is_number, number, visible
+
+WIDTH = 800
+LAYERS_PER_STRIP = 32
+_CHAR, _WIDE, _LINE = 6.6, 12.2, 14.0  # estimated widths and height of 12-unit text, on the safe side
+
+
+class Bar(NamedTuple):
+    """One set of neurons in the ablation figure."""
+
+    name: str
+    kind: str
+    accuracy: float
+    low: float | None
+    high: float | None
+
+
+class Point(NamedTuple):
+    """One prompt in the scatter figure."""
+
+    name: str
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+
+
+class Box(NamedTuple):
+    """A rectangle: left, top, right, bottom."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """The area that two rectangles share."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
+    def holds(self, spot: tuple[float, float]) -> bool:
+        """Whether a spot lies inside."""
+        return self.left <= spot[0] <= self.right and self.top <= spot[1] <= self.bottom
+
+
+def ablation_bars(bars: Sequence[Bar], labels: Mapping[str, str]) -> Markup:
+    """Accuracy of each kind of set: a bar to the kind's mean, a dot and its interval for every set.
+
+    Args:
+        bars: the sets; kinds are drawn in the order in which they come first.
+        labels: kind → what it is called.
+    """
+    left, right = 178, WIDTH - 96
+    kinds = list(dict.fromkeys(bar.kind for bar in bars))
+    # None of the bars is cut: the axis always begins at 0 and ends at a round figure.
+    top_value = min(1.0, max(0.1, math.ceil(max([b.accuracy for b in bars] + [b.high or 0 for b in bars]) * 10) / 10))
+    parts, y = [], 12.0
+    for kind in kinds:
+        own = [bar for bar in bars if bar.kind == kind]
+        pitch = max(3.0, min(16.0, 260 / len(own)))
+        height = max(30.0, pitch * len(own) + 12)
+        mean = sum(bar.accuracy for bar in own) / len(own)
+        x = _scale(mean, 0, top_value, left, right)
+        middle = y + height / 2
+        parts.append(_fill('<g class="kind {}">', kind if kind.isidentifier() else "other"))
+        parts.append(_fill('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>', left, y, x - left, height))
+        parts.append(_fill('<line class="mean" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y, y + height))
+        for i, bar in enumerate(own):
+            parts.append(_dot_row(bar, middle + (i - (len(own) - 1) / 2) * pitch, top_value, left, right))
+        caption = labels.get(kind, kind)
+        if len(own) > 1:
+            parts.append(_text(left - 10, middle - 3, caption, "end", "strong"))
+            parts.append(_text(left - 10, middle + 12, f"{len(own)} sets", "end", "muted"))
+        else:
+            parts.append(_text(left - 10, middle + 4, caption, "end", "strong"))
+        parts.append(_text(right + 12, middle + 4, number(mean) + (" mean" if len(own) > 1 else ""), "start", "strong"))
+        parts.append(Markup("</g>"))
+        y += height + 12
+    axis = _x_axis(0, top_value, left, right, y, "accuracy (share of the test problems solved)", 0.1)
+    about = "; ".join(
+        f"{bar.name}: {number(bar.accuracy)}"
+        + (f" from {number(bar.low)} to {number(bar.high)}" if is_number(bar.low) and is_number(bar.high) else "")
+        for bar in bars
+    )
+    return _svg("ablation", y + 44, "Accuracy with each set of neurons disrupted", about, [axis, *parts])
+
+
+def _dot_row(bar: Bar, y: float, top_value: float, left: float, right: float) -> Markup:
+    """One set: its interval as a line, its accuracy as a dot, its name and figures on hovering."""
+    x = _scale(bar.accuracy, 0, top_value, left, right)
+    tip = f"{bar.name}: {number(bar.accuracy)}"
+    whisker = Markup("")
+    if is_number(bar.low) and is_number(bar.high):
+        low, high = _scale(bar.low, 0, top_value, left, right), _scale(bar.high, 0, top_value, left, right)
+        whisker = _fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', low, high, y, y - 3)
+        tip += f" [{number(bar.low)}, {number(bar.high)}]"
+    return _fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', whisker, x, y, tip)
+
+
+def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
+    """Accuracy against own activity, one labelled dot per prompt, with the interval of the accuracy.
+
+    Args:
+        points: the prompts; all x and y finite.
+        x_label: the x axis: what is counted, and its unit.
+    """
+    left, right, top, bottom = 56, WIDTH - 20, 14, 424
+    x_low, x_high, x_step = _round_range([point.x for point in points])
+    y_low, y_high, y_step = _round_range([v for p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
+    parts = []
+    for tick in _ticks(y_low, y_high, y_step):
+        y = _scale(tick, y_low, y_high, bottom, top)
+        parts.append(_fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
+        parts.append(_text(left - 8, y + 4, number(tick, _decimals(y_step)), "end", "muted"))
+    parts.append(_x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
+    parts.append(_fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
+                       (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
+    places = [(_scale(p.x, x_low, x_high, left, right), _scale(p.y, y_low, y_high, bottom, top)) for p in points]
+    whiskers = []
+    for point, (x, _) in zip(points, places):
+        if is_number(point.low) and is_number(point.high):
+            high, low = (_scale(v, y_low, y_high, bottom, top) for v in (point.high, point.low))
+            whiskers.append(Box(x - 3, high, x + 3, low))
+            parts.append(_fill('<path class="whisker" d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6"/>', x, high, low, x - 3))
+    names = [_short(point.name, 34) for point in points]
+    boxes = place_labels(places, [_text_width(name) for name in names], Box(left, top, right, bottom), whiskers)
+    for name, (x, y), box in zip(names, places, boxes):
+        near = _nearest((x, y), box)
+        if math.dist(near, (x, y)) > 12:
+            parts.append(_fill('<line class="leader" x1="{}" y1="{}" x2="{}" y2="{}"/>', x, y, *near))
+    for point, name, (x, y), box in zip(points, names, places, boxes):
+        tip = f"{point.name}: accuracy {number(point.y)}, activity {number(point.x)}"
+        parts.append(_fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>',
+                           x, y, tip))  # fmt: skip
+        parts.append(_text((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
+    about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for p in points)
+    return _svg("scatter", bottom + 44, "Accuracy and own activity under each prompt", about, parts)
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]], widths: Sequence[float], frame: Box, whiskers: Sequence[Box] = ()
+) -> list[Box]:
+    """A rectangle for the label of each point, near it, inside the frame, overlapping nothing where that is possible.
+
+    Labels are placed one by one, those with most neighbours first, each at the cheapest of the rings of places around
+    its point; then each is placed again, twice, knowing where the others are. What a label and its leader cover costs:
+    labels most, then dots, then whiskers; then comes the distance.
+
+    Args:
+        points: where the dots are.
+        widths: of the labels.
+        frame: what no label may leave.
+        whiskers: what labels had better not cover.
+    """
+    crowd = [sum(abs(x - a) < 110 and abs(y - b) < 24 for a, b in points) for x, y in points]
+    order = sorted(range(len(points)), key=lambda i: -crowd[i])
+    placed: dict[int, Box] = {}
+    for i in order * 3:
+        x, y = points[i]
+        labels = [box for j, box in placed.items() if j != i]
+        dots = [Box(a - 6, b - 6, a + 6, b + 6) for j, (a, b) in enumerate(points) if j != i]
+        own = Box(x - 6, y - 6, x + 6, y + 6)
+        best: tuple[float, Box] | None = None
+        for gap in (8, 14, 22, 32, 44, 58, 74, 92):
+            for turn in range(24):
+                box, moved = _around((x, y), widths[i], turn * math.pi / 12, gap, frame)
+                if box.top < frame.top or box.bottom > frame.bottom or moved > widths[i] / 2:
+                    continue
+                near = _nearest((x, y), box)
+                leader = [((x + (near[0] - x) * t / 12), (y + (near[1] - y) * t / 12)) for t in range(1, 12)]
+                cost = gap + 2 * abs(math.sin(turn * math.pi / 12)) + moved / 4 + 8 * box.overlap(own)
+                cost += 40 * sum(box.overlap(other) for other in labels) + 8 * sum(box.overlap(dot) for dot in dots)
+                cost += 1.2 * sum(box.overlap(whisker) for whisker in whiskers)
+                cost += 12 * sum(other.holds(spot) for spot in leader for other in (*labels, *dots))
+                if best is None or cost < best[0]:
+                    best = (cost, box)
+        # A frame too low for any place leaves the label on its point.
+        placed[i] = best[1] if best else _around((x, y), widths[i], 0.0, 8, frame)[0]
+    return [placed[i] for i in range(len(points))]
+
+
+def heat_map(rows: Sequence[str], columns: int, counts: Mapping[tuple[str, int], int], what: str) -> Markup:
+    """How many poles each row (concept) has in each column (layer), with the counts in the cells.
+
+    Args:
+        rows: the concepts, from top to bottom.
+        columns: the number of layers; many layers are drawn in several strips of at most 32.
+        counts: (concept, layer) → count; absent means 0.
+        what: what is counted, for the description.
+    """
+    strips = max(1, math.ceil(columns / LAYERS_PER_STRIP))
+    wide = max(1, math.ceil(columns / strips))
+    left = min(190.0, max(70.0, max((_text_width(_short(row, 26)) for row in rows), default=0.0) + 14))
+    cell, height = (WIDTH - left - 6) / max(wide, 12), 24
+    most = max(counts.values(), default=0)
+    parts, y = [], 8.0
+    for strip in range(strips):
+        layers = range(strip * wide, min(columns, (strip + 1) * wide))
+        for row in rows:
+            parts.append(_text(left - 8, y + 16, _short(row, 26), "end"))
+            for place, layer in enumerate(layers):
+                parts.append(_cell(left + place * cell, y, cell, height, counts.get((row, layer), 0), most))
+            y += height + 2
+        for place, layer in enumerate(layers):
+            parts.append(_text(left + (place + 0.5) * cell, y + 13, str(layer), "middle", "muted small"))
+        parts.append(_text(left - 8, y + 13, "layer", "end", "muted small"))
+        y += 30
+    full = [f"{row}, layer {layer}: {count}" for (row, layer), count in sorted(counts.items()) if count]
+    return _svg("heat", y, what, "; ".join(full) or "no poles", parts)
+
+
+def _cell(x: float, y: float, width: float, height: float, count: int, most: int) -> Markup:
+    """One cell; its strength grows with the square root of the count, so that small counts can be told apart."""
+    share = math.sqrt(count / most) if most else 0.0
+    size = (width - 2, height)
+    if not count:
+        return _fill('<rect class="cell none" x="{}" y="{}" width="{}" height="{}" rx="2"/>', x, y, *size)
+    tone = "over" if share > 0.65 else "mid" if share > 0.5 else ""  # the ink that is legible on it
+    text = _text(x + width / 2 - 1, y + height / 2 + 4, str(count), "middle", f"small {tone}")
+    return _fill('<rect class="cell" x="{}" y="{}" width="{}" height="{}" rx="2" fill-opacity="{}"/>{}',
+                 x, y, *size, 0.1 + 0.9 * share, text)  # fmt: skip
+
+
+def _around(point: tuple[float, float], width: float, angle: float, gap: float, frame: Box) -> tuple[Box, float]:
+    """The label's rectangle in this direction from the point, and how far it was pushed aside to stay in the frame."""
+    dx, dy = math.cos(angle), math.sin(angle)
+    x = point[0] + dx * gap + (dx * width / 2 if abs(dx) < 0.9 else math.copysign(width / 2, dx))
+    y = point[1] + dy * gap + dy * _LINE / 2
+    shift = max(0.0, frame.left - x + width / 2) - max(0.0, x + width / 2 - frame.right)
+    return Box(x + shift - width / 2, y - _LINE / 2, x + shift + width / 2, y + _LINE / 2), abs(shift)
+
+
+def _nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
+    """The spot of the rectangle that is nearest to the point: where its leader ends."""
+    return min(max(point[0], box.left), box.right), min(max(point[1], box.top), box.bottom)
+
+
+def _round_range(values: Sequence[float], limits: tuple[float, float] | None = None) -> tuple[float, float, float]:
+    """Low end, high end and a round step of an axis that holds the values with a margin; never beyond `limits`."""
+    low, high = min(values), max(values)
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        low, high = low - 0.05 * max(1.0, abs(low)), high + 0.05 * max(1.0, abs(high))
+    margin = 0.08 * (high - low)
+    low, high = low - margin, high + margin
+    if limits:
+        low, high = max(low, limits[0]), min(high, limits[1])
+    rough = (high - low) / 7
+    power = 10.0 ** math.floor(math.log10(rough))
+    return low, high, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    """The multiples of the step from low to high."""
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _decimals(step: float) -> int:
+    """How many decimals the ticks of this step need."""
+    return max(0, -math.floor(math.log10(step) + 1e-9))
+
+
+def _x_axis(low: float, high: float, left: float, right: float, y: float, label: str, step: float) -> Markup:
+    parts = [_fill('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y)]
+    for tick in _ticks(low, high, step):
+        x = _scale(tick, low, high, left, right)
+        parts.append(_fill('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y, y + 4))
+        parts.append(_text(x, y + 17, number(tick, _decimals(step)), "middle", "muted"))
+    parts.append(_text((left + right) / 2, y + 36, label, "middle", "muted"))
+    return Markup("").join(parts)
+
+
+def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
+    return start + (value - low) / (high - low) * (end - start)
+
+
+def _text(x: float, y: float, text: str, anchor: str, classes: str = "") -> Markup:
+    return _fill('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>', x, y, anchor, classes, text)
+
+
+def _text_width(text: str) -> float:
+    return sum(_WIDE if ord(char) > 0x2E7F else _CHAR for char in visible(text))
+
+
+def _short(text: str, length: int) -> str:
+    text = visible(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _fill(template: str, *values: Any) -> Markup:
+    """The template with the values in it: numbers rounded, texts made visible and escaped, Markup as it is."""
+    ready = [round(v, 2) if isinstance(v, float) else v for v in values]
+    return Markup(template).format(*(visible(v) if type(v) is str else v for v in ready))
+
+
+def _svg(name: str, height: float, title: str, about: str, parts: Sequence[Markup]) -> Markup:
+    return _fill(
+        '<svg class="figure" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
+        '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
+        WIDTH, round(height), name, name, name, title, name, about, Markup("").join(parts),
+    )  # fmt: skip

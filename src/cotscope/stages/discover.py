@@ -1,0 +1,121 @@
+"""Discover: which poles are active when problems are solved, and which of them promote a concept's tokens.
+
+Rai & Yao 2024, Algorithm 1 (collect the active neurons of correctly solved problems) and Algorithm 2 (filter them by
+what they promote), with poles instead of neurons (design, section 2).
+
+Reads: the discovery problems. Writes: completions and activity of `discover.<prompt>`; `poles`, `candidates`.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from ..errors import DiscoveryError
+from ..judge.concepts import check_vocabulary
+from ..judge.lexicon import candidates, normalise
+from ..records import Neuron, Pole
+from ..session import Session
+
+CANDIDATES = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("index", pa.int32()),
+        ("sign", pa.int8()),
+        ("concept", pa.string()),
+        ("matches", pa.int32()),
+        ("evidence", pa.list_(pa.string())),
+    ]
+)
+
+
+def discover(session: Session) -> None:
+    """Run the stage.
+
+    Raises: DiscoveryError if no problem was solved or no pole passed the filter; ConceptError if the vocabulary has
+        none of a concept's seeds.
+    """
+    run, prompt = session.run, session.prompts[0]
+    if run.stage_done("discover"):
+        return
+    with run.stage("discover"):
+        loaded = session.loaded
+        vocabulary = [loaded.piece(i) for i in range(loaded.anatomy.unembedding.shape[0])]
+        check_vocabulary(session.concepts, {normalise(t) for t in vocabulary})
+        condition = f"discover.{prompt.name}"
+        session.solve(condition, prompt, "discovery", record=True)
+        active = _active_poles(session, condition)
+        promoted = _project(session, active, vocabulary)
+        found = []
+        for row in promoted:
+            pole = Pole(row["layer"], row["index"], row["sign"])
+            found += candidates(pole, row["promoted"], session.concepts.concepts)
+        if not found:
+            raise DiscoveryError(
+                f"none of the {len(promoted)} active poles promotes the tokens of a concept",
+                expected="poles with at least two seed tokens among their promoted tokens",
+                remedy=f"Look at the seeds in {session.concepts.source}, or discover from more problems.",
+            )
+        run.write_rows("poles", promoted)
+        run.write_rows(
+            "candidates",
+            [
+                {**c.pole._asdict(), "concept": c.concept, "matches": len(c.evidence), "evidence": list(c.evidence)}
+                for c in found
+            ],
+            CANDIDATES,
+        )
+        run.summarise("neurons", {"active_poles": len(promoted), "candidates": len({c.pole for c in found})})
+
+
+def _active_poles(session: Session, condition: str) -> list[dict]:
+    """The poles that were active on correctly solved problems, with how often and how strongly."""
+    run = session.run
+    [score] = run.rows(
+        "SELECT count(*) AS n, count(*) FILTER (correct) AS solved FROM completions WHERE condition = ?", [condition]
+    )
+    if not score["solved"]:
+        raise DiscoveryError(
+            "no discovery problem was solved, so there is nothing to discover from",
+            expected="at least one correct answer",
+            got=f"accuracy 0 of {score['n']}",
+            remedy="Use easier data (`--data builtin` has one- to three-step problems), more problems "
+            "(--discover-limit) or a stronger model.",
+        )
+    if score["solved"] < 10:
+        run.note(f"Discovery rests on only {score['solved']} solved problems of {score['n']}.")
+    return run.rows(
+        """SELECT layer, index, sign, sum(steps)::INT AS steps, count(*)::INT AS problems,
+                  sum(update_size) / sum(steps) AS mean_update_size, sum(coefficient) / sum(steps) AS mean_coefficient
+           FROM activity JOIN completions USING (condition, problem_id)
+           WHERE condition = ? AND correct AND layer >= ?
+           GROUP BY ALL ORDER BY layer, index, sign""",
+        [condition, session.first_layer],
+    )
+
+
+def _project(session: Session, active: list[dict], vocabulary: list[str]) -> list[dict]:
+    """Add promoted and suppressed tokens with their logits to each pole."""
+    from ..lm.projection import project
+
+    neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
+    place = {neuron: i for i, neuron in enumerate(neurons)}
+    with tqdm(total=len(neurons), desc="projecting", unit="neuron", disable=session.quiet, leave=False) as bar:
+        ends = project(
+            session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update
+        )
+    tokens = {1: ends.top.tolist(), -1: ends.bottom.tolist()}
+    scores = {1: ends.top_scores.tolist(), -1: [[-s for s in row] for row in ends.bottom_scores.tolist()]}
+    rows = []
+    for row in active:
+        i, sign = place[Neuron(row["layer"], row["index"])], row["sign"]
+        rows.append(
+            row
+            | {
+                "promoted": [vocabulary[t] for t in tokens[sign][i]],
+                "promoted_scores": scores[sign][i],
+                "suppressed": [vocabulary[t] for t in tokens[-sign][i]],
+                "suppressed_scores": [-s for s in scores[-sign][i]],
+            }
+        )
+    return rows

@@ -1,0 +1,170 @@
+"""Models for the tests: tiny random ones of many families, and the default model itself (`model` marker)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models
+
+from cotscope.data.answers import parse_flexible
+from cotscope.lm.engine import Engine
+from cotscope.lm.families import anatomy
+from cotscope.lm.loading import LoadedModel, load_model
+from cotscope.lm.models import DEFAULT_MODEL
+from cotscope.numbers import format_number
+
+transformers.utils.logging.disable_progress_bar()
+
+_SHAPE = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_GPT2 = {
+    "vocab_size": 128,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES: dict[str, tuple[str, dict]] = {
+    "qwen2": ("Qwen2", _SHAPE | {"num_key_value_heads": 2}),
+    "qwen3": ("Qwen3", _SHAPE | {"num_key_value_heads": 2, "head_dim": 16}),
+    "llama": ("Llama", _SHAPE | {"num_key_value_heads": 1}),
+    "mistral_sliding": ("Mistral", _SHAPE | {"num_key_value_heads": 2, "sliding_window": 40}),
+    "gemma2": ("Gemma2", _SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 40}),
+    "gemma3": ("Gemma3Text", _SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 40}),
+    "olmo2": ("Olmo2", _SHAPE | {"num_key_value_heads": 2}),
+    "phi": ("Phi", _SHAPE),
+    "phi3": ("Phi3", _SHAPE | {"num_key_value_heads": 2}),
+    "gpt_neox": ("GPTNeoX", _SHAPE),
+    "gpt2": ("GPT2", _GPT2),
+    "opt": ("OPT", {k: v for k, v in _SHAPE.items() if k != "intermediate_size"} | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "falcon_alibi": ("Falcon", {k: v for k, v in _SHAPE.items() if k != "intermediate_size"} | {"alibi": True}),
+}  # fmt: skip
+
+
+class CharacterTokenizer:
+    """One token per character; ids 3… are the characters from U+0020 on."""
+
+    eos_token_id = 2
+    model_max_length = 256
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [1] + [3 + (ord(c) - 32) % 100 for c in text]}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(chr(32 + i - 3) for i in ids if i >= 3)
+
+
+def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """A random model of a family. Its weights are large enough that greedy texts differ from prompt to prompt."""
+    name, settings = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**settings)
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.25)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return LoadedModel(family, model, CharacterTokenizer(), anatomy(model))
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def tiny(request: pytest.FixtureRequest) -> LoadedModel:
+    """Each family's tiny random model in float32."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def qwen() -> LoadedModel:
+    """One tiny random model in float32."""
+    return tiny_model("qwen2")
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Callable[[str], LoadedModel]:
+    """The default model in a dtype, loaded once."""
+    loaded: dict[str, LoadedModel] = {}
+
+    def get(dtype: str) -> LoadedModel:
+        if dtype not in loaded:
+            loaded.clear()
+            loaded[dtype] = load_model(DEFAULT_MODEL, dtype=dtype)
+        return loaded[dtype]
+
+    return get
+
+
+CHARACTERS = "0123456789 \n.,:;?!'’\"()$%+-*/=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A model folder and files with which a whole study takes seconds. The random model "solves" half of the problems:
+    the answers were set to what it says."""
+
+    model: str
+    data: str
+    prompt: str
+    concepts: str
+
+    def options(self) -> list[str]:
+        return [
+            "--model", self.model, "--data", self.data, "--prompt-file", self.prompt, "--concepts", self.concepts,
+            "--limit", "8", "--dtype", "float32", "--max-new-tokens", "16",
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    folder = tmp_path_factory.mktemp("tiny")
+    vocabulary = {c: i for i, c in enumerate(["<pad>", "<bos>", "<eos>", *CHARACTERS])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<pad>"))
+    tokenizer.decoder = decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+    settings = FAMILIES["qwen2"][1] | {"vocab_size": len(vocabulary), "max_position_embeddings": 8192}
+    torch.manual_seed(4)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(**settings), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+        model.get_output_embeddings().weight[3:13] *= 1.5  # digits
+        model.get_output_embeddings().weight[:3] *= 0.1  # special tokens
+    model.save_pretrained(folder / "model")
+    fast.save_pretrained(folder / "model")
+    prompt = "Question: What is 1 and 2?\nLet's think step by step\nSo it is 1 + 2 = 3.\nThe answer is 3.\n"
+    (folder / "plain.txt").write_text(prompt)
+    (folder / "concepts.toml").write_text(
+        'name = "digits"\n[[concept]]\nname = "small"\nseeds = ["0", "1", "2", "3", "4"]\n'
+        '[[concept]]\nname = "large"\nseeds = ["5", "6", "7", "8", "9"]\n'
+    )
+    questions = [f"What is {i} and {i * 7 % 13}?" for i in range(20)]
+    loaded = load_model(str(folder / "model"), dtype="float32")
+    texts = [f"{prompt}\nQuestion: {q}\nLet's think step by step\n" for q in questions]
+    said = [parse_flexible(c.text) for c in Engine(loaded).generate(texts, max_new_tokens=16, stop=("Question:",))]
+    assert sum(s is not None for s in said) >= 12
+    with (folder / "problems.jsonl").open("w") as file:
+        for i, (question, number) in enumerate(zip(questions, said)):
+            answer = 7 if number is None or i % 2 else format_number(number)
+            file.write(json.dumps({"id": f"p{i}", "question": question, "answer": answer}) + "\n")
+    names = ("model", "problems.jsonl", "plain.txt", "concepts.toml")
+    return TinyStudy(*(str(folder / name) for name in names))

@@ -1,0 +1,223 @@
+"""The engine against `model.generate` on each prompt alone, and the recorder against a pass without a cache."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from cotscope.data.builtin import generate
+from cotscope.errors import PromptError
+from cotscope.lm.engine import Engine, _common_prefix
+from cotscope.lm.families import value_norms
+from cotscope.lm.interventions import coefficient_hooks, scale
+from cotscope.lm.loading import LoadedModel
+from cotscope.lm.recorders import ActivePoles, PoleTally
+from cotscope.prompts.derive import derive_prompts
+from cotscope.prompts.exemplars import load_exemplars
+from cotscope.records import Neuron, Pole
+
+NEW = 12
+
+
+def prompts(count: int, shared: int = 20, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    letters = "abcdefgh ijkl"
+    common = "".join(rng.choices(letters, k=shared))
+    return [common + "".join(rng.choices(letters, k=rng.randint(1, 15))) for _ in range(count)]
+
+
+def alone(loaded: LoadedModel, text: str, new: int = NEW) -> tuple[int, ...]:
+    """The tokens that transformers generates for this prompt alone, its end token left out."""
+    ids = torch.tensor([loaded.encode(text)])
+    out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+    tokens = out[0, ids.shape[1] :].tolist()
+    return tuple(tokens[: tokens.index(2)] if 2 in tokens else tokens)
+
+
+def test_same_tokens_as_transformers(tiny: LoadedModel) -> None:
+    texts = prompts(9)
+    expected = [alone(tiny, text) for text in texts]
+    assert len(set(expected)) > 1, "the test model says the same whatever the prompt"
+    for rows in (1, 4, 9):
+        got = Engine(tiny, rows=rows).generate(texts, max_new_tokens=NEW)
+        assert [c.token_ids for c in got] == expected
+    order = list(range(9))
+    random.Random(1).shuffle(order)
+    got = Engine(tiny, rows=4).generate([texts[i] for i in order], max_new_tokens=NEW)
+    assert [c.token_ids for c in got] == [expected[i] for i in order]
+
+
+def test_within_a_sliding_window_the_prefix_is_shared() -> None:
+    from conftest import tiny_model
+
+    texts = prompts(5, shared=5)
+    for family in ("mistral_sliding", "gemma3"):
+        loaded = tiny_model(family)
+        engine = Engine(loaded)
+        assert engine.shares_prefix(max(map(len, texts)) + 1 + NEW)
+        assert [c.token_ids for c in engine.generate(texts, max_new_tokens=NEW)] == [alone(loaded, t) for t in texts]
+
+
+@pytest.mark.parametrize("texts", [prompts(5, shared=0), ["same prompt"] * 3, ["x"]], ids=["nothing", "all", "one"])
+def test_whatever_is_shared(qwen: LoadedModel, texts: list[str]) -> None:
+    got = Engine(qwen).generate(texts, max_new_tokens=NEW)
+    assert [c.token_ids for c in got] == [alone(qwen, t) for t in texts]
+
+
+def test_which_families_share_a_prefix() -> None:
+    from conftest import FAMILIES, tiny_model
+
+    shares = {name: Engine(tiny_model(name)).shares_prefix(10) for name in FAMILIES}
+    # Gemma 2 caps its attention scores and Falcon adds a bias to them: the plain path is right for those.
+    assert {name for name, share in shares.items() if not share} == {"gemma2", "falcon_alibi"}
+
+
+def test_beyond_a_sliding_window_the_plain_path_is_taken() -> None:
+    from conftest import tiny_model
+
+    engine = Engine(tiny_model("mistral_sliding"))
+    assert engine.shares_prefix(40)
+    assert not engine.shares_prefix(41)
+
+
+def test_rows_end_at_stop_strings(qwen: LoadedModel) -> None:
+    [free] = Engine(qwen).generate(["hello there"], max_new_tokens=40)
+    stop = free.text[10:12]
+    [stopped] = Engine(qwen).generate(["hello there"], max_new_tokens=40, stop=(stop,))
+    assert stopped.finish == "stop"
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.steps == len(stopped.token_ids) == free.text.index(stop) + 2
+    assert free.finish == "length" or free.steps == len(free.token_ids) + 1
+
+
+def test_a_prompt_beyond_the_context_is_refused(qwen: LoadedModel) -> None:
+    with pytest.raises(PromptError, match=r"at most 246 tokens .*got 301"):
+        Engine(qwen).generate(["a" * 300], max_new_tokens=10)
+
+
+def test_common_prefix_leaves_a_token_to_each_row() -> None:
+    assert _common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
+    assert _common_prefix([[1, 2], [1, 3]]) == 1
+    assert _common_prefix([[5], [5]]) == 0
+    assert _common_prefix([[7, 8, 9]]) == 2
+
+
+def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, k: int) -> tuple[Tensor, Tensor]:
+    """Active poles by one pass over the whole sequence without a cache: indices and coefficients (steps, layers, k)."""
+    ids = loaded.encode(text) + list(written)
+    seen: list[Tensor] = []
+    with (
+        torch.inference_mode(),
+        coefficient_hooks(loaded.anatomy, None, lambda _, m: seen.append(m[0].float().clone())),
+    ):
+        loaded.model(input_ids=torch.tensor([ids]))
+    first = len(loaded.encode(text)) - 1
+    m = torch.stack(seen, dim=1)[first : first + steps]
+    index = (m.abs() * value_norms(loaded.anatomy)).topk(k, dim=-1).indices
+    return index, m.gather(-1, index)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "gpt2", "olmo2"])
+def test_recorder_is_exact(family: str) -> None:
+    from conftest import tiny_model
+
+    loaded, texts = tiny_model(family), prompts(7)
+    tallies: list[PoleTally] = []
+    recorder = ActivePoles(loaded.anatomy, k=5, sink=tallies.append, keep_steps=True)
+    completions = Engine(loaded, rows=3).generate(texts, max_new_tokens=NEW, recorder=recorder)
+    assert len(tallies) == 3
+    for number, (text, completion) in enumerate(zip(texts, completions)):
+        index, coefficient = naive(loaded, text, completion.token_ids, completion.steps, 5)
+        mine = [
+            (i[list(rows).index(number)], c[list(rows).index(number)])
+            for rows, i, c in recorder.steps
+            if number in rows
+        ]
+        assert len(mine) == completion.steps
+        for step, (i, c) in enumerate(mine):
+            order, expected = i.long().argsort(-1), index[step].argsort(-1)
+            assert torch.equal(i.long().gather(-1, order), index[step].gather(-1, expected))
+            torch.testing.assert_close(
+                c.gather(-1, order), coefficient[step].gather(-1, expected), atol=2e-4, rtol=1e-3
+            )
+    total = sum(int(t.steps.sum()) for t in tallies)
+    assert total == sum(c.steps for c in completions) * loaded.anatomy.layers * 5
+
+
+def test_tally_sums_the_steps(qwen: LoadedModel) -> None:
+    tallies: list[PoleTally] = []
+    recorder = ActivePoles(qwen.anatomy, k=4, sink=tallies.append, keep_steps=True)
+    Engine(qwen).generate(prompts(4), max_new_tokens=6, recorder=recorder)
+    [tally] = tallies
+    expected: dict[tuple[int, Pole], list[float]] = {}
+    for rows, index, coefficient in recorder.steps:
+        for at, row in enumerate(rows.tolist()):
+            for layer in range(qwen.anatomy.layers):
+                for i, c in zip(index[at, layer].tolist(), coefficient[at, layer].tolist()):
+                    expected.setdefault((row, Pole(layer, i, 1 if c > 0 else -1)), []).append(c)
+    columns = (tally.row, tally.layer, tally.index, tally.sign, tally.steps, tally.coefficient, tally.update_size)
+    got = {(r, Pole(l, i, s)): (n, c, u) for r, l, i, s, n, c, u in zip(*(a.tolist() for a in columns))}  # noqa: E741
+    norms = value_norms(qwen.anatomy)
+    assert got.keys() == expected.keys()
+    for key, values in expected.items():
+        steps, coefficient, size = got[key]
+        assert steps == len(values)
+        assert coefficient == pytest.approx(sum(values), rel=1e-6)
+        assert size == pytest.approx(sum(map(abs, values)) * norms[key[1].layer, key[1].index].item(), rel=1e-5)
+
+
+def test_zeroing_neurons_is_zeroing_their_value_vectors(tiny: LoadedModel) -> None:
+    from cotscope.lm.families import value_matrix
+
+    texts, targets = prompts(4), [Neuron(layer, i) for layer in range(3) for i in range(layer, 40, 2)]
+    plain = Engine(tiny).generate(texts, max_new_tokens=NEW)
+    before = tiny.weight_hash()
+    disrupted = Engine(tiny).generate(texts, max_new_tokens=NEW, intervention=scale(tiny.anatomy, targets, 0.0))
+    assert tiny.weight_hash() == before
+    assert Engine(tiny).generate(texts, max_new_tokens=NEW) == plain
+    assert disrupted != plain
+    for layer, index in targets:
+        value_matrix(tiny.anatomy.down[layer])[:, index] = 0
+    assert tiny.weight_hash() != before
+    assert [c.token_ids for c in disrupted] == [alone(tiny, t) for t in texts]
+
+
+def test_a_pole_is_zeroed_with_its_sign_only(qwen: LoadedModel) -> None:
+    seen: dict[str, Tensor] = {}
+
+    def look(name: str, intervention: object) -> None:
+        def keep(layer: int, m: Tensor) -> None:
+            if layer == 0:
+                seen[name] = m.clone()
+
+        with torch.inference_mode(), coefficient_hooks(qwen.anatomy, intervention, keep):
+            qwen.model(input_ids=torch.tensor([qwen.encode("some words to look at")]))
+
+    look("none", None)
+    look("pole", scale(qwen.anatomy, [Pole(0, 5, 1)], 0.0))
+    look("half", scale(qwen.anatomy, [Neuron(0, 5)], 0.5))
+    column = seen["none"][..., 5]
+    assert (column > 0).any()
+    assert (column < 0).any()
+    assert torch.equal(seen["pole"][..., 5], column.clamp(max=0))
+    assert torch.equal(seen["half"][..., 5], column * 0.5)
+    rest = [i for i in range(qwen.anatomy.width) if i != 5]
+    assert torch.equal(seen["pole"][..., rest], seen["none"][..., rest])
+
+
+@pytest.mark.model
+def test_default_model_writes_what_transformers_writes(default_model) -> None:
+    """32 real few-shot prompts in float32, in batches of 12, against `generate` on each prompt alone."""
+    loaded = default_model("float32")
+    full = derive_prompts(load_exemplars(None))[0]
+    prefix = full.prefix[: full.prefix.index("Question:", 900)]  # two or three exemplars: the reference runs 32 times
+    texts = [f"{prefix}Question: {p.question}{full.cue}" for p in generate(32, seed=5)]
+    expected = [alone(loaded, text, 24) for text in texts]
+    engine = Engine(loaded, rows=12)
+    assert engine.shares_prefix(500)
+    got = engine.generate(texts, max_new_tokens=24)
+    ends = loaded.end_tokens
+    assert [c.token_ids for c in got] == [tuple(t for t in tokens if t not in ends) for tokens in expected]

@@ -1,0 +1,112 @@
+"""Coefficients, value vectors and projections against what the model itself computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
+
+from cotscope.errors import ModelError
+from cotscope.lm.families import anatomy, final_gamma, norm_weight, value_norms, value_vectors
+from cotscope.lm.interventions import coefficient_hooks
+from cotscope.lm.loading import LoadedModel
+from cotscope.lm.projection import _largest, project
+from cotscope.records import Neuron
+
+
+def test_the_block_is_the_sum_of_its_neurons(tiny: LoadedModel) -> None:
+    """FF(x) = Σ m·v + bias, through the post-norm where there is one (design, section 2)."""
+    m: dict[int, Tensor] = {}
+    out: dict[int, Tensor] = {}
+    for layer, (down, norm) in enumerate(zip(tiny.anatomy.down, tiny.anatomy.post_norm)):
+        (norm or down).register_forward_hook(lambda _m, _a, o, layer=layer: out.__setitem__(layer, o.clone()))
+    with torch.inference_mode(), coefficient_hooks(tiny.anatomy, None, lambda i, x: m.__setitem__(i, x.clone())):
+        tiny.model(input_ids=torch.tensor([tiny.encode("a few words")]))
+    assert m.keys() == out.keys() == set(range(tiny.anatomy.layers))
+    for layer, norm in enumerate(tiny.anatomy.post_norm):
+        assert m[layer].shape[-1] == tiny.anatomy.width
+        written = m[layer] @ value_vectors(tiny.anatomy, layer).T
+        if norm is None:
+            bias = tiny.anatomy.down[layer].bias
+            torch.testing.assert_close(written + (0 if bias is None else bias), out[layer], atol=1e-4, rtol=1e-4)
+        else:  # the norm divides by one number per position: the direction is what must agree
+            cosine = torch.nn.functional.cosine_similarity(written, out[layer], dim=-1)
+            torch.testing.assert_close(cosine, torch.ones_like(cosine), atol=1e-4, rtol=0)
+
+
+def test_gamma_is_what_the_final_norm_multiplies_by(tiny: LoadedModel) -> None:
+    """Along its own direction a norm multiplies by γ: norm(x)/norm'(x) with γ = 1 tells it."""
+    gamma, centred = final_gamma(tiny.anatomy)
+    norm = tiny.anatomy.final_norm
+    assert gamma is not None
+    x = torch.randn(5, gamma.numel())
+    scale = x - x.mean(-1, keepdim=True) if centred else x
+    bias = getattr(norm, "bias", None)
+    got = norm(x) - (0 if bias is None else bias)
+    ratio = got / (scale * gamma)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-3, rtol=1e-3)
+
+
+def test_projection_is_the_plain_product(tiny: LoadedModel) -> None:
+    a = tiny.anatomy
+    gamma, centred = final_gamma(a)
+    neurons = [Neuron(layer, i) for i in (5, 0, 47) for layer in (2, 0, 1)]
+    for mode in ("norm", "raw"):
+        got = project(a, neurons, k=6, projection=mode)
+        for row, (layer, index) in enumerate(neurons):
+            v = value_vectors(a, layer)[:, index]
+            if mode == "norm":
+                v = (v - v.mean() if centred else v) * gamma
+            logits = a.unembedding.float() @ v
+            best, worst = logits.topk(6), (-logits).topk(6)
+            assert got.top[row].tolist() == best.indices.tolist()
+            assert got.bottom[row].tolist() == worst.indices.tolist()
+            torch.testing.assert_close(got.top_scores[row], best.values)
+            torch.testing.assert_close(got.bottom_scores[row], -worst.values)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 640, 6400 + 17])
+def test_two_level_top_k_is_exact(vocabulary: int) -> None:
+    logits = torch.randn(7, vocabulary, generator=torch.Generator().manual_seed(0))
+    k = min(9, vocabulary)
+    got = _largest(logits, k).sort(dim=1).values
+    assert torch.equal(got, logits.topk(k, dim=1).indices.sort(dim=1).values)
+
+
+def test_update_size_norms(tiny: LoadedModel) -> None:
+    norms = value_norms(tiny.anatomy)
+    assert norms.shape == (tiny.anatomy.layers, tiny.anatomy.width)
+    expected = value_vectors(tiny.anatomy, 1)[:, 4].square().sum().sqrt()
+    torch.testing.assert_close(norms[1, 4], expected)
+
+
+def test_no_weight_is_no_gamma() -> None:
+    assert norm_weight(None) is None
+
+
+def test_mixture_of_experts_is_refused() -> None:
+    config = MixtralConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"can't find the feed-forward neurons.*got MixtralForCausalLM"):
+        anatomy(MixtralForCausalLM(config))
+
+
+def test_an_encoder_is_refused() -> None:
+    config = BertConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    with pytest.raises(ModelError):
+        anatomy(BertLMHeadModel(config))
+
+
+@pytest.mark.model
+def test_default_model_block_is_the_sum_of_its_neurons(default_model) -> None:
+    loaded = default_model("float32")
+    seen: dict[int, Tensor] = {}
+    out: list[Tensor] = []
+    handle = loaded.anatomy.down[7].register_forward_hook(lambda _m, _a, o: out.append(o.clone()))
+    with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, lambda i, x: seen.__setitem__(i, x.clone())):
+        loaded.model(input_ids=torch.tensor([loaded.encode("So there must be 5 + 4 = 9 toys.")]))
+    handle.remove()
+    torch.testing.assert_close(seen[7] @ value_vectors(loaded.anatomy, 7).T, out[0], atol=1e-4, rtol=1e-4)

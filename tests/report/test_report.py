@@ -1,0 +1,329 @@
+"""The report: true to the figures of its run folder, safe against what its tokens hold, openable offline."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cotscope.errors import RunError
+from cotscope.report.build import write_report
+from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
+from cotscope.report.text import chip, interval, number, p_value, seconds, visible
+
+HOSTILE = [
+    "<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "\x00", "\x1b[31m", "\u202eabc",
+    "\ufffd", "\"quoted\" 'token'", "中文", "   ", "\n", " add", "x" * 500, "\u0301", "", "{{ 7*7 }}", "&lt;", "\t",
+    "\u2028",
+]  # fmt: skip
+PROMPTS = ["full", "text_only", "formulas_only", "wrong_results_out_of_domain", "</svg><script>alert(2)</script>"]
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its elements, attributes and text, and that elements are closed in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.figures: set[float] = set()
+        self.chips: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "data":
+            self.figures.add(float(dict(attrs)["value"] or "nan"))
+        if tag == "bdi":
+            self.chips.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if "bdi" in self.open:
+            self.chips[-1] += data
+
+
+def table(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "tables" / f"{name}.parquet")
+
+
+def discovered(folder: Path) -> Path:
+    """A run of which only `discover` has run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "schema": 1,
+        "versions": {"cotscope": "0.1.0", "torch": "2.8.0"},
+        "model": {"name": "tiny <b>", "weight_sha256": "ab" * 32, "parameters": 5_000_000, "layers": 6,
+                  "neurons_per_layer": 64},
+        "data": {"source": "https://example.org/data.jsonl", "sha256": "cd" * 32, "test": 96, "discovery": 90,
+                 "duplicates": [["q1<i>", "q2"]], "halved": True},
+        "config": {"k": 10, "seed": 0, "nested": {"<u>": "\u202e"}, "limit": None},
+        "prompts": [{"name": name, "source": "derived", "tokens": 700} for name in PROMPTS],
+        "stages": {"discover": {"status": "done", "seconds": 61.26}},
+        "units": {"phenomena.verdict": "holds if <both> intervals lie below 0"},
+        "notes": ["A note with \x1b and <em>.", "lone \ud800 surrogate"],
+        "command": "cotscope study --model tiny",
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    pole = {"layer": 2, "problems": 9, "mean_update_size": 2.0, "mean_coefficient": 0.5}
+    pole |= {"promoted_scores": [1.0], "suppressed": ["x"], "suppressed_scores": [1.0]}
+    poles = [pole | {"index": i, "sign": 1 - i % 2 * 2, "steps": 100 - i, "promoted": HOSTILE} for i in range(12)]
+    table(folder, "poles", poles)
+    return folder
+
+
+def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] = (0.27, 0.4)) -> Path:
+    """A run of which every stage has run."""
+    discovered(folder)
+    where = [{"layer": 2, "index": i, "sign": 1 - i % 2 * 2} for i in range(12)]
+    concepts = ["addition", "<script>alert(3)</script>"]
+    table(folder, "candidates", [
+        key | {"concept": c, "matches": 2, "evidence": ["add", "中文"]} for c in concepts for key in where
+    ])  # fmt: skip
+    table(folder, "annotations", [
+        key | {"concept": c, "accepted": i != 11, "annotator": "lexicon"}
+        for c in concepts for i, key in enumerate(where)
+    ])  # fmt: skip
+    sets = [("none", "none", 0.625), ("reasoning", "reasoning", reasoning), ("unmatched-0", "unmatched", 0.58)]
+    sets += [(f"matched-{i}</svg>", "matched", value) for i, value in enumerate(matched)]
+    table(folder, "ablation", [
+        {"neuron_set": name, "kind": kind, "neurons": 11, "correct": 10, "n": 96, "accuracy": value,
+         "low": value - 0.05, "high": value + 0.05, "perplexity": 43.5, "accuracy_strict": value}
+        for name, kind, value in sets
+    ])  # fmt: skip
+    table(folder, "matching", [
+        {"neuron_set": "matched-0", "kind": "matched", "mean_update_size": 2.0, "mean_steps": 50.0,
+         "reasoning_mean_update_size": 2.5, "reasoning_mean_steps": 100.0}
+    ])  # fmt: skip
+    table(folder, "prompts", [
+        {"prompt": name, "n": 96, "correct": 50 - i, "accuracy": 0.6 - i / 10, "low": 0.5 - i / 10,
+         "high": 0.7 - i / 10, "accuracy_strict": 0.3, "tokens_per_problem": 60.5, "poles_per_token": 3.0 - i / 4,
+         "strength_per_token": 7.0, "distinct_poles": 600} for i, name in enumerate(PROMPTS)
+    ])  # fmt: skip
+    table(folder, "phenomena", [
+        {"phenomenon": "without <formulas>", "prompts": ["full", "text_only"], "n": 96, "accuracy_change": -0.302,
+         "accuracy_low": -0.4, "accuracy_high": -0.2, "accuracy_p": 0.0002, "accuracy_p_holm": 0.0008,
+         "activity_change": -0.51, "activity_low": -0.7, "activity_high": -0.31, "verdict": "as claimed"}
+    ])  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps({
+        "model": {"name": "tiny <b>", "parameters": 5_000_000},
+        "baseline": {"accuracy": 0.6251, "ci": [0.5252, 0.7153], "n": 96, "prompt": "full"},
+        "neurons": {"total": 11, "poles": 11, "candidates": 24, "by_concept": dict.fromkeys(concepts, 11)},
+        "ablation": {
+            "reasoning": {"accuracy": reasoning, "ci": [0.0577, 0.1811], "perplexity": 43.94},
+            "matched_mean": {"accuracy": sum(matched) / len(matched), "perplexity": 46.36},
+            "unmatched_mean": {"accuracy": 0.5812, "perplexity": 44.21}, "none": {"perplexity": 43.52},
+            "matched_each": [{"accuracy": value, "perplexity": 45.0, "seed": i} for i, value in enumerate(matched)],
+            "p_value": 1 / (len(matched) + 1),
+        },
+        "prompts": {name: {"fixed_activity": None} for name in PROMPTS},
+        "correlation": {"spearman": 0.8123, "ci": [-0.1234, 0.9876], "p_value": 0.0456, "prompts": 5},
+        "timing": {"generate_s": 200.0},
+    }))  # fmt: skip
+    return folder
+
+
+def read(folder: Path) -> Page:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_headline_has_the_figures_of_the_summary(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    text = " ".join(page.text.split())
+    assert "With the full prompt the model solves 0.63 [0.53, 0.72] of 96 problems." in text
+    assert "With its 11 reasoning neurons zeroed: 0.10 [0.06, 0.18]; with as many matched random neurons: " in text
+    assert "on average over 2 sets (from 0.27 to 0.40); unmatched: 0.58 on average over 1 set." in text
+    assert "p = 0.333; with 2 matched sets it cannot be below 0.333." in text
+    assert "no difference, however large, could reach p ≤ 0.05" in text
+    assert "over 5 prompts: +0.81 [−0.12, +0.99], p = 0.046. The interval includes 0" in text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    ablation, correlation = summary["ablation"], summary["correlation"]
+    figures = [summary["baseline"]["accuracy"], *summary["baseline"]["ci"], 96, ablation["p_value"], 11]
+    figures += [ablation["matched_mean"]["accuracy"], ablation["unmatched_mean"]["accuracy"]]
+    figures += [ablation["reasoning"]["accuracy"], *ablation["reasoning"]["ci"]]
+    figures += [ablation[kind]["perplexity"] for kind in ("none", "reasoning", "matched_mean", "unmatched_mean")]
+    figures += [correlation["spearman"], *correlation["ci"], correlation["p_value"], -0.302, 0.0008, -0.51]
+    assert set(figures) <= page.figures
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "matched", "said", "unsaid"),
+    [
+        (0.1, (0.3, 0.4), "more damage than matched sets do on average, and more than every one", "does not do more"),
+        (0.35, (0.3, 0.5), "more damage than matched sets do on average, and more than 1 of the 2", "does not do more"),
+        (0.4, (0.3, 0.4), "does not do more damage than matched sets: this run gives no evidence", "more than every"),
+        (0.64, (0.3, 0.4), "did not lower the accuracy. The reasoning set does not do more damage", "more than every"),
+        (0.1, (0.3,), "does more damage than the one matched set.", "on average, and"),
+    ],
+)
+def test_the_headline_says_what_the_figures_say(
+    tmp_path: Path, reasoning: float, matched: tuple[float, ...], said: str, unsaid: str
+) -> None:
+    text = " ".join(read(complete(tmp_path, reasoning, matched)).text.split())
+    assert said in text and unsaid not in text
+
+
+def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    source = (tmp_path / "report.html").read_text()
+    assert not page.open  # every element was closed, in order
+    assert not {tag for tag, _ in page.elements} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+    }
+    for _, attributes in page.elements:
+        assert not any(name.startswith("on") or name in ("src", "srcset", "style") for name in attributes)
+        for name, value in attributes.items():
+            assert name not in ("href", "xlink:href") or (value or "").startswith("#")
+            assert "://" not in (value or "")
+    style = re.findall(r"<style>(.*?)</style>", source, re.S)
+    assert len(style) == 1 and "url(" not in style[0] and "@import" not in style[0]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"] for _, a in page.elements if "href" in a} <= {f"#{name}" for name in ids}
+
+
+def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    source = (tmp_path / "report.html").read_text()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\u2028\ud800]", source)
+    for token in ("<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "{{ 7*7 }}",
+                  "&lt;", "\"quoted\" 'token'", "中文", "\ufffd", "␣␣␣", "⏎", "⇥", "␣add", "\\x00", "\\x1b[31m",
+                  "U+202Eabc", "U+2028", "∅", "◌\u0301"):  # fmt: skip
+        assert token in page.chips, token
+    assert "\\x1b and <em>." in page.text and "lone U+D800 surrogate" in page.text
+    assert PROMPTS[-1] in page.text and "matched-0</svg>" in page.text
+    titles = {attributes.get("title") for tag, attributes in page.elements if tag == "bdi"}
+    assert {r"'\x00'", r"'\u202eabc'", r"'\ufffd'"} <= titles
+
+
+def test_the_strongest_poles(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    seeds = [a for tag, a in page.elements if tag == "bdi" and a["class"] == "chip seed"]
+    assert len(seeds) == 2 * 8 * 2  # 8 of the 11 accepted poles of 2 concepts; " add" and 中文 are evidence
+    assert page.chips.count("{{ 7*7 }}") == 16
+    opened = [attributes for tag, attributes in page.elements if tag == "details" and "open" in attributes]
+    assert len(opened) == 1
+
+
+def test_every_figure_is_named_and_described(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    figures = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert [a["aria-labelledby"] for a in figures] == [f"{n}-title {n}-desc" for n in ("ablation", "scatter", "heat")]
+    assert all(a["role"] == "img" for a in figures)
+    assert "full: accuracy 0.60 at activity 3.00" in page.text
+    assert "addition, layer 2: 11" in page.text
+
+
+def test_a_partial_run_says_what_is_missing(tmp_path: Path) -> None:
+    page = read(discovered(tmp_path))
+    for stage in ("annotate", "ablate", "measure", "explain"):
+        assert f"not run yet: cotscope {stage} RUN" in page.text
+    assert "No accuracy has been measured in this run yet." in page.text
+    assert "61.3 s" in page.text and "96 test, 90 discovery" in page.text
+    assert "svg" not in {tag for tag, _ in page.elements}
+
+
+@pytest.mark.parametrize("gone", ["ablation", "matching", "prompts", "phenomena", "annotations", "candidates", "poles"])
+def test_any_table_may_be_missing(tmp_path: Path, gone: str) -> None:
+    complete(tmp_path)
+    (tmp_path / "tables" / f"{gone}.parquet").unlink()
+    assert "0.63" in read(tmp_path).text
+
+
+def test_missing_figures_are_dashes(tmp_path: Path) -> None:
+    complete(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["correlation"] = {"spearman": None, "ci": None, "p_value": None, "prompts": 1}
+    summary["ablation"]["none"] = {"perplexity": float("nan")}
+    summary["baseline"]["ci"] = None
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = read(tmp_path)
+    assert not re.search(r"\b(nan|None)\b", page.text)
+    assert "could not be computed" in page.text and "cotscope explain" not in page.text
+
+
+def test_the_report_is_written_in_one_step_and_again(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "odd [a]*?")  # characters of a file pattern
+    write_report(folder)
+    before = (folder / "report.html").read_text()
+    write_report(folder)
+    assert (folder / "report.html").read_text() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "report.html", "summary.json", "tables"]
+
+
+def test_what_is_no_run_folder_or_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no manifest\.json"):
+        write_report(tmp_path)
+    with pytest.raises(RunError, match=r"no manifest\.json"):
+        write_report(tmp_path / "absent")
+    complete(tmp_path)
+    (tmp_path / "tables" / "ablation.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(RunError, match="ablation"):
+        write_report(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(RunError, match="JSON object"):
+        write_report(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match="expected JSON"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_labels_do_not_overlap() -> None:
+    points = [(600.0, 100.0), (605.0, 104.0), (612.0, 98.0), (596.0, 110.0), (608.0, 120.0), (640.0, 90.0)]
+    frame = Box(50, 10, 780, 420)
+    boxes = place_labels(points, [90.0, 120.0, 60.0, 180.0, 100.0, 30.0], frame)
+    for i, box in enumerate(boxes):
+        assert (
+            frame.left <= box.left and box.right <= frame.right and frame.top <= box.top and box.bottom <= frame.bottom
+        )
+        assert not any(box.overlap(other) for other in boxes[:i])
+        assert not any(box.holds(point) for point in points)
+
+
+def test_figures_of_odd_sizes() -> None:
+    assert "NaN" not in prompt_scatter([Point("one", 2.0, 0.5, None, None)], "activity")
+    assert "NaN" not in prompt_scatter([Point(str(i), 0.0, 0.0, 0.0, 0.0) for i in range(30)], "activity")
+    many = [Bar(f"matched-{i}", "matched", i / 200, None, None) for i in range(200)]
+    assert many[7].name in ablation_bars([*many, Bar("p", 'x" onload="', 0.0, 0.0, 0.0)], {})
+    assert heat_map(["a"], 80, {("a", 79): 3}, "poles").count("<rect") == 80
+    assert heat_map([], 0, {}, "poles")
+
+
+def test_how_values_are_written() -> None:
+    assert [number(v) for v in (0.6251, -0.5, None, float("nan"), True)] == ["0.63", "−0.50", "–", "–", "–"]
+    assert [number(v, 1, True) for v in (0.04, -0.04, 0.5)] == ["0.0", "0.0", "+0.5"]
+    assert number(1234567, 0) == "1\u202f234\u202f567"
+    assert [p_value(v) for v in (0.0004, 0.001, 1 / 6, None)] == ["< 0.001", "0.001", "0.167", "–"]
+    assert (interval(0.1, 0.25), interval(None, 0.2)) == ("[0.10, 0.25]", "")
+    assert [seconds(v) for v in (1.04, 125, 7322, None)] == ["1.0 s", "2 min 5 s", "2 h 2 min", "–"]
+    assert visible("a b\r\x7f\u200b") == "a b\\r\\x7fU+200B"
+    assert len("".join(piece.text for piece in chip("x" * 500).pieces)) == 40

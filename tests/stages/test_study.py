@@ -1,0 +1,225 @@
+"""A whole study on a tiny model: its tables and figures, recomputed independently; and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TinyStudy
+
+import cotscope
+from cotscope.cli import main
+from cotscope.lm.families import final_gamma, value_vectors
+from cotscope.lm.loading import load_model
+from cotscope.stats import wilson
+from cotscope.store import Run
+
+FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
+
+
+def figures(folder: Path) -> dict:
+    summary = json.loads((folder / "summary.json").read_text())
+    return {key: summary.get(key) for key in FIGURES}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A study with a prompt file and, for the phenomena, all derived prompts."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    exemplars = out.parent / "exemplars.toml"
+    exemplars.write_text(
+        "".join(
+            f'[[mixed]]\nquestion = "What is {a} and {b}?"\nsteps = ["So it is {{{a} {s} {b} = {c}}}."]\nanswer = {c}\n'
+            for a, b, s, c in ((4, 2, "+", 6), (6, 2, "-", 4), (5, 3, "*", 15), (8, 2, "/", 4), (9, 3, "+", 12))
+        )
+    )
+    assert main(["study", *tiny_study.options(), "--exemplars", str(exemplars), "--out", str(out)]) == 0
+    return Run.open(out)
+
+
+def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
+    assert all(finished.stage_done(s) for s in ("discover", "annotate", "ablate", "measure", "explain"))
+    assert "<html" in (finished.folder / "report.html").read_text()[:200]
+
+
+def test_summary_has_the_keys_of_the_design(finished: Run) -> None:
+    summary = finished.summary
+    assert set(summary["neurons"]) >= {"total", "by_concept", "by_layer"}
+    for name in ("reasoning", "matched_mean", "unmatched_mean"):
+        assert set(summary["ablation"][name]) >= {"accuracy", "perplexity"}
+    assert len(summary["ablation"]["matched_each"]) == 5
+    assert 1 / 6 <= summary["ablation"]["p_value"] <= 1
+    assert set(summary["baseline"]) >= {"accuracy", "ci", "n"}
+    assert set(summary["correlation"]) >= {"spearman", "ci", "p_value"}
+    for prompt in summary["prompts"].values():
+        assert set(prompt) >= {"accuracy", "ci", "own_activity", "fixed_activity"}
+    for phenomenon in summary["phenomena"].values():
+        assert set(phenomenon) >= {"accuracy_change", "activity_change", "verdict"}
+    assert summary["timing"]["generate_s"] > 0
+    assert next(iter(summary["prompts"])) == "plain"
+    # No exemplar pair of subtraction, multiplication or division: those prompts are left out, and said to be.
+    assert "addition_only" in summary["prompts"]
+    assert "division_only" not in summary["prompts"]
+    assert any("division_only" in note for note in finished.manifest["notes"])
+
+
+def test_accuracy_is_what_the_texts_say(finished: Run) -> None:
+    rows = finished.rows(
+        "SELECT text, answer, correct FROM completions JOIN problems USING (problem_id) WHERE condition = 'measure.plain'"
+    )
+    assert len(rows) == 8
+    right = sum(r["correct"] for r in rows)
+    assert 0 < right < 8
+    for row in rows:
+        if row["correct"]:
+            assert row["answer"] in row["text"]
+    assert finished.summary["baseline"]["accuracy"] == right / 8
+    assert finished.summary["baseline"]["ci"] == list(wilson(right, 8))
+
+
+def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
+    tables = finished.rows("SELECT split, list(problem_id) AS ids FROM problems GROUP BY split")
+    ids = {t["split"]: set(t["ids"]) for t in tables}
+    assert not ids["test"] & ids["discovery"]
+    seen = finished.rows("SELECT DISTINCT split, condition FROM completions")
+    assert {r["split"] for r in seen if r["condition"].startswith("discover")} == {"discovery"}
+    assert {r["split"] for r in seen if not r["condition"].startswith("discover")} == {"test"}
+
+
+def test_poles_promote_what_their_value_vectors_say(finished: Run) -> None:
+    loaded = load_model(finished.manifest["config"]["model"], dtype="float32")
+    gamma, _ = final_gamma(loaded.anatomy)
+    poles = finished.rows("SELECT * FROM poles")
+    assert {p["sign"] for p in poles} == {1, -1}
+    for pole in poles[::7]:
+        v = value_vectors(loaded.anatomy, pole["layer"])[:, pole["index"]] * gamma * pole["sign"]
+        top = (loaded.anatomy.unembedding @ v).topk(20)
+        assert pole["promoted"] == [loaded.piece(i) for i in top.indices.tolist()]
+        assert torch.tensor(pole["promoted_scores"]) == pytest.approx(top.values, abs=1e-5)
+        assert pole["suppressed_scores"] == sorted(pole["suppressed_scores"])
+        assert (pole["mean_coefficient"] > 0) == (pole["sign"] > 0)
+
+
+def test_candidates_hold_two_seeds(finished: Run) -> None:
+    seeds = {"small": set("01234"), "large": set("56789")}
+    poles = {(p["layer"], p["index"], p["sign"]): p["promoted"] for p in finished.rows("SELECT * FROM poles")}
+    found = {(c["layer"], c["index"], c["sign"], c["concept"]) for c in finished.rows("SELECT * FROM candidates")}
+    expected = {
+        (*pole, concept)
+        for pole, promoted in poles.items()
+        for concept, tokens in seeds.items()
+        if sum(t in tokens for t in promoted) >= 2
+    }
+    assert found == expected
+
+
+def test_sets_have_the_same_number_per_layer(finished: Run) -> None:
+    rows = finished.rows("SELECT neuron_set, layer, count(DISTINCT index) AS n FROM sets GROUP BY ALL")
+    per_layer = {s: {r["layer"]: r["n"] for r in rows if r["neuron_set"] == s} for s in {r["neuron_set"] for r in rows}}
+    assert len(per_layer) == 8
+    for name, counts in per_layer.items():
+        if name.startswith("unmatched"):
+            assert counts == per_layer["reasoning"]
+    suspects = "SELECT layer, index FROM candidates"
+    matched = f"SELECT count(*) AS n FROM sets WHERE kind = 'matched' AND (layer, index) IN ({suspects})"
+    assert finished.rows(matched) == [{"n": 0}]
+
+
+def test_weights_are_as_before(finished: Run) -> None:
+    weights = finished.manifest["weights"]
+    assert weights["before_ablation"] == weights["after_ablation"] == finished.manifest["model"]["weight_sha256"]
+
+
+def test_own_activity_counts_accepted_poles(finished: Run) -> None:
+    accepted = {(r["layer"], r["index"], r["sign"]) for r in finished.rows("SELECT * FROM annotations WHERE accepted")}
+    steps = sum(
+        r["steps"]
+        for r in finished.rows("SELECT * FROM activity WHERE condition = 'measure.plain'")
+        if (r["layer"], r["index"], r["sign"]) in accepted
+    )
+    [tokens] = finished.rows("SELECT sum(tokens)::INT AS n FROM completions WHERE condition = 'measure.plain'")
+    assert finished.summary["prompts"]["plain"]["own_activity"] == pytest.approx(steps / tokens["n"])
+
+
+def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStudy, capsys) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished.folder / "tables/completions").iterdir()}
+    exemplars = finished.manifest["config"]["exemplars"]
+    options = [*tiny_study.options(), "--exemplars", exemplars, "--out", str(finished.folder), "--json"]
+    summary = figures(finished.folder)
+    assert main(["study", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(finished.folder)
+    assert {p: p.stat().st_mtime_ns for p in (finished.folder / "tables/completions").iterdir()} == before
+    assert figures(finished.folder) == summary
+
+
+def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cotscope.cli", "study", *tiny_study.options(), "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    manifest, deadline = tmp_path / "killed/manifest.json", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if manifest.exists() and any("ablate." in c for c in json.loads(manifest.read_text())["conditions"]):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = json.loads(manifest.read_text())["conditions"]
+    assert "discover.plain" in kept
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed/tables/completions").glob("[!.]*.parquet")}
+    finished_parts = {p: at for p, at in done.items() if p.stem in kept}
+    out = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert {p: p.stat().st_mtime_ns for p in finished_parts} == finished_parts
+
+
+def test_stages_one_by_one_and_from_python(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    out = tmp_path / "staged"
+    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    for stage in (
+        ["annotate", "--annotator", "lexicon"],
+        ["ablate"],
+        ["measure", "--rows", "3"],
+        ["explain"],
+        ["report"],
+    ):
+        assert main([stage[0], str(out), *stage[1:]]) == 0
+    run = cotscope.study(
+        tmp_path / "python", model=tiny_study.model, data=tiny_study.data, prompt_files=(tiny_study.prompt,),
+        concepts=tiny_study.concepts, limit=8, dtype="float32", max_new_tokens=16,
+    )  # fmt: skip
+    assert figures(run.folder) == figures(out)
+
+
+@pytest.mark.model
+def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
+    """Small, but real: the direction of the main finding on the real model."""
+    options = [
+        "--limit",
+        "16",
+        "--discover-limit",
+        "12",
+        "--matched",
+        "1",
+        "--unmatched",
+        "1",
+        "--max-new-tokens",
+        "64",
+    ]
+    from cotscope.prompts.derive import derive_prompts
+    from cotscope.prompts.exemplars import load_exemplars
+
+    prompt = tmp_path / "worked.txt"
+    prompt.write_text(derive_prompts(load_exemplars(None))[0].prefix)
+    assert main(["study", "--prompt-file", str(prompt), *options, "--out", str(tmp_path / "run")]) == 0
+    summary = Run.open(tmp_path / "run").summary
+    assert summary["baseline"]["accuracy"] > 0.3
+    assert summary["ablation"]["reasoning"]["accuracy"] < summary["baseline"]["accuracy"] - 0.2
+    assert all(summary["neurons"]["by_concept"].values())

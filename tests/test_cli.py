@@ -1,0 +1,122 @@
+"""Bad input: one clear line, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TinyStudy
+
+from cotscope import cli
+from cotscope.cli import main
+from cotscope.store import Run
+
+
+def fails(capsys, *arguments: str, code: int = 2) -> str:
+    assert main(list(arguments)) == code
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err, "no message"
+    assert err[-1].startswith("cotscope: error: "), err
+    return err[-1]
+
+
+def study(tiny_study: TinyStudy, out: Path, **changed: str) -> list[str]:
+    options = dict(zip(*[iter(tiny_study.options())] * 2)) | {f"--{k.replace('_', '-')}": v for k, v in changed.items()}
+    return ["study", *[x for pair in options.items() for x in pair], "--out", str(out)]
+
+
+def test_bad_data(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    for content, words in (
+        ("", "empty"),
+        ('{"question": "a?", "answer": 1}\n{half', "2"),
+        ('{"question": "a?", "answer": "many"}\n', "1"),
+        ('{"id": "x", "question": "a?", "answer": 1}\n{"id": "x", "question": "b?", "answer": 1}\n', "x"),
+    ):
+        file.write_text(content)
+        assert words in fails(capsys, *study(tiny_study, tmp_path / "r", data=str(file)))
+    assert "nothing.jsonl" in fails(capsys, *study(tiny_study, tmp_path / "r", data="nothing.jsonl"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_bad_model_prompt_and_concepts(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    assert "there is no model 'gpt-9'" in fails(capsys, *study(tiny_study, tmp_path / "r", model="gpt-9"))
+    assert "nowhere.txt" in fails(capsys, *study(tiny_study, tmp_path / "r", prompt_file="nowhere.txt"))
+    long = tmp_path / "long.txt"
+    long.write_text("Question: x?\nThe answer is 1.\n" * 600)
+    assert "prompt long is longer than the model's context; expected at most 8176" in fails(
+        capsys, *study(tiny_study, tmp_path / "r", prompt_file=str(long))
+    )
+    concepts = tmp_path / "c.toml"
+    concepts.write_text('name = "x"\ncolour = 3\n[[concept]]\nname = "a"\nseeds = ["1"]\n')
+    assert "colour" in fails(capsys, *study(tiny_study, tmp_path / "r", concepts=str(concepts)))
+    assert not (tmp_path / "r").exists()
+    concepts.write_text('name = "x"\n[[concept]]\nname = "a"\nseeds = ["absent", "neither"]\n')
+    line = fails(capsys, *study(tiny_study, tmp_path / "r", concepts=str(concepts)))
+    assert "vocabulary" in line
+
+
+def test_nothing_solved(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    file = tmp_path / "hard.jsonl"
+    file.write_text("".join(json.dumps({"question": f"q{i}?", "answer": -987654321}) + "\n" for i in range(8)))
+    line = fails(capsys, *study(tiny_study, tmp_path / "r", data=str(file), limit="4"))
+    assert "no discovery problem was solved" in line
+    assert "accuracy 0 of 4" in line
+    assert "easier data" in line
+
+
+def test_folders(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    assert main(["discover", *study(tiny_study, tmp_path / "r")[1:]]) == 0
+    assert "another study" in fails(capsys, *study(tiny_study, tmp_path / "r", limit="7"))
+    with Run.open(tmp_path / "r").writing():
+        assert "in use by another process" in fails(capsys, *study(tiny_study, tmp_path / "r"))
+    assert "no finished stage 'annotate'" in fails(capsys, "ablate", str(tmp_path / "r"))
+    assert "is not a run folder" in fails(capsys, "report", str(tmp_path))
+    assert "unknown annotator; expected lexicon; got tarot" in fails(
+        capsys, "annotate", str(tmp_path / "r"), "--annotator", "tarot"
+    )
+
+
+def test_changed_data_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(Path(tiny_study.data).read_text())
+    assert main(["discover", *study(tiny_study, tmp_path / "r", data=str(copy))[1:]]) == 0
+    assert main(["annotate", str(tmp_path / "r")]) == 0
+    copy.write_text(copy.read_text() + '{"id": "new", "question": "new?", "answer": 1}\n')
+    assert "has changed since this study began" in fails(capsys, "measure", str(tmp_path / "r"))
+
+
+@pytest.mark.parametrize(("error", "code", "words"), [
+    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (OSError(28, "No space left on device", "x.parquet"), 2, "can't write x.parquet; got No space left on device"),
+])  # fmt: skip
+def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words: str) -> None:
+    def stop(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", stop)
+    assert main(["models"]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_every_example_of_help_parses() -> None:
+    parser = cli._parser()
+    for name, example in cli._EXAMPLES.items():
+        assert parser.parse_args(example.split()[1:]).command == name
+
+
+@pytest.mark.parametrize("wrong", [["--limit", "0"], ["--k", "x"], ["--first-layer-fraction", "1"], ["--seed", "-1"]])
+def test_wrong_numbers(capsys, wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["study", "--out", "r", *wrong])
+    assert caught.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_models_are_listed(capsys) -> None:
+    assert main(["models", "--json"]) == 0
+    listed = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
+    assert set(listed) == {"qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma-3-270m", "smollm2-135m"}
+    assert main(["models"]) == 0
+    assert "cotscope models --install NAME" in capsys.readouterr().out
