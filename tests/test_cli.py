@@ -89,7 +89,7 @@ def test_changed_data_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path) 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, "the same command goes on"),
-    (OSError(28, "No space left on device", "x.parquet"), 2, "can't write x.parquet; got No space left on device"),
+    (OSError(28, "No space left on device", "x.parquet"), 2, "can't write x.parquet; got no space left on the device"),
 ])  # fmt: skip
 def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words: str) -> None:
     def stop(_: object) -> None:

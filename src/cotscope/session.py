@@ -172,8 +172,9 @@ class Session:
     def _study(self) -> dict[str, Any]:
         data, parts, prompts = self.loaded_data, self.split, self.prompts
         loaded = self.loaded
+        question = max((p.question for p in parts.test + parts.discovery), key=lambda q: len(loaded.encode(q)))
         for prompt in prompts:  # before anything runs: a prompt that is too long must not stop a study half-way
-            longest = max(len(loaded.encode(prompt.text(p.question))) for p in parts.test + parts.discovery)
+            longest = len(loaded.encode(prompt.text(question)))
             if longest + self.config.max_new_tokens > loaded.context:
                 raise PromptError(
                     f"prompt {prompt.name} is longer than the model's context",

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ..errors import ModelError
 from .families import Anatomy, anatomy
-from .models import resolve
+from .models import quiet_unless_terminal, resolve
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -98,6 +98,7 @@ def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) 
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
     folder = resolve(source)
+    quiet_unless_terminal()
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:

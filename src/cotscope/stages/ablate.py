@@ -53,8 +53,8 @@ def ablate(session: Session) -> None:
             for s in sets:
                 run.manifest["conditions"].pop(f"ablate.{s.name}", None)
             run.manifest["perplexity"] = {}
+            run.save()  # before the sets: a kill between the two must not leave old conditions under new sets
             run.write_rows("sets", rows, SETS)
-            run.save()
         _write_matching(session, sets, traits)
         baseline = f"measure.{prompt.name}"
         session.solve(baseline, prompt, "test", record=True)
