@@ -8,17 +8,17 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --co
 .PHONY: setup study test clean
 
 setup: $(VENV)/.ready
+	$(VENV)/bin/cotscope models --install $(MODEL)
 
 # torch comes first and pinned: an unpinned one brings gigabytes of CUDA to machines without a GPU.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[test]'
-	$(VENV)/bin/cotscope models --install $(MODEL)
 	touch $@
 
 study: setup
-	$(VENV)/bin/cotscope study --limit 48 --out $(RUN)
+	$(VENV)/bin/cotscope study --model $(MODEL) --limit 48 --out $(RUN)
 
 test: setup
 	$(VENV)/bin/ruff check src tests

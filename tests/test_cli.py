@@ -30,9 +30,9 @@ def test_bad_data(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
     for content, words in (
         ("", "empty"),
-        ('{"question": "a?", "answer": 1}\n{half', "2"),
-        ('{"question": "a?", "answer": "many"}\n', "1"),
-        ('{"id": "x", "question": "a?", "answer": 1}\n{"id": "x", "question": "b?", "answer": 1}\n', "x"),
+        ('{"question": "a?", "answer": 1}\n{half', "line 2: not JSON"),
+        ('{"question": "a?", "answer": "many"}\n', "line 1: the answer is no number"),
+        ('{"id": "x", "question": "a?", "answer": 1}\n{"id": "x", "question": "b?", "answer": 1}\n', "id 'x'"),
     ):
         file.write_text(content)
         assert words in fails(capsys, *study(tiny_study, tmp_path / "r", data=str(file)))
@@ -78,13 +78,22 @@ def test_folders(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     )
 
 
-def test_changed_data_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.jsonl"
-    copy.write_text(Path(tiny_study.data).read_text())
-    assert main(["discover", *study(tiny_study, tmp_path / "r", data=str(copy))[1:]]) == 0
+@pytest.mark.parametrize("what", ["data", "prompt", "concepts"])
+def test_changed_input_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path, what: str) -> None:
+    source = Path(getattr(tiny_study, what))
+    copy = tmp_path / source.name
+    copy.write_text(source.read_text())
+    option = {"data": "data", "prompt": "prompt_file", "concepts": "concepts"}[what]
+    assert main(["discover", *study(tiny_study, tmp_path / "r", **{option: str(copy)})[1:]]) == 0
     assert main(["annotate", str(tmp_path / "r")]) == 0
-    copy.write_text(copy.read_text() + '{"id": "new", "question": "new?", "answer": 1}\n')
-    assert "has changed since this study began" in fails(capsys, "measure", str(tmp_path / "r"))
+    added = {
+        "data": '{"question": "new?", "answer": 1}\n',
+        "prompt": "\nQuestion: 1?\nThe answer is 1.\n",
+        "concepts": "# x\n",
+    }
+    copy.write_text(copy.read_text() + added[what])
+    stage = "annotate" if what == "concepts" else "measure"
+    assert "not what it was when" in fails(capsys, stage, str(tmp_path / "r"))
 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
@@ -111,7 +120,9 @@ def test_wrong_numbers(capsys, wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["study", "--out", "r", *wrong])
     assert caught.value.code == 2
-    assert wrong[0] in capsys.readouterr().err
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert wrong[0] in line
+    assert "expected a" in line
 
 
 def test_models_are_listed(capsys) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -27,6 +27,7 @@ from cotscope.stats import (
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson(case: tuple[int, int]) -> None:
     successes, n = case
@@ -37,6 +38,7 @@ def test_wilson_of_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 
 
+@settings(deadline=None)
 @given(outcomes)
 def test_mcnemar(pairs: list[tuple[bool, bool]]) -> None:
     before, after = zip(*pairs)
@@ -45,6 +47,7 @@ def test_mcnemar(pairs: list[tuple[bool, bool]]) -> None:
     assert mcnemar_exact(before, after) == pytest.approx(expected)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
@@ -54,6 +57,7 @@ def test_holm_of_nothing() -> None:
     assert holm([]) == []
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=8))
 def test_spearman_with_ties(points: list[tuple[int, int]]) -> None:
     x, y = zip(*points)
@@ -113,14 +117,25 @@ def test_permutation_p_counts_ties_against_the_target() -> None:
     assert permutation_p(0.9, [0.2, 0.3, 0.4]) == 1.0
 
 
-def test_detectable_difference_is_what_a_simulation_detects() -> None:
-    rng, n, discordant = np.random.default_rng(0), 400, 0.3
-    difference = detectable_difference(discordant, n)
-    found = 0
-    for _ in range(400):
-        draws = rng.choice(
-            [-1, 0, 1], n, p=[(discordant - difference) / 2, 1 - discordant, (discordant + difference) / 2]
-        )
-        found += mcnemar_exact(draws < 0, draws > 0) < 0.05
-    assert 0.72 < found / 400 < 0.88
-    assert detectable_difference(0.0, 0) == 1.0
+@pytest.mark.parametrize(("n", "discordant"), [(48, 0.0), (48, 0.1), (96, 0.04), (400, 0.3)])
+def test_detectable_difference_is_what_a_simulation_detects(n: int, discordant: float) -> None:
+    rng = np.random.default_rng(0)
+    difference = detectable_difference(discordant, n, tests=4)
+
+    def power(change: float) -> float:
+        share = max(discordant, change)
+        chances = [(share - change) / 2, 1 - share, (share + change) / 2]
+        draws = rng.choice([-1, 0, 1], (400, n), p=chances)
+        return float(np.mean([mcnemar_exact(row < 0, row > 0) < 0.05 / 4 for row in draws]))
+
+    assert power(difference) > 0.72
+    assert power(difference - 1 / n) < 0.88
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_too_few_problems_detect_nothing(n: int) -> None:
+    assert detectable_difference(0.0, n) == 1.0
+
+
+def test_holm_within_bonferroni() -> None:
+    assert detectable_difference(0.1, 96, tests=4) >= detectable_difference(0.1, 96)

@@ -39,7 +39,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "is no run folder"), ("{half", "is damaged"), ('{"schema": 99}', "expected schema 1; got 99")],
+    [(None, "is not a run folder"), ("{half", "is damaged"), ('{"schema": 99}', "expected schema 1; got 99")],
 )
 def test_opening_what_is_no_run(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
@@ -100,3 +100,38 @@ def test_summary_has_no_nan(tmp_path: Path) -> None:
     run.summarise("correlation", {"prompts": 2})
     text = (tmp_path / "r/summary.json").read_text()
     assert json.loads(text) == {"correlation": {"spearman": None, "ci": [None, 1.0], "prompts": 2}}
+
+
+def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", STUDY)
+    run.write_rows("whole", [{"a": 1}])
+    run.write_rows("parts/one", [{"b": 1}])
+    leftovers = [run.folder / "tables/.whole.parquet-x.part", run.folder / "tables/parts/.one.parquet-y.part"]
+    leftovers.append(run.folder / ".manifest.json-z.part")
+    for path in leftovers:
+        path.write_bytes(b"half")
+    assert run.rows("SELECT a, b FROM whole, parts") == [{"a": 1, "b": 1}]
+    with run.writing():
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_a_path_with_glob_characters(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a[1]*?", STUDY)
+    run.write_rows("parts/one", [{"b": 1}])
+    assert run.rows("SELECT b FROM parts") == [{"b": 1}]
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(RunError, match="a file of that name"):
+            Run.create(path, STUDY)
+        with pytest.raises(RunError, match="not a run folder"):
+            Run.open(path)
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", STUDY)
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert (run.folder / "manifest.json").stat().st_mode == plain.stat().st_mode

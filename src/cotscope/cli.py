@@ -7,14 +7,16 @@ import errno
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import UserError
 from .lm.models import DEFAULT_MODEL, MODELS, NamedModel, cache_dir, installed_parts, resolve
@@ -52,7 +54,7 @@ _EXAMPLES = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cotscope",
         description="Find the neurons that stand for a concept, see what happens without them, and how prompts use them.",
         epilog="Begin with `cotscope study`. A killed command goes on where it stopped when it is given again.",
@@ -92,25 +94,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1; got {text}")
-    return value
+def _number(kind: type, least: float, below: float, expected: str) -> Callable[[str], Any]:
+    """A converter for argparse that says what was expected."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < below:
+            raise argparse.ArgumentTypeError(f"expected {expected}; got {text}")
+        return value
+
+    return convert
 
 
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0; got {text}")
-    return value
+_positive = _number(int, 1, math.inf, "a whole number of at least 1")
+_natural = _number(int, 0, math.inf, "a whole number of at least 0")
+_fraction = _number(float, 0, 1, "a fraction from 0 to below 1")
 
 
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1; got {text}")
-    return value
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One clear line, as for every other mistake, instead of the usage."""
+        print(f"cotscope: error: {message}. `{self.prog} --help` lists the options.", file=sys.stderr)
+        sys.exit(2)
 
 
 def _add_study_options(sub: argparse.ArgumentParser) -> None:
@@ -139,7 +147,13 @@ def _session(arguments: argparse.Namespace) -> Session:
         return Session.reopen(arguments.run, rows=getattr(arguments, "rows", None), quiet=_quiet(arguments))
     given = {f.name: getattr(arguments, f.name) for f in fields(StudyConfig) if hasattr(arguments, f.name)}
     given["prompt_files"] = tuple(given.get("prompt_files", ()))
-    return Session.create(StudyConfig(**given), arguments.out, rows=arguments.rows, quiet=_quiet(arguments))
+    return Session.create(
+        StudyConfig(**given),
+        arguments.out,
+        rows=arguments.rows,
+        quiet=_quiet(arguments),
+        command=["cotscope", *arguments.argv],
+    )
 
 
 def _quiet(arguments: argparse.Namespace) -> bool:
@@ -156,8 +170,6 @@ def _run(arguments: argparse.Namespace) -> None:
         return print(json.dumps({"report": str(path)}) if arguments.json else path)
     began = time.monotonic()
     session = _session(arguments)
-    session.run.manifest.setdefault("command", ["cotscope", *arguments.argv])
-    session.run.save()
     from .executors.local import STAGES, run_stages
     from .report.build import write_report
     from .report.terminal import headline
@@ -166,7 +178,7 @@ def _run(arguments: argparse.Namespace) -> None:
     options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
 
     def before(name: str) -> None:
-        if not arguments.json:
+        if not _quiet(arguments):
             print(f"[{time.monotonic() - began:5.0f} s] {name}", file=sys.stderr, flush=True)
 
     run_stages(session, stages, before, options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -21,8 +22,9 @@ from tqdm import tqdm
 
 from .data.answers import is_correct, parse_flexible, parse_strict
 from .data.load import Loaded, Split, load_problems, split
-from .errors import DataError, PromptError, RunError
-from .judge.concepts import ConceptSet, load_concepts
+from .errors import PromptError, RunError, UserError
+from .judge.concepts import ConceptSet, check_vocabulary, load_concepts
+from .judge.lexicon import normalise
 from .numbers import format_number
 from .prompts.derive import derive_prompts, left_out
 from .prompts.exemplars import load_exemplars
@@ -89,17 +91,36 @@ class Session:
     """
 
     def __init__(self, config: StudyConfig, rows: int | None = None, quiet: bool | None = None) -> None:
-        self.config, self.rows = config, rows
+        self.config, self._rows = config, rows
         self.quiet = not sys.stderr.isatty() if quiet is None else quiet
+        self._longest = 0  # tokens of the longest prompt and what is generated after it
         self.run: Run
 
     @classmethod
-    def create(cls, config: StudyConfig, out: Path, *, rows: int | None = None, quiet: bool | None = None) -> Session:
-        """Begin a study, or go on with the same one. All input is read and checked before the folder is made."""
+    def create(
+        cls,
+        config: StudyConfig,
+        out: Path,
+        *,
+        rows: int | None = None,
+        quiet: bool | None = None,
+        command: Sequence[str] = (),
+    ) -> Session:
+        """Begin a study, or go on with the same one. All input is read and checked before the folder is made.
+
+        Args:
+            rows: rows per batch; None chooses from the memory that is free, once per study.
+            quiet: no progress bars; None: only on a terminal.
+            command: what reproduces the study, for the manifest.
+        """
         session = cls(config, rows, quiet)
         study = session._study()
         session.run = Run.create(out, study)
         with session.run.writing():
+            session.run.manifest.setdefault("command", list(command))
+            # In bfloat16 a text can depend on the batch it was written in: a study keeps its batch size.
+            session.run.manifest.setdefault("rows_per_batch", rows or session.engine.batch_rows(session._longest))
+            session.run.save()
             session._write_problems()
         return session
 
@@ -120,30 +141,38 @@ class Session:
 
     @cached_property
     def split(self) -> Split:
-        """Test and discovery problems, disjoint. Raises: DataError if the data changed since the study began."""
+        """Test and discovery problems, disjoint. Raises: RunError if the data changed since the study began."""
         if hasattr(self, "run") and self.loaded_data.sha256 != self.run.manifest["data"]["sha256"]:
-            raise DataError(
-                f"{self.config.data} has changed since this study began",
-                expected=f"SHA-256 {self.run.manifest['data']['sha256'][:16]}…",
-                got=f"{self.loaded_data.sha256[:16]}…",
-                remedy="Begin a new study with another --out.",
-            )
+            raise self._changed(self.config.data)
         return split(self.loaded_data.problems, self.config.limit, self.config.discover_limit)
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
-        """All prompts of the study; the first is the one that discovery uses."""
+        """All prompts of the study; the first is the one that discovery uses.
+
+        Raises: RunError if one has changed since the study began.
+        """
         prompts: tuple[Prompt, ...] = ()
         if self.config.exemplars is not None or not self.config.prompt_files:
             exemplars = load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
             prompts = derive_prompts(exemplars, seed=self.config.seed)
             self._left_out = left_out(exemplars)
         taken = [p.name for p in prompts]
-        return load_prompt_files([Path(f) for f in self.config.prompt_files], taken) + prompts
+        prompts = load_prompt_files([Path(f) for f in self.config.prompt_files], taken) + prompts
+        if hasattr(self, "run"):
+            began_with = [(p["name"], p["sha256"]) for p in self.run.manifest["prompts"]]
+            changed = [p.name for p, before in zip(prompts, began_with) if (p.name, _prompt_hash(p)) != before]
+            if changed or len(prompts) != len(began_with):
+                raise self._changed(f"prompt {changed[0]}" if changed else "the list of prompts")
+        return prompts
 
     @cached_property
     def concepts(self) -> ConceptSet:
-        return load_concepts(self.config.concepts)
+        """The concept set. Raises: RunError if it has changed since the study began."""
+        concepts = load_concepts(self.config.concepts)
+        if hasattr(self, "run") and concepts.sha256 != self.run.manifest["concepts"]["sha256"]:
+            raise self._changed(f"concept file {concepts.source}")
+        return concepts
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -152,17 +181,25 @@ class Session:
 
         loaded = load_model(self.config.model, dtype=self.config.dtype)
         if hasattr(self, "run") and loaded.weight_hash() != self.run.manifest["model"]["weight_sha256"]:
-            raise RunError(
-                f"the weights of {self.config.model} are not those that {self.run.folder} was begun with",
-                remedy="Begin a new study with another --out.",
-            )
+            raise self._changed(f"the weights of {self.config.model}")
         return loaded
+
+    def _changed(self, what: str) -> RunError:
+        return RunError(
+            f"{what}: not what it was when {self.run.folder} was begun", remedy="Begin a new study with another --out."
+        )
 
     @cached_property
     def engine(self) -> Engine:
         from .lm.engine import Engine
 
-        return Engine(self.loaded, rows=self.rows)
+        stored = self.run.manifest.get("rows_per_batch") if hasattr(self, "run") else None
+        return Engine(self.loaded, rows=self._rows or stored)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every token decoded by itself, by id."""
+        return [self.loaded.piece(i) for i in range(self.loaded.anatomy.unembedding.shape[0])]
 
     @property
     def first_layer(self) -> int:
@@ -171,15 +208,19 @@ class Session:
 
     def _study(self) -> dict[str, Any]:
         data, parts, prompts = self.loaded_data, self.split, self.prompts
-        loaded = self.loaded
+        loaded, config = self.loaded, self.config
+        check_vocabulary(self.concepts, {normalise(token) for token in self.vocabulary})
+        if config.k > loaded.anatomy.width:
+            raise UserError("--k is larger than a layer", expected=f"at most {loaded.anatomy.width}", got=str(config.k))
         question = max((p.question for p in parts.test + parts.discovery), key=lambda q: len(loaded.encode(q)))
         for prompt in prompts:  # before anything runs: a prompt that is too long must not stop a study half-way
             longest = len(loaded.encode(prompt.text(question)))
-            if longest + self.config.max_new_tokens > loaded.context:
+            self._longest = max(self._longest, longest + config.max_new_tokens)
+            if longest + config.max_new_tokens > loaded.context:
                 raise PromptError(
                     f"prompt {prompt.name} is longer than the model's context",
-                    expected=f"at most {loaded.context - self.config.max_new_tokens} tokens with the longest question "
-                    f"({loaded.context} less {self.config.max_new_tokens} to generate)",
+                    expected=f"at most {loaded.context - config.max_new_tokens} tokens with the longest question "
+                    f"({loaded.context} less {config.max_new_tokens} to generate)",
                     got=f"{longest}",
                     remedy="Use fewer exemplars, or a smaller --max-new-tokens.",
                 )
@@ -204,7 +245,7 @@ class Session:
                 {
                     "name": p.name,
                     "source": p.source,
-                    "sha256": sha256(p.text("").encode()).hexdigest(),
+                    "sha256": _prompt_hash(p),
                     "tokens": len(loaded.encode(p.prefix)) if p.prefix else 0,
                 }
                 for p in prompts
@@ -219,6 +260,9 @@ class Session:
             for p in getattr(self.split, name)
         ]
         self.run.write_rows("problems", rows)
+        for section, keys in (("model", ("name", "weight_sha256", "parameters")),
+                              ("data", ("source", "sha256", "test", "discovery"))):  # fmt: skip
+            self.run.summarise(section, {key: self.run.manifest[section][key] for key in keys})
         if self.split.halved:
             self.run.note(
                 f"The data has fewer problems than asked for: it was split in halves, {len(self.split.test)} test and "
@@ -254,6 +298,7 @@ class Session:
             return
         problems: tuple[Problem, ...] = getattr(self.split, split_name)
         texts = [prompt.text(p.question) for p in problems]
+        self.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the condition's time
         began = time.monotonic()
         with tqdm(total=len(problems), desc=condition, unit="problem", disable=self.quiet, leave=False) as bar:
             tokens = 0
@@ -317,6 +362,10 @@ class Session:
         self.run.summarise("timing", {"generate_s": round(sum(c["seconds"] for c in recorded), 2)})
         right = sum(r["correct"] for r in rows)
         log.info("%s: %d of %d right, %d tokens in %.1f s", condition, right, len(rows), written, seconds)
+
+
+def _prompt_hash(prompt: Prompt) -> str:
+    return sha256(prompt.text("").encode()).hexdigest()
 
 
 COMPLETIONS = pa.schema(

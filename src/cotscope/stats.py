@@ -107,16 +107,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def detectable_difference(discordant: float, n: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The paired change in a proportion that n problems would show with this power (normal approximation).
+def detectable_difference(discordant: float, n: int, tests: int = 1, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest paired change in a proportion that the exact McNemar test shows with this power.
 
     Args:
-        discordant: the share of problems whose outcome differs between the conditions.
+        discordant: the share of problems whose outcome differs between the conditions; the change needs at least
+            as many.
         n: problems.
+        tests: how many tests share the level (Bonferroni, which bounds Holm from above).
 
-    Returns: the difference in proportions; at most 1. (Connor 1987, Biometrics 43:207.)
+    Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
     """
-    if n == 0:
-        return 1.0
-    z = float(scipy_stats.norm.ppf(0.5 + level / 2) + scipy_stats.norm.ppf(power))
-    return float(min(1.0, z * np.sqrt(max(discordant, 1 / n) / n)))
+    alpha = (1 - level) / tests
+    for k in range(1, n + 1):
+        share = max(discordant, k / n)
+        counts = np.arange(n + 1)
+        chance = scipy_stats.binom.pmf(counts, n, share)
+        # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
+        limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
+        limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
+        rarer = (1 - k / n / share) / 2
+        if float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
+            return k / n
+    return 1.0

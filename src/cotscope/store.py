@@ -7,7 +7,9 @@ writes its own part. `query` sees every table under its name.
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
+import math
 import os
 import platform
 import tempfile
@@ -50,6 +52,8 @@ class Run:
         Raises: RunError if the folder holds another study or something else.
         """
         study = json.loads(json.dumps(study))
+        if any(p.exists() and not p.is_dir() for p in (folder, *folder.parents)):
+            raise RunError(f"{folder} can't be a run folder: there is a file of that name on its path")
         if (folder / "manifest.json").exists():
             run = cls.open(folder)
             differing = [k for k in study if run.manifest.get(k) != study[k]]
@@ -62,7 +66,7 @@ class Run:
                     remedy="Give another --out, or remove the folder.",
                 )
             return run
-        if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise RunError(f"{folder} is not empty and is no run folder", remedy="Give another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, {
@@ -84,9 +88,9 @@ class Run:
         """Open a run folder. Raises: RunError if it is none, or one of another schema version."""
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(
-                f"{folder} is no run folder",
+                f"{folder} is not a run folder",
                 expected="a folder with manifest.json",
                 remedy="`cotscope study --out` or `cotscope discover --out` makes one.",
             ) from error
@@ -113,17 +117,20 @@ class Run:
             lock.write(str(os.getpid()))
             lock.flush()
             self.manifest = json.loads((self.folder / "manifest.json").read_text())
+            for leftover in (*self.folder.glob(".*-*.part"), *self.folder.glob("tables/**/.*-*.part")):
+                leftover.unlink()  # what a killed process was writing
             yield
 
     # -- manifest and summary -------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the manifest."""
-        write_atomically(self.folder / "manifest.json", json.dumps(self.manifest, indent=1, ensure_ascii=False))
+        text = json.dumps(_json_values(self.manifest), indent=1, ensure_ascii=False)
+        write_atomically(self.folder / "manifest.json", text)
 
     @contextmanager
     def stage(self, name: str, units: dict[str, str] | None = None) -> Iterator[None]:
-        """Run one stage: its seconds (over all of its attempts) and, at the end, its status go to the manifest."""
+        """Run one stage: its status and seconds go to the manifest, those of earlier attempts (unless killed) added."""
         entry = self.manifest["stages"].setdefault(name, {"status": "started", "seconds": 0.0})
         entry["status"] = "started"
         self.manifest["units"].update(units or {})
@@ -158,7 +165,7 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def summarise(self, section: str, values: dict[str, Any]) -> None:
-        """Set keys of one section of summary.json; not-a-number becomes null."""
+        """Set keys of one section of summary.json; what is no finite number becomes null."""
         summary = self.summary
         summary.setdefault(section, {}).update(_json_values(values))
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
@@ -187,12 +194,12 @@ class Run:
     def query(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
         """Run SQL (DuckDB) over the run's tables."""
         with duckdb.connect() as connection:
-            for path in sorted((self.folder / "tables").glob("*")):
-                source = path / "*.parquet" if path.is_dir() else path
-                if path.is_dir() and not any(path.glob("*.parquet")):
-                    continue
-                quoted = str(source).replace("'", "''")
-                connection.execute(f"CREATE VIEW \"{path.stem}\" AS SELECT * FROM read_parquet('{quoted}')")
+            for path in sorted((self.folder / "tables").glob("[!.]*")):
+                parts = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
+                if parts:
+                    # DuckDB reads [ and * in a path as a pattern.
+                    listed = ", ".join("'" + glob.escape(str(p)).replace("'", "''") + "'" for p in parts)
+                    connection.execute(f'CREATE VIEW "{path.stem}" AS SELECT * FROM read_parquet([{listed}])')
             return connection.sql(sql, params=parameters or []).to_arrow_table()
 
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
@@ -203,7 +210,10 @@ class Run:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+    mask = os.umask(0)
+    os.umask(mask)
+    os.fchmod(handle, 0o666 & ~mask)  # mkstemp's files are for their owner alone
     os.close(handle)
     try:
         yield Path(temporary)
@@ -220,14 +230,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _json_values(value: Any) -> Any:
-    """Plain JSON values: NaN as None, numpy numbers as Python's."""
+    """Plain JSON values: NaN and infinities as None, numpy numbers as Python's."""
     if isinstance(value, dict):
         return {str(k): _json_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_json_values(v) for v in value]
     if hasattr(value, "item"):
         value = value.item()
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: Any, other: Any) -> str:

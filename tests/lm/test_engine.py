@@ -34,7 +34,8 @@ def alone(loaded: LoadedModel, text: str, new: int = NEW) -> tuple[int, ...]:
     ids = torch.tensor([loaded.encode(text)])
     out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
     tokens = out[0, ids.shape[1] :].tolist()
-    return tuple(tokens[: tokens.index(2)] if 2 in tokens else tokens)
+    end = next((i for i, token in enumerate(tokens) if token in loaded.end_tokens), len(tokens))
+    return tuple(tokens[:end])
 
 
 def test_same_tokens_as_transformers(tiny: LoadedModel) -> None:
@@ -111,7 +112,7 @@ def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, 
     seen: list[Tensor] = []
     with (
         torch.inference_mode(),
-        coefficient_hooks(loaded.anatomy, None, lambda _, m: seen.append(m[0].float().clone())),
+        coefficient_hooks(loaded.anatomy, None, lambda _, m: seen.append(m.flatten(0, -2).float().clone())),
     ):
         loaded.model(input_ids=torch.tensor([ids]))
     first = len(loaded.encode(text)) - 1
@@ -120,11 +121,8 @@ def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, 
     return index, m.gather(-1, index)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma3", "gpt2", "olmo2"])
-def test_recorder_is_exact(family: str) -> None:
-    from conftest import tiny_model
-
-    loaded, texts = tiny_model(family), prompts(7)
+def test_recorder_is_exact(tiny: LoadedModel) -> None:
+    loaded, texts = tiny, prompts(7)
     tallies: list[PoleTally] = []
     recorder = ActivePoles(loaded.anatomy, k=5, sink=tallies.append, keep_steps=True)
     completions = Engine(loaded, rows=3).generate(texts, max_new_tokens=NEW, recorder=recorder)
@@ -144,7 +142,8 @@ def test_recorder_is_exact(family: str) -> None:
                 c.gather(-1, order), coefficient[step].gather(-1, expected), atol=2e-4, rtol=1e-3
             )
     total = sum(int(t.steps.sum()) for t in tallies)
-    assert total == sum(c.steps for c in completions) * loaded.anatomy.layers * 5
+    silent = sum(int((c == 0).sum()) for _, _, c in recorder.steps)  # OPT's ReLU leaves fewer than 5 in some layers
+    assert total == sum(c.steps for c in completions) * loaded.anatomy.layers * 5 - silent
 
 
 def test_tally_sums_the_steps(qwen: LoadedModel) -> None:
@@ -219,5 +218,4 @@ def test_default_model_writes_what_transformers_writes(default_model) -> None:
     engine = Engine(loaded, rows=12)
     assert engine.shares_prefix(500)
     got = engine.generate(texts, max_new_tokens=24)
-    ends = loaded.end_tokens
-    assert [c.token_ids for c in got] == [tuple(t for t in tokens if t not in ends) for tokens in expected]
+    assert [c.token_ids for c in got] == expected

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from cotscope.errors import ModelError
-from cotscope.lm.families import anatomy, final_gamma, norm_weight, value_norms, value_vectors
+from cotscope.lm.families import anatomy, norm_gamma, value_norms, value_vectors
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.projection import _largest, project
@@ -26,7 +26,7 @@ def test_the_block_is_the_sum_of_its_neurons(tiny: LoadedModel) -> None:
     assert m.keys() == out.keys() == set(range(tiny.anatomy.layers))
     for layer, norm in enumerate(tiny.anatomy.post_norm):
         assert m[layer].shape[-1] == tiny.anatomy.width
-        written = m[layer] @ value_vectors(tiny.anatomy, layer).T
+        written = (m[layer] @ value_vectors(tiny.anatomy, layer).T).view_as(out[layer])
         if norm is None:
             bias = tiny.anatomy.down[layer].bias
             torch.testing.assert_close(written + (0 if bias is None else bias), out[layer], atol=1e-4, rtol=1e-4)
@@ -35,22 +35,17 @@ def test_the_block_is_the_sum_of_its_neurons(tiny: LoadedModel) -> None:
             torch.testing.assert_close(cosine, torch.ones_like(cosine), atol=1e-4, rtol=0)
 
 
-def test_gamma_is_what_the_final_norm_multiplies_by(tiny: LoadedModel) -> None:
-    """Along its own direction a norm multiplies by γ: norm(x)/norm'(x) with γ = 1 tells it."""
-    gamma, centred = final_gamma(tiny.anatomy)
-    norm = tiny.anatomy.final_norm
-    assert gamma is not None
-    x = torch.randn(5, gamma.numel())
-    scale = x - x.mean(-1, keepdim=True) if centred else x
-    bias = getattr(norm, "bias", None)
-    got = norm(x) - (0 if bias is None else bias)
-    ratio = got / (scale * gamma)
-    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-3, rtol=1e-3)
+def test_gamma_is_the_weight_that_the_family_multiplies_by(tiny: LoadedModel) -> None:
+    gamma, centred = norm_gamma(tiny.anatomy.final_norm)
+    weight = tiny.anatomy.final_norm.weight
+    expected = weight + 1 if tiny.name.startswith("gemma") else weight
+    torch.testing.assert_close(gamma, expected, atol=1e-4, rtol=1e-4)
+    assert centred == (tiny.name in ("gpt2", "gpt_neox", "opt", "phi", "falcon_alibi"))
 
 
 def test_projection_is_the_plain_product(tiny: LoadedModel) -> None:
     a = tiny.anatomy
-    gamma, centred = final_gamma(a)
+    gamma, centred = norm_gamma(a.final_norm)
     neurons = [Neuron(layer, i) for i in (5, 0, 47) for layer in (2, 0, 1)]
     for mode in ("norm", "raw"):
         got = project(a, neurons, k=6, projection=mode)
@@ -81,8 +76,9 @@ def test_update_size_norms(tiny: LoadedModel) -> None:
     torch.testing.assert_close(norms[1, 4], expected)
 
 
-def test_no_weight_is_no_gamma() -> None:
-    assert norm_weight(None) is None
+def test_no_norm_is_no_gamma() -> None:
+    assert norm_gamma(None) == (None, False)
+    assert norm_gamma(torch.nn.LayerNorm(4, elementwise_affine=False)) == (None, True)
 
 
 def test_mixture_of_experts_is_refused() -> None:

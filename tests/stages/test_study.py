@@ -16,7 +16,7 @@ from conftest import TinyStudy
 
 import cotscope
 from cotscope.cli import main
-from cotscope.lm.families import final_gamma, value_vectors
+from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.stats import wilson
 from cotscope.store import Run
@@ -54,6 +54,13 @@ def test_summary_has_the_keys_of_the_design(finished: Run) -> None:
     assert set(summary["neurons"]) >= {"total", "by_concept", "by_layer"}
     for name in ("reasoning", "matched_mean", "unmatched_mean"):
         assert set(summary["ablation"][name]) >= {"accuracy", "perplexity"}
+    assert summary["model"]["weight_sha256"] == finished.manifest["model"]["weight_sha256"]
+    assert summary["data"] | {"source": None, "sha256": None} == {
+        "test": 8,
+        "discovery": 8,
+        "source": None,
+        "sha256": None,
+    }
     assert len(summary["ablation"]["matched_each"]) == 5
     assert 1 / 6 <= summary["ablation"]["p_value"] <= 1
     assert set(summary["baseline"]) >= {"accuracy", "ci", "n"}
@@ -95,7 +102,7 @@ def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
 
 def test_poles_promote_what_their_value_vectors_say(finished: Run) -> None:
     loaded = load_model(finished.manifest["config"]["model"], dtype="float32")
-    gamma, _ = final_gamma(loaded.anatomy)
+    gamma, _ = norm_gamma(loaded.anatomy.final_norm)
     poles = finished.rows("SELECT * FROM poles")
     assert {p["sign"] for p in poles} == {1, -1}
     for pole in poles[::7]:
@@ -139,13 +146,25 @@ def test_weights_are_as_before(finished: Run) -> None:
 
 def test_own_activity_counts_accepted_poles(finished: Run) -> None:
     accepted = {(r["layer"], r["index"], r["sign"]) for r in finished.rows("SELECT * FROM annotations WHERE accepted")}
-    steps = sum(
-        r["steps"]
-        for r in finished.rows("SELECT * FROM activity WHERE condition = 'measure.plain'")
-        if (r["layer"], r["index"], r["sign"]) in accepted
-    )
-    [tokens] = finished.rows("SELECT sum(tokens)::INT AS n FROM completions WHERE condition = 'measure.plain'")
-    assert finished.summary["prompts"]["plain"]["own_activity"] == pytest.approx(steps / tokens["n"])
+    tokens = {
+        r["problem_id"]: r["tokens"]
+        for r in finished.rows("SELECT problem_id, tokens FROM completions WHERE condition = 'measure.plain'")
+    }
+    own = dict.fromkeys(tokens, 0.0)
+    for r in finished.rows("SELECT * FROM activity WHERE condition = 'measure.plain'"):
+        if (r["layer"], r["index"], r["sign"]) in accepted:
+            own[r["problem_id"]] += r["steps"] / tokens[r["problem_id"]]
+    assert finished.summary["prompts"]["plain"]["own_activity"] == pytest.approx(sum(own.values()) / len(own))
+    # A pole may stand for both concepts, so concepts add up to at least the whole.
+    by_concept = finished.rows("SELECT sum(poles_per_token) AS s FROM prompt_concepts WHERE prompt = 'plain'")
+    assert by_concept[0]["s"] >= finished.summary["prompts"]["plain"]["own_activity"] - 1e-9
+
+
+def test_changes_of_phenomena_are_differences_of_prompts(finished: Run) -> None:
+    prompts = finished.summary["prompts"]
+    row = finished.summary["phenomena"]["without_formulas"]
+    for change, key in (("accuracy_change", "accuracy"), ("activity_change", "own_activity")):
+        assert row[change] == pytest.approx(prompts["text_only"][key] - prompts["plain"][key])
 
 
 def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStudy, capsys) -> None:

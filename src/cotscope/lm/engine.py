@@ -47,7 +47,7 @@ class _SharedBatch:
 
     def __init__(self, engine: Engine, prefix: SharedPrefixCache, suffixes: list[list[int]], new: int) -> None:
         model = engine.loaded.model
-        self.model, self.suffixes, self.after_pass = model, suffixes, engine._after_pass
+        self.model, self.suffixes, self.engine = model, suffixes, engine
         self.longest = max(map(len, suffixes))
         self.device = model.device
         self.cache = SharedPrefixCache(engine.loaded.anatomy.layers, len(suffixes), self.longest + new)
@@ -105,11 +105,12 @@ class _SharedBatch:
         return order
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        self.engine._before_pass(ids)
         with use_shared_prefix(self.model, self.cache):
             out = self.model(
                 input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
             )
-        self.after_pass(self.cache.active_rows)
+        self.engine._after_pass(self.cache.active_rows)
         return out.logits[:, -1]
 
 
@@ -117,7 +118,7 @@ class _PlainBatch:
     """Whole prompts, padded on the left, with transformers' own attention and cache."""
 
     def __init__(self, engine: Engine, prompts: list[list[int]]) -> None:
-        self.model, self.after_pass = engine.loaded.model, engine._after_pass
+        self.model, self.engine = engine.loaded.model, engine
         self.cache = DynamicCache(config=self.model.config)
         self.active = len(prompts)
         width, device = max(map(len, prompts)), self.model.device
@@ -140,6 +141,7 @@ class _PlainBatch:
         return order
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        self.engine._before_pass(ids)
         out = self.model(
             input_ids=ids,
             attention_mask=self.mask,
@@ -148,7 +150,7 @@ class _PlainBatch:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.after_pass(slice(0, self.active))
+        self.engine._after_pass(slice(0, self.active))
         return out.logits[:, -1]
 
 
@@ -166,6 +168,7 @@ class Engine:
         self.loaded, self.rows, self._share = loaded, rows, share_prefix
         self._recorder: Recorder | None = None
         self._said = False  # that the plain path is taken
+        self._rows_of_pass = 0
         self._slots: list[int] = []  # the row number in each slot of the batch that is running
 
     @torch.inference_mode()
@@ -202,7 +205,7 @@ class Engine:
         shared = self.shares_prefix(longest + max_new_tokens)
         common = _common_prefix(ids) if shared else 0
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        size = self._batch_rows(longest - common + max_new_tokens, common, shared)
+        size = self.rows or self.batch_rows(longest + max_new_tokens)
         done: dict[int, Completion] = {}
         with coefficient_hooks(self.loaded.anatomy, intervention, None if recorder is None else self._observe):
             prefix = self._run_prefix(ids[0][:common]) if shared else None
@@ -266,7 +269,12 @@ class Engine:
 
     def _observe(self, layer: int, m: Tensor) -> None:
         if self._recorder is not None:
+            if m.ndim == 2:  # OPT flattens rows and positions
+                m = m.unflatten(0, (self._rows_of_pass, -1))
             self._recorder.observe(layer, m)
+
+    def _before_pass(self, ids: Tensor) -> None:
+        self._rows_of_pass = len(ids)
 
     def _after_pass(self, slots: slice) -> None:
         if self._recorder is not None:
@@ -326,14 +334,14 @@ class Engine:
             return False
         return True
 
-    def _batch_rows(self, columns: int, prefix: int, shared: bool) -> int:
-        if self.rows is not None:
-            return self.rows
+    def batch_rows(self, length: int) -> int:
+        """Rows whose caches and logits fit into 40 % of the memory that is free now, if each had `length` tokens."""
+        shared = self.shares_prefix(length)
         config = self.loaded.model.config.get_text_config()
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_column = 2 * self.loaded.anatomy.layers * kv_heads * dim * self.loaded.dtype.itemsize
-        per_row = per_column * columns * (1 if shared else 2) + 8 * config.vocab_size
+        per_token = 2 * self.loaded.anatomy.layers * kv_heads * dim * self.loaded.dtype.itemsize
+        per_row = per_token * length * (1 if shared else 2) + 8 * config.vocab_size
         return max(1, min(MAX_ROWS["shared" if shared else "plain"], int(self.loaded.free_memory() * 0.4 / per_row)))
 
 

@@ -6,6 +6,7 @@ vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names t
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,6 @@ _DOWN = (
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
-_ONE_PLUS = ("gemma", "nemotron")  # these norms multiply by 1 + weight
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,26 @@ def value_matrix(down: nn.Module) -> Tensor:
     return down.weight.T if isinstance(down, Conv1D) else down.weight
 
 
-def norm_weight(norm: nn.Module | None) -> Tensor | None:
-    """γ of a norm in float32 (`1 + w` where the family says so); None if it has no weight."""
-    weight = getattr(norm, "weight", None)
+def norm_gamma(norm: nn.Module | None) -> tuple[Tensor | None, bool]:
+    """What a norm multiplies by, in float32, and whether it centres its input first; (None, False) without a norm.
+
+    Found by asking the norm itself, in float32, with x = (1, -1, 1, …), whose mean is 0 and mean square 1: families
+    differ in whether they multiply by w or 1 + w (relative error: half the norm's ε).
+    """
+    if norm is None:
+        return None, False
+    probe = copy.deepcopy(norm).float()
+    for hooks in (probe._forward_hooks, probe._forward_pre_hooks):
+        hooks.clear()
+    weight = next(probe.parameters(), None)
     if weight is None:
-        return None
-    one_plus = type(norm).__name__.lower().startswith(_ONE_PLUS)
-    return weight.detach().float() + 1 if one_plus else weight.detach().float()
+        return None, isinstance(norm, nn.LayerNorm)
+    x = torch.ones_like(weight.detach())
+    x[1::2] = -1
+    with torch.no_grad():
+        gamma = (probe(x) - probe(-x)) / 2 * x
+        centred = torch.allclose(probe(x + 1), probe(x), atol=1e-3, rtol=1e-3)
+    return gamma, centred
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
@@ -112,16 +125,10 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:
     """The directions that layer's neurons write: (hidden, neurons), float32; a post-norm's weight is included."""
     values = value_matrix(model_anatomy.down[layer]).detach().float()
-    gamma = norm_weight(model_anatomy.post_norm[layer])
+    gamma, _ = norm_gamma(model_anatomy.post_norm[layer])
     return values if gamma is None else values * gamma[:, None]
 
 
 def value_norms(model_anatomy: Anatomy) -> Tensor:
     """‖v‖₂ of every neuron: (layers, neurons), float32."""
     return torch.stack([value_vectors(model_anatomy, layer).norm(dim=0) for layer in range(model_anatomy.layers)])
-
-
-def final_gamma(model_anatomy: Anatomy) -> tuple[Tensor | None, bool]:
-    """γ of the final norm in float32 and whether that norm centres its input (LayerNorm)."""
-    norm = model_anatomy.final_norm
-    return norm_weight(norm), isinstance(norm, nn.LayerNorm) or "layernorm1p" in type(norm).__name__.lower()

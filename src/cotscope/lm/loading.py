@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError
@@ -119,7 +120,7 @@ def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {source!r} can't be loaded", got=str(error).split("\n")[0][:300]) from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

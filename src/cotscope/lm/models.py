@@ -225,6 +225,7 @@ def _converted(name: str, digest: str, parts: list[Path]) -> Path:
     if target.is_dir():
         return target
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     quiet_unless_terminal()
@@ -250,8 +251,16 @@ def _converted(name: str, digest: str, parts: list[Path]) -> Path:
                 got=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
             ) from error
         out = Path(work) / "folder"
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        try:
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"model {name} can't be unpacked into {target.parent}",
+                expected="room for its weights in bfloat16",
+                got=str(error),
+                remedy="Make room, or let COTSCOPE_CACHE name another folder.",
+            ) from error
         (out / "cotscope.json").write_text(json.dumps({"name": name, "gguf_sha256": digest}))
         try:
             os.replace(out, target)

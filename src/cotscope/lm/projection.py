@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
-from .families import Anatomy, final_gamma, value_vectors
+from .families import Anatomy, norm_gamma, value_vectors
 
 PROJECTIONS = ("norm", "raw")
 _BLOCK = 512  # neurons per block: 512 x 151,936 logits are 311 MB in float32, half that in bfloat16
@@ -51,7 +51,7 @@ def project(
     float32's. `projection="raw"` leaves the final norm's weight out, as the paper's code does.
     """
     assert projection in PROJECTIONS
-    gamma, centred = final_gamma(anatomy) if projection == "norm" else (None, False)
+    gamma, centred = norm_gamma(anatomy.final_norm) if projection == "norm" else (None, False)
     unembedding = anatomy.unembedding
     results: list[tuple[Tensor, ...]] = []
     order: list[Tensor] = []

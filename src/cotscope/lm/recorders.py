@@ -98,7 +98,9 @@ class ActivePoles:
         layer = np.arange(layers)[None, :, None]
         size = np.abs(coefficient) * self.norms.cpu().numpy()[layer, index]
         key = (((rows[:, None, None] * layers + layer) * width) + index) * 2 + (coefficient > 0)
-        unique, inverse = np.unique(key.ravel(), return_inverse=True)
+        written = coefficient != 0  # a neuron that writes nothing is not active, even among the K largest
+        key, size, coefficient = key[written], size[written], coefficient[written]
+        unique, inverse = np.unique(key, return_inverse=True)
         rest, positive = np.divmod(unique, 2)
         rest, neuron = np.divmod(rest, width)
         row, layer_of = np.divmod(rest, layers)
@@ -108,6 +110,6 @@ class ActivePoles:
             index=neuron.astype(np.int32),
             sign=np.where(positive, 1, -1).astype(np.int8),
             steps=np.bincount(inverse).astype(np.int32),
-            update_size=np.bincount(inverse, weights=size.ravel()),
-            coefficient=np.bincount(inverse, weights=coefficient.ravel()),
+            update_size=np.bincount(inverse, weights=size),
+            coefficient=np.bincount(inverse, weights=coefficient),
         )

@@ -17,16 +17,18 @@ WINDOW = 512  # tokens per pass
 def perplexity(loaded: LoadedModel, text: str, intervention: Intervention | None = None) -> float:
     """exp of the mean negative log-likelihood per token of `text`, in windows of 512 tokens that share no context.
 
-    The first token of a window is not scored.
+    Each window begins with the tokenizer's start token, where it has one; without one its first token is not scored.
     """
-    ids = torch.tensor(loaded.encode(text), device=loaded.model.device)
+    start = loaded.encode("")
+    body = torch.tensor(loaded.encode(text)[len(start) :])
     total, count = 0.0, 0
     with coefficient_hooks(loaded.anatomy, intervention, None):
-        for window in ids.split(WINDOW):
-            if len(window) < 2:
+        for window in body.split(WINDOW):
+            ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
+            if len(ids) < 2:
                 continue
-            logits = loaded.model(input_ids=window[None]).logits[0, :-1].float()
-            total += F.cross_entropy(logits, window[1:], reduction="sum").item()
-            count += len(window) - 1
+            logits = loaded.model(input_ids=ids[None]).logits[0, :-1].float()
+            total += F.cross_entropy(logits, ids[1:], reduction="sum").item()
+            count += len(ids) - 1
     # A broken model's loss can be too large for exp; infinity says so.
     return math.exp(total / count) if count and total / count < 700 else math.inf

@@ -170,7 +170,6 @@ def _headline(run: _RunFolder) -> dict[str, Any]:
     ablation = _part(run.summary, "ablation")
     matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
     matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
-    factor = _part(run.manifest, "config").get("factor", 0)
     unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
     return {
         "reasoning": _part(ablation, "reasoning"),
@@ -181,7 +180,6 @@ def _headline(run: _RunFolder) -> dict[str, Any]:
         "none": _part(ablation, "none"),
         "p": ablation.get("p_value"),
         "smallest_p": 1 / (len(matched) + 1),
-        "action": f"multiplied by {factor:g}" if text.is_number(factor) and factor else "zeroed",
         "judgement": _judgement(
             _part(run.summary, "baseline").get("accuracy"),
             _part(ablation, "reasoning").get("accuracy"),
@@ -229,15 +227,7 @@ def _kind_order(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _ablation(run: _RunFolder) -> dict[str, Any]:
     """The conditions of the ablation by kind, their figure, and how well the sets are matched."""
-    rows = [
-        row if row["neuron_set"] != "none" else {**row, "kind": "none", "neurons": 0} for row in run.rows("ablation")
-    ]
-    baseline = _part(run.summary, "baseline")
-    if rows and all(row["kind"] != "none" for row in rows) and baseline:
-        low, high = baseline.get("ci") or (None, None)
-        perplexity = _part(run.summary, "ablation", "none").get("perplexity")
-        none = {"neuron_set": "none", "kind": "none", "neurons": 0, "low": low, "high": high, "perplexity": perplexity}
-        rows.insert(0, none | {"n": baseline.get("n"), "accuracy": baseline.get("accuracy")})
+    rows = run.rows("ablation")
     groups = []
     for kind in _kind_order(rows):
         own = [row for row in rows if row["kind"] == kind]
@@ -277,6 +267,8 @@ def _prompts(run: _RunFolder) -> dict[str, Any]:
     return {
         "rows": rows,
         "figure": figures.prompt_scatter(points, label) if points else "",
+        "concepts": list(dict.fromkeys(row["concept"] for row in run.rows("prompt_concepts"))),
+        "by_concept": {(row["prompt"], row["concept"]): row["poles_per_token"] for row in run.rows("prompt_concepts")},
         "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
     }
 

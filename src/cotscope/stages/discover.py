@@ -12,8 +12,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..errors import DiscoveryError
-from ..judge.concepts import check_vocabulary
-from ..judge.lexicon import candidates, normalise
+from ..judge.lexicon import candidates
 from ..records import Neuron, Pole
 from ..session import Session
 
@@ -32,20 +31,16 @@ CANDIDATES = pa.schema(
 def discover(session: Session) -> None:
     """Run the stage.
 
-    Raises: DiscoveryError if no problem was solved or no pole passed the filter; ConceptError if the vocabulary has
-        none of a concept's seeds.
+    Raises: DiscoveryError if no problem was solved or no pole passed the filter.
     """
     run, prompt = session.run, session.prompts[0]
     if run.stage_done("discover"):
         return
     with run.stage("discover"):
-        loaded = session.loaded
-        vocabulary = [loaded.piece(i) for i in range(loaded.anatomy.unembedding.shape[0])]
-        check_vocabulary(session.concepts, {normalise(t) for t in vocabulary})
         condition = f"discover.{prompt.name}"
         session.solve(condition, prompt, "discovery", record=True)
         active = _active_poles(session, condition)
-        promoted = _project(session, active, vocabulary)
+        promoted = _project(session, active)
         found = []
         for row in promoted:
             pole = Pole(row["layer"], row["index"], row["sign"])
@@ -94,10 +89,11 @@ def _active_poles(session: Session, condition: str) -> list[dict]:
     )
 
 
-def _project(session: Session, active: list[dict], vocabulary: list[str]) -> list[dict]:
+def _project(session: Session, active: list[dict]) -> list[dict]:
     """Add promoted and suppressed tokens with their logits to each pole."""
     from ..lm.projection import project
 
+    vocabulary = session.vocabulary
     neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
     place = {neuron: i for i, neuron in enumerate(neurons)}
     with tqdm(total=len(neurons), desc="projecting", unit="neuron", disable=session.quiet, leave=False) as bar:

@@ -3,7 +3,7 @@
 The claim to test is the paper's (Rai & Yao 2024, section 5): where a change of the prompt changes accuracy, it changes
 the activity of reasoning neurons the same way.
 
-Reads: `prompts`, `annotations`, completions and activity of `measure.<prompt>`. Writes: `phenomena`.
+Reads: `prompts`, `prompt_problems`. Writes: `phenomena`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ RULE = (
     "Accuracy has changed if its exact McNemar p, Holm-adjusted over the phenomena, is below 0.05; activity has changed "
     "if the 95 % paired bootstrap interval of its change leaves 0 out. Both, in the same direction: explained. Both, in "
     "opposite directions: contradicted. Accuracy alone: accuracy moves without activity. Activity alone, or neither: "
-    "said so, unless these problems could show only a change in accuracy above 0.15 (80 % power): too few problems to "
+    "said so, unless these problems could show (with 80 % power, the level shared by the phenomena) only a change in "
+    "accuracy above 0.15: too few problems to "
     "tell. A phenomenon that several prompts show is judged on each problem's mean over them, accuracy then by a "
     "sign-flip permutation test."
 )
@@ -83,10 +84,11 @@ def _phenomena(session: Session) -> list[dict]:
                 "activity_change": activity_change,
                 "activity_low": activity_low,
                 "activity_high": activity_high,
-                "detectable": detectable_difference(sum(a * a for a in accuracy) / len(problems), len(problems)),
+                "discordant": sum(a * a for a in accuracy) / len(problems),
             }
         )
     for row, adjusted in zip(rows, holm([r["accuracy_p"] for r in rows])):
+        row["detectable"] = detectable_difference(row.pop("discordant"), row["n"], tests=len(rows))
         row["accuracy_p_holm"] = adjusted
         row["verdict"] = verdict(row)
     return rows
@@ -108,18 +110,9 @@ def verdict(row: dict) -> str:
 
 def _per_problem(session: Session) -> tuple[dict[str, dict[str, bool]], dict[str, dict[str, float]]]:
     """prompt → problem id → solved; prompt → problem id → active reasoning poles per token."""
-    rows = session.run.rows(
-        """SELECT c.prompt, c.problem_id, any_value(c.correct) AS correct,
-                  coalesce(sum(a.steps), 0)::DOUBLE / any_value(c.tokens) AS activity
-           FROM completions c
-                LEFT JOIN (SELECT * FROM activity
-                           SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)) a
-                USING (condition, problem_id)
-           WHERE c.condition LIKE 'measure.%' GROUP BY ALL"""
-    )
     solved: dict[str, dict[str, bool]] = {}
     active: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in session.run.rows("SELECT * FROM prompt_problems"):
         solved.setdefault(row["prompt"], {})[row["problem_id"]] = row["correct"]
-        active.setdefault(row["prompt"], {})[row["problem_id"]] = row["activity"]
+        active.setdefault(row["prompt"], {})[row["problem_id"]] = row["poles_per_token"]
     return solved, active

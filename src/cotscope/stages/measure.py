@@ -2,7 +2,8 @@
 
 Own activity is measured on the tokens that the model itself generated (design, section 2).
 
-Reads: `annotations`. Writes: completions and activity of `measure.<prompt>`; `prompts`, `prompt_concepts`.
+Reads: `annotations`. Writes: completions and activity of `measure.<prompt>`; `prompt_problems`, `prompts`,
+`prompt_concepts`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from ..session import Session
 from ..stats import wilson
 
 UNITS = {
-    "prompts.*.own_activity": "active reasoning poles per generated token, over the model's own completions",
+    "prompts.*.own_activity": "active reasoning poles per generated token of the model's own completion, mean over problems",
     "prompts.*.fixed_activity": "the same on one gold continuation under every prompt; null: not measured",
-    "prompts.*.strength": "sum of the reasoning poles' update sizes per generated token",
+    "prompts.*.strength": "sum of the active reasoning poles' update sizes per generated token, mean over problems",
     "prompts.*.distinct_poles": "reasoning poles that were active at least once",
 }
 
@@ -28,47 +29,59 @@ def measure(session: Session) -> None:
         bar = tqdm(session.prompts, desc="measuring", unit="prompt", disable=session.quiet, leave=False)
         for prompt in bar:
             session.solve(f"measure.{prompt.name}", prompt, "test", record=True)
+        _write_problems(session)
         _write_prompts(session)
         _write_concepts(session)
 
 
-_TOTALS = """SELECT condition, count(*) AS n, count(*) FILTER (correct) AS correct,
-                    count(*) FILTER (correct_strict) AS strict, sum(tokens)::BIGINT AS tokens
-             FROM completions GROUP BY condition"""
+def _write_problems(session: Session) -> None:
+    """Own activity problem by problem: what the prompts' means, and paired changes between prompts, are made of."""
+    session.run.write_table(
+        "prompt_problems",
+        session.run.query(
+            """SELECT c.prompt, c.problem_id, any_value(c.correct) AS correct,
+                      any_value(c.correct_strict) AS correct_strict, any_value(c.tokens) AS tokens,
+                      coalesce(sum(a.steps), 0)::DOUBLE / any_value(c.tokens) AS poles_per_token,
+                      coalesce(sum(a.update_size), 0) / any_value(c.tokens) AS strength_per_token
+               FROM completions c
+                    LEFT JOIN (SELECT * FROM activity
+                               SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)) a
+                    USING (condition, problem_id)
+               WHERE c.condition LIKE 'measure.%' GROUP BY ALL ORDER BY ALL"""
+        ),
+    )
 
 
 def _write_prompts(session: Session) -> None:
     run = session.run
-    totals = {r["condition"]: r for r in run.rows(_TOTALS)}
-    activity = {
-        r["condition"]: r
+    totals = {
+        r["prompt"]: r
         for r in run.rows(
-            """SELECT condition, sum(steps) AS steps, sum(update_size) AS strength,
-                      count(DISTINCT (layer, index, sign)) AS distinct_poles
+            """SELECT prompt, count(*) AS n, count(*) FILTER (correct) AS correct,
+                      avg(correct_strict::INT) AS accuracy_strict, avg(tokens) AS tokens_per_problem,
+                      avg(poles_per_token) AS poles_per_token, avg(strength_per_token) AS strength_per_token
+               FROM prompt_problems GROUP BY prompt"""
+        )
+    }
+    distinct = {
+        r["condition"]: r["n"]
+        for r in run.rows(
+            """SELECT condition, count(DISTINCT (layer, index, sign)) AS n
                FROM activity SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
                GROUP BY condition"""
         )
     }
-    nothing = {"steps": 0, "strength": 0.0, "distinct_poles": 0}
     rows = []
     for prompt in session.prompts:
-        total = totals[f"measure.{prompt.name}"]
-        active = activity.get(f"measure.{prompt.name}", nothing)
+        total = totals[prompt.name]
         low, high = wilson(total["correct"], total["n"])
-        tokens = max(total["tokens"], 1)
         rows.append(
-            {
-                "prompt": prompt.name,
-                "n": total["n"],
-                "correct": total["correct"],
+            total
+            | {
                 "accuracy": total["correct"] / total["n"],
                 "low": low,
                 "high": high,
-                "accuracy_strict": total["strict"] / total["n"],
-                "tokens_per_problem": total["tokens"] / total["n"],
-                "poles_per_token": float(active["steps"]) / tokens,
-                "strength_per_token": active["strength"] / tokens,
-                "distinct_poles": active["distinct_poles"],
+                "distinct_poles": distinct.get(f"measure.{prompt.name}", 0),
             }
         )
     run.write_rows("prompts", rows)
@@ -92,14 +105,19 @@ def _write_prompts(session: Session) -> None:
 
 
 def _write_concepts(session: Session) -> None:
+    """Own activity by concept; a prompt under which a concept's poles were never active has a row of zeros."""
     table = session.run.query(
-        """WITH totals AS (SELECT condition, prompt, sum(tokens) AS tokens FROM completions GROUP BY ALL)
-           SELECT prompt, concept, sum(steps)::DOUBLE / any_value(tokens) AS poles_per_token,
-                  sum(update_size) / any_value(tokens) AS strength_per_token,
-                  count(DISTINCT (layer, index, sign)) AS distinct_poles
-           FROM activity JOIN totals USING (condition)
-                JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
-           WHERE condition LIKE 'measure.%'
+        """WITH poles AS (
+             SELECT prompt, problem_id, concept, sum(steps)::DOUBLE / any_value(tokens) AS per_token,
+                    sum(update_size) / any_value(tokens) AS strength
+             FROM activity JOIN completions USING (condition, problem_id)
+                  JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
+             WHERE condition LIKE 'measure.%' GROUP BY ALL),
+           problems AS (SELECT prompt, count(*) AS n FROM prompt_problems GROUP BY prompt),
+           concepts AS (SELECT DISTINCT concept FROM annotations WHERE accepted)
+           SELECT prompt, concept, coalesce(sum(per_token), 0) / any_value(n) AS poles_per_token,
+                  coalesce(sum(strength), 0) / any_value(n) AS strength_per_token
+           FROM problems CROSS JOIN concepts LEFT JOIN poles USING (prompt, concept)
            GROUP BY ALL ORDER BY prompt, concept"""
     )
     session.run.write_table("prompt_concepts", table)
