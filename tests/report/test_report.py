@@ -86,7 +86,7 @@ def discovered(folder: Path) -> Path:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     pole = {"layer": 2, "problems": 9, "mean_update_size": 2.0, "mean_coefficient": 0.5}
     pole |= {"promoted_scores": [1.0], "suppressed": ["x"], "suppressed_scores": [1.0]}
-    poles = [pole | {"index": i, "sign": 1 - i % 2 * 2, "steps": 100 - i, "promoted": HOSTILE} for i in range(12)]
+    poles = [pole | {"index": i, "sign": 1 - i % 2 * 2, "steps": 1234 - i, "promoted": HOSTILE} for i in range(12)]
     table(folder, "poles", poles)
     return folder
 
@@ -220,6 +220,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
         assert token in page.chips, token
     assert "\\x1b and <em>." in page.text and "lone U+D800 surrogate" in page.text
     assert PROMPTS[-1] in page.text and "matched-0</svg>" in page.text
+    assert "1,234" in page.text
     titles = {attributes.get("title") for tag, attributes in page.elements if tag == "bdi"}
     assert {r"'\x00'", r"'\u202eabc'", r"'\ufffd'"} <= titles
 
@@ -321,7 +322,7 @@ def test_figures_of_odd_sizes() -> None:
 def test_how_values_are_written() -> None:
     assert [number(v) for v in (0.6251, -0.5, None, float("nan"), True)] == ["0.63", "−0.50", "–", "–", "–"]
     assert [number(v, 1, True) for v in (0.04, -0.04, 0.5)] == ["0.0", "0.0", "+0.5"]
-    assert number(1234567, 0) == "1\u202f234\u202f567"
+    assert number(1234567, 0) == "1,234,567"
     assert [p_value(v) for v in (0.0004, 0.001, 1 / 6, None)] == ["< 0.001", "0.001", "0.167", "–"]
     assert (interval(0.1, 0.25), interval(None, 0.2)) == ("[0.10, 0.25]", "")
     assert [seconds(v) for v in (1.04, 125, 7322, None)] == ["1.0 s", "2 min 5 s", "2 h 2 min", "–"]

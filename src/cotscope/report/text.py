@@ -66,13 +66,13 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any, digits: int = 2, sign: bool = False) -> str:
-    """A figure with so many decimals, thousands apart, with a true minus; `sign` shows the plus too."""
+    """A figure with so many decimals, commas between thousands, and a true minus; `sign` shows the plus too."""
     if not is_number(value):
         return MISSING
     text = f"{value:{'+' if sign else ''},.{digits}f}"
     if not float(text.replace(",", "")):
         text = text.lstrip("+-")  # neither +0.00 nor -0.00
-    return text.replace("-", "−").replace(",", "\u202f")
+    return text.replace("-", "−")
 
 
 def p_value(value: Any) -> str:

@@ -13,6 +13,7 @@ from statistics import fmean
 import pyarrow as pa
 from tqdm import tqdm
 
+from ..conditions import solve
 from ..controls import Traits, matched_set, unmatched_set
 from ..data.load import general_text
 from ..records import Neuron
@@ -57,7 +58,7 @@ def ablate(session: Session) -> None:
             run.write_rows("sets", rows, SETS)
         _write_matching(session, sets, traits)
         baseline = f"measure.{prompt.name}"
-        session.solve(baseline, prompt, "test", record=True)
+        solve(session, baseline, prompt, "test", record=True)
         scores = run.manifest.setdefault("perplexity", {})
         before = session.loaded.weight_hash()
         text = general_text()
@@ -69,7 +70,7 @@ def ablate(session: Session) -> None:
                 intervention = scale(session.loaded.anatomy, s.neurons, 0.0)
                 if s.name not in scores:
                     scores[s.name] = perplexity(session.loaded, text, intervention)
-                session.solve(f"ablate.{s.name}", prompt, "test", neuron_set=s.name, intervention=intervention)
+                solve(session, f"ablate.{s.name}", prompt, "test", neuron_set=s.name, intervention=intervention)
                 bar.update()
         after = session.loaded.weight_hash()
         assert after == before, "an intervention changed the weights"

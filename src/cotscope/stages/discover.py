@@ -11,6 +11,7 @@ from __future__ import annotations
 import pyarrow as pa
 from tqdm import tqdm
 
+from ..conditions import solve
 from ..errors import DiscoveryError
 from ..judge.lexicon import candidates
 from ..records import Neuron, Pole
@@ -38,7 +39,7 @@ def discover(session: Session) -> None:
         return
     with run.stage("discover"):
         condition = f"discover.{prompt.name}"
-        session.solve(condition, prompt, "discovery", record=True)
+        solve(session, condition, prompt, "discovery", record=True)
         active = _active_poles(session, condition)
         promoted = _project(session, active)
         found = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
+from ..conditions import solve
 from ..session import Session
 from ..stats import wilson
 
@@ -28,7 +29,7 @@ def measure(session: Session) -> None:
     with run.stage("measure", UNITS):
         bar = tqdm(session.prompts, desc="measuring", unit="prompt", disable=session.quiet, leave=False)
         for prompt in bar:
-            session.solve(f"measure.{prompt.name}", prompt, "test", record=True)
+            solve(session, f"measure.{prompt.name}", prompt, "test", record=True)
         _write_problems(session)
         _write_prompts(session)
         _write_concepts(session)
