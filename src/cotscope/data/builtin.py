@@ -72,7 +72,7 @@ def templates() -> tuple[Template, ...]:
 
 
 def generate(
-    n: int, seed: int = 0, steps: tuple[int, int] = (1, 3), operations: Collection[Operation] | None = None
+    n: int, seed: int = 0, steps: tuple[int, int] = (1, 4), operations: Collection[Operation] | None = None
 ) -> list[Problem]:
     """`n` different word problems, the same for the same arguments on any machine; fewer are a prefix of more.
 

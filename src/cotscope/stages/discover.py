@@ -75,7 +75,7 @@ def _active_poles(session: Session, condition: str) -> list[dict]:
             "no discovery problem was solved, so there is nothing to discover from",
             expected="at least one correct answer",
             got=f"accuracy 0 of {score['n']}",
-            remedy="Use easier data (`--data builtin` has one- to three-step problems), more problems "
+            remedy="Use easier data (`--data builtin` has one- to four-step problems), more problems "
             "(--discover-limit) or a stronger model.",
         )
     if score["solved"] < 10:
