@@ -130,7 +130,7 @@ def question_key(question: str) -> str:
 
 
 def general_text() -> str:
-    """About 1,200 words of general English prose without arithmetic, to measure perplexity on."""
+    """About 1,350 words of general English prose without arithmetic, to measure perplexity on."""
     return (resources.files("cotscope.data") / "general.txt").read_text(encoding="utf-8")
 
 

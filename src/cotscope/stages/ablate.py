@@ -80,7 +80,7 @@ def ablate(session: Session) -> None:
 
 
 UNITS = {
-    "baseline.accuracy": "share of test problems whose last number is right (flexible parser), 0 to 1",
+    "baseline.accuracy": "share of test problems solved, 0 to 1 (flexible parser: number after 'The answer is', else the last)",
     "baseline.ci": "Wilson interval, 95 %",
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
     "ablation.p_value": "one-sided permutation p of the reasoning set among the matched sets; at least 1/(sets + 1)",
