@@ -169,6 +169,12 @@ def _run(arguments: argparse.Namespace) -> None:
         path = write_report(arguments.run)
         return print(json.dumps({"report": str(path)}) if arguments.json else path)
     began = time.monotonic()
+
+    def before(name: str) -> None:
+        if not _quiet(arguments):
+            print(f"[{time.monotonic() - began:5.0f} s] {name}", file=sys.stderr, flush=True)
+
+    before("reading the input and loading the model")
     session = _session(arguments)
     from .executors.local import STAGES, run_stages
     from .report.build import write_report
@@ -176,11 +182,6 @@ def _run(arguments: argparse.Namespace) -> None:
 
     stages = tuple(STAGES) if arguments.command == "study" else (arguments.command,)
     options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
-
-    def before(name: str) -> None:
-        if not _quiet(arguments):
-            print(f"[{time.monotonic() - began:5.0f} s] {name}", file=sys.stderr, flush=True)
-
     run_stages(session, stages, before, options)
     report = write_report(session.run.folder)
     if arguments.json:
