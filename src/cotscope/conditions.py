@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from .data.answers import is_correct, parse_flexible, parse_strict
 from .numbers import format_number
@@ -80,7 +79,7 @@ def solve(
     texts = [prompt.text(p.question) for p in problems]
     session.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the condition's time
     began = time.monotonic()
-    with tqdm(total=len(problems), desc=condition, unit="problem", disable=session.quiet, leave=False) as bar:
+    with session.bar(condition, len(problems), "problem") as bar:
         tokens = 0
 
         def progress(rows: int, written: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,8 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from .data.load import Loaded, Split, load_problems, split
 from .errors import PromptError, RunError, UserError
@@ -183,6 +186,11 @@ class Session:
 
         stored = self.run.manifest.get("rows_per_batch") if hasattr(self, "run") else None
         return Engine(self.loaded, rows=self._rows or stored)
+
+    def bar(self, what: str, total: int, unit: str) -> tqdm:
+        """A progress bar with rate and time left; silent where the session is quiet."""
+        columns, lines = shutil.get_terminal_size()  # 80 x 24 on a terminal that claims 0 x 0, where tqdm shows nothing
+        return tqdm(total=total, desc=what, unit=unit, disable=self.quiet, leave=False, ncols=columns, nrows=lines)
 
     @cached_property
     def vocabulary(self) -> list[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from ..conditions import solve
 from ..controls import Traits, matched_set, unmatched_set
@@ -62,7 +61,7 @@ def ablate(session: Session) -> None:
         scores = run.manifest.setdefault("perplexity", {})
         before = session.loaded.weight_hash()
         text = general_text()
-        with tqdm(total=len(sets) + 1, desc="ablating", unit="set", disable=session.quiet, leave=False) as bar:
+        with session.bar("ablating", len(sets) + 1, "set") as bar:
             if "none" not in scores:
                 scores["none"] = perplexity(session.loaded, text)
             bar.update()

@@ -9,7 +9,6 @@ Reads: the discovery problems. Writes: completions and activity of `discover.<pr
 from __future__ import annotations
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from ..conditions import solve
 from ..errors import DiscoveryError
@@ -97,7 +96,7 @@ def _project(session: Session, active: list[dict]) -> list[dict]:
     vocabulary = session.vocabulary
     neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
     place = {neuron: i for i, neuron in enumerate(neurons)}
-    with tqdm(total=len(neurons), desc="projecting", unit="neuron", disable=session.quiet, leave=False) as bar:
+    with session.bar("projecting", len(neurons), "neuron") as bar:
         ends = project(
             session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update
         )

@@ -8,8 +8,6 @@ Reads: `annotations`. Writes: completions and activity of `measure.<prompt>`; `p
 
 from __future__ import annotations
 
-from tqdm import tqdm
-
 from ..conditions import solve
 from ..session import Session
 from ..stats import wilson
@@ -27,9 +25,10 @@ def measure(session: Session) -> None:
     run = session.run
     run.require("annotate", f"cotscope annotate {run.folder}")
     with run.stage("measure", UNITS):
-        bar = tqdm(session.prompts, desc="measuring", unit="prompt", disable=session.quiet, leave=False)
-        for prompt in bar:
-            solve(session, f"measure.{prompt.name}", prompt, "test", record=True)
+        with session.bar("measuring", len(session.prompts), "prompt") as bar:
+            for prompt in session.prompts:
+                solve(session, f"measure.{prompt.name}", prompt, "test", record=True)
+                bar.update()
         _write_problems(session)
         _write_prompts(session)
         _write_concepts(session)
