@@ -155,6 +155,8 @@ def test_own_activity_counts_accepted_poles(finished: Run) -> None:
         if (r["layer"], r["index"], r["sign"]) in accepted:
             own[r["problem_id"]] += r["steps"] / tokens[r["problem_id"]]
     assert finished.summary["prompts"]["plain"]["own_activity"] == pytest.approx(sum(own.values()) / len(own))
+    distinct = finished.rows("SELECT max(distinct_poles) AS n FROM prompt_concepts WHERE prompt = 'plain'")[0]["n"]
+    assert 0 < distinct <= finished.summary["prompts"]["plain"]["distinct_poles"]
     # A pole may stand for both concepts, so concepts add up to at least the whole.
     by_concept = finished.rows("SELECT sum(poles_per_token) AS s FROM prompt_concepts WHERE prompt = 'plain'")
     assert by_concept[0]["s"] >= finished.summary["prompts"]["plain"]["own_activity"] - 1e-9

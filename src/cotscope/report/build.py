@@ -268,7 +268,7 @@ def _prompts(run: _RunFolder) -> dict[str, Any]:
         "rows": rows,
         "figure": figures.prompt_scatter(points, label) if points else "",
         "concepts": list(dict.fromkeys(row["concept"] for row in run.rows("prompt_concepts"))),
-        "by_concept": {(row["prompt"], row["concept"]): row["poles_per_token"] for row in run.rows("prompt_concepts")},
+        "by_concept": {(row["prompt"], row["concept"]): row for row in run.rows("prompt_concepts")},
         "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
     }
 

@@ -108,15 +108,16 @@ def _write_concepts(session: Session) -> None:
     """Own activity by concept; a prompt under which a concept's poles were never active has a row of zeros."""
     table = session.run.query(
         """WITH poles AS (
-             SELECT prompt, problem_id, concept, sum(steps)::DOUBLE / any_value(tokens) AS per_token,
-                    sum(update_size) / any_value(tokens) AS strength
+             SELECT prompt, concept, steps / tokens AS per_token, update_size / tokens AS strength,
+                    (layer, index, sign) AS pole
              FROM activity JOIN completions USING (condition, problem_id)
                   JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
-             WHERE condition LIKE 'measure.%' GROUP BY ALL),
+             WHERE condition LIKE 'measure.%'),
            problems AS (SELECT prompt, count(*) AS n FROM prompt_problems GROUP BY prompt),
            concepts AS (SELECT DISTINCT concept FROM annotations WHERE accepted)
            SELECT prompt, concept, coalesce(sum(per_token), 0) / any_value(n) AS poles_per_token,
-                  coalesce(sum(strength), 0) / any_value(n) AS strength_per_token
+                  coalesce(sum(strength), 0) / any_value(n) AS strength_per_token,
+                  count(DISTINCT pole) AS distinct_poles
            FROM problems CROSS JOIN concepts LEFT JOIN poles USING (prompt, concept)
            GROUP BY ALL ORDER BY prompt, concept"""
     )
