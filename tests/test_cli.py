@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import TinyStudy
 
 from cotscope import cli
 from cotscope.cli import main
+from cotscope.session import StudyConfig
 from cotscope.store import Run
 
 
@@ -131,3 +133,15 @@ def test_models_are_listed(capsys) -> None:
     assert set(listed) == {"qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma-3-270m", "smollm2-135m"}
     assert main(["models"]) == 0
     assert "cotscope models --install NAME" in capsys.readouterr().out
+
+
+def test_help_states_the_defaults_that_hold() -> None:
+    config = StudyConfig()
+    stated = {
+        option: match[1]
+        for option, text in cli._STUDY_HELP.items()
+        if (match := re.search(r"\(default ([^,)]+)", text))
+    }
+    assert len(stated) >= 10
+    for option, value in stated.items():
+        assert str(getattr(config, option[2:].replace("-", "_"))) == value

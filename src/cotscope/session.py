@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .data.load import Loaded, Split, load_problems, split
+from .data.load import DEFAULT_LIMIT, Loaded, Split, load_problems, split
 from .errors import PromptError, RunError, UserError
 from .judge.concepts import ConceptSet, check_vocabulary, load_concepts
 from .judge.lexicon import normalise
+from .lm.models import DEFAULT_MODEL
 from .numbers import format_number
 from .prompts.derive import derive_prompts, left_out
 from .prompts.exemplars import load_exemplars
@@ -28,8 +28,6 @@ from .store import Run
 if TYPE_CHECKING:
     from .lm.engine import Engine
     from .lm.loading import LoadedModel
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ class StudyConfig:
         dtype: of the weights.
     """
 
-    model: str = "qwen2.5-coder-0.5b"
+    model: str = DEFAULT_MODEL
     data: str = "builtin"
     prompt_files: tuple[str, ...] = ()
     exemplars: str | None = None
     concepts: str = "arithmetic"
-    limit: int = 96
+    limit: int = DEFAULT_LIMIT
     discover_limit: int | None = None
     max_new_tokens: int = 120
     k: int = 10
