@@ -15,7 +15,7 @@ from cotscope.data.answers import parse_flexible
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel, load_model
-from cotscope.lm.models import DEFAULT_MODEL
+from cotscope.lm.models import DEFAULT_MODEL, resolve
 from cotscope.numbers import format_number
 
 transformers.utils.logging.disable_progress_bar()
@@ -109,6 +109,12 @@ def default_model() -> Callable[[str], LoadedModel]:
         return loaded[dtype]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def default_tokenizer() -> transformers.PreTrainedTokenizerBase:
+    """The default model's tokenizer, without its weights."""
+    return transformers.AutoTokenizer.from_pretrained(resolve(DEFAULT_MODEL))
 
 
 CHARACTERS = "0123456789 \n.,:;?!'’\"()$%+-*/=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
