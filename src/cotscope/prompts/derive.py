@@ -13,22 +13,24 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from ..numbers import evaluate, format_number
-from ..records import OPERATIONS, SYMBOLS, Problem, Prompt, Step
+from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Prompt, Step
 from .exemplars import Exemplars
 
 STEP_BY_STEP = "\nLet's think step by step\n"
 PLAIN = "\n"
-DERIVED_NAMES = (
+_ONLY: dict[str, Operation] = {f"{operation}_only": operation for operation in OPERATIONS}
+PERTURBATIONS = (
     "full",
     "formulas_only",
     "text_only",
-    *(f"{operation}_only" for operation in OPERATIONS),
+    *_ONLY,
     "wrong_results",
     "wrong_results_out_of_domain",
     "answer_only",
-    "zero_shot",
-    "zero_shot_step_by_step",
 )
+"""The derived prompts that show exemplars."""
+ZERO_SHOT_NAMES = ("zero_shot", "zero_shot_step_by_step")
+DERIVED_NAMES = (*PERTURBATIONS, *ZERO_SHOT_NAMES)
 # fmt: off
 WORDS: tuple[str, ...] = (
     "Abbott", "Barlow", "Calloway", "Denholm", "Ellery", "Farrow", "Garrick", "Holloway",
@@ -40,6 +42,8 @@ WORDS: tuple[str, ...] = (
 
 Layout = Literal["sentence", "formula", "result", "answer"]
 """What is left of a solution: whole sentences, bare formulas, sentences with results only, or the answer alone."""
+_LAYOUTS: dict[str, Layout] = {"formulas_only": "formula", "text_only": "result", "answer_only": "answer"}
+"""Of the prompts that leave something out."""
 
 
 class _Shown(NamedTuple):
@@ -56,36 +60,42 @@ def derive_prompts(exemplars: Exemplars, seed: int = 0) -> tuple[Prompt, ...]:
         exemplars: the worked solutions.
         seed: of the wrong results; the same seed gives the same prompts.
     """
-    mixed = exemplars.mixed
-    right = [_right(problem) for problem in mixed]
-    # One stream of random numbers for each prompt: a change to one leaves the other as it was.
-    numbers = random.Random(f"{seed}:wrong_results")
-    words = _endless_words(mixed, random.Random(f"{seed}:wrong_results_out_of_domain"))
-    wrong = [_replaced(problem, [str(n) for n in _wrong_numbers(problem, numbers)]) for problem in mixed]
-    strange = [_replaced(problem, [next(words) for _ in _formulas(problem)]) for problem in mixed]
-    prompts = [
-        _prompt("full", STEP_BY_STEP, mixed, right, "sentence"),
-        _prompt("formulas_only", PLAIN, mixed, right, "formula"),
-        _prompt("text_only", STEP_BY_STEP, mixed, right, "result"),
-    ]
-    for operation in OPERATIONS:
-        if operation in exemplars.by_operation:
-            problems = exemplars.by_operation[operation]
-            shown = [_right(problem) for problem in problems]
-            prompts.append(_prompt(f"{operation}_only", STEP_BY_STEP, problems, shown, "sentence"))
-    prompts += [
-        _prompt("wrong_results", STEP_BY_STEP, mixed, wrong, "sentence"),
-        _prompt("wrong_results_out_of_domain", STEP_BY_STEP, mixed, strange, "sentence"),
-        _prompt("answer_only", PLAIN, mixed, right, "answer"),
-        Prompt("zero_shot", "", PLAIN),
-        Prompt("zero_shot_step_by_step", "", STEP_BY_STEP),
-    ]
-    return tuple(prompts)
+    allowed = (name for name in DERIVED_NAMES if name not in left_out(exemplars))
+    return tuple(derive_prompt(name, problems_of(exemplars, name), seed) for name in allowed)
+
+
+def problems_of(exemplars: Exemplars, name: str) -> tuple[Problem, ...]:
+    """The exemplars that the prompt of this name shows; none for zero-shot prompts, and for those `left_out`."""
+    if name in ZERO_SHOT_NAMES:
+        return ()
+    operation = _ONLY.get(name)
+    return exemplars.by_operation.get(operation, ()) if operation else exemplars.mixed
+
+
+def derive_prompt(name: str, problems: Sequence[Problem], seed: int = 0) -> Prompt:
+    """One prompt of `DERIVED_NAMES`, showing these problems in this order.
+
+    Args:
+        name: which one.
+        problems: worked solutions; for a prompt of one operation all of that operation; for zero-shot prompts none.
+        seed: of the wrong results. Each prompt has its own stream of random numbers: a change to one leaves the
+            others as they were.
+    """
+    rng = random.Random(f"{seed}:{name}")
+    if name == "wrong_results":
+        shown = [_replaced(problem, [str(n) for n in _wrong_numbers(problem, rng)]) for problem in problems]
+    elif name == "wrong_results_out_of_domain":
+        words = _endless_words(problems, rng)
+        shown = [_replaced(problem, [next(words) for _ in _formulas(problem)]) for problem in problems]
+    else:
+        shown = [_right(problem) for problem in problems]
+    cue = PLAIN if name in ("formulas_only", "answer_only", "zero_shot") else STEP_BY_STEP
+    return _prompt(name, cue, problems, shown, _LAYOUTS.get(name, "sentence"))
 
 
 def left_out(exemplars: Exemplars) -> tuple[str, ...]:
     """The names of the prompts that `derive_prompts` cannot make: one operation only, and no exemplars of it."""
-    return tuple(f"{operation}_only" for operation in OPERATIONS if operation not in exemplars.by_operation)
+    return tuple(name for name, operation in _ONLY.items() if operation not in exemplars.by_operation)
 
 
 def render_solution(problem: Problem) -> str:
