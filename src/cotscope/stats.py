@@ -5,7 +5,7 @@ Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -21,7 +21,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    # Of none and of all the bound is 0 or 1 itself; rounding would miss it.
+    return float(centre - half) if successes else 0.0, float(centre + half) if successes < n else 1.0
 
 
 def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
@@ -58,7 +59,8 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
         return 1.0
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RESAMPLES, len(values)))
     flipped = np.abs(signs @ values)
-    return (1 + int((flipped >= abs(values.sum()) - 1e-12).sum())) / (RESAMPLES + 1)
+    tie = 1e-9 * np.abs(values).sum()  # sums of the same size, summed in another order
+    return (1 + int((flipped >= abs(values.sum()) - tie).sum())) / (RESAMPLES + 1)
 
 
 def spearman(
@@ -66,11 +68,11 @@ def spearman(
 ) -> tuple[float, float, float, float]:
     """Spearman's rank correlation, its percentile bootstrap interval over points, and its permutation p-value.
 
-    Returns: rho, low, high, p; all NaN with fewer than 3 points or when one variable does not vary. Bootstrap
-    samples in which one does not vary have no rho and are left out.
+    Returns: rho, low, high, p; all NaN with fewer than 3 points, with a NaN among them, or when one variable does not
+    vary. Bootstrap samples in which one does not vary have no rho and are left out.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 3 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
         return (float("nan"),) * 4
     rng = np.random.default_rng(seed)
     rho = _rank_correlation(x[None], y[None])[0]
@@ -81,12 +83,53 @@ def spearman(
     return float(rho), float(low), float(high), float(p)
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Row-wise Spearman (average ranks for ties); NaN where a row does not vary."""
-    a, b = (scipy_stats.rankdata(v, axis=1) for v in (x, y))
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)
+def partial_spearman(
+    x: Sequence[float], y: Sequence[float], z: Sequence[float] | Sequence[Sequence[float]], seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Spearman's partial rank correlation of x and y given z, and its percentile bootstrap interval over points.
+
+    It is the correlation of what least squares on the ranks of z (and a constant) leaves of the ranks of x and of y.
+
+    Args:
+        z: one value for each point, or one row of values (points × columns). A column that says nothing new is harmless.
+
+    Returns: rho, low, high; all NaN with fewer than 3 points more than columns, with a NaN among them, or when the
+    ranks of z determine those of x or y. Bootstrap samples in which they do have no rho and are left out.
+    """
+    x, y, z = np.asarray(x, float), np.asarray(y, float), np.asarray(z, float)
+    z = z.reshape(len(x), -1) if len(x) else np.empty((0, 1))
+    if len(x) < z.shape[1] + 3 or np.isnan(x).any() or np.isnan(y).any() or np.isnan(z).any():
+        return (float("nan"),) * 3
+    rho = float(_rank_correlation(x[None], y[None], z[None])[0])
+    if np.isnan(rho):
+        return (float("nan"),) * 3
+    draws = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    resampled = _rank_correlation(x[draws], y[draws], z[draws])
+    low, high = np.nanquantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    return rho, float(low), float(high)
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
+    """Row-wise Spearman (average ranks for ties), given z (rows × points × columns) if it is not None.
+
+    NaN where a row of x or y does not vary, or not beyond what z determines.
+    """
+    a, b = (_centred_ranks(v) for v in (x, y))
+    least = [1e-20 * (v * v).sum(axis=1) for v in (a, b)]  # rounding errors of what z determines
+    if z is not None:
+        c = _centred_ranks(z)
+        inverse = np.linalg.pinv(c, rcond=1e-10)
+        a, b = (v - (c @ (inverse @ v[:, :, None]))[:, :, 0] for v in (a, b))
+    left = [(v * v).sum(axis=1) for v in (a, b)]
+    varies = (left[0] > least[0]) & (left[1] > least[1])
+    return np.divide((a * b).sum(axis=1), np.sqrt(left[0] * left[1]), out=np.full(len(a), np.nan), where=varies)
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along axis 1, less their mean."""
+    ranks = scipy_stats.rankdata(values, axis=1)
+    return ranks - ranks.mean(axis=1, keepdims=True)
 
 
 def permutation_p(target: float, controls: Sequence[float]) -> float:
@@ -95,6 +138,49 @@ def permutation_p(target: float, controls: Sequence[float]) -> float:
     (Phipson & Smyth 2010, eq. 2.) With m controls it can't be below 1 / (m + 1).
     """
     return (1 + sum(c <= target for c in controls)) / (1 + len(controls))
+
+
+def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
+    """Size of the intersection over size of the union of two sets (Jaccard 1912), 0…1; NaN if both are empty."""
+    union = len(set(a) | set(b))
+    return len(set(a) & set(b)) / union if union else float("nan")
+
+
+def expected_jaccard(size_a: int, size_b: int, universe: int) -> float:
+    """The mean Jaccard index of random sets of these sizes out of as many things as `universe`.
+
+    Exact: the intersection is hypergeometric, and the index is averaged over its distribution. NaN if both are empty.
+    """
+    assert min(size_a, size_b) >= 0 and max(size_a, size_b) <= universe, (size_a, size_b, universe)
+    if not size_a and not size_b:
+        return float("nan")
+    shared = np.arange(min(size_a, size_b) + 1)
+    chance = scipy_stats.hypergeom.pmf(shared, universe, size_a, size_b)
+    return float((chance * shared / (size_a + size_b - shared)).sum())
+
+
+def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.95) -> tuple[float, float, float]:
+    """Cohen's kappa of two judges' words on the same things (Cohen 1960), with its asymptotic interval.
+
+    The variance is that of Fleiss, Cohen & Everitt 1969; the interval is cut at -1 and 1. It is too narrow for
+    few things, and of no width when the judges agree on all of them.
+
+    Returns: kappa, low, high; all NaN for no things, or when both judges say one and the same word of all.
+    """
+    words = {word: i for i, word in enumerate(dict.fromkeys((*a, *b)))}
+    if len(words) < 2:
+        return (float("nan"),) * 3
+    table = np.zeros((len(words), len(words)))
+    for one, other in zip(a, b, strict=True):
+        table[words[one], words[other]] += 1 / len(a)
+    rows, columns = table.sum(axis=1), table.sum(axis=0)
+    by_chance = float(rows @ columns)
+    kappa = (float(np.trace(table)) - by_chance) / (1 - by_chance)
+    weight = -(rows[None, :] + columns[:, None]) * (1 - kappa) + np.eye(len(words))
+    spread = (table * weight**2).sum() - (kappa - by_chance * (1 - kappa)) ** 2
+    error = np.sqrt(max(0.0, spread) / len(a)) / (1 - by_chance)
+    half = float(scipy_stats.norm.ppf(0.5 + level / 2) * error)
+    return kappa, max(-1.0, kappa - half), min(1.0, kappa + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
