@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +17,12 @@ import pyarrow as pa
 
 from .data.answers import is_correct, parse_flexible, parse_strict
 from .numbers import format_number
-from .records import Problem, Prompt
+from .records import Completion, Problem, Prompt
 from .session import Session
 
 if TYPE_CHECKING:
     from .lm.interventions import Intervention
-    from .lm.recorders import PoleTally
+    from .lm.recorders import ActivePoles, PoleTally
 
 log = logging.getLogger(__name__)
 
@@ -54,32 +57,55 @@ ACTIVITY = pa.schema(
 )
 
 
-def solve(
-    session: Session,
-    condition: str,
-    prompt: Prompt,
-    split_name: str,
-    *,
-    neuron_set: str = "none",
-    intervention: Intervention | None = None,
-    record: bool = False,
-) -> None:
-    """Run one condition, unless it has been run: write `completions/<condition>` and, recorded, `activity/…`.
+@dataclass(frozen=True)
+class Condition:
+    """What the model writes under one prompt and one intervention.
 
-    Args:
-        condition: its name, unique in the run.
-        split_name: "test" or "discovery".
+    Attributes:
+        name: unique in the run.
+        split: "test" or "discovery".
         neuron_set: what is disrupted; "none" without an intervention.
         record: keep the active poles.
     """
-    done = session.run.manifest["conditions"].get(condition)
-    if done is not None and (done["recorded"] or not record):
+
+    name: str
+    prompt: Prompt
+    split: str
+    neuron_set: str = "none"
+    intervention: Intervention | None = None
+    record: bool = False
+
+
+def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
+    """Run the conditions that have not been run: write `completions/<name>` and, recorded, `activity/<name>`.
+
+    They share batches: as rows of one end, rows of the next take their places. Each is written as it ends, so a study
+    that is killed loses those on their way only. A condition's seconds are those since the one before ended.
+
+    Args:
+        what: what the progress bar says.
+    """
+    from .lm.rows import Job
+
+    done = session.run.manifest["conditions"]
+    missing = [c for c in conditions if c.name not in done or (c.record and not done[c.name]["recorded"])]
+    if not missing:
         return
-    problems: tuple[Problem, ...] = getattr(session.split, split_name)
-    texts = [prompt.text(p.question) for p in problems]
-    session.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the condition's time
-    began = time.monotonic()
-    with session.bar(condition, len(problems), "problem") as bar:
+    problems = [getattr(session.split, c.split) for c in missing]
+    session.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the conditions' time
+    with session.bar(what, sum(map(len, problems)), "problem") as bar, ExitStack() as open_tables:
+        sinks = [_Sink(session, c, p, open_tables) for c, p in zip(missing, problems)]
+        jobs = [
+            Job(
+                tuple(c.prompt.text(p.question) for p in part),
+                session.config.max_new_tokens,
+                c.prompt.stop,
+                sink.recorder,
+                c.intervention,
+            )
+            for c, part, sink in zip(missing, problems, sinks)
+        ]
+        began = last = time.monotonic()
         tokens = 0
 
         def progress(rows: int, written: int) -> None:
@@ -88,59 +114,72 @@ def solve(
             bar.set_postfix_str(f"{tokens / max(time.monotonic() - began, 1e-9):.0f} tok/s", refresh=False)
             bar.update(rows)
 
-        arguments = {
-            "max_new_tokens": session.config.max_new_tokens,
-            "stop": prompt.stop,
-            "intervention": intervention,
-            "progress": progress,
-        }
-        if record:
+        def finished(number: int, completions: list[Completion]) -> None:
+            nonlocal last
+            now = time.monotonic()
+            sinks[number].finish(completions, now - last)
+            last = now
+
+        session.engine.run(jobs, progress, finished)
+
+
+class _Sink:
+    """Where one condition's completions and activity go."""
+
+    def __init__(
+        self, session: Session, condition: Condition, problems: tuple[Problem, ...], open_tables: ExitStack
+    ) -> None:
+        self.session, self.condition, self.problems = session, condition, problems
+        self.recorder: ActivePoles | None = None
+        self._table = open_tables.enter_context(ExitStack())  # closed early when the condition ends well
+        if condition.record:
             from .lm.recorders import ActivePoles
 
             ids = np.array([p.id for p in problems])
-            with session.run.table_writer(f"activity/{condition}", ACTIVITY) as writer:
-                recorder = ActivePoles(
-                    session.loaded.anatomy,
-                    session.config.k,
-                    sink=lambda tally: writer.write_table(_activity(tally, condition, ids)),
-                )
-                completions = session.engine.generate(texts, recorder=recorder, **arguments)
-        else:
-            completions = session.engine.generate(texts, **arguments)
-    seconds = time.monotonic() - began
-    rows = []
-    for problem, completion in zip(problems, completions, strict=True):
-        strict, flexible = parse_strict(completion.text), parse_flexible(completion.text)
-        rows.append(
-            {
-                "condition": condition,
-                "prompt": prompt.name,
-                "neuron_set": neuron_set,
-                "split": split_name,
-                "problem_id": problem.id,
-                "text": completion.text,
-                "token_ids": list(completion.token_ids),
-                "tokens": completion.steps,
-                "finish": completion.finish,
-                "strict": None if strict is None else format_number(strict),
-                "flexible": None if flexible is None else format_number(flexible),
-                "correct_strict": is_correct(strict, problem.answer),
-                "correct": is_correct(flexible, problem.answer),
-            }
-        )
-    session.run.write_rows(f"completions/{condition}", rows, COMPLETIONS)
-    written = sum(r["tokens"] for r in rows)
-    session.run.manifest["conditions"][condition] = {
-        "seconds": round(seconds, 2),
-        "tokens": written,
-        "rows": len(rows),
-        "recorded": record,
+            writer = self._table.enter_context(session.run.table_writer(f"activity/{condition.name}", ACTIVITY))
+            self.recorder = ActivePoles(
+                session.loaded.anatomy,
+                session.config.k,
+                sink=lambda tally: writer.write_table(_activity(tally, condition.name, ids)),
+            )
+
+    def finish(self, completions: list[Completion], seconds: float) -> None:
+        """Write what the condition's rows said, then that it is done."""
+        self._table.close()
+        run, condition = self.session.run, self.condition
+        rows = [_graded(condition, p, c) for p, c in zip(self.problems, completions, strict=True)]
+        run.write_rows(f"completions/{condition.name}", rows, COMPLETIONS)
+        written = sum(r["tokens"] for r in rows)
+        run.manifest["conditions"][condition.name] = {
+            "seconds": round(seconds, 2),
+            "tokens": written,
+            "rows": len(rows),
+            "recorded": condition.record,
+        }
+        run.save()
+        recorded = [c for c in run.manifest["conditions"].values() if c["recorded"]]
+        run.summarise("timing", {"generate_s": round(sum(c["seconds"] for c in recorded), 2)})
+        right = sum(r["correct"] for r in rows)
+        log.info("%s: %d of %d right, %d tokens in %.1f s", condition.name, right, len(rows), written, seconds)
+
+
+def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, object]:
+    strict, flexible = parse_strict(completion.text), parse_flexible(completion.text)
+    return {
+        "condition": condition.name,
+        "prompt": condition.prompt.name,
+        "neuron_set": condition.neuron_set,
+        "split": condition.split,
+        "problem_id": problem.id,
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "tokens": completion.steps,
+        "finish": completion.finish,
+        "strict": None if strict is None else format_number(strict),
+        "flexible": None if flexible is None else format_number(flexible),
+        "correct_strict": is_correct(strict, problem.answer),
+        "correct": is_correct(flexible, problem.answer),
     }
-    session.run.save()
-    recorded = [c for c in session.run.manifest["conditions"].values() if c["recorded"]]
-    session.run.summarise("timing", {"generate_s": round(sum(c["seconds"] for c in recorded), 2)})
-    right = sum(r["correct"] for r in rows)
-    log.info("%s: %d of %d right, %d tokens in %.1f s", condition, right, len(rows), written, seconds)
 
 
 def _activity(tally: PoleTally, condition: str, ids: np.ndarray) -> pa.Table:

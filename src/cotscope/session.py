@@ -193,7 +193,7 @@ class Session:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every token decoded by itself, by id."""
-        return [self.loaded.piece(i) for i in range(self.loaded.anatomy.unembedding.shape[0])]
+        return [self.loaded.piece(i) for i in range(len(self.loaded.anatomy.unembedding))]
 
     @property
     def first_layer(self) -> int:
@@ -222,7 +222,7 @@ class Session:
             "model": {
                 "name": loaded.name,
                 "weight_sha256": loaded.weight_hash(),
-                "parameters": sum(p.numel() for p in loaded.model.parameters()),
+                "parameters": loaded.parameters(),
                 "layers": loaded.anatomy.layers,
                 "neurons_per_layer": loaded.anatomy.width,
             },

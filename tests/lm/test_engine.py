@@ -14,7 +14,8 @@ from cotscope.lm.engine import Engine, _common_prefix
 from cotscope.lm.families import value_norms
 from cotscope.lm.interventions import coefficient_hooks, scale
 from cotscope.lm.loading import LoadedModel
-from cotscope.lm.recorders import ActivePoles, PoleTally
+from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
+from cotscope.lm.rows import Job
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
 from cotscope.records import Neuron, Pole
@@ -49,6 +50,52 @@ def test_same_tokens_as_transformers(tiny: LoadedModel) -> None:
     random.Random(1).shuffle(order)
     got = Engine(tiny, rows=4).generate([texts[i] for i in order], max_new_tokens=NEW)
     assert [c.token_ids for c in got] == [expected[i] for i in order]
+
+
+def test_jobs_in_one_batch_are_as_jobs_alone(tiny: LoadedModel) -> None:
+    """Rows of different prompts, interventions and recorders share a batch, and refill it, without a trace."""
+    zeroed = scale(tiny.anatomy, [Neuron(layer, i) for layer in range(3) for i in range(0, 40, 3)], 0.0)
+    doubled = scale(tiny.anatomy, [Pole(layer, i, 1) for layer in range(3) for i in range(1, 40, 2)], 2.0)
+    settings = [(prompts(7), None, 5), (prompts(4, shared=0, seed=1), zeroed, 9), (prompts(1, seed=2), None, 12),
+                (prompts(6, seed=3), doubled, 7)]  # fmt: skip
+    apart, kept = [], []
+    for texts, intervention, new in settings:
+        recorder = ActivePoles(tiny.anatomy, k=4, keep_steps=True)
+        apart.append(Engine(tiny).generate(texts, max_new_tokens=new, intervention=intervention, recorder=recorder))
+        kept.append(recorder.steps)
+    for rows, ahead in ((5, False), (18, False), (3, True), (18, True)):
+        recorders = [ActivePoles(tiny.anatomy, k=4, keep_steps=True) for _ in settings]
+        jobs = [Job(tuple(t), new, (), r, i) for (t, i, new), r in zip(settings, recorders)]
+        ended: list[int] = []
+        got = Engine(tiny, rows=rows, ahead=ahead).run(jobs, finished=lambda job, done, ended=ended: ended.append(job))
+        assert got == apart
+        assert sorted(ended) == [0, 1, 2, 3]
+        for recorder, expected in zip(recorders, kept):
+            assert recorder.steps.keys() == expected.keys()
+            for row, (index, coefficient) in expected.items():
+                mine, order = recorder.steps[row], index.argsort(-1)
+                again = mine[0].argsort(-1)
+                assert torch.equal(mine[0].gather(-1, again), index.gather(-1, order))
+                torch.testing.assert_close(
+                    mine[1].gather(-1, again), coefficient.gather(-1, order), atol=2e-4, rtol=1e-3
+                )
+
+
+def test_chosen_neurons_are_recorded_at_every_step(qwen: LoadedModel) -> None:
+    texts, chosen = prompts(5), [Neuron(2, 7), Neuron(0, 3), Neuron(0, 1)]
+    seen: dict[int, Tensor] = {}
+    recorder = ChosenNeurons(qwen.anatomy, chosen, seen.__setitem__)
+    assert recorder.neurons == [Neuron(0, 1), Neuron(0, 3), Neuron(2, 7)]
+    completions = Engine(qwen, rows=2).generate(texts, max_new_tokens=NEW, recorder=recorder)
+    for row, (text, completion) in enumerate(zip(texts, completions)):
+        ids, m = qwen.encode(text), []
+        with (
+            torch.inference_mode(),
+            coefficient_hooks(qwen.anatomy, None, lambda _, layer, m=m: m.append(layer[0].clone())),
+        ):
+            qwen.model(input_ids=torch.tensor([ids + list(completion.token_ids)]))
+        expected = torch.stack([m[0][:, 1], m[0][:, 3], m[2][:, 7]], dim=1)[len(ids) - 1 :][: completion.steps]
+        torch.testing.assert_close(seen[row], expected, atol=2e-4, rtol=1e-3)
 
 
 def test_within_a_sliding_window_the_prefix_is_shared() -> None:
@@ -126,23 +173,19 @@ def test_recorder_is_exact(tiny: LoadedModel) -> None:
     tallies: list[PoleTally] = []
     recorder = ActivePoles(loaded.anatomy, k=5, sink=tallies.append, keep_steps=True)
     completions = Engine(loaded, rows=3).generate(texts, max_new_tokens=NEW, recorder=recorder)
-    assert len(tallies) == 3
+    assert len(tallies) == 1
     for number, (text, completion) in enumerate(zip(texts, completions)):
         index, coefficient = naive(loaded, text, completion.token_ids, completion.steps, 5)
-        mine = [
-            (i[list(rows).index(number)], c[list(rows).index(number)])
-            for rows, i, c in recorder.steps
-            if number in rows
-        ]
-        assert len(mine) == completion.steps
-        for step, (i, c) in enumerate(mine):
+        mine = recorder.steps[number]
+        assert len(mine[0]) == completion.steps
+        for step, (i, c) in enumerate(zip(*mine)):
             order, expected = i.long().argsort(-1), index[step].argsort(-1)
             assert torch.equal(i.long().gather(-1, order), index[step].gather(-1, expected))
             torch.testing.assert_close(
                 c.gather(-1, order), coefficient[step].gather(-1, expected), atol=2e-4, rtol=1e-3
             )
     total = sum(int(t.steps.sum()) for t in tallies)
-    silent = sum(int((c == 0).sum()) for _, _, c in recorder.steps)  # OPT's ReLU leaves fewer than 5 in some layers
+    silent = sum(int((c == 0).sum()) for _, c in recorder.steps.values())  # OPT's ReLU leaves fewer than 5 in some layers
     assert total == sum(c.steps for c in completions) * loaded.anatomy.layers * 5 - silent
 
 
@@ -152,10 +195,10 @@ def test_tally_sums_the_steps(qwen: LoadedModel) -> None:
     Engine(qwen).generate(prompts(4), max_new_tokens=6, recorder=recorder)
     [tally] = tallies
     expected: dict[tuple[int, Pole], list[float]] = {}
-    for rows, index, coefficient in recorder.steps:
-        for at, row in enumerate(rows.tolist()):
+    for row, (index, coefficient) in recorder.steps.items():
+        for step in range(len(index)):
             for layer in range(qwen.anatomy.layers):
-                for i, c in zip(index[at, layer].tolist(), coefficient[at, layer].tolist()):
+                for i, c in zip(index[step, layer].tolist(), coefficient[step, layer].tolist()):
                     expected.setdefault((row, Pole(layer, i, 1 if c > 0 else -1)), []).append(c)
     columns = (tally.row, tally.layer, tally.index, tally.sign, tally.steps, tally.coefficient, tally.update_size)
     got = {(r, Pole(l, i, s)): (n, c, u) for r, l, i, s, n, c, u in zip(*(a.tolist() for a in columns))}  # noqa: E741

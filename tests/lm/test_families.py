@@ -11,7 +11,9 @@ from cotscope.errors import ModelError
 from cotscope.lm.families import anatomy, norm_gamma, value_norms, value_vectors
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
-from cotscope.lm.projection import _largest, project
+from cotscope.lm.packing import PackedLinear, pack
+from cotscope.lm.projection import project
+from cotscope.lm.select import argmax, largest
 from cotscope.records import Neuron
 
 
@@ -65,8 +67,36 @@ def test_projection_is_the_plain_product(tiny: LoadedModel) -> None:
 def test_two_level_top_k_is_exact(vocabulary: int) -> None:
     logits = torch.randn(7, vocabulary, generator=torch.Generator().manual_seed(0))
     k = min(9, vocabulary)
-    got = _largest(logits, k).sort(dim=1).values
+    got = largest(logits, k).sort(dim=1).values
     assert torch.equal(got, logits.topk(k, dim=1).indices.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 512, 5 * 512 + 17])
+@pytest.mark.parametrize("values", [2, 1000])
+def test_chunked_argmax_is_the_first_of_the_largest(vocabulary: int, values: int) -> None:
+    logits = torch.randint(values, (50, vocabulary), generator=torch.Generator().manual_seed(0)).bfloat16()
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert argmax(logits).tolist() == first
+
+
+def test_packed_weights_change_nothing() -> None:
+    """The same logits bit for bit, the same weights, the same hash, whatever the number of rows."""
+    from conftest import tiny_model
+
+    for family in ("qwen2", "phi", "gemma3"):
+        plain, packed = tiny_model(family, dtype=torch.bfloat16), tiny_model(family, dtype=torch.bfloat16)
+        pack(packed.model)
+        packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
+        if not isinstance(packed.anatomy.down[0], PackedLinear):
+            pytest.skip("this CPU does not compute in bfloat16")
+        for shape in ((1, 40), (33, 1), (7, 5)):
+            ids = torch.randint(3, 100, shape, generator=torch.Generator().manual_seed(1))
+            with torch.inference_mode():
+                assert torch.equal(packed.model(ids).logits, plain.model(ids).logits)
+        assert packed.weight_hash() == plain.weight_hash()
+        assert packed.parameters() == plain.parameters()
+        assert torch.equal(packed.anatomy.unembedding, plain.anatomy.unembedding)
+        assert torch.equal(value_norms(packed.anatomy), value_norms(plain.anatomy))
 
 
 def test_update_size_norms(tiny: LoadedModel) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,81 +31,100 @@ class UnsupportedAttention(Exception):
     """The model's attention asks for something that shared-prefix attention does not do; the engine falls back."""
 
 
-class PrefixLayer(CacheLayerMixin):
-    """One layer's keys and values: a prefix shared by all rows, and a fixed-size suffix buffer per row.
+@dataclass
+class Prefix:
+    """The keys and values of tokens that rows share: per layer (1, kv_heads, length, head_dim) each."""
 
-    Shapes: prefix (1, kv_heads, P, head_dim); suffix buffers (rows, kv_heads, capacity, head_dim), the used columns
-    being [start, end) of the owning `SharedPrefixCache`.
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int
+
+
+@dataclass
+class Pass:
+    """One forward pass over some slots.
+
+    Attributes:
+        stage: "prefix" (the shared tokens), "prefill" (the rest of each prompt) or "decode" (one token per row).
+        slots: the slots of its rows, first and beyond the last.
+        prefixes: which rows see which prefix: (prefix, row indices (n,)), None for all rows.
+        bias: additive float32 mask over the rows' own columns, (rows or 1, 1, queries, keys).
     """
+
+    stage: str
+    slots: tuple[int, int]
+    prefixes: list[tuple[Prefix, Tensor | None]]
+    bias: Tensor | None = None
+
+
+class SuffixLayer(CacheLayerMixin):
+    """One layer's own keys and values of each row: buffers (slots, kv_heads, columns, head_dim)."""
 
     is_sliding = False
 
     def __init__(self, owner: SharedPrefixCache) -> None:
         super().__init__()
         self.owner = owner
-        self.prefix_keys: Tensor | None = None
-        self.prefix_values: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        shape = (self.owner.rows, key_states.shape[1], self.owner.capacity)
+        shape = (self.owner.slots, key_states.shape[1], self.owner.columns)
         self.keys = key_states.new_zeros(*shape, key_states.shape[3])
         self.values = value_states.new_zeros(*shape, value_states.shape[3])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
-        """Store new keys and values (rows, kv_heads, columns, head_dim); return those that the queries may see."""
-        owner = self.owner
-        if owner.stage == "prefix":
-            self.prefix_keys, self.prefix_values = key_states.contiguous(), value_states.contiguous()
+        """Store new keys and values (rows, kv_heads, positions, head_dim); return those that the queries may see."""
+        owner, now = self.owner, self.owner.now
+        if now.stage == "prefix":
+            [(prefix, _)] = now.prefixes
+            prefix.keys.append(key_states.contiguous())
+            prefix.values.append(value_states.contiguous())
             return key_states, value_states
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, columns = owner.active_rows, slice(owner.end - key_states.shape[2], owner.end)
-        self.keys[rows, :, columns] = key_states
-        self.values[rows, :, columns] = value_states
-        if owner.stage == "prefill":
+        slots = slice(*now.slots)
+        if now.stage == "prefill":
+            self.keys[slots, :, : key_states.shape[2]] = key_states
+            self.values[slots, :, : key_states.shape[2]] = value_states
             return key_states, value_states
-        return self.keys[rows, :, owner.start : owner.end], self.values[rows, :, owner.start : owner.end]
+        rows, columns = torch.arange(*now.slots, device=key_states.device), owner.lengths[slots]
+        self.keys[rows, :, columns] = key_states[:, :, 0]
+        self.values[rows, :, columns] = value_states[:, :, 0]
+        return self.keys[slots, :, : owner.end], self.values[slots, :, : owner.end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.owner.prefix_length + self.owner.end - self.owner.start
+        return self.owner.end
 
     def get_max_length(self) -> int:
         return -1
 
 
 class SharedPrefixCache(Cache):
-    """The cache of one batch. Rows end at the same column (questions are padded on the left).
+    """The rows' own keys and values, beside prefixes that they share. A row's columns begin at 0.
 
     Args:
         layers: number of decoder layers.
-        rows: rows in the batch.
-        capacity: columns of the suffix buffers (longest question + tokens to generate).
+        slots: rows that fit in.
+        columns: tokens per row beyond its prefix.
+        device: where the model runs.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        self.prefix_length = 0
-        self.stage = "prefix"
-        self.active_rows = slice(0, rows)
-        self.start = self.end = 0
-        self.bias: Tensor | None = None  # additive mask of the current call, (rows, 1, queries, keys)
-        super().__init__(layers=[PrefixLayer(self) for _ in range(layers)])
+    def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
+        self.slots, self.columns = slots, columns
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # columns in use, by slot
+        self.end = 0  # columns that the current pass looks at
+        self.now: Pass
+        super().__init__(layers=[SuffixLayer(self) for _ in range(layers)])
 
-    def share_prefix(self, other: SharedPrefixCache) -> None:
-        """Use the prefix that another cache computed."""
-        self.prefix_length = other.prefix_length
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.prefix_keys, mine.prefix_values = theirs.prefix_keys, theirs.prefix_values
-
-    def move_row(self, source: int, target: int) -> None:
-        """Copy one row's suffix over another's (a row that has ended)."""
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy one row's first `length` columns over another row (that has ended)."""
         for layer in self.layers:
-            layer.keys[target, :, self.start : self.end] = layer.keys[source, :, self.start : self.end]
-            layer.values[target, :, self.start : self.end] = layer.values[source, :, self.start : self.end]
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+        self.lengths[target] = self.lengths[source]
 
 
 _CURRENT: ContextVar[SharedPrefixCache | None] = ContextVar("cotscope_cache", default=None)
@@ -157,29 +177,42 @@ def shared_prefix_attention(
         raise UnsupportedAttention(", ".join(unknown))
     cache = _CURRENT.get()
     assert cache is not None, "shared-prefix attention outside use_shared_prefix"
+    now = cache.now
     rows, heads, queries, dim = query.shape
     kv_heads = key.shape[1]
     group = heads // kv_heads
     scale = dim**-0.5 if scaling is None else scaling
-    if cache.stage == "prefix":
+    if now.stage == "prefix":
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=group > 1)
         return out.transpose(1, 2), None
 
     # The query heads of one group share their key head, so they too fold into the query axis.
     folded = query.reshape(rows, kv_heads, group * queries, dim)
-    bias = cache.bias
+    bias = now.bias
     if bias is not None and group > 1:
         bias = bias.repeat(1, 1, group, 1) if queries > 1 else bias.expand(-1, -1, group, -1)
+    if bias is not None:
+        bias = bias.expand(rows, -1, -1, -1)
     out, lse = _partial(folded, key, value, bias, scale)
-    if cache.prefix_length:
-        layer = cache.layers[module.layer_idx]
-        long = folded.transpose(0, 1).reshape(1, kv_heads, rows * group * queries, dim)
-        prefix_out, prefix_lse = _partial(long, layer.prefix_keys, layer.prefix_values, None, scale)
-        prefix_out = prefix_out.view(kv_heads, rows, group * queries, dim).transpose(0, 1)
-        prefix_lse = prefix_lse.view(kv_heads, rows, group * queries).transpose(0, 1)
-        weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)  # e^lse / (e^lse + e^prefix_lse)
-        out = torch.lerp(prefix_out.float(), out.float(), weight).to(query.dtype)
+    for prefix, index in now.prefixes:
+        if not prefix.length:
+            continue
+        mine = folded if index is None else folded[index]
+        long = mine.transpose(0, 1).reshape(1, kv_heads, -1, dim)
+        layer = module.layer_idx
+        prefix_out, prefix_lse = _partial(long, prefix.keys[layer], prefix.values[layer], None, scale)
+        prefix_out = prefix_out.view(kv_heads, -1, group * queries, dim).transpose(0, 1)
+        prefix_lse = prefix_lse.view(kv_heads, -1, group * queries).transpose(0, 1)
+        if index is None:
+            out = _merged(out, lse, prefix_out, prefix_lse)
+        else:
+            out[index] = _merged(out[index], lse[index], prefix_out, prefix_lse)
     return out.reshape(rows, heads, queries, dim).transpose(1, 2), None
+
+
+def _merged(out: Tensor, lse: Tensor, prefix_out: Tensor, prefix_lse: Tensor) -> Tensor:
+    weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)  # e^lse / (e^lse + e^prefix_lse)
+    return torch.lerp(prefix_out.float(), out.float(), weight).to(out.dtype)
 
 
 AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)

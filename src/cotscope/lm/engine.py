@@ -1,157 +1,36 @@
 """Batched greedy generation with recording and interventions on any Hugging Face decoder.
 
-The tokens that all prompts share at their start are run once (`attention.py`); the rest of each prompt and the
-generated tokens are per row. Rows leave the batch as they end. Models whose attention can't take a shared prefix run
-on the plain path: whole prompts, padded on the left, transformers' own attention and cache.
+The tokens that a job's prompts share at their start are run once (`attention.py`); the rest of each prompt and the
+generated tokens are per row. Rows leave as they end and others take their places (`rows.py`), so that conditions with
+different prompts and interventions run in one batch. Models whose attention can't take a shared prefix run on the
+plain path: whole prompts, padded on the left, transformers' own attention and cache.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from ..errors import PromptError
 from ..records import Completion
-from .attention import SharedPrefixCache, use_shared_prefix
+from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
 from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
 from .recorders import Recorder
+from .rows import Job, PlainTable, Row, SharedTable, Table, View, Work
+from .select import argmax
 
 log = logging.getLogger(__name__)
 
-PREFILL_TOKENS = 1536  # tokens per prefill pass: enough to reach the GEMM rate, small enough to pad little
 MAX_ROWS = {"shared": 128, "plain": 16}  # plain: transformers' cache is copied at every step, 16 is its best
 Progress = Callable[[int, int], None]  # (rows that ended, tokens that they generated) since the last call
-
-
-class _Batch(Protocol):
-    """The model's state for the rows that are still generating, in slots 0…active-1."""
-
-    def prefill(self) -> Tensor:
-        """Run the prompts; logits (rows, vocabulary) that choose the first token."""
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Append one token per active row (active,); logits (active, vocabulary)."""
-
-    def drop(self, slots: list[int]) -> list[int]:
-        """Remove ended slots; returns, for each new slot, the old slot that it was."""
-
-
-class _SharedBatch:
-    """Rows over a shared prefix."""
-
-    def __init__(self, engine: Engine, prefix: SharedPrefixCache, suffixes: list[list[int]], new: int) -> None:
-        model = engine.loaded.model
-        self.model, self.suffixes, self.engine = model, suffixes, engine
-        self.longest = max(map(len, suffixes))
-        self.device = model.device
-        self.cache = SharedPrefixCache(engine.loaded.anatomy.layers, len(suffixes), self.longest + new)
-        self.cache.share_prefix(prefix)
-        self.cache.end = self.longest
-        lengths = torch.tensor([len(s) for s in suffixes], device=self.device)
-        columns = torch.arange(self.cache.capacity, device=self.device)
-        padding = columns[None] < (self.longest - lengths)[:, None]
-        self.bias = torch.zeros(padding.shape, device=self.device).masked_fill_(padding, torch.finfo(torch.float32).min)
-        self.padded = bool(padding.any())
-        self.positions = self.cache.prefix_length + lengths  # of the next token
-        self.active = len(suffixes)
-
-    def prefill(self) -> Tensor:
-        cache, logits, first = self.cache, [], 0
-        cache.stage = "prefill"
-        while first < len(self.suffixes):
-            # Rows are sorted longest first, so the first row of a pass gives its width.
-            width = len(self.suffixes[first])
-            last = min(len(self.suffixes), first + max(1, PREFILL_TOKENS // width))
-            ids = torch.tensor([[0] * (width - len(s)) + s for s in self.suffixes[first:last]], device=self.device)
-            pad = width - torch.tensor([len(s) for s in self.suffixes[first:last]], device=self.device)
-            columns = torch.arange(width, device=self.device)
-            hidden = (columns[None, None, :] < pad[:, None, None]) | (columns[None, :] > columns[:, None])[None]
-            cache.bias = torch.zeros(hidden.shape, device=self.device).masked_fill_(
-                hidden, torch.finfo(torch.float32).min
-            )[:, None]
-            cache.active_rows = slice(first, last)
-            positions = (cache.prefix_length + columns[None] - pad[:, None]).clamp_(min=0)
-            logits.append(self._forward(ids, positions))
-            first = last
-        cache.stage = "decode"
-        return torch.cat(logits)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        cache = self.cache
-        cache.end += 1
-        cache.active_rows = slice(0, self.active)
-        cache.bias = self.bias[: self.active, None, None, cache.start : cache.end] if self.padded else None
-        positions = self.positions[: self.active, None].clone()
-        self.positions[: self.active] += 1
-        return self._forward(tokens[:, None], positions)
-
-    def drop(self, slots: list[int]) -> list[int]:
-        order = list(range(self.active))
-        for slot in sorted(slots, reverse=True):
-            last = self.active - 1
-            if slot != last:
-                self.cache.move_row(last, slot)
-                self.bias[slot] = self.bias[last]
-                self.positions[slot] = self.positions[last]
-                order[slot] = order[last]
-            order.pop()
-            self.active = last
-        return order
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        self.engine._before_pass(ids)
-        with use_shared_prefix(self.model, self.cache):
-            out = self.model(
-                input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
-            )
-        self.engine._after_pass(self.cache.active_rows)
-        return out.logits[:, -1]
-
-
-class _PlainBatch:
-    """Whole prompts, padded on the left, with transformers' own attention and cache."""
-
-    def __init__(self, engine: Engine, prompts: list[list[int]]) -> None:
-        self.model, self.engine = engine.loaded.model, engine
-        self.cache = DynamicCache(config=self.model.config)
-        self.active = len(prompts)
-        width, device = max(map(len, prompts)), self.model.device
-        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        self.ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
-
-    def prefill(self) -> Tensor:
-        return self._forward(self.ids, (self.mask.cumsum(1) - 1).clamp_(min=0))
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(self.active, 1)], dim=1)
-        return self._forward(tokens[:, None], self.mask.sum(1, keepdim=True) - 1)
-
-    def drop(self, slots: list[int]) -> list[int]:
-        order = [slot for slot in range(self.active) if slot not in set(slots)]
-        index = torch.tensor(order, dtype=torch.long, device=self.model.device)
-        if order:
-            self.cache.batch_select_indices(index)
-        self.mask, self.active = self.mask[index], len(order)
-        return order
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        self.engine._before_pass(ids)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.engine._after_pass(slice(0, self.active))
-        return out.logits[:, -1]
+Finished = Callable[[int, list[Completion]], None]  # (job number, its completions in the order of its prompts)
 
 
 class Engine:
@@ -162,16 +41,22 @@ class Engine:
         rows: rows per batch; None chooses from the memory that is free, at most 128.
         share_prefix: False forces the plain path; None takes the shared prefix where the model can (checked once by
             comparing both paths on this model).
+        ahead: start each step before the host has read the last one's tokens, so that a GPU never waits for it; a row
+            that ended then costs one step more. None: on a GPU.
     """
 
-    def __init__(self, loaded: LoadedModel, rows: int | None = None, share_prefix: bool | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rows: int | None = None,
+        share_prefix: bool | None = None,
+        ahead: bool | None = None,
+    ) -> None:
         self.loaded, self.rows, self._share = loaded, rows, share_prefix
-        self._recorder: Recorder | None = None
+        self.ahead = loaded.model.device.type == "cuda" if ahead is None else ahead
         self._said = False  # that the plain path is taken
-        self._rows_of_pass = 0
-        self._slots: list[int] = []  # the row number in each slot of the batch that is running
+        self._view: View
 
-    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[str],
@@ -182,124 +67,181 @@ class Engine:
         intervention: Intervention | None = None,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Greedy completions, in the order of `prompts`.
+        """Greedy completions of one job, in the order of `prompts`; see `run`."""
+        return self.run([Job(tuple(prompts), max_new_tokens, stop, recorder, intervention)], progress)[0]
+
+    @torch.inference_mode()
+    def run(
+        self, jobs: Sequence[Job], progress: Progress | None = None, finished: Finished | None = None
+    ) -> list[list[Completion]]:
+        """Greedy completions of every job, in the order of its prompts.
 
         In float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
-        batch, the padding and the order. A row ends at the model's end token, at a stop string or after
-        `max_new_tokens`. `recorder` sees every generated token; `intervention` acts on the whole sequence.
+        batch, the padding and the order. `finished` is called as each job's last row has ended.
 
         Raises: PromptError if a prompt and its new tokens do not fit the model's context.
         """
-        if not prompts:
-            return []
-        ids = [self.loaded.encode(p) for p in prompts]
-        context = self.loaded.context
-        longest = max(map(len, ids))
-        if longest + max_new_tokens > context:
+        works = [Work(i, job, [self.loaded.encode(p) for p in job.prompts]) for i, job in enumerate(jobs)]
+        lengths = [self._check_length(work) for work in works]
+        shared = []
+        with self._hooks(jobs):
+            for work, length in zip(works, lengths):
+                if not work.ids:
+                    self._finish(work, finished)
+                elif self.shares_prefix(length):
+                    work.common = _common_prefix(work.ids)
+                    shared.append(work)
+                else:
+                    table = PlainTable(self, self.rows or self.batch_rows(length))
+                    self._run(table, deque(work.rows()), progress, finished)
+            if shared:
+                slots = self.rows or self.batch_rows(max(lengths))
+                slots = min(slots, sum(len(work.ids) for work in shared))
+                columns = max(max(map(len, w.ids)) - w.common + w.job.max_new_tokens for w in shared) + self.ahead
+                queue = deque(row for work in shared for row in work.rows())
+                self._run(SharedTable(self, slots, columns), queue, progress, finished)
+        return [[work.done[i] for i in range(len(work.ids))] for work in works]
+
+    def _check_length(self, work: Work) -> int:
+        longest, new, context = max(map(len, work.ids), default=0), work.job.max_new_tokens, self.loaded.context
+        if longest + new > context:
             raise PromptError(
                 "a prompt is longer than the model's context",
-                expected=f"at most {context - max_new_tokens} tokens ({context} less {max_new_tokens} to generate)",
+                expected=f"at most {context - new} tokens ({context} less {new} to generate)",
                 got=f"{longest}",
                 remedy="Use fewer exemplars, or --max-new-tokens.",
             )
-        shared = self.shares_prefix(longest + max_new_tokens)
-        common = _common_prefix(ids) if shared else 0
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        size = self.rows or self.batch_rows(longest + max_new_tokens)
-        done: dict[int, Completion] = {}
-        with coefficient_hooks(self.loaded.anatomy, intervention, None if recorder is None else self._observe):
-            prefix = self._run_prefix(ids[0][:common]) if shared else None
-            for first in range(0, len(order), size):
-                numbers = order[first : first + size]
-                if prefix is not None:
-                    batch = _SharedBatch(self, prefix, [ids[i][common:] for i in numbers], max_new_tokens)
-                else:
-                    batch = _PlainBatch(self, [ids[i] for i in numbers])
-                self._run_batch(batch, numbers, done, max_new_tokens, stop, recorder, progress)
-        return [done[i] for i in range(len(prompts))]
+        return longest + new
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _run_batch(
-        self,
-        batch: _Batch,
-        numbers: list[int],
-        done: dict[int, Completion],
-        max_new_tokens: int,
-        stop: tuple[str, ...],
-        recorder: Recorder | None,
-        progress: Progress | None,
-    ) -> None:
-        slots = self._slots = list(numbers)
-        written: dict[int, list[int]] = {n: [] for n in numbers}
-        tails: dict[int, str] = dict.fromkeys(numbers, "")
-        longest_stop = max(map(len, stop), default=0)
-        self._recorder = recorder
-        logits = batch.prefill()
-        while slots:
-            tokens = logits.argmax(dim=-1)
-            ended = []
-            for slot, token in enumerate(tokens.tolist()):
-                number = slots[slot]
-                ends = token in self.loaded.end_tokens
-                if ends:
-                    finish = "stop"
-                else:
-                    written[number].append(token)
-                    tail = tails[number] = (tails[number] + self.loaded.piece(token))[-longest_stop - 32 :]
-                    if any(s in tail for s in stop):
-                        finish = "stop"
-                    elif len(written[number]) >= max_new_tokens:
-                        finish = "length"
-                    else:
-                        continue
-                done[number] = self._completion(written[number], len(written[number]) + ends, stop, finish)
-                ended.append(slot)
+    def _run(self, table: Table, queue: deque[Row], progress: Progress | None, finished: Finished | None) -> None:
+        tokens = torch.empty(0, dtype=torch.long, device=self.loaded.model.device)
+        while queue or table.rows:
+            if (logits := table.admit(queue)) is not None:
+                tokens = torch.cat([tokens, argmax(logits)])
+            reading = _Reading(tokens)
+            following = argmax(table.decode(tokens)) if self.ahead else None
+            ended = [slot for slot, token in enumerate(reading.tokens()) if self._ends(table.rows[slot], token)]
+            rows = [table.rows[slot] for slot in ended]
             if ended:
-                if progress is not None:
-                    progress(len(ended), sum(len(written[slots[s]]) for s in ended))
-                kept = batch.drop(ended)
-                slots[:] = [slots[s] for s in kept]
+                kept = torch.tensor(table.drop(ended), dtype=torch.long, device=tokens.device)
                 tokens = tokens[kept]
-            if slots:
-                logits = batch.decode(tokens)
-        if recorder is not None:
-            recorder.end_batch()
-        self._recorder = None
+                following = None if following is None else following[kept]
+                if progress is not None:
+                    progress(len(rows), sum(len(row.written) for row in rows))
+                for work in {row.work: None for row in rows}:
+                    if len(work.done) == len(work.ids):
+                        self._finish(work, finished)
+            if following is not None:
+                tokens = following
+            elif table.rows:
+                tokens = argmax(table.decode(tokens))
 
-    def _observe(self, layer: int, m: Tensor) -> None:
-        if self._recorder is not None:
-            if m.ndim == 2:  # OPT flattens rows and positions
-                m = m.unflatten(0, (self._rows_of_pass, -1))
-            self._recorder.observe(layer, m)
+    def _ends(self, row: Row, token: int) -> bool:
+        """Take a row's next token; whether the row ends with it."""
+        job = row.work.job
+        if token in self.loaded.end_tokens:
+            finish, steps = "stop", len(row.written) + 1
+        else:
+            row.written.append(token)
+            row.tail = (row.tail + self.loaded.piece(token))[-max(map(len, job.stop), default=0) - 32 :]
+            steps = len(row.written)
+            if any(s in row.tail for s in job.stop):
+                finish = "stop"
+            elif steps >= job.max_new_tokens:
+                finish = "length"
+            else:
+                return False
+        text = self.loaded.tokenizer.decode(row.written, skip_special_tokens=True)
+        cut = min((at for s in job.stop if (at := text.find(s)) >= 0), default=len(text))
+        row.work.done[row.number] = Completion(tuple(row.written), text[:cut], steps, finish)
+        if job.recorder is not None:
+            job.recorder.end_row(row.number, steps)
+        return True
 
-    def _before_pass(self, ids: Tensor) -> None:
-        self._rows_of_pass = len(ids)
+    def _finish(self, work: Work, finished: Finished | None) -> None:
+        work.prefix = None
+        if work.job.recorder is not None:
+            work.job.recorder.end()
+        if finished is not None:
+            finished(work.number, [work.done[i] for i in range(len(work.ids))])
 
-    def _after_pass(self, slots: slice) -> None:
-        if self._recorder is not None:
-            self._recorder.end_step(self._slots[slots])
+    # -- one forward pass -----------------------------------------------------------------------------------------
 
-    def _completion(self, tokens: list[int], steps: int, stop: tuple[str, ...], finish: str) -> Completion:
-        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True)
-        cut = min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))
-        return Completion(tuple(tokens), text[:cut], steps, finish)
+    @contextmanager
+    def _hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Coefficients pass through `_on_coefficients`, and only the places that matter are unembedded."""
+        used = any(job.recorder is not None or job.intervention is not None for job in jobs)
+        head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
+        try:
+            with coefficient_hooks(self.loaded.anatomy, None, self._on_coefficients if used else None):
+                yield
+        finally:
+            head.remove()
+
+    def forward(
+        self, cache: Cache, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None
+    ) -> Tensor:
+        """Run tokens (rows, positions) through the model; logits (rows, vocabulary) at each row's place."""
+        self._view = view
+        shared = isinstance(cache, SharedPrefixCache)
+        with use_shared_prefix(self.loaded.model, cache) if shared else nullcontext():
+            out = self.loaded.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=0 if view.places is not None else 1,
+            )
+        if view.numbers is not None:
+            for (work, _), numbers in zip(view.groups, view.numbers, strict=True):
+                if work.job.recorder is not None:
+                    work.job.recorder.end_step(numbers)
+        return out.logits[:, -1]
+
+    def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        view, hidden = self._view, args[0]
+        if view.places is None:
+            return None
+        return (hidden[torch.arange(view.rows, device=hidden.device), view.places][:, None],)
+
+    def _on_coefficients(self, layer: int, m: Tensor) -> None:
+        view = self._view
+        if m.ndim == 2:  # OPT flattens rows and positions
+            m = m.unflatten(0, (view.rows, -1))
+        for work, index in view.groups:
+            intervention = work.job.intervention
+            if intervention is not None:
+                part = m if index is None else m[index]
+                intervention.apply(layer, part)
+                if index is not None:
+                    m[index] = part
+        if view.numbers is None:
+            return
+        place: Tensor | None = None
+        for work, index in view.groups:
+            if work.job.recorder is not None:
+                if place is None:
+                    rows = torch.arange(view.rows, device=m.device)
+                    place = m[:, -1] if view.places is None else m[rows, view.places]
+                work.job.recorder.observe(layer, place if index is None else place[index])
 
     # -- the shared prefix ----------------------------------------------------------------------------------------
 
-    def _run_prefix(self, ids: list[int]) -> SharedPrefixCache:
-        cache = SharedPrefixCache(self.loaded.anatomy.layers, 1, 1)
+    def run_prefix(self, work: Work) -> Prefix:
+        """Keys and values of the tokens that a job's prompts share, under its intervention."""
+        prefix = Prefix([], [], 0)
+        ids = work.ids[0][: work.common]
         if ids:
-            with use_shared_prefix(self.loaded.model, cache):
-                self.loaded.model(
-                    input_ids=torch.tensor([ids], device=self.loaded.model.device),
-                    past_key_values=cache,
-                    position_ids=torch.arange(len(ids), device=self.loaded.model.device)[None],
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-        cache.prefix_length = len(ids)
-        return cache
+            cache = SharedPrefixCache(self.loaded.anatomy.layers, 0, 0, self.loaded.model.device)
+            cache.now = Pass("prefix", (0, 0), [(prefix, None)])
+            tokens = torch.tensor([ids], device=self.loaded.model.device)
+            positions = torch.arange(len(ids), device=self.loaded.model.device)[None]
+            self.forward(cache, tokens, positions, View("prompt", [(work, None)], 1))
+        prefix.length = len(ids)
+        return prefix
 
     def shares_prefix(self, length: int) -> bool:
         """Whether prompts of this many tokens can share a prefix on this model."""
@@ -316,20 +258,24 @@ class Engine:
             log.warning("%s can't share a prompt's prefix (%s): using the slower plain path", self.loaded.name, why)
         self._said = True
 
+    @torch.inference_mode()
     def _check_shared_prefix(self) -> bool:
         """Compare both paths' logits on this very model: no list of architectures could be as sure."""
         ids = [[3 + (7 * i + 5 * row) % 90 for i in range(9 + row)] for row in range(3)]
-        ids = [[5] * 6 + row for row in reversed(ids)]
+        work = Work(0, Job(()), [[5] * 6 + row for row in reversed(ids)], common=6)
+        first, second = [], []
         try:
-            plain = _PlainBatch(self, ids).prefill().float()
-            shared = _SharedBatch(self, self._run_prefix(ids[0][:6]), [row[6:] for row in ids], 1).prefill().float()
+            with self._hooks([]):
+                for table, logits in ((PlainTable(self, 3), first), (SharedTable(self, 3, 12), second)):
+                    logits.append(table.admit(deque(work.rows())))
+                    logits.append(table.decode(torch.tensor([7, 9, 11], device=self.loaded.model.device)))
         except Exception as error:  # whatever a foreign architecture's forward raises, the plain path remains
             self._say(f"{type(error).__name__}: {error}")
             return False
-        spread = plain.std().item()
+        plain, shared = torch.cat(first).float(), torch.cat(second).float()
         difference = (plain - shared).abs().max().item()
         tolerance = 1e-3 if self.loaded.dtype == torch.float32 else 0.15
-        if difference > tolerance * max(spread, 1e-6):
+        if difference > tolerance * max(plain.std().item(), 1e-6):
             self._say(f"its logits differ by {difference:.2g}")
             return False
         return True
@@ -343,6 +289,24 @@ class Engine:
         per_token = 2 * self.loaded.anatomy.layers * kv_heads * dim * self.loaded.dtype.itemsize
         per_row = per_token * length * (1 if shared else 2) + 8 * config.vocab_size
         return max(1, min(MAX_ROWS["shared" if shared else "plain"], int(self.loaded.free_memory() * 0.4 / per_row)))
+
+
+class _Reading:
+    """Tokens (rows,) on their way to the host; on a GPU they are copied while the next step runs."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self._event = None
+        self._tokens = tokens
+        if tokens.device.type == "cuda":
+            self._tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._tokens.copy_(tokens, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def tokens(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tokens.tolist()
 
 
 def _common_prefix(ids: list[list[int]]) -> int:

@@ -40,13 +40,18 @@ class Anatomy:
         down: each layer's down-projection, in layer order.
         post_norm: each layer's norm over the FF output, or None.
         final_norm: the norm before the unembedding, or None.
-        unembedding: W_U, shape (vocabulary, hidden).
+        head: the module that unembeds.
     """
 
     down: tuple[nn.Module, ...]
     post_norm: tuple[nn.Module | None, ...]
     final_norm: nn.Module | None
-    unembedding: Tensor
+    head: nn.Module
+
+    @property
+    def unembedding(self) -> Tensor:
+        """W_U, (vocabulary, hidden); a copy where the weight is packed."""
+        return self.head.weight.detach()
 
     @property
     def layers(self) -> int:
@@ -119,7 +124,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     holders = [model.base_model, *model.base_model.children()]
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
-    return Anatomy(tuple(down), post, final, model.get_output_embeddings().weight.detach())
+    return Anatomy(tuple(down), post, final, model.get_output_embeddings())
 
 
 def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:

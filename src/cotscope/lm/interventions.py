@@ -38,13 +38,13 @@ class Intervention:
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float) -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
     targets = list(targets)
-    weight = anatomy.down[0].weight
+    weight, width = anatomy.down[0].weight, anatomy.width
     poles = bool(targets) and isinstance(targets[0], Pole)
     positive: dict[int, Tensor] = {}
     negative: dict[int, Tensor] = {}
     for layer in {t.layer for t in targets}:
         here = [t for t in targets if t.layer == layer]
-        positive[layer] = torch.ones(anatomy.width, dtype=weight.dtype, device=weight.device)
+        positive[layer] = torch.ones(width, dtype=weight.dtype, device=weight.device)
         negative[layer] = positive[layer].clone() if poles else positive[layer]
         if poles:
             positive[layer][[t.index for t in here if t.sign > 0]] = factor

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ..errors import ModelError
 from .families import Anatomy, anatomy
 from .models import quiet_unless_terminal, resolve
+from .packing import named_weights, pack
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -77,10 +78,14 @@ class LoadedModel:
             return torch.cuda.mem_get_info(self.model.device)[0]
         return psutil.virtual_memory().available
 
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return sum(tensor.numel() for _, tensor in named_weights(self.model))
+
     def weight_hash(self) -> str:
         """SHA-256 over every parameter's name and bytes, in name order."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.named_parameters()):
+        for name, tensor in named_weights(self.model):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -125,6 +130,7 @@ def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval().requires_grad_(False)
+    pack(model)
     # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     name = Path(source).name if Path(source).exists() else source

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..records import Neuron
 from .families import Anatomy, norm_gamma, value_vectors
+from .select import largest
 
 PROJECTIONS = ("norm", "raw")
 _BLOCK = 512  # neurons per block: 512 x 151,936 logits are 311 MB in float32, half that in bfloat16
-_CHUNK = 64  # tokens per chunk of the two-level top-k
 _SPARE = 3  # how many times k tokens go from the fast pass to the exact one
 
 
@@ -67,29 +67,13 @@ def project(
                 v = v * gamma
             logits = v.to(unembedding.dtype) @ unembedding.T
             spare = min(k * _SPARE, logits.shape[1])
-            results.append((*_rescored(v, unembedding, _largest(logits, spare), k, 1),
-                            *_rescored(v, unembedding, _largest(logits.neg_(), spare), k, -1)))  # fmt: skip
+            results.append((*_rescored(v, unembedding, largest(logits, spare), k, 1),
+                            *_rescored(v, unembedding, largest(logits.neg_(), spare), k, -1)))  # fmt: skip
             if progress is not None:
                 progress(len(v))
         order.append(places)
     back = torch.argsort(torch.cat(order))
     return Projection(*(torch.cat(part)[back] for part in zip(*results, strict=True)))
-
-
-def _largest(logits: Tensor, k: int) -> Tensor:
-    """Indices of the k largest per row, unsorted. Exact: the k largest lie in the k chunks with the largest maxima."""
-    rows, vocabulary = logits.shape
-    whole = vocabulary // _CHUNK * _CHUNK
-    if whole // _CHUNK <= k:
-        return logits.topk(min(k, vocabulary), dim=1).indices
-    chunks = logits[:, :whole].unflatten(1, (-1, _CHUNK))
-    best = chunks.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (rows, k)
-    inside = chunks.gather(1, best[:, :, None].expand(-1, -1, _CHUNK)).flatten(1)
-    tokens = (best[:, :, None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).flatten(1)
-    if whole < vocabulary:
-        rest = torch.arange(whole, vocabulary, device=logits.device).expand(rows, -1)
-        inside, tokens = torch.cat([inside, logits[:, whole:]], dim=1), torch.cat([tokens, rest], dim=1)
-    return tokens.gather(1, inside.topk(k, dim=1, sorted=False).indices)
 
 
 def _rescored(v: Tensor, unembedding: Tensor, tokens: Tensor, k: int, sign: int) -> tuple[Tensor, Tensor]:

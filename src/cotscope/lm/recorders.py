@@ -2,12 +2,13 @@
 
 `ActivePoles` keeps, per generated token and layer, the K active poles (design, section 2): the coefficients with the
 largest update sizes |m|·‖v‖₂. A step is recorded at the position whose output chose the token, so a row has as many
-steps as it generated tokens, its end token included. What is kept is bounded by one batch: `sink` gets its tally.
+steps as it generated tokens, its end token included. What is kept does not grow with the number of rows: they are
+tallied as they end, and `sink` gets the tally.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,20 +16,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..records import Neuron
 from .families import Anatomy, value_norms
+from .select import largest
+
+TALLY_ROWS = 64  # rows per tally: enough that tables are not torn into scraps
 
 
 class Recorder(Protocol):
     """What the engine calls."""
 
     def observe(self, layer: int, m: Tensor) -> None:
-        """One layer's coefficients (rows, positions, neurons); the last position is the one that is recorded."""
+        """One layer's coefficients at the recorded places of a pass, (places, neurons)."""
 
     def end_step(self, rows: list[int]) -> None:
-        """All layers of one forward pass have been observed; `rows` are the batch rows, in order, as row numbers."""
+        """All layers of a pass have been observed; `rows` says whose each place is, by number, in order."""
 
-    def end_batch(self) -> None:
-        """A batch has ended: all steps of its rows are known."""
+    def end_row(self, row: int, steps: int) -> None:
+        """A row has ended: its first `steps` places count, and no more will come."""
+
+    def end(self) -> None:
+        """All rows have ended."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,30 @@ class PoleTally:
     coefficient: np.ndarray
 
 
+class _Rows:
+    """What was kept of each place, by row: places in order, each a tuple of tensors."""
+
+    def __init__(self) -> None:
+        self.running: dict[int, list[tuple[Tensor, ...]]] = {}
+
+    def add(self, rows: list[int], *kept: Tensor) -> None:
+        for place, row in enumerate(rows):
+            self.running.setdefault(row, []).append(tuple(k[place] for k in kept))
+
+    def take(self, row: int, steps: int) -> tuple[Tensor, ...]:
+        """One row's places stacked: each (steps, …)."""
+        return tuple(torch.stack(part) for part in zip(*self.running.pop(row)[:steps], strict=True))
+
+
 class ActivePoles:
     """Records the K active poles per layer and generated token.
 
     Args:
         anatomy: the model's feed-forward blocks.
         k: poles per layer and step (the paper's text: 10; its code: 20).
-        sink: gets each batch's tally when the batch has ended.
-        keep_steps: keep the steps themselves in `steps`: (row numbers (rows,), indices and coefficients (rows,
-            layers, k)) per forward pass. For inspection and tests; grows with the number of problems.
+        sink: gets the tally of rows that have ended, several at a time.
+        keep_steps: keep the steps themselves in `steps`: row number → indices and coefficients, (steps, layers, k)
+            each. For inspection and tests; grows with the number of problems.
     """
 
     def __init__(
@@ -69,32 +92,39 @@ class ActivePoles:
         self.k, self.sink, self.keep_steps = k, sink, keep_steps
         self.norms = value_norms(anatomy)
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._batch: list[tuple[np.ndarray, Tensor, Tensor]] = []
-        self.steps: list[tuple[np.ndarray, Tensor, Tensor]] = []
+        self._rows = _Rows()
+        self._ended: dict[int, tuple[Tensor, ...]] = {}
+        self.steps: dict[int, tuple[Tensor, ...]] = {}
 
     def observe(self, layer: int, m: Tensor) -> None:
-        last = m[:, -1].float()
-        index = torch.topk(last.abs() * self.norms[layer], self.k, dim=-1, sorted=False).indices
-        self._layers.append((index, last.gather(-1, index)))
+        index = largest((m * self.norms[layer]).abs_(), self.k)
+        self._layers.append((index.to(torch.int32), m.gather(-1, index).float()))
 
     def end_step(self, rows: list[int]) -> None:
-        index = torch.stack([i for i, _ in self._layers], dim=1)  # (rows, layers, k)
-        coefficient = torch.stack([c for _, c in self._layers], dim=1)
+        index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))
         self._layers.clear()
-        self._batch.append((np.asarray(rows), index.to(torch.int32), coefficient))
+        self._rows.add(rows, index, coefficient)
 
-    def end_batch(self) -> None:
-        if self._batch:
+    def end_row(self, row: int, steps: int) -> None:
+        self._ended[row] = self._rows.take(row, steps)
+        if len(self._ended) >= TALLY_ROWS:
+            self._flush()
+
+    def end(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._ended:
             self.sink(self._tally())
             if self.keep_steps:
-                self.steps += self._batch
-        self._batch = []
+                self.steps |= self._ended
+        self._ended = {}
 
     def _tally(self) -> PoleTally:
         layers, width = self.norms.shape
-        rows = np.concatenate([r for r, _, _ in self._batch])
-        index = torch.cat([i for _, i, _ in self._batch]).cpu().numpy().astype(np.int64)
-        coefficient = torch.cat([c for _, _, c in self._batch]).cpu().numpy().astype(np.float64)
+        rows = np.repeat(list(self._ended), [len(index) for index, _ in self._ended.values()])
+        index = torch.cat([i for i, _ in self._ended.values()]).cpu().numpy().astype(np.int64)
+        coefficient = torch.cat([c for _, c in self._ended.values()]).cpu().numpy().astype(np.float64)
         layer = np.arange(layers)[None, :, None]
         size = np.abs(coefficient) * self.norms.cpu().numpy()[layer, index]
         key = (((rows[:, None, None] * layers + layer) * width) + index) * 2 + (coefficient > 0)
@@ -113,3 +143,39 @@ class ActivePoles:
             update_size=np.bincount(inverse, weights=size),
             coefficient=np.bincount(inverse, weights=coefficient),
         )
+
+
+class ChosenNeurons:
+    """Records every coefficient of chosen neurons at each step.
+
+    Args:
+        anatomy: the model's feed-forward blocks.
+        neurons: which; the columns of the result stand in the order that `neurons` has then: by layer and index.
+        sink: gets (row number, coefficients (steps, neurons) in float32) when a row has ended.
+    """
+
+    def __init__(self, anatomy: Anatomy, neurons: Iterable[Neuron], sink: Callable[[int, Tensor], None]) -> None:
+        self.neurons = sorted(set(neurons))
+        self.sink = sink
+        device = anatomy.down[0].weight.device
+        self._index = {
+            layer: torch.tensor([n.index for n in self.neurons if n.layer == layer], device=device)
+            for layer in sorted({n.layer for n in self.neurons})
+        }
+        self._layers: list[Tensor] = []
+        self._rows = _Rows()
+
+    def observe(self, layer: int, m: Tensor) -> None:
+        if layer in self._index:
+            self._layers.append(m[:, self._index[layer]])
+
+    def end_step(self, rows: list[int]) -> None:
+        self._rows.add(rows, torch.cat(self._layers, dim=1))
+        self._layers.clear()
+
+    def end_row(self, row: int, steps: int) -> None:
+        [coefficients] = self._rows.take(row, steps)
+        self.sink(row, coefficients.float())
+
+    def end(self) -> None:
+        """Nothing is left: each row was given away as it ended."""

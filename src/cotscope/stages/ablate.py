@@ -12,7 +12,7 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from ..conditions import solve
+from ..conditions import Condition, solve
 from ..controls import Traits, matched_set, unmatched_set
 from ..data.load import general_text
 from ..records import Neuron
@@ -56,20 +56,18 @@ def ablate(session: Session) -> None:
             run.save()  # before the sets: a kill between the two must not leave old conditions under new sets
             run.write_rows("sets", rows, SETS)
         _write_matching(session, sets, traits)
-        baseline = f"measure.{prompt.name}"
-        solve(session, baseline, prompt, "test", record=True)
-        scores = run.manifest.setdefault("perplexity", {})
         before = session.loaded.weight_hash()
+        baseline = f"measure.{prompt.name}"
+        disrupted = {s.name: scale(session.loaded.anatomy, s.neurons, 0.0) for s in sets}
+        conditions = [Condition(baseline, prompt, "test", record=True)]
+        conditions += [Condition(f"ablate.{name}", prompt, "test", name, i) for name, i in disrupted.items()]
+        solve(session, conditions, "ablating")
+        scores = run.manifest.setdefault("perplexity", {})
         text = general_text()
-        with session.bar("ablating", len(sets) + 1, "set") as bar:
-            if "none" not in scores:
-                scores["none"] = perplexity(session.loaded, text)
-            bar.update()
-            for s in sets:
-                intervention = scale(session.loaded.anatomy, s.neurons, 0.0)
-                if s.name not in scores:
-                    scores[s.name] = perplexity(session.loaded, text, intervention)
-                solve(session, f"ablate.{s.name}", prompt, "test", neuron_set=s.name, intervention=intervention)
+        with session.bar("perplexity", len(sets) + 1, "set") as bar:
+            for name, intervention in {"none": None, **disrupted}.items():
+                if name not in scores:
+                    scores[name] = perplexity(session.loaded, text, intervention)
                 bar.update()
         after = session.loaded.weight_hash()
         assert after == before, "an intervention changed the weights"

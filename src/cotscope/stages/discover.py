@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ..conditions import solve
+from ..conditions import Condition, solve
 from ..errors import DiscoveryError
 from ..judge.lexicon import candidates
 from ..records import Neuron, Pole
@@ -38,7 +38,7 @@ def discover(session: Session) -> None:
         return
     with run.stage("discover"):
         condition = f"discover.{prompt.name}"
-        solve(session, condition, prompt, "discovery", record=True)
+        solve(session, [Condition(condition, prompt, "discovery", record=True)], "discovering")
         active = _active_poles(session, condition)
         promoted = _project(session, active)
         found = []

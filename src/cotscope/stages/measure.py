@@ -8,7 +8,7 @@ Reads: `annotations`. Writes: completions and activity of `measure.<prompt>`; `p
 
 from __future__ import annotations
 
-from ..conditions import solve
+from ..conditions import Condition, solve
 from ..session import Session
 from ..stats import wilson
 
@@ -25,10 +25,8 @@ def measure(session: Session) -> None:
     run = session.run
     run.require("annotate", f"cotscope annotate {run.folder}")
     with run.stage("measure", UNITS):
-        with session.bar("measuring", len(session.prompts), "prompt") as bar:
-            for prompt in session.prompts:
-                solve(session, f"measure.{prompt.name}", prompt, "test", record=True)
-                bar.update()
+        conditions = [Condition(f"measure.{p.name}", p, "test", record=True) for p in session.prompts]
+        solve(session, conditions, "measuring")
         _write_problems(session)
         _write_prompts(session)
         _write_concepts(session)

@@ -1,0 +1,67 @@
+"""Weights in the order in which the matrix kernel reads them.
+
+For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order. Doing that once,
+at loading, gives the same result bit for bit, and few rows then reach the rate of many (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
+
+
+class PackedLinear(nn.Module):
+    """An `nn.Linear` whose weight is kept in blocked order; reading `weight` (out, in) unpacks a copy.
+
+    Args:
+        linear: the layer.
+        dense: the same weight where it lives on in another module: then there is nothing to unpack.
+    """
+
+    def __init__(self, linear: nn.Linear, dense: nn.Parameter | None) -> None:
+        super().__init__()
+        self.dense = dense
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS_HINT)
+        self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:
+        return self.packed.to_dense() if self.dense is None else self.dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, in) → (…, out)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def pack(model: PreTrainedModel) -> None:
+    """Replace the linear layers of a model by packed ones, where that helps: bfloat16 on a CPU that computes in it.
+
+    An unembedding that is tied to the embedding keeps its dense copy there. The other weights are copied out of the
+    file's memory map, which can then be closed: otherwise all weights would stay in memory twice.
+    """
+    ops = torch.ops.mkldnn
+    if not (torch.backends.mkldnn.is_available() and ops._is_mkldnn_bf16_supported()):
+        return
+    embedding = model.get_input_embeddings().weight
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            weight = getattr(child, "weight", None)
+            if type(child) is nn.Linear and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
+                tied = weight.data_ptr() == embedding.data_ptr()
+                setattr(parent, name, PackedLinear(child, embedding if tied else None))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """All parameters of a model by name, in name order, each once; packed ones are unpacked as they are reached."""
+    parameters = dict(model.named_parameters())
+    packed = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, PackedLinear) and m.dense is None}
+    for name in sorted(parameters.keys() | packed.keys()):
+        yield name, parameters[name] if name in parameters else packed[name].weight

@@ -1,0 +1,240 @@
+"""The rows that are being continued at one time: over shared prefixes, or as whole prompts on the plain path."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..records import Completion
+from .attention import Pass, Prefix, SharedPrefixCache
+from .interventions import Intervention
+from .recorders import Recorder
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+PREFILL_TOKENS = 1536  # tokens per prefill pass: enough to reach the GEMM rate, small enough to pad little
+REFILL = 8  # rows join when this share of the slots (one in so many) is free: a pass over few questions wastes little
+
+
+@dataclass(frozen=True)
+class Job:
+    """One condition: prompts that are continued under one intervention.
+
+    Attributes:
+        prompts: the texts.
+        max_new_tokens: a row ends after so many tokens, at the model's end token or at a stop string.
+        stop: the stop strings.
+        recorder: sees the coefficients at the step that chose each token.
+        intervention: acts on the coefficients.
+    """
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int = 120
+    stop: tuple[str, ...] = ()
+    recorder: Recorder | None = None
+    intervention: Intervention | None = None
+
+
+@dataclass(eq=False)
+class Work:
+    """A job on its way: its prompts as tokens, the prefix that they share, and what has been written."""
+
+    number: int
+    job: Job
+    ids: list[list[int]]
+    common: int = 0  # tokens that all its prompts share at their start
+    prefix: Prefix | None = None
+    done: dict[int, Completion] = field(default_factory=dict)
+
+    def rows(self) -> list[Row]:
+        """Longest first, so that rows of one prefill pass are of about one length."""
+        return [Row(self, i) for i in sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))]
+
+
+@dataclass(eq=False)
+class Row:
+    """One prompt that is being continued."""
+
+    work: Work
+    number: int
+    written: list[int] = field(default_factory=list)
+    tail: str = ""
+
+    @property
+    def suffix(self) -> list[int]:
+        """Its prompt beyond the shared prefix."""
+        return self.work.ids[self.number][self.work.common :]
+
+
+@dataclass
+class View:
+    """What a forward pass means for interventions and recorders.
+
+    Attributes:
+        stage: "prompt" or "generated": whose positions the pass runs over.
+        groups: (work, indices of its rows in the pass or None for all).
+        rows: rows in the pass.
+        places: position of each row's recorded (and unembedded) token; None: the last of all rows.
+        numbers: row numbers of each group, or None where nothing is recorded.
+    """
+
+    stage: str
+    groups: list[tuple[Work, Tensor | None]]
+    rows: int
+    places: Tensor | None = None
+    numbers: list[list[int]] | None = None
+
+
+def groups_of(rows: list[Row], device: torch.device) -> tuple[list[tuple[Work, Tensor | None]], list[list[int]]]:
+    """Rows by the work that they belong to: (work, row indices or None for all), and their row numbers."""
+    places: dict[Work, list[int]] = {}
+    for i, row in enumerate(rows):
+        places.setdefault(row.work, []).append(i)
+    numbers = [[rows[i].number for i in found] for found in places.values()]
+    if len(places) == 1:
+        return [(rows[0].work, None)], numbers
+    return [(work, torch.tensor(found, device=device)) for work, found in places.items()], numbers
+
+
+class Table(Protocol):
+    """The rows in slots 0…len(rows)-1, and the model's state for them."""
+
+    rows: list[Row]
+
+    def admit(self, queue: deque[Row]) -> Tensor | None:
+        """Run the prompts of rows that now find room; logits (new rows, vocabulary) of their first tokens."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Append one token per row (rows,); logits (rows, vocabulary)."""
+
+    def drop(self, slots: list[int]) -> list[int]:
+        """Remove ended slots; returns, for each new slot, the old slot that it was."""
+
+
+class SharedTable:
+    """Rows over shared prefixes. Rows of several jobs stand in it at once; as some end, others take their slots."""
+
+    def __init__(self, engine: Engine, slots: int, columns: int) -> None:
+        self.engine, self.slots, self.rows = engine, slots, []
+        self.device = engine.loaded.model.device
+        self.cache = SharedPrefixCache(engine.loaded.anatomy.layers, slots, columns, self.device)
+        self.prefix_lengths = torch.zeros(slots, dtype=torch.long, device=self.device)  # by slot
+        self.lengths: list[int] = []  # columns in use by slot, as the host knows them
+        self.columns = torch.arange(columns, device=self.device)
+        self._groups: tuple[list[tuple[Work, Tensor | None]], list[list[int]]] | None = None
+
+    def admit(self, queue: deque[Row]) -> Tensor | None:
+        free = self.slots - len(self.rows)
+        if not queue or (self.rows and free < max(1, self.slots // REFILL)):
+            return None
+        logits = []
+        while queue and free:
+            work, width = queue[0].work, len(queue[0].suffix)
+            room = min(free, max(1, PREFILL_TOKENS // width))
+            new: list[Row] = []
+            while queue and queue[0].work is work and len(new) < room:
+                new.append(queue.popleft())
+            logits.append(self._prefill(work, new))
+            free -= len(new)
+        self._groups = None
+        return torch.cat(logits)
+
+    def _prefill(self, work: Work, new: list[Row]) -> Tensor:
+        if work.prefix is None:
+            work.prefix = self.engine.run_prefix(work)
+        first, width = len(self.rows), max(len(row.suffix) for row in new)
+        suffixes = [row.suffix for row in new]
+        self.rows += new
+        self.lengths += map(len, suffixes)
+        slots = slice(first, len(self.rows))
+        lengths = torch.tensor([len(s) for s in suffixes], device=self.device)
+        self.cache.lengths[slots] = lengths
+        self.prefix_lengths[slots] = work.prefix.length
+        self.cache.end = width
+        columns = self.columns[:width]
+        hidden = columns[None, :] > columns[:, None]  # padding stands on the right, where nobody looks
+        bias = torch.zeros(hidden.shape, device=self.device)
+        bias = bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[None, None]
+        self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)], bias)
+        ids = torch.tensor([s + [0] * (width - len(s)) for s in suffixes], device=self.device)
+        positions = (work.prefix.length + columns).clamp(max=self.engine.loaded.context - 1).expand(len(new), -1)
+        numbers = [[row.number for row in new]]
+        return self.engine.forward(self.cache, ids, positions, View("prompt", [(work, None)], len(new), lengths - 1, numbers))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        count = len(self.rows)
+        if self._groups is None:
+            self._groups = groups_of(self.rows, self.device)
+        groups, numbers = self._groups
+        lengths = self.cache.lengths[:count]
+        self.cache.end = max(self.lengths) + 1
+        hidden = self.columns[None, : self.cache.end] > lengths[:, None]
+        bias = torch.zeros(hidden.shape, device=self.device)
+        bias = bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[:, None, None]
+        self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], bias)
+        positions = (self.prefix_lengths[:count] + lengths)[:, None]
+        logits = self.engine.forward(
+            self.cache, tokens[:, None], positions, View("generated", groups, count, None, numbers)
+        )
+        lengths += 1
+        self.lengths = [n + 1 for n in self.lengths]
+        return logits
+
+    def drop(self, slots: list[int]) -> list[int]:
+        order = list(range(len(self.rows)))
+        for slot in sorted(slots, reverse=True):
+            last = len(self.rows) - 1
+            if slot != last:
+                self.cache.move_row(last, slot, self.lengths[last])
+                self.prefix_lengths[slot] = self.prefix_lengths[last]
+                self.rows[slot], self.lengths[slot], order[slot] = self.rows[last], self.lengths[last], order[last]
+            self.rows.pop()
+            self.lengths.pop()
+            order.pop()
+        self._groups = None
+        return order
+
+
+class PlainTable:
+    """Whole prompts of one job at a time, padded on the left, with transformers' own attention and cache."""
+
+    def __init__(self, engine: Engine, slots: int) -> None:
+        self.engine, self.slots, self.rows = engine, slots, []
+        self.device = engine.loaded.model.device
+
+    def admit(self, queue: deque[Row]) -> Tensor | None:
+        if self.rows or not queue:
+            return None
+        work = queue[0].work
+        while queue and queue[0].work is work and len(self.rows) < self.slots:
+            self.rows.append(queue.popleft())
+        self.cache = DynamicCache(config=self.engine.loaded.model.config)
+        prompts = [work.ids[row.number] for row in self.rows]
+        width = max(map(len, prompts))
+        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.device)
+        return self._forward(ids, (self.mask.cumsum(1) - 1).clamp_(min=0), "prompt")
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        return self._forward(tokens[:, None], self.mask.sum(1, keepdim=True) - 1, "generated")
+
+    def drop(self, slots: list[int]) -> list[int]:
+        gone = set(slots)
+        order = [slot for slot in range(len(self.rows)) if slot not in gone]
+        index = torch.tensor(order, dtype=torch.long, device=self.device)
+        if order:
+            self.cache.batch_select_indices(index)
+        self.mask, self.rows = self.mask[index], [self.rows[slot] for slot in order]
+        return order
+
+    def _forward(self, ids: Tensor, positions: Tensor, stage: str) -> Tensor:
+        groups, numbers = groups_of(self.rows, self.device)
+        view = View(stage, groups, len(self.rows), None, numbers)
+        return self.engine.forward(self.cache, ids, positions, view, self.mask)
