@@ -5,7 +5,7 @@ MODEL ?= qwen2.5-coder-0.5b
 RUN ?= runs/study
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup study test clean
+.PHONY: setup study test bench clean
 
 setup: $(VENV)/.ready
 	$(VENV)/bin/cotscope models --install $(MODEL)
@@ -23,6 +23,11 @@ study: setup
 test: setup
 	$(VENV)/bin/ruff check src tests
 	$(VENV)/bin/python -m pytest
+
+bench: setup
+	$(PIP) --editable '.[bench]'
+	$(VENV)/bin/python benchmarks/bench.py peers
+	$(VENV)/bin/python benchmarks/bench.py own
 
 clean:
 	rm -rf $(VENV) runs build src/*.egg-info

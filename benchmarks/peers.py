@@ -29,7 +29,7 @@ from transformers.generation import ContinuousBatchingConfig
 from transformers.utils import logging as transformers_logging
 
 import cotscope
-from cotscope.lm.families import anatomy, value_norms
+from cotscope.lm.families import anatomy
 
 K = 10
 STOP_TOKENS = 24  # a stop string is looked for in this many tokens
@@ -125,7 +125,7 @@ class _Loaded:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(DEVICE).eval()
         self.down = anatomy(self.model).down
-        self.norms = value_norms(anatomy(self.model))
+        self.norms = anatomy(self.model).norms
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.ends: list[int] = ends if isinstance(ends, list) else [ends]
@@ -194,7 +194,7 @@ class Cotscope:
     def run(self, texts: list[str], stop: tuple[str, ...], max_new_tokens: int = 120, batch: int = 16) -> Recorded:
         recorder = cotscope.ActivePoles(self.loaded.anatomy, k=K, keep_steps=True)
         completions = self.engine.generate(texts, stop=stop, max_new_tokens=max_new_tokens, recorder=recorder)
-        poles = _by_row(recorder.steps, len(texts))
+        poles = [recorder.steps[row] for row in range(len(texts))]
         return Recorded([list(c.token_ids) for c in completions], poles, recorder.norms.cpu())
 
 

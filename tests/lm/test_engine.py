@@ -11,7 +11,6 @@ from torch import Tensor
 from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
 from cotscope.lm.engine import Engine, _common_prefix
-from cotscope.lm.families import value_norms
 from cotscope.lm.interventions import coefficient_hooks, scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
@@ -21,6 +20,8 @@ from cotscope.prompts.exemplars import load_exemplars
 from cotscope.records import Neuron, Pole
 
 NEW = 12
+# Gemma 2 caps its attention scores and Falcon adds a bias to them: the plain path is right for those.
+PLAIN = {"gemma2", "falcon_alibi"}
 
 
 def prompts(count: int, shared: int = 20, seed: int = 0) -> list[str]:
@@ -44,8 +45,10 @@ def test_same_tokens_as_transformers(tiny: LoadedModel) -> None:
     expected = [alone(tiny, text) for text in texts]
     assert len(set(expected)) > 1, "the test model says the same whatever the prompt"
     for rows in (1, 4, 9):
-        got = Engine(tiny, rows=rows).generate(texts, max_new_tokens=NEW)
+        engine = Engine(tiny, rows=rows)
+        got = engine.generate(texts, max_new_tokens=NEW)
         assert [c.token_ids for c in got] == expected
+        assert engine.shares_prefix(40) == (tiny.name not in PLAIN)
     order = list(range(9))
     random.Random(1).shuffle(order)
     got = Engine(tiny, rows=4).generate([texts[i] for i in order], max_new_tokens=NEW)
@@ -67,8 +70,10 @@ def test_jobs_in_one_batch_are_as_jobs_alone(tiny: LoadedModel) -> None:
         recorders = [ActivePoles(tiny.anatomy, k=4, keep_steps=True) for _ in settings]
         jobs = [Job(tuple(t), new, (), r, i) for (t, i, new), r in zip(settings, recorders)]
         ended: list[int] = []
-        got = Engine(tiny, rows=rows, ahead=ahead).run(jobs, finished=lambda job, done, ended=ended: ended.append(job))
+        engine = Engine(tiny, rows=rows, ahead=ahead)
+        got = engine.run(jobs, finished=lambda job, done, ended=ended: ended.append(job))
         assert got == apart
+        assert engine.shares_prefix(40) == (tiny.name not in PLAIN)
         assert sorted(ended) == [0, 1, 2, 3]
         for recorder, expected in zip(recorders, kept):
             assert recorder.steps.keys() == expected.keys()
@@ -119,8 +124,7 @@ def test_which_families_share_a_prefix() -> None:
     from conftest import FAMILIES, tiny_model
 
     shares = {name: Engine(tiny_model(name)).shares_prefix(10) for name in FAMILIES}
-    # Gemma 2 caps its attention scores and Falcon adds a bias to them: the plain path is right for those.
-    assert {name for name, share in shares.items() if not share} == {"gemma2", "falcon_alibi"}
+    assert {name for name, share in shares.items() if not share} == PLAIN
 
 
 def test_beyond_a_sliding_window_the_plain_path_is_taken() -> None:
@@ -164,7 +168,7 @@ def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, 
         loaded.model(input_ids=torch.tensor([ids]))
     first = len(loaded.encode(text)) - 1
     m = torch.stack(seen, dim=1)[first : first + steps]
-    index = (m.abs() * value_norms(loaded.anatomy)).topk(k, dim=-1).indices
+    index = (m.abs() * loaded.anatomy.norms).topk(k, dim=-1).indices
     return index, m.gather(-1, index)
 
 
@@ -202,7 +206,7 @@ def test_tally_sums_the_steps(qwen: LoadedModel) -> None:
                     expected.setdefault((row, Pole(layer, i, 1 if c > 0 else -1)), []).append(c)
     columns = (tally.row, tally.layer, tally.index, tally.sign, tally.steps, tally.coefficient, tally.update_size)
     got = {(r, Pole(l, i, s)): (n, c, u) for r, l, i, s, n, c, u in zip(*(a.tolist() for a in columns))}  # noqa: E741
-    norms = value_norms(qwen.anatomy)
+    norms = qwen.anatomy.norms
     assert got.keys() == expected.keys()
     for key, values in expected.items():
         steps, coefficient, size = got[key]

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from cotscope.errors import ModelError
-from cotscope.lm.families import anatomy, norm_gamma, value_norms, value_vectors
+from cotscope.lm.families import anatomy, norm_gamma, value_vectors
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.packing import PackedLinear, pack
@@ -96,11 +96,11 @@ def test_packed_weights_change_nothing() -> None:
         assert packed.weight_hash() == plain.weight_hash()
         assert packed.parameters() == plain.parameters()
         assert torch.equal(packed.anatomy.unembedding, plain.anatomy.unembedding)
-        assert torch.equal(value_norms(packed.anatomy), value_norms(plain.anatomy))
+        assert torch.equal(packed.anatomy.norms, plain.anatomy.norms)
 
 
 def test_update_size_norms(tiny: LoadedModel) -> None:
-    norms = value_norms(tiny.anatomy)
+    norms = tiny.anatomy.norms
     assert norms.shape == (tiny.anatomy.layers, tiny.anatomy.width)
     expected = value_vectors(tiny.anatomy, 1)[:, 4].square().sum().sqrt()
     torch.testing.assert_close(norms[1, 4], expected)

@@ -83,12 +83,13 @@ class Engine:
         """
         works = [Work(i, job, [self.loaded.encode(p) for p in job.prompts]) for i, job in enumerate(jobs)]
         lengths = [self._check_length(work) for work in works]
+        shares = [bool(work.ids) and self.shares_prefix(length) for work, length in zip(works, lengths)]
         shared = []
         with self._hooks(jobs):
-            for work, length in zip(works, lengths):
+            for work, length, share in zip(works, lengths, shares):
                 if not work.ids:
                     self._finish(work, finished)
-                elif self.shares_prefix(length):
+                elif share:
                     work.common = _common_prefix(work.ids)
                     shared.append(work)
                 else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +54,16 @@ class Anatomy:
         """W_U, (vocabulary, hidden); a copy where the weight is packed."""
         return self.head.weight.detach()
 
+    @cached_property
+    def norms(self) -> Tensor:
+        """‖v‖₂ of every neuron, (layers, neurons), float32; computed once, since weights are never changed."""
+        return torch.stack([value_vectors(self, layer).norm(dim=0) for layer in range(self.layers)])
+
     @property
     def layers(self) -> int:
         return len(self.down)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Neurons per layer."""
         return value_matrix(self.down[0]).shape[1]
@@ -132,8 +138,3 @@ def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:
     values = value_matrix(model_anatomy.down[layer]).detach().float()
     gamma, _ = norm_gamma(model_anatomy.post_norm[layer])
     return values if gamma is None else values * gamma[:, None]
-
-
-def value_norms(model_anatomy: Anatomy) -> Tensor:
-    """‖v‖₂ of every neuron: (layers, neurons), float32."""
-    return torch.stack([value_vectors(model_anatomy, layer).norm(dim=0) for layer in range(model_anatomy.layers)])

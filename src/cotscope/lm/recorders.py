@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
-from .families import Anatomy, value_norms
+from .families import Anatomy
 from .select import largest
 
 TALLY_ROWS = 64  # rows per tally: enough that tables are not torn into scraps
@@ -90,7 +90,7 @@ class ActivePoles:
         keep_steps: bool = False,
     ) -> None:
         self.k, self.sink, self.keep_steps = k, sink, keep_steps
-        self.norms = value_norms(anatomy)
+        self.norms = anatomy.norms
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._rows = _Rows()
         self._ended: dict[int, tuple[Tensor, ...]] = {}

@@ -11,6 +11,7 @@ from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
 
 WINDOW = 512  # tokens per pass
+_ROWS = 64  # positions whose logits stand in float32 at once
 
 
 @torch.inference_mode()
@@ -27,8 +28,9 @@ def perplexity(loaded: LoadedModel, text: str, intervention: Intervention | None
             ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
             if len(ids) < 2:
                 continue
-            logits = loaded.model(input_ids=ids[None]).logits[0, :-1].float()
-            total += F.cross_entropy(logits, ids[1:], reduction="sum").item()
+            logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
+            for part, targets in zip(logits.split(_ROWS), ids[1:].split(_ROWS)):
+                total += F.cross_entropy(part.float(), targets, reduction="sum").item()
             count += len(ids) - 1
     # A broken model's loss can be too large for exp; infinity says so.
     return math.exp(total / count) if count and total / count < 700 else math.inf
