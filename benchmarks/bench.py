@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,7 +44,9 @@ def job(arguments: argparse.Namespace) -> tuple[list[str], Prompt]:
 
 
 def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """This process's peak memory. (`ru_maxrss` would begin with its parent's.)"""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**20
 
 
 def child(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ ORDER = (
     ("numbers",),
     ("data", "prompts", "lm", "judge", "stats", "store", "controls"),
     ("session",),
-    ("conditions",),
+    ("conditions", "continuations", "neurons"),
     ("stages",),
     ("executors",),
     ("report",),

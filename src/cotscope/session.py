@@ -49,6 +49,8 @@ class StudyConfig:
         first_layer_fraction: the first layers that are skipped, as a fraction of depth (paper: 6 of 32).
         projection: "norm" (γ included) or "raw".
         matched, unmatched: random sets in the ablation.
+        given: test problems, the first ones, whose solution the model is made to write (damage, fixed activity).
+        battery: items per task of the battery.
         seed: of everything that is drawn.
         dtype: of the weights.
     """
@@ -67,6 +69,8 @@ class StudyConfig:
     projection: str = "norm"
     matched: int = 5
     unmatched: int = 2
+    given: int = 24
+    battery: int = 16
     seed: int = 0
     dtype: str = "bfloat16"
 

@@ -63,6 +63,14 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     return (1 + int((flipped >= abs(values.sum()) - tie).sum())) / (RESAMPLES + 1)
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation alone; NaN where `spearman` gives NaN."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) < 3 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
+        return float("nan")
+    return float(_rank_correlation(x[None], y[None])[0])
+
+
 def spearman(
     x: Sequence[float], y: Sequence[float], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float, float]:
@@ -71,11 +79,10 @@ def spearman(
     Returns: rho, low, high, p; all NaN with fewer than 3 points, with a NaN among them, or when one variable does not
     vary. Bootstrap samples in which one does not vary have no rho and are left out.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 3 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
+    rho = rank_correlation(x, y)
+    if np.isnan(rho):
         return (float("nan"),) * 4
-    rng = np.random.default_rng(seed)
-    rho = _rank_correlation(x[None], y[None])[0]
+    x, y, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
     draws = rng.integers(0, len(x), (RESAMPLES, len(x)))
     low, high = np.nanquantile(_rank_correlation(x[draws], y[draws]), [0.5 - level / 2, 0.5 + level / 2])
     shuffled = _rank_correlation(np.broadcast_to(x, draws.shape), rng.permuted(np.broadcast_to(y, draws.shape), axis=1))

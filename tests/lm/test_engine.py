@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
-from cotscope.lm.engine import Engine, _common_prefix
+from cotscope.lm.engine import Engine, common_prefix
 from cotscope.lm.interventions import coefficient_hooks, scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
@@ -150,11 +150,11 @@ def test_a_prompt_beyond_the_context_is_refused(qwen: LoadedModel) -> None:
         Engine(qwen).generate(["a" * 300], max_new_tokens=10)
 
 
-def test_common_prefix_leaves_a_token_to_each_row() -> None:
-    assert _common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
-    assert _common_prefix([[1, 2], [1, 3]]) == 1
-    assert _common_prefix([[5], [5]]) == 0
-    assert _common_prefix([[7, 8, 9]]) == 2
+def testcommon_prefix_leaves_a_token_to_each_row() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
+    assert common_prefix([[1, 2], [1, 3]]) == 1
+    assert common_prefix([[5], [5]]) == 0
+    assert common_prefix([[7, 8, 9]]) == 2
 
 
 def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, k: int) -> tuple[Tensor, Tensor]:

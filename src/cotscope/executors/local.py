@@ -9,6 +9,7 @@ from typing import Any
 from ..session import Session
 from ..stages.ablate import ablate
 from ..stages.annotate import annotate
+from ..stages.damage import damage
 from ..stages.discover import discover
 from ..stages.explain import explain
 from ..stages.measure import measure
@@ -17,6 +18,7 @@ STAGES: dict[str, Callable[..., None]] = {
     "discover": discover,
     "annotate": annotate,
     "ablate": ablate,
+    "damage": damage,
     "measure": measure,
     "explain": explain,
 }

@@ -45,7 +45,8 @@ class Pass:
     """One forward pass over some slots.
 
     Attributes:
-        stage: "prefix" (the shared tokens), "prefill" (the rest of each prompt) or "decode" (one token per row).
+        stage: "prefix" (the shared tokens), "prefill" (the rest of each prompt), "decode" (one token per row) or "score"
+            (like prefill, but nothing is kept).
         slots: the slots of its rows, first and beyond the last.
         prefixes: which rows see which prefix: (prefix, row indices (n,)), None for all rows.
         bias: additive float32 mask over the rows' own columns, (rows or 1, 1, queries, keys).
@@ -79,6 +80,8 @@ class SuffixLayer(CacheLayerMixin):
             [(prefix, _)] = now.prefixes
             prefix.keys.append(key_states.contiguous())
             prefix.values.append(value_states.contiguous())
+            return key_states, value_states
+        if now.stage == "score":
             return key_states, value_states
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -82,15 +82,15 @@ class Engine:
         Raises: PromptError if a prompt and its new tokens do not fit the model's context.
         """
         works = [Work(i, job, [self.loaded.encode(p) for p in job.prompts]) for i, job in enumerate(jobs)]
-        lengths = [self._check_length(work) for work in works]
+        lengths = [self.check_length(work) for work in works]
         shares = [bool(work.ids) and self.shares_prefix(length) for work, length in zip(works, lengths)]
         shared = []
-        with self._hooks(jobs):
+        with self.hooks(jobs):
             for work, length, share in zip(works, lengths, shares):
                 if not work.ids:
                     self._finish(work, finished)
                 elif share:
-                    work.common = _common_prefix(work.ids)
+                    work.common = common_prefix(work.ids)
                     shared.append(work)
                 else:
                     table = PlainTable(self, self.rows or self.batch_rows(length))
@@ -103,7 +103,8 @@ class Engine:
                 self._run(SharedTable(self, slots, columns), queue, progress, finished)
         return [[work.done[i] for i in range(len(work.ids))] for work in works]
 
-    def _check_length(self, work: Work) -> int:
+    def check_length(self, work: Work) -> int:
+        """Tokens of the longest row when it has ended. Raises: PromptError if they do not fit the model's context."""
         longest, new, context = max(map(len, work.ids), default=0), work.job.max_new_tokens, self.loaded.context
         if longest + new > context:
             raise PromptError(
@@ -171,7 +172,7 @@ class Engine:
     # -- one forward pass -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
+    def hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Coefficients pass through `_on_coefficients`, and only the places that matter are unembedded."""
         used = any(job.recorder is not None or job.intervention is not None for job in jobs)
         head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
@@ -182,9 +183,9 @@ class Engine:
             head.remove()
 
     def forward(
-        self, cache: Cache, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None
+        self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None
     ) -> Tensor:
-        """Run tokens (rows, positions) through the model; logits (rows, vocabulary) at each row's place."""
+        """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
         self._view = view
         shared = isinstance(cache, SharedPrefixCache)
         with use_shared_prefix(self.loaded.model, cache) if shared else nullcontext():
@@ -193,8 +194,8 @@ class Engine:
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=0 if view.places is not None else 1,
+                use_cache=cache is not None,
+                logits_to_keep=0 if view.unembedded is not None else 1,
             )
         if view.numbers is not None:
             for (work, _), numbers in zip(view.groups, view.numbers, strict=True):
@@ -204,9 +205,7 @@ class Engine:
 
     def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         view, hidden = self._view, args[0]
-        if view.places is None:
-            return None
-        return (hidden[torch.arange(view.rows, device=hidden.device), view.places][:, None],)
+        return None if view.unembedded is None else (hidden[view.unembedded][:, None],)
 
     def _on_coefficients(self, layer: int, m: Tensor) -> None:
         view = self._view
@@ -225,8 +224,7 @@ class Engine:
         for work, index in view.groups:
             if work.job.recorder is not None:
                 if place is None:
-                    rows = torch.arange(view.rows, device=m.device)
-                    place = m[:, -1] if view.places is None else m[rows, view.places]
+                    place = m[:, -1] if view.recorded is None else m[view.recorded]
                 work.job.recorder.observe(layer, place if index is None else place[index])
 
     # -- the shared prefix ----------------------------------------------------------------------------------------
@@ -266,7 +264,7 @@ class Engine:
         work = Work(0, Job(()), [[5] * 6 + row for row in reversed(ids)], common=6)
         first, second = [], []
         try:
-            with self._hooks([]):
+            with self.hooks([]):
                 for table, logits in ((PlainTable(self, 3), first), (SharedTable(self, 3, 12), second)):
                     logits.append(table.admit(deque(work.rows())))
                     logits.append(table.decode(torch.tensor([7, 9, 11], device=self.loaded.model.device)))
@@ -310,7 +308,7 @@ class _Reading:
         return self._tokens.tolist()
 
 
-def _common_prefix(ids: list[list[int]]) -> int:
+def common_prefix(ids: list[list[int]]) -> int:
     """Tokens that all rows share at their start, leaving at least one to each row."""
     first, last = min(ids), max(ids)  # in lexicographic order these two share the least
     limit = min(map(len, ids)) - 1

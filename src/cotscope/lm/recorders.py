@@ -98,12 +98,12 @@ class ActivePoles:
 
     def observe(self, layer: int, m: Tensor) -> None:
         index = largest((m * self.norms[layer]).abs_(), self.k)
-        self._layers.append((index.to(torch.int32), m.gather(-1, index).float()))
+        self._layers.append((index, m.gather(-1, index)))
 
     def end_step(self, rows: list[int]) -> None:
         index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))
         self._layers.clear()
-        self._rows.add(rows, index, coefficient)
+        self._rows.add(rows, index.to(torch.int32), coefficient.float())
 
     def end_row(self, row: int, steps: int) -> None:
         self._ended[row] = self._rows.take(row, steps)

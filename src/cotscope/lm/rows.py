@@ -80,14 +80,16 @@ class View:
         stage: "prompt" or "generated": whose positions the pass runs over.
         groups: (work, indices of its rows in the pass or None for all).
         rows: rows in the pass.
-        places: position of each row's recorded (and unembedded) token; None: the last of all rows.
-        numbers: row numbers of each group, or None where nothing is recorded.
+        unembedded: places (rows (n,), positions (n,)) whose logits are wanted; None: the last position of all rows.
+        recorded: places that recorders see, likewise.
+        numbers: for each group, whose the recorded places are; None where nothing is recorded.
     """
 
     stage: str
     groups: list[tuple[Work, Tensor | None]]
     rows: int
-    places: Tensor | None = None
+    unembedded: tuple[Tensor, Tensor] | None = None
+    recorded: tuple[Tensor, Tensor] | None = None
     numbers: list[list[int]] | None = None
 
 
@@ -100,6 +102,21 @@ def groups_of(rows: list[Row], device: torch.device) -> tuple[list[tuple[Work, T
     if len(places) == 1:
         return [(rows[0].work, None)], numbers
     return [(work, torch.tensor(found, device=device)) for work, found in places.items()], numbers
+
+
+def padded(suffixes: list[list[int]], start: int, context: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens (rows, width), padded on the right, and their positions, which begin at `start`."""
+    width = max(map(len, suffixes))
+    ids = torch.tensor([s + [0] * (width - len(s)) for s in suffixes], device=device)
+    positions = (start + torch.arange(width, device=device)).clamp(max=context - 1)
+    return ids, positions.expand(len(suffixes), -1)
+
+
+def causal(width: int, device: torch.device) -> Tensor:
+    """Additive mask (1, 1, width, width): padding stands on the right, where nobody looks."""
+    hidden = torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
+    bias = torch.zeros(hidden.shape, device=device)
+    return bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[None, None]
 
 
 class Table(Protocol):
@@ -157,15 +174,11 @@ class SharedTable:
         self.cache.lengths[slots] = lengths
         self.prefix_lengths[slots] = work.prefix.length
         self.cache.end = width
-        columns = self.columns[:width]
-        hidden = columns[None, :] > columns[:, None]  # padding stands on the right, where nobody looks
-        bias = torch.zeros(hidden.shape, device=self.device)
-        bias = bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[None, None]
-        self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)], bias)
-        ids = torch.tensor([s + [0] * (width - len(s)) for s in suffixes], device=self.device)
-        positions = (work.prefix.length + columns).clamp(max=self.engine.loaded.context - 1).expand(len(new), -1)
-        numbers = [[row.number for row in new]]
-        return self.engine.forward(self.cache, ids, positions, View("prompt", [(work, None)], len(new), lengths - 1, numbers))
+        self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)], causal(width, self.device))
+        ids, positions = padded(suffixes, work.prefix.length, self.engine.loaded.context, self.device)
+        last = (torch.arange(len(new), device=self.device), lengths - 1)
+        view = View("prompt", [(work, None)], len(new), last, last, [[row.number for row in new]])
+        return self.engine.forward(self.cache, ids, positions, view)
 
     def decode(self, tokens: Tensor) -> Tensor:
         count = len(self.rows)
@@ -180,7 +193,7 @@ class SharedTable:
         self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], bias)
         positions = (self.prefix_lengths[:count] + lengths)[:, None]
         logits = self.engine.forward(
-            self.cache, tokens[:, None], positions, View("generated", groups, count, None, numbers)
+            self.cache, tokens[:, None], positions, View("generated", groups, count, None, None, numbers)
         )
         lengths += 1
         self.lengths = [n + 1 for n in self.lengths]
@@ -236,5 +249,5 @@ class PlainTable:
 
     def _forward(self, ids: Tensor, positions: Tensor, stage: str) -> Tensor:
         groups, numbers = groups_of(self.rows, self.device)
-        view = View(stage, groups, len(self.rows), None, numbers)
+        view = View(stage, groups, len(self.rows), None, None, numbers)
         return self.engine.forward(self.cache, ids, positions, view, self.mask)

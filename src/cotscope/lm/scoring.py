@@ -1,36 +1,202 @@
-"""Scoring text that is given, not generated."""
+"""Scoring text that is given, not generated: teacher forcing, perplexity, and how far a disruption moves a model."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from .attention import Pass, SharedPrefixCache
+from .engine import Engine, common_prefix
 from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
+from .recorders import Recorder
+from .rows import PREFILL_TOKENS, Job, Row, View, Work, causal, padded
 
 WINDOW = 512  # tokens per pass
 _ROWS = 64  # positions whose logits stand in float32 at once
 
 
-@torch.inference_mode()
-def perplexity(loaded: LoadedModel, text: str, intervention: Intervention | None = None) -> float:
-    """exp of the mean negative log-likelihood per token of `text`, in windows of 512 tokens that share no context.
+@dataclass(frozen=True)
+class Given:
+    """Prompts with continuations that are given, not generated.
 
-    Each window begins with the tokenizer's start token, where it has one; without one its first token is not scored.
+    Attributes:
+        prompts: the texts.
+        continuations: token ids after each prompt.
+        scored: which tokens of each continuation are scored; None: all.
+        recorder: sees every token's coefficients, at the position that chooses it.
+        labels: what the recorder takes for row numbers, one per token of each continuation; None: the prompt's number.
+        intervention: acts on the whole sequence.
+    """
+
+    prompts: tuple[str, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    scored: tuple[frozenset[int], ...] | None = None
+    recorder: Recorder | None = None
+    labels: tuple[tuple[int, ...], ...] | None = None
+    intervention: Intervention | None = None
+
+
+class TokenScore(NamedTuple):
+    """A given token's log-probability (nats), and whether it was the most likely token."""
+
+    log_prob: float
+    greedy: bool
+
+
+class _Place(NamedTuple):
+    """Where a continuation's token is chosen: row and position in the pass, prompt number, token number."""
+
+    row: int
+    position: int
+    prompt: int
+    token: int
+
+
+@torch.inference_mode()
+def score(engine: Engine, given: Given, progress: Callable[[int], None] | None = None) -> list[list[TokenScore]]:
+    """Teacher forcing: how likely the given continuations are, token by token.
+
+    One pass over each prompt and its continuation; tokens that all prompts share are run once, where the model can.
+
+    Returns: for each prompt the scores of its continuation's tokens in `given.scored`, in order.
+
+    Raises: PromptError if a prompt and its continuation do not fit the model's context.
+    """
+    loaded = engine.loaded
+    device, layers = loaded.model.device, loaded.anatomy.layers
+    starts = [loaded.encode(p) for p in given.prompts]
+    whole = [start + list(tokens) for start, tokens in zip(starts, given.continuations, strict=True)]
+    work = Work(0, Job(given.prompts, 0, (), None, given.intervention), whole)
+    shared = bool(whole) and engine.shares_prefix(engine.check_length(work))
+    if shared:
+        work.common = common_prefix(starts)
+    scores: list[list[TokenScore]] = [[] for _ in whole]
+    if given.recorder is not None:
+        work = Work(0, Job(given.prompts, 0, (), given.recorder, given.intervention), whole, work.common)
+    with engine.hooks([work.job]):
+        prefix = engine.run_prefix(work) if shared else None
+        for rows in _batches(work.rows()):
+            suffixes = [row.suffix for row in rows]
+            ids, positions = padded(suffixes, work.common, loaded.context, device)
+            cache, mask = None, None
+            if prefix is not None:
+                cache = SharedPrefixCache(layers, 0, 0, device)
+                cache.end = ids.shape[1]
+                cache.now = Pass("score", (0, 0), [(prefix, None)], causal(ids.shape[1], device))
+            else:
+                lengths = torch.tensor([len(s) for s in suffixes], device=device)
+                mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+            places = [
+                _Place(i, len(starts[row.number]) - work.common - 1 + t, row.number, t)
+                for i, row in enumerate(rows)
+                for t in range(len(given.continuations[row.number]))
+            ]
+            wanted = [p for p in places if given.scored is None or p.token in given.scored[p.prompt]]
+            view = View("prompt", [(work, None)], len(rows), _tensors(wanted, device), _tensors(places, device))
+            if given.recorder is not None:
+                labels = [given.labels[p.prompt][p.token] if given.labels else p.prompt for p in places]
+                view.numbers = [labels]
+            logits = engine.forward(cache, ids, positions, view, mask)
+            for place, token_score in zip(wanted, _scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])):
+                scores[place.prompt].append(token_score)
+            if given.recorder is not None:
+                for label, count in Counter(labels).items():
+                    given.recorder.end_row(label, count)
+            if progress is not None:
+                progress(len(rows))
+    if given.recorder is not None:
+        given.recorder.end()
+    return scores
+
+
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows, longest first, in passes of about PREFILL_TOKENS."""
+    while rows:
+        count = max(1, PREFILL_TOKENS // len(rows[0].suffix))
+        yield rows[:count]
+        rows = rows[count:]
+
+
+def _tensors(places: list[_Place], device: torch.device) -> tuple[Tensor, Tensor]:
+    return (
+        torch.tensor([p.row for p in places], dtype=torch.long, device=device),
+        torch.tensor([p.position for p in places], dtype=torch.long, device=device),
+    )
+
+
+def _scores(logits: Tensor, tokens: list[int]) -> Iterator[TokenScore]:
+    """One score per row of logits (rows, vocabulary)."""
+    for part, target in zip(logits.split(_ROWS), torch.tensor(tokens, device=logits.device).split(_ROWS)):
+        log_prob = torch.log_softmax(part.float(), dim=-1).gather(1, target[:, None])[:, 0]
+        yield from map(TokenScore, log_prob.tolist(), (part.argmax(dim=1) == target).tolist())
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts a text.
+
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood per token.
+        kl: mean over tokens of KL(p ‖ q) in nats, p being the next-token distribution of the model without and q with
+            the intervention.
+    """
+
+    perplexity: float
+    kl: float
+
+
+@torch.inference_mode()
+def text_scores(
+    loaded: LoadedModel,
+    text: str,
+    interventions: Mapping[str, Intervention | None],
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, TextScore]:
+    """Perplexity of `text`, and the KL divergence from the untouched model, under each intervention.
+
+    The text is read in windows of 512 tokens that share no context. Each begins with the tokenizer's start token, where
+    it has one; without one its first token is not scored. `progress` is called per intervention and window.
     """
     start = loaded.encode("")
     body = torch.tensor(loaded.encode(text)[len(start) :])
-    total, count = 0.0, 0
-    with coefficient_hooks(loaded.anatomy, intervention, None):
-        for window in body.split(WINDOW):
-            ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
-            if len(ids) < 2:
-                continue
-            logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
-            for part, targets in zip(logits.split(_ROWS), ids[1:].split(_ROWS)):
-                total += F.cross_entropy(part.float(), targets, reduction="sum").item()
-            count += len(ids) - 1
+    loss, divergence = dict.fromkeys(interventions, 0.0), dict.fromkeys(interventions, 0.0)
+    count = 0
+    for window in body.split(WINDOW):
+        ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
+        if len(ids) < 2:
+            continue
+        count += len(ids) - 1
+        untouched = loaded.model(input_ids=ids[None]).logits[0, :-1]
+        for name, intervention in interventions.items():
+            logits = untouched
+            if intervention is not None:
+                with coefficient_hooks(loaded.anatomy, intervention, None):
+                    logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
+            for before, after, target in zip(untouched.split(_ROWS), logits.split(_ROWS), ids[1:].split(_ROWS)):
+                q = torch.log_softmax(after.float(), dim=-1)
+                loss[name] -= q.gather(1, target[:, None]).sum().item()
+                if intervention is not None:
+                    p = torch.log_softmax(before.float(), dim=-1)
+                    divergence[name] += F.kl_div(q, p, reduction="sum", log_target=True).item()
+            progress()
     # A broken model's loss can be too large for exp; infinity says so.
-    return math.exp(total / count) if count and total / count < 700 else math.inf
+    return {
+        name: TextScore(
+            math.exp(loss[name] / count) if count and loss[name] / count < 700 else math.inf,
+            divergence[name] / max(count, 1),
+        )
+        for name in interventions
+    }
+
+
+def windows(loaded: LoadedModel, text: str) -> int:
+    """How many passes per intervention `text_scores` makes."""
+    return -(-(len(loaded.encode(text)) - len(loaded.encode(""))) // WINDOW)

@@ -141,8 +141,10 @@ def _page(run: _RunFolder) -> str:
         first_prompt=_first_prompt(run),
         headline=_headline(run),
         ablation=_ablation(run),
+        damage=_damage(run),
         prompts=_prompts(run),
         correlation=_part(run.summary, "correlation"),
+        stability=_part(run.summary, "stability"),
         phenomena=run.rows("phenomena"),
         explained=run.has("phenomena") or _part(run.manifest, "stages", "explain").get("status") == "done",
         concepts=_concepts(run),
@@ -253,6 +255,38 @@ def _ablation(run: _RunFolder) -> dict[str, Any]:
     return {"groups": groups, "figure": figure, "matching": matching}
 
 
+def _damage(run: _RunFolder) -> dict[str, Any]:
+    """What each set does to the given results, to other skills and to general text; what is specific in it."""
+    of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
+    rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
+    kinds = [row["kind"] for row in rows]
+    for row in rows:
+        row["label"], row["several"] = KINDS.get(row["kind"], row["kind"]), kinds.count(row["kind"]) > 1
+    summary = _part(run.summary, "damage")
+    labels = {
+        "accuracy": "accuracy",
+        "gold_log_prob": "log-probability of the given results",
+        "battery": "other skills",
+    }
+    specific = [
+        {"label": label} | _part(summary, "specific", key)
+        for key, label in labels.items()
+        if text.is_number(_part(summary, "specific", key).get("change"))
+    ]
+    skill, others = (_part(summary, "specific", key) for key in ("gold_log_prob", "battery"))
+    says = ""
+    if text.is_number(skill.get("high")) and text.is_number(others.get("high")):
+        hurts, spares = skill["high"] < 0, others["high"] >= 0
+        says = {
+            (True, True): "The results suffer more than under matched sets, other skills do not: the damage is specific.",
+            (True, False): "Other skills suffer more than under matched sets too: the damage is not to arithmetic alone.",
+            (False, True): "The results do not suffer more than under matched sets: no specific damage is shown.",
+            (False, False): "Other skills suffer more than under matched sets, the results do not: no damage to arithmetic.",
+        }[hurts, spares]
+    counts = {key: summary.get(key, text.MISSING) for key in ("problems", "items")}
+    return {"rows": rows, "specific": specific, "p": summary.get("gold_p_value"), "says": says, **counts}
+
+
 def _prompts(run: _RunFolder) -> dict[str, Any]:
     """The prompts' rows and their scatter figure; fixed activity is only in the summary, and only if measured."""
     rows = run.rows("prompts")
@@ -269,8 +303,19 @@ def _prompts(run: _RunFolder) -> dict[str, Any]:
         "figure": figures.prompt_scatter(points, label) if points else "",
         "concepts": list(dict.fromkeys(row["concept"] for row in run.rows("prompt_concepts"))),
         "by_concept": {(row["prompt"], row["concept"]): row for row in run.rows("prompt_concepts")},
+        "roles": list(dict.fromkeys(row["role"] for row in run.rows("prompt_roles"))),
+        "by_role": _by_role(run),
         "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
     }
+
+
+def _by_role(run: _RunFolder) -> dict[tuple[str, str], float]:
+    """(prompt, role) → fixed activity, concepts added up."""
+    found: dict[tuple[str, str], float] = {}
+    for row in run.rows("prompt_roles"):
+        key = row["prompt"], row["role"]
+        found[key] = found.get(key, 0.0) + row["poles_per_token"]
+    return found
 
 
 def _concepts(run: _RunFolder) -> dict[str, Any]:

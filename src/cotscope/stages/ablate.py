@@ -7,7 +7,7 @@ Reads: `poles`, `candidates`, `annotations`. Writes: `sets`, `matching`, `ablati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from ..conditions import Condition, solve
 from ..controls import Traits, matched_set, unmatched_set
 from ..data.load import general_text
+from ..neurons import active_neurons
 from ..records import Neuron
 from ..session import Session
 from ..stats import permutation_p, wilson
@@ -37,7 +38,7 @@ class NeuronSet:
 def ablate(session: Session) -> None:
     """Run the stage. Sets that have been run are not run again."""
     from ..lm.interventions import scale
-    from ..lm.scoring import perplexity
+    from ..lm.scoring import text_scores, windows
 
     run, prompt = session.run, session.prompts[0]
     run.require("annotate", f"cotscope annotate {run.folder}")
@@ -52,7 +53,7 @@ def ablate(session: Session) -> None:
         if previous != rows:  # another annotator's word: conditions of the old sets are void
             for s in sets:
                 run.manifest["conditions"].pop(f"ablate.{s.name}", None)
-            run.manifest["perplexity"] = {}
+            run.manifest["text"] = {}
             run.save()  # before the sets: a kill between the two must not leave old conditions under new sets
             run.write_rows("sets", rows, SETS)
         _write_matching(session, sets, traits)
@@ -62,13 +63,13 @@ def ablate(session: Session) -> None:
         conditions = [Condition(baseline, prompt, "test", record=True)]
         conditions += [Condition(f"ablate.{name}", prompt, "test", name, i) for name, i in disrupted.items()]
         solve(session, conditions, "ablating")
-        scores = run.manifest.setdefault("perplexity", {})
+        scores = run.manifest.setdefault("text", {})
+        missing = {n: i for n, i in {"none": None, **disrupted}.items() if n not in scores}
         text = general_text()
-        with session.bar("perplexity", len(sets) + 1, "set") as bar:
-            for name, intervention in {"none": None, **disrupted}.items():
-                if name not in scores:
-                    scores[name] = perplexity(session.loaded, text, intervention)
-                bar.update()
+        with session.bar("general text", len(missing) * windows(session.loaded, text), "pass") as bar:
+            found = text_scores(session.loaded, text, missing, bar.update)
+        scores |= {name: asdict(score) for name, score in found.items()}
+        run.save()
         after = session.loaded.weight_hash()
         assert after == before, "an intervention changed the weights"
         run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
@@ -80,25 +81,14 @@ UNITS = {
     "baseline.accuracy": "share of test problems solved, 0 to 1 (flexible parser: number after 'The answer is', else the last)",
     "baseline.ci": "Wilson interval, 95 %",
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
+    "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
     "ablation.p_value": "one-sided permutation p of the reasoning set among the matched sets; at least 1/(sets + 1)",
 }
 
 
 def _sets(session: Session) -> tuple[list[NeuronSet], dict[Neuron, Traits]]:
     run, config = session.run, session.config
-    traits = {
-        Neuron(r["layer"], r["index"]): Traits(r["steps"], r["update_size"])
-        for r in run.rows(
-            """SELECT layer, index, sum(steps)::INT AS steps, sum(mean_update_size * steps) / sum(steps) AS update_size
-               FROM poles GROUP BY ALL ORDER BY ALL"""
-        )
-    }
-    reasoning = tuple(
-        Neuron(r["layer"], r["index"])
-        for r in run.rows("SELECT DISTINCT layer, index FROM annotations WHERE accepted ORDER BY ALL")
-    )
-    suspects = {Neuron(r["layer"], r["index"]) for r in run.rows("SELECT DISTINCT layer, index FROM candidates")}
-    pool = {n: t for n, t in traits.items() if n not in suspects}
+    traits, reasoning, pool = active_neurons(run)
     sets = [NeuronSet("reasoning", "reasoning", None, reasoning)]
     for i in range(config.matched):
         seed = config.seed + i
@@ -135,7 +125,7 @@ def _write_matching(session: Session, sets: list[NeuronSet], traits: dict[Neuron
     )
 
 
-def _summarise(session: Session, sets: list[NeuronSet], baseline: str, perplexities: dict[str, float]) -> None:
+def _summarise(session: Session, sets: list[NeuronSet], baseline: str, text: dict[str, dict[str, float]]) -> None:
     run = session.run
     counts = {
         r["condition"]: r
@@ -158,7 +148,8 @@ def _summarise(session: Session, sets: list[NeuronSet], baseline: str, perplexit
                 "accuracy": count["correct"] / count["n"],
                 "low": low,
                 "high": high,
-                "perplexity": perplexities[s.name],
+                "perplexity": text[s.name]["perplexity"],
+                "kl": text[s.name]["kl"],
                 "accuracy_strict": count["strict"] / count["n"],
             }
         )
@@ -166,7 +157,7 @@ def _summarise(session: Session, sets: list[NeuronSet], baseline: str, perplexit
     none, reasoning = rows[0], rows[1]
     of_kind = {kind: [r for r in rows if r["kind"] == kind] for kind in ("matched", "unmatched")}
     means = {
-        f"{kind}_mean": {k: fmean(r[k] for r in found) for k in ("accuracy", "perplexity")}
+        f"{kind}_mean": {k: fmean(r[k] for r in found) for k in ("accuracy", "perplexity", "kl")}
         for kind, found in of_kind.items()
         if found
     }
@@ -188,6 +179,7 @@ def _summarise(session: Session, sets: list[NeuronSet], baseline: str, perplexit
                 "accuracy": reasoning["accuracy"],
                 "ci": [reasoning["low"], reasoning["high"]],
                 "perplexity": reasoning["perplexity"],
+                "kl": reasoning["kl"],
                 "neurons": reasoning["neurons"],
             },
             **means,

@@ -3,13 +3,37 @@
 The claim to test is the paper's (Rai & Yao 2024, section 5): where a change of the prompt changes accuracy, it changes
 the activity of reasoning neurons the same way.
 
-Reads: `prompts`, `prompt_problems`. Writes: `phenomena`.
+Activity could move with accuracy for any neurons (a prompt that makes the model write more formulas moves many), so
+matched random sets are correlated with accuracy too, and length is held constant.
+
+Reads: `prompts`, `prompt_problems`, `activity`. Writes: `phenomena`, `random_correlations`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+
+import numpy as np
+
+from ..controls import matched_set
+from ..neurons import active_neurons
+from ..records import Neuron, Pole
 from ..session import Session
-from ..stats import detectable_difference, holm, mcnemar_exact, paired_bootstrap, sign_flip_p, spearman
+from ..stats import (
+    detectable_difference,
+    expected_jaccard,
+    holm,
+    jaccard,
+    mcnemar_exact,
+    paired_bootstrap,
+    partial_spearman,
+    permutation_p,
+    rank_correlation,
+    sign_flip_p,
+    spearman,
+)
+
+RANDOM_SETS = 100  # matched sets whose activity is correlated with accuracy; they cost no run of the model
 
 # Each phenomenon and the prompts that show it: the derived ones, then the stems of the paper's files.
 PHENOMENA = {
@@ -32,19 +56,23 @@ RULE = (
 )
 
 
+UNITS = {
+    "phenomena.verdict": RULE,
+    "correlation.fixed": "Spearman of fixed activity and accuracy over prompts",
+    "correlation.given_length": "partial Spearman of own activity and accuracy given the prompt's and the completions' tokens",
+    "correlation.random": "Spearman for matched random sets, both signs counted; p: share of them as high as the reasoning set",
+    "stability.jaccard": "overlap of the reasoning poles that two halves of the solved discovery problems find",
+    "stability.by_chance": "expected overlap of as many poles drawn at random from all that were active",
+}
+
+
 def explain(session: Session) -> None:
     """Run the stage."""
     run = session.run
     run.require("measure", f"cotscope measure {run.folder}")
-    with run.stage("explain", {"phenomena.verdict": RULE}):
-        prompts = run.rows("SELECT prompt, accuracy, poles_per_token FROM prompts")
-        rho, low, high, p = spearman(
-            [r["poles_per_token"] for r in prompts], [r["accuracy"] for r in prompts], session.config.seed
-        )
-        run.summarise(
-            "correlation",
-            {"spearman": rho, "ci": [low, high], "p_value": p, "prompts": len(prompts), "activity": "own_activity"},
-        )
+    with run.stage("explain", UNITS):
+        _correlations(session)
+        _stability(session)
         rows = _phenomena(session)
         if rows:
             run.write_rows("phenomena", rows)
@@ -52,6 +80,90 @@ def explain(session: Session) -> None:
         run.summarise(
             "phenomena", {r["phenomenon"]: {k: r[k] for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows}
         )
+
+
+def _correlations(session: Session) -> None:
+    """Activity and accuracy over prompts: own, fixed, given length, and for random sets that could explain as well."""
+    run, seed = session.run, session.config.seed
+    prompts = run.rows("SELECT prompt, accuracy, poles_per_token, fixed_activity, tokens_per_problem FROM prompts")
+    accuracy = [r["accuracy"] for r in prompts]
+    rho, low, high, p = spearman([r["poles_per_token"] for r in prompts], accuracy, seed)
+    fixed = [r["fixed_activity"] for r in prompts]
+    fixed = dict(zip(("spearman", "low", "high", "p_value"), spearman(fixed, accuracy, seed))) if None not in fixed else None
+    length = {p["name"]: p["tokens"] for p in run.manifest["prompts"]}
+    given = [[length[r["prompt"]], r["tokens_per_problem"]] for r in prompts]
+    partial = partial_spearman([r["poles_per_token"] for r in prompts], accuracy, given, seed)
+    reasoning, random_sets = _set_activity(session, [r["prompt"] for r in prompts])
+    random_rho = [rank_correlation(activity, accuracy) for activity in random_sets]
+    run.write_rows("random_correlations", [{"neuron_set": f"random_{i}", "spearman": r} for i, r in enumerate(random_rho)])
+    target, random_rho = rank_correlation(reasoning, accuracy), [r for r in random_rho if not np.isnan(r)]
+    random = None
+    if random_rho and not np.isnan(target):
+        random = {
+            "sets": len(random_rho),
+            "reasoning": target,
+            "median": float(np.median(random_rho)),
+            "quantiles": [float(q) for q in np.quantile(random_rho, (0.025, 0.975))],
+            "p_value": permutation_p(-target, [-r for r in random_rho]),
+        }
+    run.summarise(
+        "correlation",
+        {
+            "spearman": rho,
+            "ci": [low, high],
+            "p_value": p,
+            "prompts": len(prompts),
+            "activity": "own_activity",
+            "fixed": fixed,
+            "given_length": dict(zip(("spearman", "low", "high"), partial)),
+            "random": random,
+        },
+    )
+
+
+def _set_activity(session: Session, prompts: list[str]) -> tuple[list[float], list[list[float]]]:
+    """Own activity by prompt, both signs counted, of the reasoning neurons and of matched random sets."""
+    run = session.run
+    traits, reasoning, pool = active_neurons(run)
+    rows = run.query(
+        """SELECT prompt, layer, index, sum(steps / tokens) AS activity
+           FROM activity JOIN completions USING (condition, problem_id) WHERE condition LIKE 'measure.%' GROUP BY ALL"""
+    ).to_pydict()
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    activity: dict[Neuron, np.ndarray] = defaultdict(lambda: np.zeros(len(prompts)))
+    for prompt, layer, index, value in zip(rows["prompt"], rows["layer"], rows["index"], rows["activity"]):
+        activity[Neuron(layer, index)][place[prompt]] = value
+    sets = [matched_set(reasoning, pool, traits, seed=1000 + session.config.seed + i) for i in range(RANDOM_SETS)]
+    return sum(activity[n] for n in reasoning).tolist(), [sum(activity[n] for n in s).tolist() for s in sets if s]
+
+
+def _stability(session: Session) -> None:
+    """Would other problems have found the same? Reasoning poles of either half of the solved discovery problems."""
+    run = session.run
+    rows = run.rows(
+        """SELECT problem_id, layer, index, sign, any_value(accepted) AS accepted
+           FROM activity JOIN completions USING (condition, problem_id)
+                LEFT JOIN (SELECT DISTINCT layer, index, sign, true AS accepted FROM annotations WHERE accepted)
+                USING (layer, index, sign)
+           WHERE split = 'discovery' AND correct AND layer >= ? GROUP BY ALL ORDER BY ALL""",
+        [session.first_layer],
+    )
+    problems = sorted({r["problem_id"] for r in rows})
+    half = set(problems[::2])
+    poles = {Pole(r["layer"], r["index"], r["sign"]) for r in rows}
+    halves = [
+        {Pole(r["layer"], r["index"], r["sign"]) for r in rows if r["accepted"] and (r["problem_id"] in half) == first}
+        for first in (True, False)
+    ]
+    run.summarise(
+        "stability",
+        {
+            "jaccard": jaccard(*halves),
+            "by_chance": expected_jaccard(*map(len, halves), len(poles)),
+            "poles": [len(h) for h in halves],
+            "problems": [len(half), len(problems) - len(half)],
+        },
+    )
 
 
 def _phenomena(session: Session) -> list[dict]:

@@ -1,0 +1,102 @@
+"""The texts that the model is made to write: one solution per problem, the same under every prompt and intervention.
+
+Scoring a solution that is given costs one pass and has no luck of the draw: its results' log-probability says how much
+of the skill is left (`ablate`), the neurons active on its tokens how much of it a prompt calls up (`measure`: fixed
+activity, design, section 2).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from .prompts.derive import render_solution
+from .records import Problem
+from .session import Session
+
+if TYPE_CHECKING:
+    from .lm.loading import LoadedModel
+
+CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
+ROLES = ("operator", "result", "elsewhere")
+_NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+_RESULT = re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})")
+_OPERATOR = re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A solution as tokens.
+
+    Attributes:
+        source: "gold" (the data's own solution) or "own" (what the model wrote when it was right).
+        roles: of each token: "operator", "result" (a number after an equals sign, or the answer) or "elsewhere".
+    """
+
+    problem: Problem
+    source: str
+    text: str
+    tokens: tuple[int, ...]
+    roles: tuple[str, ...]
+
+    @property
+    def results(self) -> frozenset[int]:
+        """Places of the result tokens."""
+        return frozenset(i for i, role in enumerate(self.roles) if role == "result")
+
+
+def roles(text: str, pieces: list[str]) -> tuple[str, ...]:
+    """The role of each piece of a text; a piece that reaches into an operator or a result has its role."""
+    spans = [(*m.span(1), "result") for m in _RESULT.finditer(text)]
+    spans += [(*m.span(1), "operator") for m in _OPERATOR.finditer(text)]
+    found, at = [], 0
+    for piece in pieces:
+        end = at + len(piece)
+        found.append(next((role for first, last, role in spans if first < end and at < last), "elsewhere"))
+        at = end
+    return tuple(found)
+
+
+def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
+    """A text that ends a line, as tokens without the tokenizer's start tokens."""
+    tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
+    pieces = [loaded.piece(t) for t in tokens]
+    return Continuation(problem, source, text, tuple(tokens), roles(text + "\n", pieces))
+
+
+def continuations(session: Session) -> tuple[Continuation, ...]:
+    """One continuation for each of the first `StudyConfig.given` test problems; written to the table `continuations`.
+
+    The gold solution where the data has one; else what the model wrote under the first prompt, if that was right;
+    other problems have none.
+    """
+    run, baseline = session.run, f"measure.{session.prompts[0].name}"
+    own = {
+        r["problem_id"]: r["text"]
+        for r in run.rows("SELECT problem_id, text FROM completions WHERE condition = ? AND correct", [baseline])
+    }
+    found = []
+    for problem in session.split.test:
+        if len(found) == session.config.given:
+            break
+        if problem.steps or problem.solution.strip():
+            found.append(continuation(session.loaded, problem, "gold", render_solution(problem)))
+        elif text := own.get(problem.id, "").strip():
+            found.append(continuation(session.loaded, problem, "own", text))
+    found = [c for c in found if c.results]
+    rows = [
+        {"problem_id": c.problem.id, "source": c.source, "text": c.text, "role": role, "tokens": c.roles.count(role)}
+        for c in found
+        for role in ROLES
+    ]
+    run.write_rows("continuations", rows, CONTINUATIONS)
+    borrowed = sum(c.source == "own" for c in found)
+    if borrowed:
+        run.note(
+            f"The data has no solutions for {borrowed} of {len(found)} problems whose solution is given: there it is what "
+            "the model itself wrote, when it was right, under the first prompt."
+        )
+    return tuple(found)
