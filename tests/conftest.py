@@ -171,6 +171,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
     with (folder / "problems.jsonl").open("w") as file:
         for i, (question, number) in enumerate(zip(questions, said)):
             answer = 7 if number is None or i % 2 else format_number(number)
-            file.write(json.dumps({"id": f"p{i}", "question": question, "answer": answer}) + "\n")
+            solution = f"First {i} and {i * 7 % 13}.\nSo {i} + {i * 7 % 13} = {answer}.\n#### {answer}" if i % 4 else answer
+            file.write(json.dumps({"id": f"p{i}", "question": question, "answer": solution}) + "\n")
     names = ("model", "problems.jsonl", "plain.txt", "concepts.toml")
     return TinyStudy(*(str(folder / name) for name in names))

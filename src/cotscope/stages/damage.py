@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("log_prob", pa.float64()),
                   ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
-BATTERY = pa.schema([("neuron_set", pa.string()), ("task", pa.string()), ("item", pa.string()), ("right", pa.bool_())])
+BATTERY = pa.schema([("neuron_set", pa.string()), ("task", pa.string()), ("item", pa.string()), ("hit", pa.bool_())])
 UNITS = {
     "damage.*.gold_log_prob": "mean over problems of the mean log-probability (nats) of the given solution's result tokens",
     "damage.*.battery": "share of battery items whose answer is the most likely continuation, 0 to 1",
@@ -102,7 +102,7 @@ def _battery(session: Session, name: str, intervention: Intervention | None) -> 
             session.engine, Given(tuple(task.prompt(item) for item in items), answers, intervention=intervention)
         )
         rows += [
-            {"neuron_set": name, "task": task.name, "item": item[0], "right": all(t.greedy for t in found)}
+            {"neuron_set": name, "task": task.name, "item": item[0], "hit": all(t.greedy for t in found)}
             for item, found in zip(items, scores, strict=True)
         ]
     return rows
@@ -111,7 +111,7 @@ def _battery(session: Session, name: str, intervention: Intervention | None) -> 
 def _summarise(session: Session, sets: list[str]) -> None:
     run, seed = session.run, session.config.seed
     gold = _by_set(session, "gold", "problem_id", "log_prob")
-    right = _by_set(session, "battery", "task || '/' || item", "right")
+    right = _by_set(session, "battery", "task || '/' || item", "hit")
     solved = _by_set(session, "completions", "problem_id", "correct")
     matched = [name for name in sets if name.startswith("matched_")]
     rows = []
