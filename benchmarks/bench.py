@@ -4,6 +4,8 @@
     python benchmarks/bench.py peers --problems 96 --peers transformers_generate
     python benchmarks/bench.py own                   # recording, projection, start-up
     python benchmarks/bench.py memory                # 96 and 960 problems
+    python benchmarks/bench.py together              # conditions in shared batches
+    python benchmarks/bench.py agreement             # tokens of the shared-prefix and the plain path
 
 `peers` runs each peer in a process of its own, all on the same texts, stop rules and recorded quantity (the ten active
 poles of every layer and token), one after another and round after round; first it checks in float32 that all write and
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -28,6 +31,7 @@ import cotscope
 from cotscope.lm.models import DEFAULT_MODEL, resolve
 from cotscope.lm.projection import project
 from cotscope.lm.recorders import ChosenNeurons
+from cotscope.lm.rows import Job
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
 from cotscope.prompts.files import load_prompt_file
@@ -172,9 +176,47 @@ def memory(arguments: argparse.Namespace) -> None:
         print(f"{96 * times} problems: peak {peak_gib():.3f} GiB", flush=True)
 
 
+def together(arguments: argparse.Namespace) -> None:
+    """Four conditions in shared batches, and one after another."""
+    loaded = cotscope.load_model(arguments.model, dtype=arguments.dtype)
+    texts, prompt = job(arguments)
+    engine, rng = cotscope.Engine(loaded), random.Random(0)
+    every = [Neuron(layer, i) for layer in range(loaded.anatomy.layers) for i in range(loaded.anatomy.width)]
+    sets = [None, *(cotscope.scale(loaded.anatomy, rng.sample(every, 600), 0.0) for _ in range(3))]
+    jobs = [Job(tuple(texts), 120, prompt.stop, None, intervention) for intervention in sets]
+    engine.generate(texts[:2], max_new_tokens=4)
+    ratios = []
+    for _ in range(arguments.rounds):
+        began = time.perf_counter()
+        shared = engine.run(jobs)
+        middle = time.perf_counter()
+        apart = [engine.run([one])[0] for one in jobs]
+        ended = time.perf_counter()
+        ratios.append((ended - middle) / (middle - began))
+        same = sum(a.token_ids == b.token_ids for x, y in zip(shared, apart) for a, b in zip(x, y))
+        print(f"4 conditions of {len(texts)} problems: together {middle - began:.1f} s, apart {ended - middle:.1f} s, ratio "
+              f"{ratios[-1]:.2f}; {same} of {4 * len(texts)} texts the same", flush=True)  # fmt: skip
+
+
+def agreement(arguments: argparse.Namespace) -> None:
+    """Where in this dtype the shared prefix and transformers' own attention lead to other tokens."""
+    loaded = cotscope.load_model(arguments.model, dtype=arguments.dtype)
+    texts, prompt = job(arguments)
+    one, other = (cotscope.Engine(loaded, share_prefix=share).generate(texts, stop=prompt.stop) for share in (True, False))
+    same = sum(a.token_ids == b.token_ids for a, b in zip(one, other))
+    agreed = 0
+    for a, b in zip(one, other):
+        pairs = list(zip(a.token_ids, b.token_ids))
+        agreed += next((i for i, (x, y) in enumerate(pairs) if x != y), len(pairs))
+    tokens = sum(len(a.token_ids) for a in one)
+    print(f"{arguments.dtype}: {same} of {len(texts)} texts the same; {agreed} of {tokens} tokens before a text's first "
+          f"difference")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = {"peers": peers, "own": own, "memory": memory, "child": child}
+    modes = {"peers": peers, "own": own, "memory": memory, "together": together, "agreement": agreement,
+             "child": child}  # fmt: skip
     parser.add_argument("mode", choices=list(modes))
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--data", default="builtin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import combinations, product
 
@@ -19,6 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 from cotscope.stats import (
     cohen_kappa,
     detectable_difference,
+    diagonal_contrast,
     expected_jaccard,
     holm,
     jaccard,
@@ -441,3 +443,31 @@ def test_cohen_kappa_of_degenerate_data(a: list[int], b: list[int], kappa: float
 @pytest.mark.parametrize("words", [[], [1], [0, 0, 0]])
 def test_cohen_kappa_of_one_word_is_undefined(words: list[int]) -> None:
     assert all(map(math.isnan, cohen_kappa(words, words)))
+
+
+def test_diagonal_contrast_by_definition() -> None:
+    rng = np.random.default_rng(3)
+    changes = [[rng.normal(size=5 + j) for j in range(4)] for _ in range(4)]
+    table = np.array([[cell.mean() for cell in row] for row in changes])
+    effects = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    contrast, low, high, p = diagonal_contrast(changes)
+    assert contrast == pytest.approx(np.diag(effects).mean())
+    assert low < contrast < high
+    orders = [np.mean([effects[order[j], j] for j in range(4)]) for order in itertools.permutations(range(4))]
+    assert p == pytest.approx(np.mean([o <= contrast + 1e-12 for o in orders]))
+
+
+def test_diagonal_contrast_finds_a_diagonal_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    noise = [[rng.normal(0, 0.1, 40) for _ in range(4)] for _ in range(4)]
+    large_sets = [[cell - 3 * i - 5 * j for j, cell in enumerate(row)] for i, row in enumerate(noise)]
+    contrast, low, high, _ = diagonal_contrast(large_sets)
+    assert low < 0 < high
+    assert abs(contrast) < 0.1
+    own = [[cell - 2 * (i == j) for j, cell in enumerate(row)] for i, row in enumerate(large_sets)]
+    contrast, low, high, p = diagonal_contrast(own)
+    assert contrast == pytest.approx(-1.5, abs=0.1)  # 2 less what its row's and column's means take up
+    assert high < -1
+    assert p == pytest.approx(1 / 24)
+    none = [[np.zeros(3)] * 2] * 2
+    assert diagonal_contrast(none) == (0.0, 0.0, 0.0, 1.0)

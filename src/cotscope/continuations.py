@@ -8,6 +8,7 @@ activity, design, section 2).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from .lm.loading import LoadedModel
 
 CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
-ROLES = ("operator", "result", "elsewhere")
+ROLES = ("operator", "equals", "result", "elsewhere")
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _RESULT = re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})")
+_EQUALS = re.compile(r"(?<=\d)\s*(=)")
 _OPERATOR = re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)")
 
 
@@ -33,7 +35,8 @@ class Continuation:
 
     Attributes:
         source: "gold" (the data's own solution) or "own" (what the model wrote when it was right).
-        roles: of each token: "operator", "result" (a number after an equals sign, or the answer) or "elsewhere".
+        roles: of each token: "operator" (between numbers), "equals" (after a number), "result" (a number after an equals
+            sign, or the answer) or "elsewhere".
     """
 
     problem: Problem
@@ -48,23 +51,28 @@ class Continuation:
         return frozenset(i for i, role in enumerate(self.roles) if role == "result")
 
 
-def roles(text: str, pieces: list[str]) -> tuple[str, ...]:
-    """The role of each piece of a text; a piece that reaches into an operator or a result has its role."""
+def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
+    """The role of each token of a text; one that reaches into an operator, equals sign or result has its role.
+
+    Args:
+        ends: where each token ends in the text.
+    """
     spans = [(*m.span(1), "result") for m in _RESULT.finditer(text)]
     spans += [(*m.span(1), "operator") for m in _OPERATOR.finditer(text)]
+    spans += [(*m.span(1), "equals") for m in _EQUALS.finditer(text)]
     found, at = [], 0
-    for piece in pieces:
-        end = at + len(piece)
+    for end in ends:
         found.append(next((role for first, last, role in spans if first < end and at < last), "elsewhere"))
-        at = end
+        at = max(at, end)
     return tuple(found)
 
 
 def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
     tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    pieces = [loaded.piece(t) for t in tokens]
-    return Continuation(problem, source, text, tuple(tokens), roles(text + "\n", pieces))
+    # Tokens decoded one by one can lose their blanks; what the first n come to does not.
+    ends = [len(loaded.tokenizer.decode(tokens[: n + 1])) for n in range(len(tokens))]
+    return Continuation(problem, source, text, tuple(tokens), roles(loaded.tokenizer.decode(tokens), ends))
 
 
 def continuations(session: Session) -> tuple[Continuation, ...]:

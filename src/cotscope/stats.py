@@ -6,6 +6,7 @@ Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says o
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
+from itertools import permutations
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -137,6 +138,43 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks along axis 1, less their mean."""
     ranks = scipy_stats.rankdata(values, axis=1)
     return ranks - ranks.mean(axis=1, keepdims=True)
+
+
+def diagonal_contrast(
+    changes: Sequence[Sequence[Sequence[float]]], seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """How far the diagonal of a square table of means lies below what its rows and columns say.
+
+    The table's cells have the means of their row and of their column taken off (an interaction); the contrast is the
+    mean of the diagonal. p is that of the diagonal being as low if the rows stood in random order, over all orders, or
+    10,000 of them; the interval is a percentile bootstrap over the cases of each column, which its rows share.
+
+    Args:
+        changes: changes[i][j]: the values in row i and column j, one per case; a column has the same cases in each row.
+
+    Returns: contrast, low, high, p.
+    """
+    columns = [np.array([row[j] for row in changes], float) for j in range(len(changes))]  # each (rows, cases)
+    size, rng = len(columns), np.random.default_rng(seed)
+    order = np.arange(size)
+
+    def diagonal(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean over j of the centred table (…, rows, columns) at (rows[…, j], j)."""
+        centred = table - table.mean(-1, keepdims=True) - table.mean(-2, keepdims=True) + table.mean((-1, -2), keepdims=True)
+        return centred[..., rows, order].mean(-1)
+
+    table = np.stack([c.mean(axis=1) for c in columns], axis=1)
+    observed = float(diagonal(table, order))
+    draws = [rng.integers(0, c.shape[1], (RESAMPLES, c.shape[1])) for c in columns]
+    resampled = np.stack([c[:, d].mean(axis=2).T for c, d in zip(columns, draws)], axis=2)
+    low, high = np.quantile(diagonal(resampled, order), [0.5 - level / 2, 0.5 + level / 2])
+    if size <= 7:
+        orders = np.array(list(permutations(range(size))))
+        p = float(np.mean(diagonal(table, orders) <= observed + 1e-12))
+    else:
+        orders = np.stack([rng.permutation(size) for _ in range(RESAMPLES)])
+        p = (1 + int((diagonal(table, orders) <= observed + 1e-12).sum())) / (RESAMPLES + 1)
+    return observed, float(low), float(high), p
 
 
 def permutation_p(target: float, controls: Sequence[float]) -> float:

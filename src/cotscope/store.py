@@ -84,8 +84,9 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: Path | str) -> Run:
         """Open a run folder. Raises: RunError if it is none, or one of another schema version."""
+        folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:

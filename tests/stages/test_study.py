@@ -244,3 +244,93 @@ def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
     assert summary["baseline"]["accuracy"] > 0.3
     assert summary["ablation"]["reasoning"]["accuracy"] < summary["baseline"]["accuracy"] - 0.2
     assert all(summary["neurons"]["by_concept"].values())
+
+
+def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
+    """The table against the steps: every given token has k active poles per layer, and each place its share."""
+    spots = finished.rows("SELECT problem_id, source, role, tokens FROM continuations")
+    assert {s["source"] for s in spots} == {"gold", "own"} or {s["source"] for s in spots} == {"gold"}
+    assert {s["role"] for s in spots if s["tokens"]} == {"operator", "equals", "result", "elsewhere"}
+    layers = finished.manifest["model"]["layers"]
+    steps = finished.rows("SELECT prompt, problem_id, role, sum(steps) AS steps FROM fixed GROUP BY ALL")
+    tokens = {(s["problem_id"], s["role"]): s["tokens"] for s in spots}
+    assert len(steps) == len(finished.summary["prompts"]) * sum(t > 0 for t in tokens.values())
+    for row in steps:
+        assert row["steps"] == tokens[row["problem_id"], row["role"]] * layers * 10
+    for name, prompt in finished.summary["prompts"].items():
+        [accepted] = finished.rows(
+            """SELECT avg(coalesce(steps, 0) / tokens) AS activity
+               FROM (SELECT problem_id, sum(tokens) AS tokens FROM continuations GROUP BY ALL)
+                    LEFT JOIN (SELECT problem_id, sum(steps) AS steps
+                               FROM fixed SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
+                               WHERE prompt = ? GROUP BY ALL) USING (problem_id)""",
+            [name],
+        )
+        assert prompt["fixed_activity"] == pytest.approx(accepted["activity"])
+
+
+def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
+    rows = finished.rows("SELECT * FROM damage_given")
+    names = {"none", "reasoning", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
+    assert {r["neuron_set"] for r in finished.rows("SELECT * FROM damage")} == names
+    assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
+    gold = {(g["neuron_set"], g["role"], g["problem_id"]): g["log_prob"] for g in finished.rows("SELECT * FROM gold")}
+    change = {}
+    for row in rows:
+        name, role = row["neuron_set"], row["role"]
+        problems = [i for n, r, i in gold if (n, r) == (name, role)]
+        change[name, role] = sum(gold[name, role, i] - gold["none", role, i] for i in problems) / len(problems)
+        assert row["change"] == pytest.approx(change[name, role])
+        assert (row["p"] == 1) == (name == "none")
+    for role in ("operator", "result"):
+        specific = finished.summary["damage"]["specific"][role]
+        matched = [change[f"matched_{i}", role] for i in range(5)]
+        assert specific["change"] == pytest.approx(change["reasoning", role] - sum(matched) / 5)
+        assert specific["low"] <= specific["change"] <= specific["high"]
+
+
+def test_controls_of_the_correlation_and_stability(finished: Run) -> None:
+    correlation, stability = finished.summary["correlation"], finished.summary["stability"]
+    assert set(correlation["given_length"]) == {"spearman", "low", "high"}
+    if correlation["random"] is not None:
+        assert correlation["random"]["sets"] <= 100
+        assert 1 / 101 <= correlation["random"]["p_value"] <= 1
+    assert 0 <= stability["by_chance"] <= stability["jaccard"] <= 1
+    assert sum(stability["problems"]) >= 2
+
+
+def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Run) -> None:
+    assert "operations" not in finished.summary
+    assert any("table of operations" in note for note in finished.manifest["notes"])
+    concepts = tmp_path / "concepts.toml"
+    text = Path(tiny_study.concepts).read_text()
+    concepts.write_text(text.replace('"small"', '"addition"').replace('"large"', '"division"'))
+    options = tiny_study.options()
+    options[options.index("--concepts") + 1] = str(concepts)
+    out = tmp_path / "run"
+    assert main(["discover", *options, "--given", "6", "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    assert main(["operations", str(out)]) == 0
+    run = Run.open(out)
+    owners = run.rows("SELECT layer, index, list(DISTINCT concept) AS concepts FROM annotations WHERE accepted GROUP BY ALL")
+    rows = run.rows("SELECT * FROM operations")
+    assert [(r["disrupted"], r["operation"]) for r in rows] == [
+        (i, j) for i in ("addition", "division") for j in ("addition", "division")
+    ]
+    cells = {}
+    for row in rows:
+        assert row["neurons"] == sum(o["concepts"] == [row["disrupted"]] for o in owners)
+        assert row["problems"] == 3
+        [mean] = run.rows(
+            """SELECT avg(a.log_prob - b.log_prob) AS change
+               FROM operation_problems a JOIN operation_problems b USING (operation, problem_id)
+               WHERE a.disrupted = ? AND b.disrupted = 'none' AND operation = ?""",
+            [row["disrupted"], row["operation"]],
+        )
+        assert row["change"] == pytest.approx(mean["change"])
+        assert row["low"] <= row["change"] <= row["high"]
+        cells[row["disrupted"], row["operation"]] = row["change"]
+    a, d = "addition", "division"
+    contrast = (cells[a, a] + cells[d, d] - cells[a, d] - cells[d, a]) / 4
+    assert run.summary["operations"]["contrast"] == pytest.approx(contrast)
+    assert "operations-table" in (out / "report.html").read_text()

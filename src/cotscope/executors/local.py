@@ -13,12 +13,14 @@ from ..stages.damage import damage
 from ..stages.discover import discover
 from ..stages.explain import explain
 from ..stages.measure import measure
+from ..stages.operations import operations
 
 STAGES: dict[str, Callable[..., None]] = {
     "discover": discover,
     "annotate": annotate,
     "ablate": ablate,
     "damage": damage,
+    "operations": operations,
     "measure": measure,
     "explain": explain,
 }

@@ -142,6 +142,7 @@ def _page(run: _RunFolder) -> str:
         headline=_headline(run),
         ablation=_ablation(run),
         damage=_damage(run),
+        operations=_operations(run),
         prompts=_prompts(run),
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
@@ -262,29 +263,38 @@ def _damage(run: _RunFolder) -> dict[str, Any]:
     kinds = [row["kind"] for row in rows]
     for row in rows:
         row["label"], row["several"] = KINDS.get(row["kind"], row["kind"]), kinds.count(row["kind"]) > 1
+    changes = run.rows("damage_given")
     summary = _part(run.summary, "damage")
-    labels = {
-        "accuracy": "accuracy",
-        "gold_log_prob": "log-probability of the given results",
-        "battery": "other skills",
-    }
+    labels = {"accuracy": "accuracy", "battery": "other skills"}
     specific = [
-        {"label": label} | _part(summary, "specific", key)
-        for key, label in labels.items()
-        if text.is_number(_part(summary, "specific", key).get("change"))
+        {"label": labels.get(key, key)} | entry
+        for key, entry in _part(summary, "specific").items()
+        if text.is_number(entry.get("change"))
     ]
-    skill, others = (_part(summary, "specific", key) for key in ("gold_log_prob", "battery"))
-    says = ""
-    if text.is_number(skill.get("high")) and text.is_number(others.get("high")):
-        hurts, spares = skill["high"] < 0, others["high"] >= 0
-        says = {
-            (True, True): "The results suffer more than under matched sets, other skills do not: the damage is specific.",
-            (True, False): "Other skills suffer more than under matched sets too: the damage is not to arithmetic alone.",
-            (False, True): "The results do not suffer more than under matched sets: no specific damage is shown.",
-            (False, False): "Other skills suffer more than under matched sets, the results do not: no damage to arithmetic.",
-        }[hurts, spares]
-    counts = {key: summary.get(key, text.MISSING) for key in ("problems", "items")}
-    return {"rows": rows, "specific": specific, "p": summary.get("gold_p_value"), "says": says, **counts}
+    worse = [row["label"] for row in specific if text.is_number(row["high"]) and row["high"] < 0]
+    says = "Nothing suffers more under the reasoning set than under the matched sets: no specific damage is shown."
+    if worse:
+        says = f"Beyond doubt (the interval leaves 0 out) more than under the matched sets suffer: {', '.join(worse)}."
+        if "other skills" in worse:
+            says += " Other skills are among them: the damage is not to arithmetic alone."
+    return {
+        "rows": rows,
+        "roles": list(dict.fromkeys(row["role"] for row in changes)),
+        "given": {(row["neuron_set"], row["role"]): row for row in changes},
+        "specific": specific,
+        "says": says,
+        **{key: summary.get(key, text.MISSING) for key in ("problems", "items")},
+    }
+
+
+def _operations(run: _RunFolder) -> dict[str, Any]:
+    """The table of operations disrupted and asked."""
+    rows = run.rows("operations")
+    return {
+        "names": list(dict.fromkeys(row["disrupted"] for row in rows)),
+        "cells": {(row["disrupted"], row["operation"]): row for row in rows},
+        **{key: _part(run.summary, "operations").get(key) for key in ("contrast", "ci", "p_value", "problems")},
+    }
 
 
 def _prompts(run: _RunFolder) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def headline(summary: Mapping[str, Any]) -> str:
     if damage := summary.get("damage"):
         lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
         for name, entry in damage["specific"].items():
-            lines.append(f"{name.replace('_', ' '):46}{entry['change']:>+7.3f}  {_interval([entry['low'], entry['high']])}")
+            label = "other skills" if name == "battery" else name
+            lines.append(f"{label:46}{entry['change']:>+7.3f}  {_interval([entry['low'], entry['high']])}")
         lines.append("")
     if prompts:
         lines.append(f"{'prompt':34}{'accuracy':>9}  {'95 % interval':18}{'active poles/token':>18}")

@@ -1,11 +1,12 @@
 """Damage: what a set's removal does to the skill and to everything else, measured on texts that are given.
 
-For each set of neurons that `ablate` disrupted: the log-probability of the results in solutions that the model is made
-to write (one pass, no luck of the draw, so it has more power than accuracy), and a battery of tasks about words that
-arithmetic has nothing to do with. Damage is *specific* as far as it exceeds what the matched sets do to the same
-problems.
+For each set of neurons that `ablate` disrupted: the log-probability of solutions that the model is made to write, apart
+for operators, equals signs, results and the rest (one pass, no luck of the draw; it tells a model that no longer knows
+which step to take from one that miscalculates), and a battery of tasks about words that arithmetic has nothing to do
+with. Damage is *specific* as far as it exceeds what the matched sets do to the same problems.
 
-Reads: `sets`, completions of the first prompt. Writes: `continuations`; `gold`, `battery` (a file per set); `damage`.
+Reads: `sets`, completions of the first prompt. Writes: `continuations`; `gold`, `battery` (a file per set); `damage`,
+`damage_given`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..continuations import Continuation, continuations
+from ..continuations import ROLES, Continuation, continuations
 from ..data.battery import load_battery
 from ..records import Neuron
 from ..session import Session
@@ -25,11 +26,12 @@ from ..stats import mcnemar_exact, paired_bootstrap, permutation_p, sign_flip_p,
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
 
-GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("log_prob", pa.float64()),
-                  ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
+GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("role", pa.string()),
+                  ("log_prob", pa.float64()), ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
 BATTERY = pa.schema([("neuron_set", pa.string()), ("task", pa.string()), ("item", pa.string()), ("hit", pa.bool_())])
 UNITS = {
-    "damage.*.gold_log_prob": "mean over problems of the mean log-probability (nats) of the given solution's result tokens",
+    "damage.*.given.<role>": "mean over problems of the given solution's mean log-probability (nats) at tokens of this role",
+    "damage.*.change.<role>": "the same, less that of the untouched model",
     "damage.*.battery": "share of battery items whose answer is the most likely continuation, 0 to 1",
     "damage.specific": "change under the reasoning set less the mean change under the matched sets, paired by problem",
 }
@@ -47,7 +49,7 @@ def damage(session: Session) -> None:
         if not given:
             run.note("No solution could be given: the data has none and the model solved nothing. `damage` is empty.")
             return
-        mark = sha256(repr((sets, [c.tokens for c in given])).encode()).hexdigest()
+        mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
         state = run.manifest.setdefault("damage", {})
         if state.get("of") != mark:
             state |= {"of": mark, "done": []}
@@ -72,20 +74,24 @@ def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Cont
         Given(
             tuple(prompt.text(c.problem.question) for c in given),
             tuple(c.tokens for c in given),
-            tuple(c.results for c in given),
             intervention=intervention,
         ),
     )
-    rows = [
-        {
-            "neuron_set": name,
-            "problem_id": c.problem.id,
-            "log_prob": fmean(t.log_prob for t in found),
-            "tokens": len(found),
-            "greedy": fmean(t.greedy for t in found),
-        }
-        for c, found in zip(given, scores, strict=True)
-    ]
+    rows = []
+    for c, found in zip(given, scores, strict=True):
+        for role in ROLES:
+            here = [t for t, its in zip(found, c.roles, strict=True) if its == role]
+            if here:
+                rows.append(
+                    {
+                        "neuron_set": name,
+                        "problem_id": c.problem.id,
+                        "role": role,
+                        "log_prob": fmean(t.log_prob for t in here),
+                        "tokens": len(here),
+                        "greedy": fmean(t.greedy for t in here),
+                    }
+                )
     session.run.write_rows(f"gold/{name}", rows, GOLD)
     session.run.write_rows(f"battery/{name}", _battery(session, name, intervention), BATTERY)
 
@@ -110,71 +116,70 @@ def _battery(session: Session, name: str, intervention: Intervention | None) -> 
 
 def _summarise(session: Session, sets: list[str]) -> None:
     run, seed = session.run, session.config.seed
-    gold = _by_set(session, "gold", "problem_id", "log_prob")
+    gold = {role: values for role in ROLES if (values := _by_set(session, "gold", "problem_id", "log_prob", role))}
     right = _by_set(session, "battery", "task || '/' || item", "hit")
     solved = _by_set(session, "completions", "problem_id", "correct")
     matched = [name for name in sets if name.startswith("matched_")]
-    rows = []
+    rows, summary = [], {}
     for name in sets:
-        change = _change(gold["none"], gold[name])
-        mean, low, high = paired_bootstrap(change, seed)
         hits = sum(right[name].values())
-        rows.append(
-            {
-                "neuron_set": name,
-                "problems": len(gold[name]),
-                "gold_log_prob": fmean(gold[name].values()),
-                "gold_change": mean,
-                "gold_low": low,
-                "gold_high": high,
-                "gold_p": sign_flip_p(change, seed),
-                "items": len(right[name]),
-                "battery": hits / len(right[name]),
-                "battery_low": wilson(hits, len(right[name]))[0],
-                "battery_high": wilson(hits, len(right[name]))[1],
-                "battery_p": mcnemar_exact(list(right["none"].values()), list(right[name].values())),
-            }
-        )
+        low, high = wilson(hits, len(right[name]))
+        p = mcnemar_exact(list(right["none"].values()), list(right[name].values()))
+        row = {"neuron_set": name, "items": len(right[name]), "battery": hits / len(right[name])}
+        rows.append(row | {"battery_low": low, "battery_high": high, "battery_p": p})
+        summary[name] = {"given": {}, "change": {}, "battery": row["battery"]}
+    changes = []
+    for role, values in gold.items():
+        for name in sets:
+            change = [values[name][problem] - before for problem, before in values["none"].items()]
+            mean, low, high = paired_bootstrap(change, seed)
+            given = fmean(values[name].values())
+            changes.append(
+                {
+                    "neuron_set": name,
+                    "role": role,
+                    "problems": len(change),
+                    "log_prob": given,
+                    "change": mean,
+                    "low": low,
+                    "high": high,
+                    "p": sign_flip_p(change, seed),
+                }
+            )
+            summary[name]["given"][role], summary[name]["change"][role] = given, mean
     run.write_rows("damage", rows)
-    by_name = {r["neuron_set"]: r for r in rows}
-    specific = {
-        outcome: dict(zip(("change", "low", "high"), paired_bootstrap(_specific(values, matched), seed)))
-        for outcome, values in (("gold_log_prob", gold), ("battery", right), ("accuracy", solved))
-    }
-    keys = ("gold_log_prob", "gold_change", "battery")
+    run.write_rows("damage_given", changes)
+    specific = {}
+    for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
+        beyond = [value - fmean(values[m][key] for m in matched) for key, value in values["reasoning"].items()]
+        average = {name: fmean(values[name].values()) for name in ("reasoning", *matched)}
+        p = permutation_p(average["reasoning"], [average[m] for m in matched])
+        specific[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed))) | {"p_value": p}
+    mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
     run.summarise(
         "damage",
         {
-            "none": {k: by_name["none"][k] for k in ("gold_log_prob", "battery")},
-            "reasoning": {k: by_name["reasoning"][k] for k in keys},
-            "matched_mean": {k: fmean(by_name[m][k] for m in matched) for k in keys},
-            "gold_p_value": permutation_p(by_name["reasoning"]["gold_change"], [by_name[m]["gold_change"] for m in matched]),
+            "none": summary["none"],
+            "reasoning": summary["reasoning"],
+            "matched_mean": mean | {"battery": fmean(summary[m]["battery"] for m in matched)},
             "specific": specific,
-            "problems": by_name["none"]["problems"],
-            "items": by_name["none"]["items"],
+            "problems": max(len(values["none"]) for values in gold.values()),
+            "items": rows[0]["items"],
         },
     )
 
 
-def _by_set(session: Session, table: str, key: str, value: str) -> dict[str, dict[str, float]]:
+def _by_set(session: Session, table: str, key: str, value: str, role: str | None = None) -> dict[str, dict[str, float]]:
     """set → problem or item → value; accuracy with nothing disrupted is that of the first prompt."""
-    where = ""
+    where, parameters = "", []
     if table == "completions":
-        where = "WHERE split = 'test' AND prompt = ?"
+        where, parameters = "WHERE split = 'test' AND prompt = ?", [session.prompts[0].name]
+    elif role is not None:
+        where, parameters = "WHERE role = ?", [role]
     rows = session.run.rows(
-        f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} {where} ORDER BY ALL",
-        [session.prompts[0].name] if where else None,
+        f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} {where} ORDER BY ALL", parameters
     )
     found: dict[str, dict[str, float]] = {}
     for r in rows:
         found.setdefault(r["neuron_set"], {})[r["key"]] = r["value"]
     return found
-
-
-def _change(before: dict[str, float], after: dict[str, float]) -> list[float]:
-    return [after[key] - value for key, value in before.items()]
-
-
-def _specific(values: dict[str, dict[str, float]], matched: list[str]) -> list[float]:
-    """For each problem or item: under the reasoning set less the mean under the matched sets."""
-    return [value - fmean(values[m][key] for m in matched) for key, value in values["reasoning"].items()]

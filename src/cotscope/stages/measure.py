@@ -70,7 +70,7 @@ def _make_write(session: Session) -> None:
 
     run, done = session.run, session.run.manifest.setdefault("fixed", {})
     given = continuations(session)
-    mark = sha256(repr([c.tokens for c in given]).encode()).hexdigest()
+    mark = sha256(repr([(c.tokens, c.roles) for c in given]).encode()).hexdigest()
     missing = [p for p in session.prompts if done.get(p.name) != mark] if given else []
     ids = np.array([c.problem.id for c in given])
     labels = tuple(tuple(i * len(ROLES) + ROLES.index(role) for role in c.roles) for i, c in enumerate(given))
