@@ -314,8 +314,9 @@ def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Ru
     run = Run.open(out)
     owners = run.rows("SELECT layer, index, list(DISTINCT concept) AS concepts FROM annotations WHERE accepted GROUP BY ALL")
     rows = run.rows("SELECT * FROM operations")
-    assert [(r["disrupted"], r["operation"]) for r in rows] == [
-        (i, j) for i in ("addition", "division") for j in ("addition", "division")
+    both = ("addition", "division")
+    assert [(r["role"], r["disrupted"], r["operation"]) for r in rows] == [
+        (role, i, j) for role in ("operator", "result") for i in both for j in both
     ]
     cells = {}
     for row in rows:
@@ -323,14 +324,15 @@ def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Ru
         assert row["problems"] == 3
         [mean] = run.rows(
             """SELECT avg(a.log_prob - b.log_prob) AS change
-               FROM operation_problems a JOIN operation_problems b USING (operation, problem_id)
-               WHERE a.disrupted = ? AND b.disrupted = 'none' AND operation = ?""",
-            [row["disrupted"], row["operation"]],
+               FROM operation_problems a JOIN operation_problems b USING (role, operation, problem_id)
+               WHERE role = ? AND a.disrupted = ? AND b.disrupted = 'none' AND operation = ?""",
+            [row["role"], row["disrupted"], row["operation"]],
         )
         assert row["change"] == pytest.approx(mean["change"])
         assert row["low"] <= row["change"] <= row["high"]
-        cells[row["disrupted"], row["operation"]] = row["change"]
-    a, d = "addition", "division"
-    contrast = (cells[a, a] + cells[d, d] - cells[a, d] - cells[d, a]) / 4
-    assert run.summary["operations"]["contrast"] == pytest.approx(contrast)
-    assert "operations-table" in (out / "report.html").read_text()
+        cells[row["role"], row["disrupted"], row["operation"]] = row["change"]
+    a, d = both
+    for role in ("operator", "result"):
+        contrast = (cells[role, a, a] + cells[role, d, d] - cells[role, a, d] - cells[role, d, a]) / 4
+        assert run.summary["operations"][role]["contrast"] == pytest.approx(contrast)
+    assert "operations-result" in (out / "report.html").read_text()

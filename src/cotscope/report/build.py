@@ -288,12 +288,13 @@ def _damage(run: _RunFolder) -> dict[str, Any]:
 
 
 def _operations(run: _RunFolder) -> dict[str, Any]:
-    """The table of operations disrupted and asked."""
+    """The tables of operations disrupted and asked, one per role, each with its test."""
     rows = run.rows("operations")
     return {
         "names": list(dict.fromkeys(row["disrupted"] for row in rows)),
-        "cells": {(row["disrupted"], row["operation"]): row for row in rows},
-        **{key: _part(run.summary, "operations").get(key) for key in ("contrast", "ci", "p_value", "problems")},
+        "cells": {(row["role"], row["disrupted"], row["operation"]): row for row in rows},
+        "tests": {role: _part(run.summary, "operations", role) for role in dict.fromkeys(row["role"] for row in rows)},
+        "problems": _part(run.summary, "operations").get("problems"),
     }
 
 

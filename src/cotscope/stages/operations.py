@@ -1,8 +1,8 @@
 """Operations: does removing the neurons of one operation hurt that operation more than the others?
 
-The reasoning neurons of one operation's concept are zeroed, and the results in given solutions of problems of each
-operation alone are scored: a table of operations disrupted and operations asked. How large a set is and how hard an
-operation is are main effects; what is tested is the diagonal beyond them.
+The reasoning neurons of one operation's concept are zeroed, and the operators and the results in given solutions of
+problems of each operation alone are scored: two tables of operations disrupted and operations asked. How large a set is
+and how hard an operation is are main effects; what is tested is the diagonal beyond them.
 
 Reads: `annotations`. Writes: `operation_problems`, `operations`.
 """
@@ -21,10 +21,11 @@ from ..records import OPERATIONS, Neuron, Problem
 from ..session import Session
 from ..stats import diagonal_contrast, paired_bootstrap
 
+PLACES = ("operator", "result")
 UNITS = {
-    "operations.contrast": "mean change of the results' log-probability (nats) on the diagonal of the table of operations, "
-    "rows' and columns' means taken off; below 0: an operation suffers most without its own neurons",
-    "operations.p_value": "share of the orders of the sets whose diagonal is as low; with four operations at least 1/24",
+    "operations.<role>.contrast": "mean change of the log-probability (nats) of operators or results on the diagonal of "
+    "the table of operations, rows' and columns' means taken off; below 0: an operation suffers most without its own neurons",
+    "operations.<role>.p_value": "share of the orders of the sets whose diagonal is as low; with four operations at least 1/24",
 }
 
 
@@ -38,7 +39,7 @@ def operations(session: Session) -> None:
             run.note("Fewer than two operations have reasoning neurons of their own: there is no table of operations.")
             return
         problems = {operation: _problems(session, operation) for operation in sets}
-        scores = {None: _scores(session, problems, ())}
+        scores: dict[str | None, dict[str, dict[str, np.ndarray]]] = {None: _scores(session, problems, ())}
         with session.bar("operations", len(sets), "set") as bar:
             for operation, neurons in sets.items():
                 scores[operation] = _scores(session, problems, neurons)
@@ -46,41 +47,37 @@ def operations(session: Session) -> None:
         run.write_rows(
             "operation_problems",
             [
-                {"disrupted": disrupted or "none", "operation": operation, "problem_id": problem.id, "log_prob": value}
-                for disrupted, by_operation in scores.items()
+                {"disrupted": disrupted or "none", "role": role, "operation": operation, "problem_id": p.id, "log_prob": v}
+                for disrupted, by_role in scores.items()
+                for role, by_operation in by_role.items()
                 for operation, values in by_operation.items()
-                for problem, value in zip(problems[operation], values)
+                for p, v in zip(problems[operation], values)
             ],
         )
-        changes = [[scores[i][j] - scores[None][j] for j in sets] for i in sets]
-        rows = []
-        for i, disrupted in enumerate(sets):
-            for j, operation in enumerate(sets):
-                mean, low, high = paired_bootstrap(changes[i][j], session.config.seed)
-                rows.append(
-                    {
-                        "disrupted": disrupted,
-                        "neurons": len(sets[disrupted]),
-                        "operation": operation,
-                        "problems": len(changes[i][j]),
-                        "untouched": float(scores[None][operation].mean()),
-                        "change": mean,
-                        "low": low,
-                        "high": high,
-                    }
-                )
+        rows, tests = [], {}
+        for role in PLACES:
+            changes = [[scores[i][role][j] - scores[None][role][j] for j in sets] for i in sets]
+            for i, disrupted in enumerate(sets):
+                for j, operation in enumerate(sets):
+                    mean, low, high = paired_bootstrap(changes[i][j], session.config.seed)
+                    rows.append(
+                        {
+                            "role": role,
+                            "disrupted": disrupted,
+                            "neurons": len(sets[disrupted]),
+                            "operation": operation,
+                            "problems": len(changes[i][j]),
+                            "untouched": float(scores[None][role][operation].mean()),
+                            "change": mean,
+                            "low": low,
+                            "high": high,
+                        }
+                    )
+            contrast, low, high, p = diagonal_contrast(changes, session.config.seed)
+            tests[role] = {"contrast": contrast, "ci": [low, high], "p_value": p}
         run.write_rows("operations", rows)
-        contrast, low, high, p = diagonal_contrast(changes, session.config.seed)
-        run.summarise(
-            "operations",
-            {
-                "contrast": contrast,
-                "ci": [low, high],
-                "p_value": p,
-                "neurons": {operation: len(neurons) for operation, neurons in sets.items()},
-                "problems": len(next(iter(problems.values()))),
-            },
-        )
+        sizes = {operation: len(neurons) for operation, neurons in sets.items()}
+        run.summarise("operations", tests | {"neurons": sizes, "problems": len(next(iter(problems.values())))})
 
 
 def _sets(session: Session) -> dict[str, tuple[Neuron, ...]]:
@@ -111,21 +108,26 @@ def _problems(session: Session, operation: str) -> tuple[Problem, ...]:
 
 def _scores(
     session: Session, problems: dict[str, tuple[Problem, ...]], neurons: tuple[Neuron, ...]
-) -> dict[str, np.ndarray]:
-    """operation → each problem's mean log-probability of the result tokens in its gold solution."""
+) -> dict[str, dict[str, np.ndarray]]:
+    """role → operation → each problem's mean log-probability of such tokens in its gold solution."""
     from ..lm.interventions import scale
     from ..lm.scoring import Given, score
 
     prompt, everything = session.prompts[0], [p for part in problems.values() for p in part]
     given = [continuation(session.loaded, p, "gold", render_solution(p)) for p in everything]
+    places = [[i for i, role in enumerate(c.roles) if role in PLACES] for c in given]
     found = score(
         session.engine,
         Given(
             tuple(prompt.text(p.question) for p in everything),
             tuple(c.tokens for c in given),
-            tuple(c.results for c in given),
+            tuple(map(frozenset, places)),
             intervention=scale(session.loaded.anatomy, neurons, 0.0) if neurons else None,
         ),
     )
-    values = iter([fmean(t.log_prob for t in row) for row in found])
-    return {operation: np.array([next(values) for _ in part]) for operation, part in problems.items()}
+    rows = list(zip(found, places, given, strict=True))
+    means = {
+        role: iter([fmean(t.log_prob for t, i in zip(row, at) if c.roles[i] == role) for row, at, c in rows])
+        for role in PLACES
+    }
+    return {role: {op: np.array([next(means[role]) for _ in part]) for op, part in problems.items()} for role in PLACES}
