@@ -282,6 +282,8 @@ def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
         change[name, role] = sum(gold[name, role, i] - gold["none", role, i] for i in problems) / len(problems)
         assert row["change"] == pytest.approx(change[name, role])
         assert (row["p"] == 1) == (name == "none")
+    page = (finished.folder / "report.html").read_text()
+    assert f"Beside it {finished.summary['damage']['items']} items about words" in page
     for role in ("operator", "result"):
         specific = finished.summary["damage"]["specific"][role]
         matched = [change[f"matched_{i}", role] for i in range(5)]

@@ -272,11 +272,14 @@ def _damage(run: _RunFolder) -> dict[str, Any]:
         if text.is_number(entry.get("change"))
     ]
     worse = [row["label"] for row in specific if text.is_number(row["high"]) and row["high"] < 0]
+    less = [row["label"] for row in specific if text.is_number(row["low"]) and row["low"] > 0]
     says = "Nothing suffers more under the reasoning set than under the matched sets: no specific damage is shown."
     if worse:
-        says = f"Beyond doubt (the interval leaves 0 out) more than under the matched sets suffer: {', '.join(worse)}."
+        says = f"More than under the matched sets, by an interval that leaves 0 out, suffer: {', '.join(worse)}."
         if "other skills" in worse:
             says += " Other skills are among them: the damage is not to arithmetic alone."
+    if less:
+        says += f" Less than under the matched sets suffer: {', '.join(less)}."
     return {
         "rows": rows,
         "roles": list(dict.fromkeys(row["role"] for row in changes)),
