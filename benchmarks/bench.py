@@ -37,7 +37,8 @@ from cotscope.prompts.exemplars import load_exemplars
 from cotscope.prompts.files import load_prompt_file
 from cotscope.records import Neuron, Prompt
 
-BATCH = {"transformers_generate_batch": 8, "transformer_lens": 8}  # best of 4, 8, 16, 32 where that is not 16
+# Rows at once where not 16: continuous batching attends over all rows' keys, TransformerLens keeps every logit.
+BATCH = {"transformers_generate_batch": 8, "transformer_lens": 8}
 
 
 def job(arguments: argparse.Namespace) -> tuple[list[str], Prompt]:
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch", type=int, default=0, help="rows at once; 0: each peer's best")
+    parser.add_argument("--batch", type=int, default=0, help="rows at once; 0: 16, or as in BATCH")
     parser.add_argument("--new", type=int, default=120, help="tokens to generate at most (memory)")
     parser.add_argument("--check", type=int, default=3, help="problems of the float32 check; 0 leaves it out")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
