@@ -18,6 +18,7 @@ from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
 from .recorders import Recorder
 from .rows import PREFILL_TOKENS, Job, Row, View, Work, causal, padded
+from .select import argmax
 
 WINDOW = 512  # tokens per pass
 _ROWS = 64  # positions whose logits stand in float32 at once
@@ -74,13 +75,11 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
     device, layers = loaded.model.device, loaded.anatomy.layers
     starts = [loaded.encode(p) for p in given.prompts]
     whole = [start + list(tokens) for start, tokens in zip(starts, given.continuations, strict=True)]
-    work = Work(0, Job(given.prompts, 0, (), None, given.intervention), whole)
+    work = Work(0, Job(given.prompts, 0, (), given.recorder, given.intervention), whole)
     shared = bool(whole) and engine.shares_prefix(engine.check_length(work))
     if shared:
         work.common = common_prefix(starts)
     scores: list[list[TokenScore]] = [[] for _ in whole]
-    if given.recorder is not None:
-        work = Work(0, Job(given.prompts, 0, (), given.recorder, given.intervention), whole, work.common)
     with engine.hooks([work.job]):
         prefix = engine.run_prefix(work) if shared else None
         for rows in _batches(work.rows()):
@@ -136,7 +135,7 @@ def _scores(logits: Tensor, tokens: list[int]) -> Iterator[TokenScore]:
     """One score per row of logits (rows, vocabulary)."""
     for part, target in zip(logits.split(_ROWS), torch.tensor(tokens, device=logits.device).split(_ROWS)):
         log_prob = torch.log_softmax(part.float(), dim=-1).gather(1, target[:, None])[:, 0]
-        yield from map(TokenScore, log_prob.tolist(), (part.argmax(dim=1) == target).tolist())
+        yield from map(TokenScore, log_prob.tolist(), (argmax(part) == target).tolist())
 
 
 @dataclass(frozen=True)

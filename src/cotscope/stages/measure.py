@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..conditions import Condition, solve
+from ..conditions import ACTIVITY, Condition, solve
 from ..continuations import ROLES, continuations
 from ..session import Session
 from ..stats import wilson
@@ -24,19 +24,7 @@ from ..stats import wilson
 if TYPE_CHECKING:
     from ..lm.recorders import PoleTally
 
-FIXED = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("problem_id", pa.string()),
-        ("role", pa.string()),
-        ("layer", pa.int16()),
-        ("index", pa.int32()),
-        ("sign", pa.int8()),
-        ("steps", pa.int32()),
-        ("update_size", pa.float64()),
-        ("coefficient", pa.float64()),
-    ]
-)
+FIXED = pa.schema([("prompt", pa.string()), ("problem_id", pa.string()), ("role", pa.string()), *list(ACTIVITY)[2:]])
 ROLE_ACTIVITY = pa.schema(
     [("prompt", pa.string()), ("concept", pa.string()), ("role", pa.string()), ("poles_per_token", pa.float64())]
 )
