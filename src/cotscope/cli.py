@@ -32,6 +32,7 @@ _STUDY_HELP = {
     "--concepts": "a TOML concept file, or the name of a packaged set (default arithmetic)",
     "--limit": "test problems: the first N of the data (default 96)",
     "--discover-limit": "discovery problems, taken after the test problems (default: as many, at most 96)",
+    "--discover-prompts": "prompts, the first ones, that discovery looks under; 0: all (default 3)",
     "--max-new-tokens": "tokens to generate at most per problem (default 120)",
     "--k": "active poles per layer and step (default 10)",
     "--first-layer-fraction": "skip the first layers, as a fraction of depth (default 0.1875, the paper's 6 of 32)",
@@ -40,6 +41,11 @@ _STUDY_HELP = {
     "--unmatched": "unmatched random sets in the ablation (default 2)",
     "--given": "problems whose solution the model is made to write, for damage and fixed activity (default 24)",
     "--battery": "items per task of the battery of other skills (default 16)",
+    "--variants": "prompts made of random exemplars, measured for the correlation (default 0)",
+    "--sentences": "measure zero-shot sentences for the correlation",
+    "--variant-limit": "test problems that variants and sentences are measured on (default 32)",
+    "--disruptions": "compare kinds, doses and scopes of disruption",
+    "--thorough": "192 test problems, 20 matched sets, 40 variants, sentences, disruptions; other options still hold",
     "--seed": "seed of everything that is drawn (default 0)",
     "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
 }
@@ -136,9 +142,14 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
         "--first-layer-fraction": {"type": _fraction},
         "--matched": {"type": _positive},
         "--unmatched": {"type": _natural},
+        "--discover-prompts": {"type": _natural, "metavar": "N"},
+        "--variants": {"type": _natural, "metavar": "N"},
+        "--sentences": {"action": "store_true"},
+        "--disruptions": {"action": "store_true"},
+        "--thorough": {"action": "store_true"},
         "--seed": {"type": _natural},
     }
-    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k", "--given", "--battery"):
+    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k", "--given", "--battery", "--variant-limit"):
         kinds[option] = {"type": _positive, "metavar": "N"}
     for option, text in _STUDY_HELP.items():
         sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
@@ -147,11 +158,13 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _session(arguments: argparse.Namespace) -> Session:
-    from .session import Session, StudyConfig
+    from .session import THOROUGH, Session, StudyConfig
 
     if arguments.command not in ("study", "discover"):
         return Session.reopen(arguments.run, rows=getattr(arguments, "rows", None), quiet=_quiet(arguments))
     given = {f.name: getattr(arguments, f.name) for f in fields(StudyConfig) if hasattr(arguments, f.name)}
+    if getattr(arguments, "thorough", False):
+        given = THOROUGH | given
     given["prompt_files"] = tuple(given.get("prompt_files", ()))
     return Session.create(
         StudyConfig(**given),

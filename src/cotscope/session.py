@@ -43,6 +43,7 @@ class StudyConfig:
         concepts: a concept file, or the name of a packaged set.
         limit: test problems, the first ones of the data.
         discover_limit: discovery problems, taken after the test problems; None: as many as `limit`, at most 96.
+        discover_prompts: prompts, the first ones, under which discovery looks, so that none is favoured; 0: all.
         max_new_tokens: tokens to generate at most.
         k: active poles per layer and step.
         promoted: promoted tokens per pole.
@@ -51,6 +52,10 @@ class StudyConfig:
         matched, unmatched: random sets in the ablation.
         given: test problems, the first ones, whose solution the model is made to write (damage, fixed activity).
         battery: items per task of the battery.
+        variants: prompts made of random exemplars, measured beside the study's own for the correlation; 0: none.
+        sentences: measure zero-shot sentences too.
+        variant_limit: test problems, the first ones, that variants and sentences are measured on.
+        disruptions: run the stage that compares kinds, doses and scopes of disruption.
         seed: of everything that is drawn.
         dtype: of the weights.
     """
@@ -62,6 +67,7 @@ class StudyConfig:
     concepts: str = "arithmetic"
     limit: int = DEFAULT_LIMIT
     discover_limit: int | None = None
+    discover_prompts: int = 3
     max_new_tokens: int = 120
     k: int = 10
     promoted: int = 20
@@ -71,8 +77,16 @@ class StudyConfig:
     unmatched: int = 2
     given: int = 24
     battery: int = 16
+    variants: int = 0
+    sentences: bool = False
+    variant_limit: int = 32
+    disruptions: bool = False
     seed: int = 0
     dtype: str = "bfloat16"
+
+
+THOROUGH = {"limit": 192, "matched": 20, "variants": 40, "sentences": True, "disruptions": True}
+"""What `--thorough` sets where the user did not."""
 
 
 class Session:
