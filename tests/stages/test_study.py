@@ -100,6 +100,27 @@ def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
     assert {r["split"] for r in seen if not r["condition"].startswith("discover")} == {"test"}
 
 
+def test_poles_are_found_under_several_prompts(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    second, other = tmp_path / "second.txt", tmp_path / "other.txt"
+    second.write_text(Path(tiny_study.prompt).read_text())
+    other.write_text(Path(tiny_study.prompt).read_text().replace("1 + 2 = 3", "2 + 1 = 3"))
+    more = ["--prompt-file", str(second), "--prompt-file", str(other), "--discover-prompts", "2"]
+    assert main(["discover", *tiny_study.options(), *more, "--out", str(tmp_path / "run")]) == 0
+    run = Run.open(tmp_path / "run")
+    assert run.summary["neurons"]["discovery_prompts"] == ["plain", "second"]
+    assert "discover.other" not in run.manifest["conditions"]
+    alone: dict[tuple, int] = {}
+    for r in run.rows(
+        """SELECT layer, index, sign, steps FROM activity JOIN completions USING (condition, problem_id)
+           WHERE condition = 'discover.plain' AND correct"""
+    ):
+        pole = r["layer"], r["index"], r["sign"]
+        alone[pole] = alone.get(pole, 0) + r["steps"]
+    poles = run.rows("SELECT * FROM poles")
+    assert {(p["layer"], p["index"], p["sign"]): p["steps"] for p in poles} == {p: 2 * n for p, n in alone.items()}
+    assert {tuple(p["prompts"]) for p in poles} == {("plain", "second")}
+
+
 def test_poles_promote_what_their_value_vectors_say(finished: Run) -> None:
     loaded = load_model(finished.manifest["config"]["model"], dtype="float32")
     gamma, _ = norm_gamma(loaded.anatomy.final_norm)

@@ -3,6 +3,10 @@
 Rai & Yao 2024, Algorithm 1 (collect the active neurons of correctly solved problems) and Algorithm 2 (filter them by
 what they promote), with poles instead of neurons (design, section 2).
 
+The paper looks under one prompt, and then finds its neurons more active under that prompt than under others. Here each
+of several prompts (`StudyConfig.discover_prompts`) is given all discovery problems, and a pole keeps the names of those
+under which it was found: the paper's way are the poles with the first prompt's name.
+
 Reads: the discovery problems. Writes: completions and activity of `discover.<prompt>`; `poles`, `candidates`.
 """
 
@@ -33,13 +37,14 @@ def discover(session: Session) -> None:
 
     Raises: DiscoveryError if no problem was solved or no pole passed the filter.
     """
-    run, prompt = session.run, session.prompts[0]
+    run = session.run
     if run.stage_done("discover"):
         return
     with run.stage("discover"):
-        condition = f"discover.{prompt.name}"
-        solve(session, [Condition(condition, prompt, "discovery", record=True)], "discovering")
-        active = _active_poles(session, condition)
+        prompts = session.prompts[: session.config.discover_prompts or None]
+        conditions = [Condition(f"discover.{p.name}", p, "discovery", record=True) for p in prompts]
+        solve(session, conditions, "discovering")
+        active = _active_poles(session)
         promoted = _project(session, active)
         found = []
         for row in promoted:
@@ -60,32 +65,42 @@ def discover(session: Session) -> None:
             ],
             CANDIDATES,
         )
-        run.summarise("neurons", {"active_poles": len(promoted), "candidates": len({c.pole for c in found})})
+        run.summarise(
+            "neurons",
+            {
+                "active_poles": len(promoted),
+                "candidates": len({c.pole for c in found}),
+                "discovery_prompts": [p.name for p in prompts],
+            },
+        )
 
 
-def _active_poles(session: Session, condition: str) -> list[dict]:
-    """The poles that were active on correctly solved problems, with how often and how strongly."""
+def _active_poles(session: Session) -> list[dict]:
+    """The poles that were active on correctly solved problems, with how often, how strongly and under which prompts."""
     run = session.run
-    [score] = run.rows(
-        "SELECT count(*) AS n, count(*) FILTER (correct) AS solved FROM completions WHERE condition = ?", [condition]
+    scores = run.rows(
+        """SELECT prompt, count(*) AS n, count(*) FILTER (correct) AS solved
+           FROM completions WHERE split = 'discovery' GROUP BY prompt ORDER BY prompt"""
     )
-    if not score["solved"]:
+    if not any(score["solved"] for score in scores):
         raise DiscoveryError(
             "no discovery problem was solved, so there is nothing to discover from",
             expected="at least one correct answer",
-            got=f"accuracy 0 of {score['n']}",
+            got=f"accuracy 0 of {scores[0]['n']} under {len(scores)} prompts",
             remedy="Use easier data (`--data builtin` has one- to four-step problems), more problems "
             "(--discover-limit) or a stronger model.",
         )
-    if score["solved"] < 10:
-        run.note(f"Discovery rests on only {score['solved']} solved problems of {score['n']}.")
+    few = [f"{score['solved']} under {score['prompt']}" for score in scores if score["solved"] < 10]
+    if few:
+        run.note(f"Discovery rests on few solved problems of {scores[0]['n']}: {', '.join(few)}.")
     return run.rows(
-        """SELECT layer, index, sign, sum(steps)::INT AS steps, count(*)::INT AS problems,
-                  sum(update_size) / sum(steps) AS mean_update_size, sum(coefficient) / sum(steps) AS mean_coefficient
+        """SELECT layer, index, sign, sum(steps)::INT AS steps, count(DISTINCT problem_id)::INT AS problems,
+                  sum(update_size) / sum(steps) AS mean_update_size, sum(coefficient) / sum(steps) AS mean_coefficient,
+                  list_sort(list(DISTINCT prompt)) AS prompts
            FROM activity JOIN completions USING (condition, problem_id)
-           WHERE condition = ? AND correct AND layer >= ?
+           WHERE split = 'discovery' AND correct AND layer >= ?
            GROUP BY ALL ORDER BY layer, index, sign""",
-        [condition, session.first_layer],
+        [session.first_layer],
     )
 
 
