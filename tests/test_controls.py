@@ -3,8 +3,11 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cotscope.controls import Traits, matched_set, unmatched_set
+from cotscope.controls import CALIPER, Traits, matched_sets, unmatched_set
 from cotscope.records import Neuron
 
 
@@ -17,38 +20,95 @@ def pool_of(layers: int, width: int, seed: int = 0) -> dict[Neuron, Traits]:
     }
 
 
-def test_matched_sets_match() -> None:
+def without(everything: dict[Neuron, Traits], targets: list[Neuron]) -> dict[Neuron, Traits]:
+    return {n: t for n, t in everything.items() if n not in set(targets)}
+
+
+def alike(a: Traits, b: Traits) -> bool:
+    steps, size = abs(np.log(a.steps / b.steps)), abs(np.log(a.update_size / b.update_size))
+    return max(steps, size) <= CALIPER + 1e-12
+
+
+_traits = st.builds(Traits, st.integers(1, 60), st.floats(0.2, 5))
+_neurons = st.dictionaries(st.builds(Neuron, st.integers(0, 2), st.integers(0, 40)), _traits, min_size=1, max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_neurons, st.data())
+def test_matched_sets_hold_the_caliper_and_serve_whom_they_can(everything: dict[Neuron, Traits], data) -> None:
+    targets = data.draw(st.lists(st.sampled_from(sorted(everything)), unique=True))
+    pool = without(everything, targets)
+    kept, sets = matched_sets(targets, pool, everything, [3, 4, 5])
+    assert (kept, sets) == matched_sets(targets[::-1], pool, everything, [3, 4, 5])
+    # Whatever other seeds there are, a seed's set is the same, and so are the targets.
+    assert (kept, sets[1:2]) == matched_sets(targets, pool, everything, [4])
+    assert len(sets) == 3
+    assert set(kept) <= set(targets) and len(set(kept)) == len(kept)
+    for chosen in sets:
+        assert len(set(chosen)) == len(chosen) == len(kept)
+        assert set(chosen) <= set(pool)
+        for target, match in zip(kept, chosen):
+            assert match.layer == target.layer
+            assert alike(everything[target], pool[match])
+    # No target that was left out has an equal that is free.
+    for target in set(targets) - set(kept):
+        free = [n for n in pool if n.layer == target.layer and alike(everything[target], pool[n]) and n not in sets[0]]
+        assert not free
+
+
+def test_matched_sets_match_on_average_where_a_caliper_alone_would_not() -> None:
     everything = pool_of(3, 2000)
+    # Targets are active more often than most: their neighbours within the caliper are, on average, not.
     targets = sorted(everything, key=lambda n: -everything[n].steps * everything[n].update_size)[300:420]
-    pool = {n: t for n, t in everything.items() if n not in set(targets)}
-    chosen = matched_set(targets, pool, everything, seed=1)
-    assert len(set(chosen)) == len(chosen) == len(targets)
-    assert not set(chosen) & set(targets)
-    assert Counter(n.layer for n in chosen) == Counter(n.layer for n in targets)
-
-    def log_mean(neurons: list[Neuron], trait: str) -> float:
-        return float(np.mean([np.log(getattr(everything[n], trait)) for n in neurons]))
-
+    pool = without(everything, targets)
+    kept, [chosen] = matched_sets(targets, pool, everything, [1])
+    assert len(kept) >= 0.95 * len(targets)
+    assert Counter(n.layer for n in chosen) == Counter(n.layer for n in kept)
     for trait in ("steps", "update_size"):
-        spread = np.std([np.log(getattr(t, trait)) for t in pool.values()])
-        assert abs(log_mean(chosen, trait) - log_mean(targets, trait)) < 0.15 * spread
+        own, aim = (np.mean([getattr(everything[n], trait) for n in some]) for some in (chosen, kept))
+        assert own / aim == pytest.approx(1, abs=0.03)
     unmatched = unmatched_set(targets, everything, seed=1)
-    assert abs(log_mean(unmatched, "steps") - log_mean(targets, "steps")) > 1
+    assert np.mean([everything[n].steps for n in unmatched]) < 0.7 * np.mean([everything[n].steps for n in targets])
 
 
-def test_sets_follow_their_seed() -> None:
+def test_the_one_without_an_equal_is_left_out_for_every_seed() -> None:
+    everything = {Neuron(0, i): Traits(10 + i % 3, 1.0) for i in range(50)} | {Neuron(0, 99): Traits(5000, 1.0)}
+    targets = [Neuron(0, 0), Neuron(0, 99), Neuron(0, 5)]
+    kept, sets = matched_sets(targets, without(everything, targets), everything, range(4))
+    assert set(kept) == {Neuron(0, 0), Neuron(0, 5)}
+    assert all(len(s) == 2 for s in sets)
+
+
+def test_targets_that_share_their_only_equal_are_not_matched_twice() -> None:
+    everything = {Neuron(0, 0): Traits(10, 1.0), Neuron(0, 1): Traits(10, 1.1), Neuron(0, 2): Traits(10, 1.05)}
+    kept, sets = matched_sets([Neuron(0, 0), Neuron(0, 1)], {Neuron(0, 2): everything[Neuron(0, 2)]}, everything, [0, 1])
+    assert len(kept) == 1 and sets == ((Neuron(0, 2),),) * 2
+
+
+def test_nothing_to_match_and_nothing_to_match_with() -> None:
+    everything = pool_of(1, 5)
+    assert matched_sets([], everything, everything, [0, 1]) == ((), ((), ()))
+    assert matched_sets(list(everything), {}, everything, [0]) == ((), ((),))
+
+
+def test_an_update_of_size_zero_is_like_another_only() -> None:
+    everything = {Neuron(0, 0): Traits(1, 0.0), Neuron(0, 1): Traits(1, 1.0), Neuron(0, 2): Traits(1, 0.0)}
+    assert matched_sets([Neuron(0, 0)], without(everything, [Neuron(0, 0)]), everything, [0]).sets == ((Neuron(0, 2),),)
+
+
+def test_seeds_differ_far_beyond_their_overlap_by_necessity() -> None:
+    everything = pool_of(2, 1000)
+    targets = sorted(everything)[::20]
+    _, sets = matched_sets(targets, without(everything, targets), everything, range(20))
+    shared = [len(set(a) & set(b)) / len(a) for i, a in enumerate(sets) for b in sets[:i]]
+    assert np.mean(shared) < 0.35 and max(shared) < 0.6
+    assert len(set(sets)) == 20
+
+
+def test_unmatched_sets_follow_their_seed_and_take_what_there_is() -> None:
     everything = pool_of(2, 200)
     targets = sorted(everything)[::9]
-    pool = {n: t for n, t in everything.items() if n not in set(targets)}
-    assert matched_set(targets, pool, everything, 3) == matched_set(targets, pool, everything, 3)
-    assert matched_set(targets, pool, everything, 3) != matched_set(targets, pool, everything, 4)
     assert unmatched_set(targets, everything, 3) == unmatched_set(targets, everything, 3)
     assert unmatched_set(targets, everything, 3) != unmatched_set(targets, everything, 4)
-
-
-def test_a_pool_that_runs_out_gives_what_it_has() -> None:
-    everything = pool_of(2, 10)
-    targets = [n for n in everything if n.layer == 0 and n.index < 7]
-    pool = {n: t for n, t in everything.items() if n not in set(targets)}
-    assert len(matched_set(targets, pool, everything, 0)) == 3
-    assert len(unmatched_set([Neuron(5, 1)], everything, 0)) == 0
+    assert Counter(n.layer for n in unmatched_set(targets, everything, 3)) == Counter(n.layer for n in targets)
+    assert unmatched_set([Neuron(5, 1)], everything, 0) == []

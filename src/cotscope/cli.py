@@ -53,6 +53,7 @@ _EXAMPLES = {
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
     "annotate": "cotscope annotate runs/first --annotator lexicon",
+    "keystones": "cotscope keystones runs/first",
     "ablate": "cotscope ablate runs/first",
     "damage": "cotscope damage runs/first",
     "operations": "cotscope operations runs/first",
@@ -87,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_study_options(sub)
     for name, text in (
         ("annotate", "say which candidates stand for their concept"),
-        ("ablate", "zero the reasoning neurons and random sets of the same size"),
+        ("keystones", "find neurons whose removal alone breaks the model, to leave them out"),
+        ("ablate", "zero the reasoning neurons and sets to compare them with"),
         ("damage", "what each set does to the results of given solutions, and to other skills"),
         ("operations", "zero one operation's neurons, ask every operation"),
         ("measure", "accuracy and activity under every prompt"),

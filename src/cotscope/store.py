@@ -192,6 +192,10 @@ class Run:
         """Write a table from dictionaries."""
         self.write_table(name, pa.Table.from_pylist(rows, schema=schema))
 
+    def has(self, table: str) -> bool:
+        """Whether a table in one file is there."""
+        return (self.folder / "tables" / f"{table}.parquet").exists()
+
     def query(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
         """Run SQL (DuckDB) over the run's tables."""
         with duckdb.connect() as connection:

@@ -112,7 +112,7 @@ def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] 
     ])  # fmt: skip
     table(folder, "matching", [
         {"neuron_set": "matched-0", "kind": "matched", "mean_update_size": 2.0, "mean_steps": 50.0,
-         "reasoning_mean_update_size": 2.5, "reasoning_mean_steps": 100.0}
+         "target_mean_update_size": 2.5, "target_mean_steps": 100.0}
     ])  # fmt: skip
     table(folder, "prompts", [
         {"prompt": name, "n": 96, "correct": 50 - i, "accuracy": 0.6 - i / 10, "low": 0.5 - i / 10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ from conftest import TinyStudy
 
 import cotscope
 from cotscope.cli import main
+from cotscope.controls import CALIPER
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
-from cotscope.stats import wilson
+from cotscope.stats import permutation_p, wilson
 from cotscope.store import Run
 
 FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
@@ -45,7 +47,7 @@ def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    assert all(finished.stage_done(s) for s in ("discover", "annotate", "ablate", "measure", "explain"))
+    assert all(finished.stage_done(s) for s in ("discover", "annotate", "keystones", "ablate", "measure", "explain"))
     assert "<html" in (finished.folder / "report.html").read_text()[:200]
 
 
@@ -151,13 +153,46 @@ def test_candidates_hold_two_seeds(finished: Run) -> None:
 def test_sets_have_the_same_number_per_layer(finished: Run) -> None:
     rows = finished.rows("SELECT neuron_set, layer, count(DISTINCT index) AS n FROM sets GROUP BY ALL")
     per_layer = {s: {r["layer"]: r["n"] for r in rows if r["neuron_set"] == s} for s in {r["neuron_set"] for r in rows}}
-    assert len(per_layer) == 8
+    # Nearly all neurons of the tiny model are candidates: few have an equal among the others.
+    assert set(per_layer) == {"reasoning", "comparable", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
+    assert 0 < sum(per_layer["comparable"].values()) < sum(per_layer["reasoning"].values())
     for name, counts in per_layer.items():
-        if name.startswith("unmatched"):
-            assert counts == per_layer["reasoning"]
+        if name.startswith(("matched", "unmatched")):
+            assert counts == per_layer["comparable"]
+    outside = "SELECT * FROM sets s WHERE kind = 'comparable' AND NOT EXISTS (SELECT 1 FROM sets r WHERE "
+    outside += "r.kind = 'reasoning' AND r.layer = s.layer AND r.index = s.index)"
+    assert finished.rows(outside) == []
     suspects = "SELECT layer, index FROM candidates"
     matched = f"SELECT count(*) AS n FROM sets WHERE kind = 'matched' AND (layer, index) IN ({suspects})"
     assert finished.rows(matched) == [{"n": 0}]
+
+
+def test_the_comparison_is_with_what_can_be_matched(finished: Run) -> None:
+    summary, rows = finished.summary["ablation"], finished.rows("SELECT * FROM ablation")
+    of_set = {r["neuron_set"]: r for r in rows}
+    assert summary["target"] == "comparable"
+    assert set(summary["comparable"]) == set(summary["reasoning"])
+    for key in ("accuracy", "perplexity", "kl", "neurons"):
+        assert summary["comparable"][key] == of_set["comparable"][key]
+    controls = [r["accuracy"] for r in rows if r["kind"] == "matched"]
+    assert summary["p_value"] == permutation_p(of_set["comparable"]["accuracy"], controls)
+    assert summary["matching"]["caliper"] == CALIPER
+    assert summary["matching"]["by_chance"] < summary["matching"]["jaccard"] <= 1
+    matching = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM matching")}
+    assert set(matching) == set(of_set) - {"none"}
+    traits = finished.rows(
+        """SELECT neuron_set, avg(steps) AS steps FROM sets JOIN
+               (SELECT layer, index, sum(steps) AS steps FROM poles GROUP BY ALL) USING (layer, index) GROUP BY ALL"""
+    )
+    for row in traits:
+        assert matching[row["neuron_set"]]["mean_steps"] == pytest.approx(row["steps"])
+        assert matching[row["neuron_set"]]["target_mean_steps"] == matching["comparable"]["mean_steps"]
+    for row in matching.values():
+        assert row["steps_q10"] <= row["steps_q50"] <= row["steps_q90"] <= row["steps_max"]
+        if row["kind"] == "matched":
+            assert max(abs(row["steps_smd"]), abs(row["update_size_smd"])) <= summary["matching"]["largest_smd"]
+            assert abs(math.log(row["mean_steps"] / row["target_mean_steps"])) <= CALIPER
+    assert any("have no equal" in note for note in finished.manifest["notes"])
 
 
 def test_weights_are_as_before(finished: Run) -> None:
@@ -227,6 +262,7 @@ def test_stages_one_by_one_and_from_python(tiny_study: TinyStudy, tmp_path: Path
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
     for stage in (
         ["annotate", "--annotator", "lexicon"],
+        ["keystones"],
         ["ablate"],
         ["measure", "--rows", "3"],
         ["explain"],
@@ -292,7 +328,7 @@ def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
 
 def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
     rows = finished.rows("SELECT * FROM damage_given")
-    names = {"none", "reasoning", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
+    names = {"none", "reasoning", "comparable", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
     assert {r["neuron_set"] for r in finished.rows("SELECT * FROM damage")} == names
     assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
     gold = {(g["neuron_set"], g["role"], g["problem_id"]): g["log_prob"] for g in finished.rows("SELECT * FROM gold")}

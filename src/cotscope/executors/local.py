@@ -12,12 +12,14 @@ from ..stages.annotate import annotate
 from ..stages.damage import damage
 from ..stages.discover import discover
 from ..stages.explain import explain
+from ..stages.keystones import keystones
 from ..stages.measure import measure
 from ..stages.operations import operations
 
 STAGES: dict[str, Callable[..., None]] = {
     "discover": discover,
     "annotate": annotate,
+    "keystones": keystones,
     "ablate": ablate,
     "damage": damage,
     "operations": operations,

@@ -26,8 +26,11 @@ from . import figures, text
 KINDS = {
     "none": "nothing disrupted",
     "reasoning": "reasoning neurons",
+    "comparable": "reasoning neurons with an equal",
     "matched": "matched random",
     "unmatched": "unmatched random",
+    "other_concept": "neurons of other concepts",
+    "rejected": "rejected candidates",
 }
 """What the report calls each kind of set, in the order in which it shows them."""
 STRONGEST = 8
@@ -185,7 +188,7 @@ def _headline(run: _RunFolder) -> dict[str, Any]:
         "smallest_p": 1 / (len(matched) + 1),
         "judgement": _judgement(
             _part(run.summary, "baseline").get("accuracy"),
-            _part(ablation, "reasoning").get("accuracy"),
+            (_part(ablation, "comparable") or _part(ablation, "reasoning")).get("accuracy"),
             _part(ablation, "matched_mean").get("accuracy"),
             matched,
             ablation.get("p_value"),
@@ -246,11 +249,11 @@ def _ablation(run: _RunFolder) -> dict[str, Any]:
         for row in group["rows"]
         if text.is_number(row["accuracy"])
     ]
-    matching = [row for row in run.rows("matching") if row["kind"] != "reasoning"]
+    matching = [row for row in run.rows("matching") if row["neuron_set"] != row.get("target", "reasoning")]
     for row in matching:
         row["label"] = KINDS.get(row["kind"], row["kind"])
         for key in ("mean_update_size", "mean_steps"):
-            aim = row.get(f"reasoning_{key}")
+            aim = row.get(f"target_{key}")
             row[f"{key}_ratio"] = row[key] / aim if text.is_number(row.get(key)) and aim else None
     figure = figures.ablation_bars(bars, KINDS) if bars else ""
     return {"groups": groups, "figure": figure, "matching": matching}

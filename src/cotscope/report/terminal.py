@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_BESIDE = (("neurons of other concepts", "other_concepts"), ("rejected candidates", "rejected"))
+
 
 def headline(summary: Mapping[str, Any]) -> str:
     """What a terminal shows after a stage: the sets' accuracies, then the prompts. Parts that have not run are absent."""
@@ -19,18 +21,19 @@ def headline(summary: Mapping[str, Any]) -> str:
         for label, entry, interval in (
             ("nothing", ablation["none"], summary["baseline"]["ci"]),
             ("reasoning neurons", ablation["reasoning"], ablation["reasoning"]["ci"]),
+            ("those with an equal", _part_of(ablation), ablation.get("comparable", {}).get("ci")),
             (f"matched random, mean of {len(ablation['matched_each'])}", ablation.get("matched_mean"), None),
             ("unmatched random, mean", ablation.get("unmatched_mean"), None),
+            *((label, ablation[key], ablation[key]["ci"]) for label, key in _BESIDE if ablation.get(key)),
         ):
             if entry is not None:
                 lines.append(
                     f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}"
                 )
-        sets = len(ablation["matched_each"])
-        lines += [
-            f"permutation p among the matched sets: {ablation['p_value']:.3f} (least possible {1 / (sets + 1):.3f})",
-            "",
-        ]
+        least = 1 / (len(ablation["matched_each"]) + 1)
+        if ablation["p_value"] is not None:
+            lines.append(f"permutation p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")
+        lines.append("")
     if damage := summary.get("damage"):
         lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
         for name, entry in damage["specific"].items():
@@ -48,6 +51,11 @@ def headline(summary: Mapping[str, Any]) -> str:
             f"{_interval(correlation['ci'])}, p = {correlation['p_value']:.3f}"
         )
     return "\n".join(lines)
+
+
+def _part_of(ablation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparable set's figures, where it is not the whole reasoning set."""
+    return ablation.get("comparable") if ablation.get("target") == "comparable" else None
 
 
 def _interval(bounds: list[float] | None) -> str:

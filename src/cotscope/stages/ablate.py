@@ -1,38 +1,30 @@
-"""Ablate: zero the reasoning neurons, and matched and unmatched random sets of the same size, on test problems.
+"""Ablate: zero the reasoning neurons, and sets to compare them with, on test problems.
 
+The comparison is between the reasoning neurons that have an equal and the matched sets of those equals
+(`controls.matched_sets`); unmatched sets, neurons of other concepts and rejected candidates stand beside it.
 Coefficients are zeroed as they pass; weights are never touched, and their hash before and after proves it.
 
-Reads: `poles`, `candidates`, `annotations`. Writes: `sets`, `matching`, `ablation`; completions of `ablate.<set>`.
+Reads: `poles`, `candidates`, `annotations`, `keystones`. Writes: `sets`, `matching`, `ablation`; completions of
+`ablate.<set>`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 import pyarrow as pa
 
 from ..conditions import Condition, solve
-from ..controls import Traits, matched_set, unmatched_set
 from ..data.load import general_text
-from ..neurons import active_neurons
-from ..records import Neuron
+from ..neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
 from ..session import Session
 from ..stats import permutation_p, wilson
 
 SETS = pa.schema([(n, t) for n, t in zip(
     ("neuron_set", "kind", "seed", "layer", "index"),
     (pa.string(), pa.string(), pa.int32(), pa.int16(), pa.int32()))])  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NeuronSet:
-    """Neurons that are disrupted together."""
-
-    name: str
-    kind: str
-    seed: int | None
-    neurons: tuple[Neuron, ...]
 
 
 def ablate(session: Session) -> None:
@@ -42,9 +34,11 @@ def ablate(session: Session) -> None:
 
     run, prompt = session.run, session.prompts[0]
     run.require("annotate", f"cotscope annotate {run.folder}")
+    run.require("keystones", f"cotscope keystones {run.folder}")
     with run.stage("ablate", UNITS):
-        sets, traits = _sets(session)
-        previous = run.rows("SELECT * FROM sets") if (run.folder / "tables/sets.parquet").exists() else []
+        known = active_neurons(run)
+        sets = neuron_sets(session, known)
+        previous = run.rows("SELECT * FROM sets") if run.has("sets") else []
         rows = [
             {"neuron_set": s.name, "kind": s.kind, "seed": s.seed, "layer": n.layer, "index": n.index}
             for s in sets
@@ -56,7 +50,9 @@ def ablate(session: Session) -> None:
             run.manifest["text"] = {}
             run.save()  # before the sets: a kill between the two must not leave old conditions under new sets
             run.write_rows("sets", rows, SETS)
-        _write_matching(session, sets, traits)
+        target = comparison(run)
+        matching = matching_rows(sets, target, known.traits)
+        run.write_rows("matching", matching)
         before = session.loaded.weight_hash()
         baseline = f"measure.{prompt.name}"
         disrupted = {s.name: scale(session.loaded.anatomy, s.neurons, 0.0) for s in sets}
@@ -74,7 +70,10 @@ def ablate(session: Session) -> None:
         assert after == before, "an intervention changed the weights"
         run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
         run.save()
-        _summarise(session, sets, baseline, scores)
+        _summarise(session, sets, target, baseline, scores)
+        worst = [abs(r[f"{t}_smd"]) for r in matching if r["kind"] == "matched" for t in ("steps", "update_size")]
+        alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
+        run.summarise("ablation", {"target": target, "matching": alike})
 
 
 UNITS = {
@@ -82,50 +81,15 @@ UNITS = {
     "baseline.ci": "Wilson interval, 95 %",
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
     "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
-    "ablation.p_value": "one-sided permutation p of the reasoning set among the matched sets; at least 1/(sets + 1)",
+    "ablation.comparable": "the reasoning neurons that have an equal: what the matched sets match and are compared with",
+    "ablation.p_value": "one-sided permutation p of the comparable set among the matched sets; at least 1/(sets + 1)",
+    "ablation.matching.jaccard": "mean overlap of two matched sets, by_chance: of two such sets drawn from the pool",
+    "ablation.matching.largest_smd": "largest standardised difference of a matched set's mean log trait from its target's",
 }
 
 
-def _sets(session: Session) -> tuple[list[NeuronSet], dict[Neuron, Traits]]:
-    run, config = session.run, session.config
-    traits, reasoning, pool = active_neurons(run)
-    sets = [NeuronSet("reasoning", "reasoning", None, reasoning)]
-    for i in range(config.matched):
-        seed = config.seed + i
-        sets.append(NeuronSet(f"matched_{i}", "matched", seed, tuple(matched_set(reasoning, pool, traits, seed))))
-    for i in range(config.unmatched):
-        seed = config.seed + i
-        sets.append(NeuronSet(f"unmatched_{i}", "unmatched", seed, tuple(unmatched_set(reasoning, traits, seed))))
-    short = [s.name for s in sets if len(s.neurons) < len(reasoning)]
-    if short:
-        run.note(f"Some layers have too few other active neurons: {', '.join(short)} are smaller than the target set.")
-    return sets, traits
-
-
-def _write_matching(session: Session, sets: list[NeuronSet], traits: dict[Neuron, Traits]) -> None:
-    def means(neurons: tuple[Neuron, ...]) -> tuple[float, float]:
-        if not neurons:
-            return float("nan"), float("nan")
-        return fmean(traits[n].update_size for n in neurons), fmean(traits[n].steps for n in neurons)
-
-    target_size, target_steps = means(sets[0].neurons)
-    session.run.write_rows(
-        "matching",
-        [
-            {
-                "neuron_set": s.name,
-                "kind": s.kind,
-                "mean_update_size": means(s.neurons)[0],
-                "mean_steps": means(s.neurons)[1],
-                "reasoning_mean_update_size": target_size,
-                "reasoning_mean_steps": target_steps,
-            }
-            for s in sets
-        ],
-    )
-
-
-def _summarise(session: Session, sets: list[NeuronSet], baseline: str, text: dict[str, dict[str, float]]) -> None:
+def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: str,
+               text: dict[str, dict[str, float]]) -> None:  # fmt: skip
     run = session.run
     counts = {
         r["condition"]: r
@@ -154,13 +118,14 @@ def _summarise(session: Session, sets: list[NeuronSet], baseline: str, text: dic
             }
         )
     run.write_rows("ablation", rows)
-    none, reasoning = rows[0], rows[1]
+    none, of_set = rows[0], {r["neuron_set"]: r for r in rows}
     of_kind = {kind: [r for r in rows if r["kind"] == kind] for kind in ("matched", "unmatched")}
     means = {
         f"{kind}_mean": {k: fmean(r[k] for r in found) for k in ("accuracy", "perplexity", "kl")}
         for kind, found in of_kind.items()
         if found
     }
+    controls = [r["accuracy"] for r in of_kind["matched"]]
     run.summarise(
         "baseline",
         {
@@ -175,19 +140,20 @@ def _summarise(session: Session, sets: list[NeuronSet], baseline: str, text: dic
         "ablation",
         {
             "none": {"accuracy": none["accuracy"], "perplexity": none["perplexity"]},
-            "reasoning": {
-                "accuracy": reasoning["accuracy"],
-                "ci": [reasoning["low"], reasoning["high"]],
-                "perplexity": reasoning["perplexity"],
-                "kl": reasoning["kl"],
-                "neurons": reasoning["neurons"],
-            },
+            "reasoning": _figures(of_set["reasoning"]),
+            "comparable": _figures(of_set[target]),
+            **{name: _figures(of_set[name]) if name in of_set else None for name in ("other_concepts", "rejected")},
             **means,
             "matched_each": [
                 {"accuracy": r["accuracy"], "perplexity": r["perplexity"], "seed": s.seed}
                 for r, s in zip(rows[1:], sets)
                 if r["kind"] == "matched"
             ],
-            "p_value": permutation_p(reasoning["accuracy"], [r["accuracy"] for r in of_kind["matched"]]),
+            "p_value": permutation_p(of_set[target]["accuracy"], controls) if controls else None,
         },
     )
+
+
+def _figures(row: dict[str, Any]) -> dict[str, Any]:
+    """A set's figures for the summary."""
+    return {"ci": [row["low"], row["high"]]} | {k: row[k] for k in ("accuracy", "perplexity", "kl", "neurons")}

@@ -15,7 +15,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from ..controls import matched_set
+from ..controls import matched_sets
 from ..neurons import active_neurons
 from ..records import Neuron, Pole
 from ..session import Session
@@ -122,9 +122,9 @@ def _correlations(session: Session) -> None:
 
 
 def _set_activity(session: Session, prompts: list[str]) -> tuple[list[float], list[list[float]]]:
-    """Own activity by prompt, both signs counted, of the reasoning neurons and of matched random sets."""
+    """Own activity by prompt, both signs counted, of the reasoning neurons that have an equal and of matched sets."""
     run = session.run
-    traits, reasoning, pool = active_neurons(run)
+    known = active_neurons(run)
     rows = run.query(
         """SELECT prompt, layer, index, sum(steps / tokens) AS activity
            FROM activity JOIN completions USING (condition, problem_id) WHERE condition LIKE 'measure.%' GROUP BY ALL"""
@@ -133,8 +133,11 @@ def _set_activity(session: Session, prompts: list[str]) -> tuple[list[float], li
     activity: dict[Neuron, np.ndarray] = defaultdict(lambda: np.zeros(len(prompts)))
     for prompt, layer, index, value in zip(rows["prompt"], rows["layer"], rows["index"], rows["activity"]):
         activity[Neuron(layer, index)][place[prompt]] = value
-    sets = [matched_set(reasoning, pool, traits, seed=1000 + session.config.seed + i) for i in range(RANDOM_SETS)]
-    return sum(activity[n] for n in reasoning).tolist(), [sum(activity[n] for n in s).tolist() for s in sets if s]
+    first = 1000 + session.config.seed
+    targets, sets = matched_sets(known.reasoning, known.pool, known.traits, range(first, first + RANDOM_SETS))
+    if not targets:
+        return [0.0] * len(prompts), []
+    return sum(activity[n] for n in targets).tolist(), [sum(activity[n] for n in s).tolist() for s in sets]
 
 
 def _stability(session: Session) -> None:

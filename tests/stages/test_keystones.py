@@ -1,0 +1,125 @@
+"""A neuron whose value vector dwarfs all others is found, in whatever layer, and left out of every set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import tiny_model
+from tqdm import tqdm
+
+from cotscope.errors import RunError
+from cotscope.lm.families import value_matrix
+from cotscope.lm.interventions import scale
+from cotscope.lm.loading import LoadedModel
+from cotscope.lm.scoring import text_scores
+from cotscope.neurons import active_neurons
+from cotscope.records import Neuron
+from cotscope.stages.keystones import KEYSTONE_KL, SCREENED, SCREENED_REASONING, keystones
+from cotscope.store import Run
+
+HUGE = Neuron(0, 17)
+REASONING = [Neuron(1, 3), Neuron(1, 4), Neuron(2, 40), HUGE]
+
+
+def model(huge: bool = True) -> LoadedModel:
+    """A tiny model whose neurons are all but silent, save one."""
+    loaded = tiny_model("qwen2")
+    for down in loaded.anatomy.down:
+        value_matrix(down).mul_(0.02)
+    if huge:
+        value_matrix(loaded.anatomy.down[HUGE.layer])[:, HUGE.index] *= 500
+    return loaded
+
+
+def session(folder: Path, loaded: LoadedModel, reasoning: list[Neuron] = REASONING) -> SimpleNamespace:
+    (folder / "tables").mkdir(parents=True)
+    run = Run(folder, {"stages": {"annotate": {"status": "done", "seconds": 0}}, "units": {}, "notes": []})
+    poles = [{"layer": n, "index": i, "sign": 1, "steps": 3, "mean_update_size": 1.0} for n in range(3) for i in range(48)]
+    run.write_rows("poles", poles)
+    rejected = Neuron(2, 41)
+    named = [{"layer": n.layer, "index": n.index, "sign": 1, "concept": "c"} for n in (*reasoning, rejected)]
+    run.write_rows("candidates", named)
+    accepted = [r | {"accepted": r["index"] != rejected.index} for r in named]
+    run.write_rows("annotations", accepted)
+    return SimpleNamespace(run=run, loaded=loaded, bar=lambda what, total, unit: tqdm(total=total, disable=True))
+
+
+def test_the_huge_neuron_is_found_and_left_out(tmp_path: Path) -> None:
+    here = session(tmp_path / "run", model())
+    before = here.loaded.weight_hash()
+    keystones(here)
+    rows = here.run.rows("SELECT * FROM keystones")
+    assert SCREENED <= len(rows) <= SCREENED + SCREENED_REASONING
+    tried = {Neuron(r["layer"], r["index"]): r for r in rows}
+    assert [n for n, r in tried.items() if r["keystone"]] == [HUGE]
+    assert set(REASONING) <= set(tried) and all(r["reasoning"] == (n in REASONING) for n, r in tried.items())
+    assert rows[0]["kl"] == max(r["kl"] for r in rows) > KEYSTONE_KL
+    assert tried[HUGE]["relative_update_size"] > 100
+    summary = here.run.summary["keystones"]
+    assert (summary["found"], summary["reasoning"], summary["neurons"]) == (1, 1, [[*HUGE]])
+    assert any("layer 0 neuron 17" in note for note in here.run.manifest["notes"])
+    assert here.loaded.weight_hash() == before
+
+    known = active_neurons(here.run)
+    assert known.keystones == {HUGE}
+    assert known.reasoning == tuple(sorted(set(REASONING) - {HUGE}))
+    assert known.rejected == (Neuron(2, 41),)
+    assert HUGE in known.traits and HUGE not in known.pool
+    assert len(known.pool) == 3 * 48 - len(REASONING) - 1
+
+
+def test_the_figures_are_those_of_the_text(tmp_path: Path) -> None:
+    here = session(tmp_path / "run", model())
+    keystones(here)
+    for row in here.run.rows("SELECT * FROM keystones")[:3]:
+        neuron = Neuron(row["layer"], row["index"])
+        text = (Path(__file__).parents[2] / "src/cotscope/data/general.txt").read_text()
+        # One token is one character here; the tiny model has room for 256 with the start token.
+        start = " ".join(text[:260].split(" ")[:-1])
+        while len(start) > 255:
+            start = start.rpartition(" ")[0]
+        trials = {"none": None, "zeroed": scale(here.loaded.anatomy, [neuron], 0.0)}
+        scores = text_scores(here.loaded, start, trials)
+        assert row["kl"] == pytest.approx(scores["zeroed"].kl, rel=1e-4)
+        assert row["perplexity_ratio"] == pytest.approx(scores["zeroed"].perplexity / scores["none"].perplexity, rel=1e-4)
+        seen: list[torch.Tensor] = []
+        down = here.loaded.anatomy.down[neuron.layer]
+        handle = down.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+        with torch.inference_mode():
+            here.loaded.model(input_ids=torch.tensor([here.loaded.encode(start)]))
+        handle.remove()
+        size = seen[0][0, :, neuron.index].abs().max() * value_matrix(down)[:, neuron.index].norm()
+        assert row["max_update_size"] == pytest.approx(float(size), rel=1e-4)
+
+
+def test_without_such_a_neuron_there_is_none(tmp_path: Path) -> None:
+    here = session(tmp_path / "run", model(huge=False))
+    keystones(here)
+    assert here.run.summary["keystones"]["found"] == 0
+    assert here.run.summary["keystones"]["largest_kl"] < KEYSTONE_KL
+    assert here.run.manifest["notes"] == []
+    assert HUGE in active_neurons(here.run).reasoning
+
+
+def test_a_second_run_tries_nothing_again_unless_other_neurons_were_accepted(tmp_path: Path, monkeypatch) -> None:
+    here = session(tmp_path / "run", model())
+    keystones(here)
+    rows = here.run.rows("SELECT * FROM keystones")
+    passes = []
+    forward = here.loaded.model.forward
+    monkeypatch.setattr(here.loaded.model, "forward", lambda **given: passes.append(1) or forward(**given))
+    keystones(here)
+    assert not passes and here.run.rows("SELECT * FROM keystones") == rows
+    here.run.write_rows("annotations", [r | {"accepted": False} for r in here.run.rows("SELECT * FROM annotations")])
+    keystones(here)
+    assert passes and not any(r["reasoning"] for r in here.run.rows("SELECT * FROM keystones"))
+
+
+def test_it_wants_annotations(tmp_path: Path) -> None:
+    here = session(tmp_path / "run", model())
+    here.run.manifest["stages"] = {}
+    with pytest.raises(RunError, match="annotate"):
+        keystones(here)
