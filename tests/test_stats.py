@@ -30,6 +30,7 @@ from cotscope.stats import (
     permutation_p,
     sign_flip_p,
     spearman,
+    specific_damage,
     wilson,
 )
 
@@ -471,3 +472,25 @@ def test_diagonal_contrast_finds_a_diagonal_and_nothing_else() -> None:
     assert p == pytest.approx(1 / 24)
     none = [[np.zeros(3)] * 2] * 2
     assert diagonal_contrast(none) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_specific_damage_needs_both() -> None:
+    matched = [(-1.0 - i / 100, -0.5) for i in range(20)]
+    found = specific_damage((-0.1, -0.1), (-2.0, -0.5), matched)
+    assert found.verdict == "matters"
+    assert found.p_value == found.p_beyond == pytest.approx(1 / 21)
+    assert found.change == pytest.approx(-1.9)
+    assert found.matched_mean == pytest.approx(-0.995)
+    everything = specific_damage((-0.1, -0.1), (-2.0, -3.0), matched)
+    assert (everything.verdict, everything.p_value, everything.p_beyond) == ("not shown", pytest.approx(1 / 21), 1)
+    assert specific_damage((-0.1, -0.1), (-1.05, -0.5), matched).verdict == "not shown"
+    assert specific_damage((-0.1, -0.1), (-2.0, -0.5), matched[:18]).verdict == "too few matched sets to tell"
+
+
+def test_specific_damage_says_matters_of_a_random_set_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(1)
+    said = 0
+    for _ in range(2000):
+        sets = rng.normal(-1, 0.3, (20, 2)).tolist()
+        said += specific_damage((0.0, 0.0), sets[0], sets[1:]).verdict == "matters"
+    assert 0 < said / 2000 <= 0.05

@@ -10,19 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from .prompts.derive import render_solution
-from .records import Problem
+from .records import Problem, Prompt
 from .session import Session
 
 if TYPE_CHECKING:
+    from .lm.engine import Engine
+    from .lm.interventions import Intervention
     from .lm.loading import LoadedModel
+    from .lm.scoring import TokenScore
 
 CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
 ROLES = ("operator", "equals", "result", "elsewhere")
+ARITHMETIC = ROLES[:3]
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _RESULT = re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})")
 _EQUALS = re.compile(r"(?<=\d)\s*(=)")
@@ -73,6 +78,32 @@ def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) 
     # Tokens decoded one by one can lose their blanks; what the first n come to does not.
     ends = [len(loaded.tokenizer.decode(tokens[: n + 1])) for n in range(len(tokens))]
     return Continuation(problem, source, text, tuple(tokens), roles(loaded.tokenizer.decode(tokens), ends))
+
+
+def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:
+    """Mean log-probability of the solutions' arithmetic tokens, and of the others: by solution, then over them."""
+    means = []
+    for arithmetic in (True, False):
+        parts = [[t.log_prob for r, found in s.items() if (r in ARITHMETIC) == arithmetic for t in found] for s in by_role]
+        means.append(fmean(fmean(part) for part in parts if part))
+    return means[0], means[1]
+
+
+def score_roles(
+    engine: Engine, prompt: Prompt, given: Sequence[Continuation], intervention: Intervention | None = None
+) -> list[dict[str, list[TokenScore]]]:
+    """For each solution under a prompt, and an intervention: the scores of its tokens by role; only roles that occur."""
+    from .lm.scoring import Given, score
+
+    texts = tuple(prompt.text(c.problem.question) for c in given)
+    found = score(engine, Given(texts, tuple(c.tokens for c in given), intervention=intervention))
+    by_role = []
+    for c, scores in zip(given, found, strict=True):
+        here: dict[str, list[TokenScore]] = {}
+        for role, token_score in zip(c.roles, scores, strict=True):
+            here.setdefault(role, []).append(token_score)
+        by_role.append(here)
+    return by_role
 
 
 def continuations(session: Session) -> tuple[Continuation, ...]:

@@ -5,13 +5,16 @@ Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Sequence
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 RESAMPLES = 10_000
+LEVEL = 0.05
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -183,6 +186,54 @@ def permutation_p(target: float, controls: Sequence[float]) -> float:
     (Phipson & Smyth 2010, eq. 2.) With m controls it can't be below 1 / (m + 1).
     """
     return (1 + sum(c <= target for c in controls)) / (1 + len(controls))
+
+
+SPECIFIC_RULE = (
+    "A set matters to arithmetic if its removal lowers the log-probability of the arithmetic tokens (operators, equals signs, "
+    "results) of given solutions more than the removal of matched sets does (permutation p at most 0.05), and if it still "
+    "does after the change at the solutions' other tokens has been taken off (p at most 0.05 too: not everything just "
+    "suffers more). Both: matters. Not both: not shown. Fewer than 19 matched sets: too few to tell."
+)
+
+
+class SpecificDamage(NamedTuple):
+    """What `SPECIFIC_RULE` says of a set.
+
+    Attributes:
+        change: of the mean log-probability of arithmetic tokens (nats).
+        matched_mean: mean change under the matched sets.
+        p_value: permutation p of `change` among the matched sets.
+        p_beyond: the same for the change less that of the other tokens.
+        verdict: "matters", "not shown" or "too few matched sets to tell".
+    """
+
+    change: float
+    matched_mean: float
+    p_value: float
+    p_beyond: float
+    verdict: str
+
+
+def specific_damage(
+    untouched: tuple[float, float], target: tuple[float, float], matched: Sequence[tuple[float, float]]
+) -> SpecificDamage:
+    """Apply `SPECIFIC_RULE`.
+
+    Args:
+        untouched: mean log-probability of arithmetic tokens, and of the others, with nothing disrupted.
+        target: the same without the set.
+        matched: the same without each matched set.
+    """
+    assert all(math.isfinite(v) for pair in (untouched, target, *matched) for v in pair)
+    changes = [(a - untouched[0], e - untouched[1]) for a, e in (target, *matched)]
+    arithmetic, beyond = [a for a, _ in changes], [a - e for a, e in changes]
+    p, p_beyond = permutation_p(arithmetic[0], arithmetic[1:]), permutation_p(beyond[0], beyond[1:])
+    if 1 / (len(matched) + 1) > LEVEL:
+        verdict = "too few matched sets to tell"
+    else:
+        verdict = "matters" if max(p, p_beyond) <= LEVEL else "not shown"
+    mean = sum(arithmetic[1:]) / len(matched) if matched else float("nan")
+    return SpecificDamage(arithmetic[0], mean, p, p_beyond, verdict)
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:

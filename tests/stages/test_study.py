@@ -344,8 +344,28 @@ def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
     for role in ("operator", "result"):
         specific = finished.summary["damage"]["specific"][role]
         matched = [change[f"matched_{i}", role] for i in range(5)]
-        assert specific["change"] == pytest.approx(change["reasoning", role] - sum(matched) / 5)
+        target = finished.summary["damage"]["target"]
+        assert target == finished.summary["ablation"]["target"]
+        assert specific["change"] == pytest.approx(change[target, role] - sum(matched) / 5)
         assert specific["low"] <= specific["change"] <= specific["high"]
+
+
+def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run) -> None:
+    headline, target = finished.summary["damage"]["headline"], finished.summary["damage"]["target"]
+    rows = finished.rows("SELECT * FROM gold")
+
+    def mean(name: str) -> float:
+        problems = []
+        for problem in {r["problem_id"] for r in rows}:
+            here = [r for r in rows if (r["neuron_set"], r["problem_id"]) == (name, problem) and r["role"] != "elsewhere"]
+            problems.append(sum(r["log_prob"] * r["tokens"] for r in here) / sum(r["tokens"] for r in here))
+        return sum(problems) / len(problems)
+
+    assert headline["change"] == pytest.approx(mean(target) - mean("none"))
+    assert headline["matched_mean"] == pytest.approx(sum(mean(f"matched_{i}") for i in range(5)) / 5 - mean("none"))
+    lower = sum(mean(f"matched_{i}") <= mean(target) for i in range(5))
+    assert headline["p_value"] == pytest.approx((1 + lower) / 6)
+    assert headline["verdict"] == "too few matched sets to tell"
 
 
 def test_controls_of_the_correlation_and_stability(finished: Run) -> None:

@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..continuations import ROLES, Continuation, continuations
+from ..continuations import ARITHMETIC, ROLES, Continuation, continuations, score_roles
 from ..data.battery import load_battery
+from ..neurons import comparison
 from ..records import Neuron
 from ..session import Session
-from ..stats import mcnemar_exact, paired_bootstrap, permutation_p, sign_flip_p, wilson
+from ..stats import (
+    SPECIFIC_RULE,
+    SpecificDamage,
+    mcnemar_exact,
+    paired_bootstrap,
+    permutation_p,
+    sign_flip_p,
+    specific_damage,
+    wilson,
+)
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -33,7 +43,9 @@ UNITS = {
     "damage.*.given.<role>": "mean over problems of the given solution's mean log-probability (nats) at tokens of this role",
     "damage.*.change.<role>": "the same, less that of the untouched model",
     "damage.*.battery": "share of battery items whose answer is the most likely continuation, 0 to 1",
-    "damage.specific": "change under the reasoning set less the mean change under the matched sets, paired by problem",
+    "damage.specific": "change under the set that the matched sets match (`damage.target`) less their mean change, paired by "
+    "problem",
+    "damage.headline": SPECIFIC_RULE,
 }
 
 
@@ -65,33 +77,22 @@ def damage(session: Session) -> None:
 
 def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Continuation, ...]) -> None:
     from ..lm.interventions import scale
-    from ..lm.scoring import Given, score
 
     intervention = scale(session.loaded.anatomy, neurons, 0.0) if neurons else None
-    prompt = session.prompts[0]
-    scores = score(
-        session.engine,
-        Given(
-            tuple(prompt.text(c.problem.question) for c in given),
-            tuple(c.tokens for c in given),
-            intervention=intervention,
-        ),
-    )
-    rows = []
-    for c, found in zip(given, scores, strict=True):
-        for role in ROLES:
-            here = [t for t, its in zip(found, c.roles, strict=True) if its == role]
-            if here:
-                rows.append(
-                    {
-                        "neuron_set": name,
-                        "problem_id": c.problem.id,
-                        "role": role,
-                        "log_prob": fmean(t.log_prob for t in here),
-                        "tokens": len(here),
-                        "greedy": fmean(t.greedy for t in here),
-                    }
-                )
+    found = score_roles(session.engine, session.prompts[0], given, intervention)
+    rows = [
+        {
+            "neuron_set": name,
+            "problem_id": c.problem.id,
+            "role": role,
+            "log_prob": fmean(t.log_prob for t in scores[role]),
+            "tokens": len(scores[role]),
+            "greedy": fmean(t.greedy for t in scores[role]),
+        }
+        for c, scores in zip(given, found, strict=True)
+        for role in ROLES
+        if role in scores
+    ]
     session.run.write_rows(f"gold/{name}", rows, GOLD)
     session.run.write_rows(f"battery/{name}", _battery(session, name, intervention), BATTERY)
 
@@ -117,6 +118,7 @@ def _battery(session: Session, name: str, intervention: Intervention | None) -> 
 def _summarise(session: Session, sets: list[str]) -> None:
     run, seed = session.run, session.config.seed
     gold = {role: values for role in ROLES if (values := _by_set(session, "gold", "problem_id", "log_prob", role))}
+    target = comparison(run)
     right = _by_set(session, "battery", "task || '/' || item", "hit")
     solved = _by_set(session, "completions", "problem_id", "correct")
     matched = [name for name in sets if name.startswith("matched_")]
@@ -151,9 +153,9 @@ def _summarise(session: Session, sets: list[str]) -> None:
     run.write_rows("damage_given", changes)
     specific = {}
     for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
-        beyond = [value - fmean(values[m][key] for m in matched) for key, value in values["reasoning"].items()]
-        average = {name: fmean(values[name].values()) for name in ("reasoning", *matched)}
-        p = permutation_p(average["reasoning"], [average[m] for m in matched])
+        beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
+        average = {name: fmean(values[name].values()) for name in (target, *matched)}
+        p = permutation_p(average[target], [average[m] for m in matched])
         specific[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed))) | {"p_value": p}
     mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
     run.summarise(
@@ -161,12 +163,30 @@ def _summarise(session: Session, sets: list[str]) -> None:
         {
             "none": summary["none"],
             "reasoning": summary["reasoning"],
+            "target": target,
+            "headline": _headline(session, target, matched)._asdict(),
             "matched_mean": mean | {"battery": fmean(summary[m]["battery"] for m in matched)},
             "specific": specific,
             "problems": max(len(values["none"]) for values in gold.values()),
             "items": rows[0]["items"],
         },
     )
+
+
+def _headline(session: Session, target: str, matched: list[str]) -> SpecificDamage:
+    """`SPECIFIC_RULE` on the given solutions."""
+    rows = session.run.rows(
+        """WITH problems AS (
+               SELECT neuron_set, problem_id, list_contains(?, role) AS arithmetic,
+                      sum(log_prob * tokens) / sum(tokens) AS log_prob
+               FROM gold GROUP BY ALL)
+           SELECT neuron_set, avg(log_prob) FILTER (arithmetic) AS arithmetic,
+                  avg(log_prob) FILTER (NOT arithmetic) AS elsewhere
+           FROM problems GROUP BY neuron_set""",
+        [list(ARITHMETIC)],
+    )
+    means = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in rows}
+    return specific_damage(means["none"], means[target], [means[m] for m in matched])
 
 
 def _by_set(session: Session, table: str, key: str, value: str, role: str | None = None) -> dict[str, dict[str, float]]:
