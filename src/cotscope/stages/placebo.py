@@ -1,0 +1,215 @@
+"""Placebo: how often would the rule of `damage` say "matters" of neurons that should not matter?
+
+The pipeline (filter by lexicon, matched sets, given solutions, `SPECIFIC_RULE`) is run again and again where its answer
+ought to be no:
+
+- lexicon: with concepts that arithmetic does not need, four drawn from the packaged placebo set (as many seeds as the
+  arithmetic concepts have, of the same token frequencies);
+- labels: with the study's own concepts, but the promoted tokens of the active poles shuffled within each layer;
+- vectors: on a model whose value vectors are shuffled within each layer, its poles found anew on solutions that it is
+  made to write, since it solves nothing.
+
+Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
+few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen.
+
+Reads: `poles`, `candidates`, `keystones`. Writes: `placebo` (a file per run).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from ..continuations import Continuation, continuation, mean_scores, score_roles
+from ..controls import Traits, matched_sets
+from ..data.builtin import generate
+from ..errors import UserError
+from ..judge.concepts import load_concepts
+from ..judge.lexicon import candidates
+from ..neurons import active_neurons
+from ..prompts.derive import derive_prompt, problems_of, render_solution
+from ..prompts.exemplars import load_exemplars
+from ..records import Concept, Neuron, Pole, Problem, Prompt
+from ..session import Session
+from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
+
+if TYPE_CHECKING:
+    from ..lm.interventions import Intervention
+
+TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
+"""What ten runs are; the study's own neurons come once beside them."""
+KINDS = ("lexicon", "labels", "vectors", "study")
+LEXICON, CONCEPTS = "placebo", 4
+MATCHED = 20  # sets; the least p is 1/21
+EXEMPLARS = 2  # of the short prompt
+PLACEBO = pa.schema(
+    [
+        ("run", pa.string()),
+        ("kind", pa.string()),
+        ("concepts", pa.list_(pa.string())),
+        ("neurons", pa.int32()),
+        ("compared", pa.int32()),
+        ("solved", pa.int32()),
+        ("problems", pa.int32()),
+        ("change", pa.float64()),
+        ("matched_mean", pa.float64()),
+        ("p_value", pa.float64()),
+        ("p_beyond", pa.float64()),
+        ("verdict", pa.string()),
+    ]
+)
+UNITS = {
+    "placebo.rate": "share of the runs of lexicon, labels and vectors in which the rule said that the set matters",
+    "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
+    "placebo.rule": SPECIFIC_RULE,
+}
+
+
+def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
+    """Run the stage. Runs that have been made are not made again; more can be added.
+
+    Args:
+        runs: how many, those of the study's own neurons not counted.
+        problems: given solutions per run.
+    """
+    run = session.run
+    run.require("keystones", f"cotscope keystones {run.folder}")
+    with run.stage("placebo", UNITS):
+        state = run.manifest.setdefault("placebo", {})
+        known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
+        mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems}
+        if state.get("of") != mark:
+            shutil.rmtree(run.folder / "tables/placebo", ignore_errors=True)
+            state |= {"of": mark, "done": []}
+            run.save()
+        plan = _plan(runs)
+        missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in state["done"]]
+        bench = _Bench(session, problems)
+        with session.bar("placebo", len(missing) * (MATCHED + 2), "set") as bar:
+            for kind, i in missing:
+                row = bench.run(kind, i, bar.update)
+                run.write_rows(f"placebo/{kind}_{i}", [row], PLACEBO)
+                state["done"].append(f"{kind}_{i}")
+                run.save()
+        _summarise(session, plan)
+
+
+def _plan(runs: int) -> list[tuple[str, int]]:
+    """(kind, its number) of each run; kinds take turns, so that fewer runs are a beginning of more."""
+    plan: list[tuple[str, int]] = []
+    for n in range(runs):
+        if n % len(TEN) == 0:
+            plan.append(("study", n // len(TEN)))
+        kind = TEN[n % len(TEN)]
+        plan.append((kind, sum(k == kind for k, _ in plan)))
+    return plan
+
+
+class _Bench:
+    """What all runs share: the model, the short prompt, the active poles."""
+
+    def __init__(self, session: Session, problems: int) -> None:
+        self.session, self.problems, self.known = session, problems, active_neurons(session.run)
+        rows = session.run.rows("SELECT layer, index, sign, promoted FROM poles ORDER BY ALL")
+        self.poles = [Pole(r["layer"], r["index"], r["sign"]) for r in rows]
+        self.promoted = [r["promoted"] for r in rows]
+        exemplars = load_exemplars(Path(session.config.exemplars) if session.config.exemplars else None)
+        self.prompt: Prompt = derive_prompt("full", problems_of(exemplars, "full")[:EXEMPLARS])
+        self.seen = {p.question for part in session.split.parts().values() for p in part}
+
+    def run(self, kind: str, number: int, progress) -> dict[str, object]:
+        """One run as a row of the table. `progress()` is called per scored set."""
+        rng = np.random.default_rng([self.session.config.seed, KINDS.index(kind), number])
+        given = self._given(rng, self.problems)
+        concepts, shuffled, solved = self.session.concepts.concepts, None, None
+        traits, poles, promoted = self.known.traits, self.poles, self.promoted
+        if kind == "lexicon":
+            concepts = _drawn(load_concepts(LEXICON).concepts, number, self.session.config.seed)
+        elif kind == "labels":
+            promoted = _shuffled_within_layers(poles, promoted, rng)
+        elif kind == "vectors":
+            shuffled, solved, traits, poles, promoted = self._shuffled_model(rng)
+        keystones = self.known.keystones
+        targets = _found(poles, promoted, concepts) - keystones
+        pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
+        matched = matched_sets(targets, pool, traits, range(MATCHED))
+        row: dict[str, object] = {
+            "run": f"{kind}_{number}",
+            "kind": kind,
+            "concepts": [c.name for c in concepts],
+            "neurons": len(targets),
+            "compared": len(matched.targets),
+            "solved": solved,
+            "problems": len(given),
+        }
+        if not matched.targets:
+            return row | {"verdict": "nothing found"}
+        return row | self._damage(given, matched.targets, matched.sets, shuffled, progress)._asdict()
+
+    def _given(self, rng: np.random.Generator, count: int) -> list[Continuation]:
+        """Built-in problems of one or two steps with their solutions."""
+        drawn: Iterable[Problem] = generate(count + len(self.seen), seed=int(rng.integers(2**31)), steps=(1, 2))
+        found = [p for p in drawn if p.question not in self.seen][:count]
+        return [continuation(self.session.loaded, p, "gold", render_solution(p)) for p in found]
+
+    def _damage(self, given: Sequence[Continuation], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
+                shuffled: Intervention | None, progress) -> SpecificDamage:  # fmt: skip
+        from ..lm.interventions import both, scale
+
+        anatomy = self.session.loaded.anatomy
+        means = []
+        for neurons in ((), targets, *sets):
+            zeroed = scale(anatomy, neurons, 0.0) if neurons else None
+            intervention = both(shuffled, zeroed)
+            means.append(mean_scores(score_roles(self.session.engine, self.prompt, given, intervention)))
+            progress()
+        return specific_damage(means[0], means[1], means[2:])
+
+    def _shuffled_model(self, rng: np.random.Generator):
+        raise NotImplementedError
+
+
+def _found(poles: Sequence[Pole], promoted: Sequence[Sequence[str]], concepts: Sequence[Concept]) -> set[Neuron]:
+    """Neurons with a pole that passes the filter."""
+    return {Neuron(p.layer, p.index) for p, tokens in zip(poles, promoted) if candidates(p, tokens, concepts)}
+
+
+def _drawn(concepts: Sequence[Concept], number: int, seed: int) -> tuple[Concept, ...]:
+    """Some of the concepts; different for each number, until all choices have been drawn."""
+    choices = list(combinations(concepts, min(CONCEPTS, len(concepts))))
+    order = np.random.default_rng(seed).permutation(len(choices))
+    return choices[order[number % len(choices)]]
+
+
+def _shuffled_within_layers(
+    poles: Sequence[Pole], promoted: Sequence[Sequence[str]], rng: np.random.Generator
+) -> list[Sequence[str]]:
+    layers = np.array([p.layer for p in poles])
+    order = np.arange(len(poles))
+    for layer in np.unique(layers):
+        here = np.flatnonzero(layers == layer)
+        order[here] = rng.permutation(here)
+    return [promoted[i] for i in order]
+
+
+def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
+    rows = [r for r in session.run.rows("SELECT * FROM placebo") if r["run"] in {f"{k}_{i}" for k, i in plan}]
+
+    def rate(kinds: Sequence[str]) -> dict[str, object]:
+        verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
+        said = verdicts.count("matters")
+        return {"runs": len(verdicts), "said": said, "rate": said / len(verdicts), "ci": list(wilson(said, len(verdicts)))}
+
+    found = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
+    session.run.summarise(
+        "placebo",
+        rate([kind for kind in found if kind != "study"])
+        | {"by_kind": {kind: rate([kind]) for kind in found}, "matched": MATCHED, "level": LEVEL, "rule": SPECIFIC_RULE},
+    )
