@@ -32,6 +32,7 @@ _STUDY_HELP = {
     "--concepts": "a TOML concept file, or the name of a packaged set (default arithmetic)",
     "--limit": "test problems: the first N of the data (default 96)",
     "--discover-limit": "discovery problems, taken after the test problems (default: as many, at most 96)",
+    "--tune-limit": "tuning problems, of those that neither test nor discovery took (default: as many as discovery)",
     "--discover-prompts": "prompts, the first ones, that discovery looks under; 0: all (default 3)",
     "--max-new-tokens": "tokens to generate at most per problem (default 120)",
     "--k": "active poles per layer and step (default 10)",
@@ -151,7 +152,8 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
         "--thorough": {"action": "store_true"},
         "--seed": {"type": _natural},
     }
-    for option in ("--limit", "--discover-limit", "--max-new-tokens", "--k", "--given", "--battery", "--variant-limit"):
+    counts = ("--limit", "--discover-limit", "--tune-limit", "--max-new-tokens", "--k", "--given", "--battery")
+    for option in (*counts, "--variant-limit"):
         kinds[option] = {"type": _positive, "metavar": "N"}
     for option, text in _STUDY_HELP.items():
         sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))

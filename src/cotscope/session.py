@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .data.load import DEFAULT_LIMIT, Loaded, Split, load_problems, split
+from .data.load import DEFAULT_LIMIT, PARTS, Loaded, Split, load_problems, split
 from .errors import PromptError, RunError, UserError
 from .judge.concepts import ConceptSet, check_vocabulary, load_concepts
 from .judge.lexicon import normalise
@@ -43,6 +43,8 @@ class StudyConfig:
         concepts: a concept file, or the name of a packaged set.
         limit: test problems, the first ones of the data.
         discover_limit: discovery problems, taken after the test problems; None: as many as `limit`, at most 96.
+        tune_limit: tuning problems, of those that neither test nor discovery took; None: as many as discovery, or what
+            is left.
         discover_prompts: prompts, the first ones, under which discovery looks, so that none is favoured; 0: all.
         max_new_tokens: tokens to generate at most.
         k: active poles per layer and step.
@@ -67,6 +69,7 @@ class StudyConfig:
     concepts: str = "arithmetic"
     limit: int = DEFAULT_LIMIT
     discover_limit: int | None = None
+    tune_limit: int | None = None
     discover_prompts: int = 3
     max_new_tokens: int = 120
     k: int = 10
@@ -148,10 +151,11 @@ class Session:
 
     @cached_property
     def split(self) -> Split:
-        """Test and discovery problems, disjoint. Raises: RunError if the data changed since the study began."""
+        """Test, discovery and tuning problems, disjoint. Raises: RunError if the data changed since the study began."""
         if hasattr(self, "run") and self.loaded_data.sha256 != self.run.manifest["data"]["sha256"]:
             raise self._changed(self.config.data)
-        return split(self.loaded_data.problems, self.config.limit, self.config.discover_limit)
+        return split(self.loaded_data.problems, self.config.limit, self.config.discover_limit,
+                     self.config.tune_limit)  # fmt: skip
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -224,7 +228,7 @@ class Session:
         check_vocabulary(self.concepts, {normalise(token) for token in self.vocabulary})
         if config.k > loaded.anatomy.width:
             raise UserError("--k is larger than a layer", expected=f"at most {loaded.anatomy.width}", got=str(config.k))
-        question = max((p.question for p in parts.test + parts.discovery), key=lambda q: len(loaded.encode(q)))
+        question = max((p.question for part in parts.parts().values() for p in part), key=lambda q: len(loaded.encode(q)))
         for prompt in prompts:  # before anything runs: a prompt that is too long must not stop a study half-way
             longest = len(loaded.encode(prompt.text(question)))
             self._longest = max(self._longest, longest + config.max_new_tokens)
@@ -247,8 +251,7 @@ class Session:
             "data": {
                 "source": data.source,
                 "sha256": data.sha256,
-                "test": len(parts.test),
-                "discovery": len(parts.discovery),
+                **{name: len(part) for name, part in parts.parts().items()},
                 "duplicates": [list(pair) for pair in data.duplicates],
                 "halved": parts.halved,
             },
@@ -268,18 +271,20 @@ class Session:
     def _write_problems(self) -> None:
         rows = [
             {"problem_id": p.id, "split": name, "question": p.question, "answer": format_number(p.answer)}
-            for name in ("test", "discovery")
-            for p in getattr(self.split, name)
+            for name, part in self.split.parts().items()
+            for p in part
         ]
         self.run.write_rows("problems", rows)
         for section, keys in (("model", ("name", "weight_sha256", "parameters")),
-                              ("data", ("source", "sha256", "test", "discovery"))):  # fmt: skip
+                              ("data", ("source", "sha256", *PARTS))):  # fmt: skip
             self.run.summarise(section, {key: self.run.manifest[section][key] for key in keys})
         if self.split.halved:
             self.run.note(
                 f"The data has fewer problems than asked for: it was split in halves, {len(self.split.test)} test and "
                 f"{len(self.split.discovery)} discovery problems."
             )
+        if self.split.tuning_short:
+            self.run.note(f"The data has fewer problems than asked for: {len(self.split.tuning)} are left for tuning.")
         if self.loaded_data.duplicates:
             self.run.note(f"{len(self.loaded_data.duplicates)} problems repeat a question and were left out.")
         if skipped := getattr(self, "_left_out", ()):

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cotscope.data.load import Loaded, general_text, load_problems, question_key, split
+from cotscope.data.load import Loaded, Split, general_text, load_problems, question_key, split
 from cotscope.errors import DataError
 from cotscope.records import Problem
 
@@ -209,18 +212,62 @@ def test_hub_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_split(n: int, limit: int | None, discover: int | None, test: int, discovery: int, halved: bool) -> None:
-    given = problems(n)
-    result = split(given, limit, discover)
+    found = problems(n)
+    result = split(found, limit, discover)
     assert (len(result.test), len(result.discovery), result.halved) == (test, discovery, halved)
     start = (n + 1) // 2 if halved else test
-    assert list(result.test) == given[:test]
-    assert list(result.discovery) == given[start : start + discovery]
+    assert list(result.test) == found[:test]
+    assert list(result.discovery) == found[start : start + discovery]
+
+
+@given(
+    st.integers(2, 60),
+    *(st.none() | st.integers(1, 40) for _ in range(3)),
+    st.none() | st.integers(1, 40),
+)
+def test_split_parts_are_disjoint(n: int, limit: int | None, discover: int | None, tune: int | None, other: int | None) -> None:
+    given = problems(n)
+    result = split(given, limit, discover, tune)
+    ids = [p.id for part in result.parts().values() for p in part]
+    assert len(set(ids)) == len(ids) <= n
+    keys = [question_key(p.question) for part in result.parts().values() for p in part]
+    assert len(set(keys)) == len(keys)
+    # How many problems are for tuning changes neither of the others.
+    again = split(given, limit, discover, other)
+    assert (result.test, result.discovery, result.halved) == (again.test, again.discovery, again.halved)
+    wanted = tune or discover or min(limit or 96, 96)
+    left = n - len(result.test) - len(result.discovery)
+    assert len(result.tuning) == min(wanted, left)
+    assert result.tuning_short == (left < wanted)
+
+
+def test_tuning_follows_discovery() -> None:
+    given = problems(50)
+    assert list(split(given, 10, 8, 5).tuning) == given[18:23]
+    assert list(split(given, 10, 8).tuning) == given[18:26]
+    assert list(split(given, 40).tuning) == []  # halved: 25 and 25
+    # Halves cut to their limits leave some of both: those after discovery come first.
+    assert list(split(problems(10), 9, 2, 9).tuning) == problems(10)[7:]
+    assert list(split(problems(10), 3, 9, 9).tuning) == problems(10)[3:5]
+
+
+def test_a_split_that_overlaps_is_refused() -> None:
+    a, b, c = problems(3)
+    for test, discovery, tuning in (((a, b), (b,), (c,)), ((a,), (b,), (a,)), ((a,), (b, c), (c,))):
+        with pytest.raises(DataError, match="overlap"):
+            Split(test, discovery, tuning, halved=False)
+    same = replace(c, question=f"  {a.question.upper()}?")
+    assert question_key(same.question) == question_key(a.question)
+    with pytest.raises(DataError, match="test and tuning problems overlap"):
+        Split((a,), (b,), (same,), halved=False)
 
 
 @pytest.mark.parametrize(("n", "limit", "discover"), [(0, None, None), (1, None, None), (9, 0, None), (9, 3, 0)])
 def test_split_refuses(n: int, limit: int | None, discover: int | None) -> None:
     with pytest.raises(DataError):
         split(problems(n), limit, discover)
+    with pytest.raises(DataError, match="too low"):
+        split(problems(9), 3, 3, 0)
 
 
 def test_general_text() -> None:

@@ -17,7 +17,7 @@ from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import text_scores
 from cotscope.neurons import active_neurons
 from cotscope.records import Neuron
-from cotscope.stages.keystones import KEYSTONE_KL, SCREENED, SCREENED_REASONING, keystones
+from cotscope.stages.keystones import KEYSTONE_KL, SCREENED, SCREENED_REASONING, TOKENS, keystones
 from cotscope.store import Run
 
 HUGE = Neuron(0, 17)
@@ -77,9 +77,9 @@ def test_the_figures_are_those_of_the_text(tmp_path: Path) -> None:
     for row in here.run.rows("SELECT * FROM keystones")[:3]:
         neuron = Neuron(row["layer"], row["index"])
         text = (Path(__file__).parents[2] / "src/cotscope/data/general.txt").read_text()
-        # One token is one character here; the tiny model has room for 256 with the start token.
+        # One token is one character here, after the start token.
         start = " ".join(text[:260].split(" ")[:-1])
-        while len(start) > 255:
+        while len(start) > TOKENS - 1:
             start = start.rpartition(" ")[0]
         trials = {"none": None, "zeroed": scale(here.loaded.anatomy, [neuron], 0.0)}
         scores = text_scores(here.loaded, start, trials)
@@ -87,7 +87,7 @@ def test_the_figures_are_those_of_the_text(tmp_path: Path) -> None:
         assert row["perplexity_ratio"] == pytest.approx(scores["zeroed"].perplexity / scores["none"].perplexity, rel=1e-4)
         seen: list[torch.Tensor] = []
         down = here.loaded.anatomy.down[neuron.layer]
-        handle = down.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+        handle = down.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].clone()))
         with torch.inference_mode():
             here.loaded.model(input_ids=torch.tensor([here.loaded.encode(start)]))
         handle.remove()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from .builtin import generate
 
 DEFAULT_BUILTIN = 600
 """How many problems the source "builtin" has."""
+
+PARTS = ("test", "discovery", "tuning")
+"""The parts of a split."""
 
 DEFAULT_LIMIT = 96
 """Test problems where no limit is given, and the most discovery problems where none is given."""
@@ -54,11 +58,36 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Disjoint test and discovery problems; `halved` if there were too few for the sizes asked for."""
+    """Disjoint problems: no two parts share an id or a question.
+
+    Attributes:
+        test, discovery: at least one each.
+        tuning: for whatever a later stage fits; none where the data has none left.
+        halved: there were too few for the test and discovery sizes asked for.
+        tuning_short: there were too few for the tuning size asked for.
+
+    Raises: DataError when two parts overlap.
+    """
 
     test: tuple[Problem, ...]
     discovery: tuple[Problem, ...]
+    tuning: tuple[Problem, ...]
     halved: bool
+    tuning_short: bool = False
+
+    def __post_init__(self) -> None:
+        for (one, first), (other, second) in combinations(self.parts().items(), 2):
+            shared = {p.id for p in first} & {p.id for p in second}
+            questions = {question_key(p.question): p.id for p in first}
+            shared |= {p.id for p in second if question_key(p.question) in questions}
+            if shared:
+                raise DataError(
+                    f"{one} and {other} problems overlap", expected="no problem in both", got=", ".join(sorted(shared)[:5])
+                )
+
+    def parts(self) -> dict[str, tuple[Problem, ...]]:
+        """Each part by its name."""
+        return {name: getattr(self, name) for name in PARTS}
 
 
 def load_problems(source: str, seed: int = 0) -> Loaded:
@@ -91,24 +120,27 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
     return _from_hub(source, hub["name"], hub["config"], hub["split"] or "test")
 
 
-def split(problems: Sequence[Problem], limit: int | None = None, discover_limit: int | None = None) -> Split:
-    """The first `limit` problems for testing and the `discover_limit` directly after them for discovery.
+def split(problems: Sequence[Problem], limit: int | None = None, discover_limit: int | None = None,
+          tune_limit: int | None = None) -> Split:  # fmt: skip
+    """The first `limit` problems for testing, the `discover_limit` directly after them for discovery, then tuning.
 
     Args:
         problems: with different ids and questions, as `load_problems` gives them.
         limit: test problems; None for 96.
         discover_limit: discovery problems; None for `limit`, at most 96.
+        tune_limit: tuning problems, taken from those that neither test nor discovery took; None for `discover_limit`.
 
-    With fewer problems than both need, the first half (the larger one) is for testing and the second for discovery,
-    each cut to its limit.
+    With fewer problems than testing and discovery need, the first half (the larger one) is for testing and the second
+    for discovery, each cut to its limit; what they leave, possibly nothing, is for tuning.
 
     Raises:
-        DataError: there are fewer than two problems, or a limit is below 1.
+        DataError: there are fewer than two problems, a limit is below 1, or two parts overlap.
     """
     limit = DEFAULT_LIMIT if limit is None else limit
     discover_limit = min(limit, DEFAULT_LIMIT) if discover_limit is None else discover_limit
-    if min(limit, discover_limit) < 1:
-        raise DataError("a limit on problems is too low", expected="1 or more", got=str(min(limit, discover_limit)))
+    tune_limit = discover_limit if tune_limit is None else tune_limit
+    if (least := min(limit, discover_limit, tune_limit)) < 1:
+        raise DataError("a limit on problems is too low", expected="1 or more", got=str(least))
     if len(problems) < 2:
         raise DataError(
             "too few problems to test and to discover on",
@@ -119,9 +151,8 @@ def split(problems: Sequence[Problem], limit: int | None = None, discover_limit:
     halved = len(problems) < limit + discover_limit
     start = (len(problems) + 1) // 2 if halved else limit
     test, discovery = tuple(problems[:start][:limit]), tuple(problems[start:][:discover_limit])
-    assert not {p.id for p in test} & {p.id for p in discovery}, "an id in both parts"
-    assert not {question_key(p.question) for p in test} & {question_key(p.question) for p in discovery}
-    return Split(test, discovery, halved)
+    left = [*problems[start + len(discovery) :], *problems[len(test) : start]]
+    return Split(test, discovery, tuple(left[:tune_limit]), halved, tuning_short=len(left) < tune_limit)
 
 
 def question_key(question: str) -> str:
