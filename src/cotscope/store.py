@@ -1,7 +1,7 @@
 """A run folder (design, section 4): manifest, tables, summary. Written atomically; one writer at a time.
 
 Tables are Parquet in long form; `tables/<name>.parquet`, or `tables/<name>/<condition>.parquet` where each condition
-writes its own part. `query` sees every table under its name.
+writes its own part. `query` sees every table under its name. Arrays are `arrays/<name>.safetensors`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,25 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from .errors import RunError
 
 SCHEMA = 1
+
+
+class Arrays(NamedTuple):
+    """What one file of arrays holds: the arrays by name, and what its writer said of them."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
 
 
 class Run:
@@ -118,7 +128,7 @@ class Run:
             lock.write(str(os.getpid()))
             lock.flush()
             self.manifest = json.loads((self.folder / "manifest.json").read_text())
-            for leftover in (*self.folder.glob(".*-*.part"), *self.folder.glob("tables/**/.*-*.part")):
+            for leftover in (p for at in (".", "tables/**", "arrays") for p in self.folder.glob(f"{at}/.*-*.part")):
                 leftover.unlink()  # what a killed process was writing
             yield
 
@@ -210,6 +220,23 @@ class Run:
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
         """`query`, as a list of dictionaries."""
         return self.query(sql, parameters).to_pylist()
+
+    # -- arrays ---------------------------------------------------------------------------------------------------
+
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        """Write `arrays/<name>.safetensors`."""
+        path = self.folder / "arrays" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as temporary:
+            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary, metadata)
+
+    def arrays(self, name: str) -> Arrays | None:
+        """Read `arrays/<name>.safetensors`; None if there is none."""
+        path = self.folder / "arrays" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, framework="numpy") as file:
+            return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
 
 
 @contextmanager

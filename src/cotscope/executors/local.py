@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ..session import Session
+from ..session import Session, StudyConfig
 from ..stages.ablate import ablate
 from ..stages.annotate import annotate
 from ..stages.damage import damage
 from ..stages.discover import discover
+from ..stages.disrupt import disrupt
 from ..stages.explain import explain
 from ..stages.keystones import keystones
 from ..stages.measure import measure
@@ -23,24 +24,31 @@ STAGES: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "damage": damage,
     "operations": operations,
+    "disrupt": disrupt,
     "measure": measure,
     "explain": explain,
 }
 
 
+def study_stages(config: StudyConfig) -> tuple[str, ...]:
+    """The stages of a whole study: all but those that its configuration leaves out."""
+    return tuple(name for name in STAGES if name != "disrupt" or config.disruptions)
+
+
 def run_stages(
     session: Session,
-    stages: tuple[str, ...] = tuple(STAGES),
+    stages: tuple[str, ...] | None = None,
     before: Callable[[str], None] = lambda name: None,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> None:
     """Run stages in order while holding the run folder.
 
     Args:
+        stages: by name; None: those of a whole study.
         before: is told each stage's name before it runs.
         options: a stage's own keyword arguments.
     """
     with session.run.writing():
-        for name in stages:
+        for name in study_stages(session.config) if stages is None else stages:
             before(name)
             STAGES[name](session, **options.get(name, {}))

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from ..errors import PromptError
 from ..records import Completion
 from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
-from .interventions import Intervention, coefficient_hooks
+from .interventions import Intervention, Places, block_hooks
 from .loading import LoadedModel
 from .recorders import Recorder
 from .rows import Job, PlainTable, Row, SharedTable, Table, View, Work
@@ -56,6 +56,7 @@ class Engine:
         self.ahead = loaded.model.device.type == "cuda" if ahead is None else ahead
         self._said = False  # that the plain path is taken
         self._view: View
+        self._places: Places
 
     def generate(
         self,
@@ -175,9 +176,11 @@ class Engine:
     def hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Coefficients pass through `_on_coefficients`, and only the places that matter are unembedded."""
         used = any(job.recorder is not None or job.intervention is not None for job in jobs)
+        adds = any(job.intervention is not None and job.intervention.adds for job in jobs)
         head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
         try:
-            with coefficient_hooks(self.loaded.anatomy, None, self._on_coefficients if used else None):
+            before, after = self._on_coefficients if used else None, self._on_output if adds else None
+            with block_hooks(self.loaded.anatomy, before, after):
                 yield
         finally:
             head.remove()
@@ -187,6 +190,7 @@ class Engine:
     ) -> Tensor:
         """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
         self._view = view
+        self._places = Places(ids, positions, view.stage == "generated" if view.given is None else view.given)
         shared = isinstance(cache, SharedPrefixCache)
         with use_shared_prefix(self.loaded.model, cache) if shared else nullcontext():
             out = self.loaded.model(
@@ -208,16 +212,19 @@ class Engine:
         return None if view.unembedded is None else (hidden[view.unembedded][:, None],)
 
     def _on_coefficients(self, layer: int, m: Tensor) -> None:
-        view = self._view
+        view, places = self._view, self._places
         if m.ndim == 2:  # OPT flattens rows and positions
             m = m.unflatten(0, (view.rows, -1))
         for work, index in view.groups:
             intervention = work.job.intervention
-            if intervention is not None:
-                part = m if index is None else m[index]
-                intervention.apply(layer, part)
-                if index is not None:
-                    m[index] = part
+            if intervention is None:
+                continue
+            if index is None:
+                intervention.apply(layer, m, places)
+            else:
+                part = m[index]
+                intervention.apply(layer, part, places.at(index))
+                m[index] = part
         if view.numbers is None:
             return
         place: Tensor | None = None
@@ -226,6 +233,21 @@ class Engine:
                 if place is None:
                     place = m[:, -1] if view.recorded is None else m[view.recorded]
                 work.job.recorder.observe(layer, place if index is None else place[index])
+
+    def _on_output(self, layer: int, m: Tensor, y: Tensor) -> None:
+        view, places = self._view, self._places
+        if m.ndim == 2:
+            m, y = m.unflatten(0, (view.rows, -1)), y.unflatten(0, (view.rows, -1))
+        for work, index in view.groups:
+            intervention = work.job.intervention
+            if intervention is None or not intervention.adds:
+                continue
+            if index is None:
+                intervention.add(layer, m, y, places)
+            else:
+                part = y[index]
+                intervention.add(layer, m[index], part, places.at(index))
+                y[index] = part
 
     # -- the shared prefix ----------------------------------------------------------------------------------------
 

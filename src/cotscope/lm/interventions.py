@@ -1,80 +1,340 @@
-"""Interventions on coefficients: they act on the down-projection's input while the model runs, never on weights."""
+"""Interventions on neurons: they act on a down-projection's input or output while the model runs, never on weights.
+
+Coefficients can be multiplied (`scale`), set to their mean over reference positions (`mean`), or to what they were at a
+reference position drawn at random (`resample`); value vectors can have noise added (`noise`, `paper_noise`), which is
+written to the block's output. Each acts on the whole sequence, on the prompt only, or on generated tokens only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..records import Neuron, Pole
-from .families import Anatomy
+from .families import Anatomy, value_matrix
+
+Scope = Literal["all", "prompt", "generated"]
+PAPER_NOISE = (-1.0, 1.0)
+"""Mean and standard deviation of the noise in Rai & Yao's released code (`corrupt_inference.py`), per component of a
+value vector and whatever the vector's size."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of a forward pass.
+
+    Attributes:
+        ids, positions: the input tokens and their positions in the sequence, each (rows, positions); only `resample`
+            needs the tokens.
+        generated: whether the input token was generated, or belongs to a continuation that is given: one word for the
+            whole pass, or one for each place (rows, positions).
+    """
+
+    ids: Tensor | None
+    positions: Tensor
+    generated: bool | Tensor
+
+    def at(self, index: Tensor) -> Places:
+        """Those of some rows (row indices), or those that a mask (rows, positions) chooses."""
+        generated = self.generated[index] if isinstance(self.generated, Tensor) else self.generated
+        return Places(None if self.ids is None else self.ids[index], self.positions[index], generated)
+
+
+class Change(Protocol):
+    """What happens to one layer. Both methods act in place; tensors may have any leading shape."""
+
+    adds: bool  # whether `output` does anything
+
+    def coefficients(self, m: Tensor, places: Places) -> None:
+        """Change coefficients (…, neurons) at these places (…)."""
+
+    def output(self, m: Tensor, y: Tensor) -> None:
+        """Change what the down-projection made (…, hidden) of the coefficients."""
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """Multiplies coefficients: m ← m · positive where m > 0, m · negative where m < 0.
+    """Changes to some layers, within a scope.
 
     Attributes:
-        positive, negative: layer → factors of shape (neurons,); layers that are absent are untouched.
+        changes: by layer; layers that are absent are untouched.
+        scope: "all"; "prompt": only where the input token is one of the prompt; "generated": only where it is not.
     """
 
-    positive: dict[int, Tensor]
-    negative: dict[int, Tensor]
+    changes: dict[int, Change]
+    scope: Scope = "all"
 
-    def apply(self, layer: int, m: Tensor) -> None:
-        """Change the coefficients (…, neurons) of one layer in place."""
-        if layer not in self.positive:
+    @property
+    def adds(self) -> bool:
+        """Whether it changes the outputs of blocks too."""
+        return any(change.adds for change in self.changes.values())
+
+    def apply(self, layer: int, m: Tensor, places: Places) -> None:
+        """Change the coefficients (rows, positions, neurons) of one layer in place."""
+        change, where = self.changes.get(layer), self._within(places)
+        if change is None or where is False:
             return
-        positive, negative = self.positive[layer], self.negative[layer]
-        if positive is negative:
-            m.mul_(positive)
+        if where is True:
+            change.coefficients(m, places)
         else:
-            m.mul_(torch.where(m > 0, positive, negative))
+            part = m[where]
+            change.coefficients(part, places.at(where))
+            m[where] = part
+
+    def add(self, layer: int, m: Tensor, y: Tensor, places: Places) -> None:
+        """Change the output (rows, positions, hidden) of one layer's down-projection in place."""
+        change, where = self.changes.get(layer), self._within(places)
+        if change is None or where is False or not change.adds:
+            return
+        if where is True:
+            change.output(m, y)
+        else:
+            part = y[where]
+            change.output(m[where], part)
+            y[where] = part
+
+    def _within(self, places: Places) -> bool | Tensor:
+        """Which places are in scope: all, none, or a mask (rows, positions)."""
+        if self.scope == "all":
+            return True
+        generated = places.generated
+        if isinstance(generated, Tensor):
+            return generated if self.scope == "generated" else ~generated
+        return generated == (self.scope == "generated")
 
 
-def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float) -> Intervention:
+# -- changes of coefficients -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """m ← m · positive where m > 0, m · negative where m < 0; both (neurons,)."""
+
+    positive: Tensor
+    negative: Tensor
+    adds = False
+
+    def coefficients(self, m: Tensor, places: Places) -> None:
+        if self.positive is self.negative:
+            m.mul_(self.positive)
+        else:
+            m.mul_(torch.where(m > 0, self.positive, self.negative))
+
+    def output(self, m: Tensor, y: Tensor) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Values:
+    """m[index] ← a row of `values` (reference positions, targets): drawn by seed, token and position.
+
+    The draw depends on nothing else, so it is the same in every layer, batch, order and path, when the text is generated
+    and when it is given. With one reference position there is nothing to draw.
+    """
+
+    index: Tensor
+    values: Tensor
+    seed: int
+    adds = False
+
+    def coefficients(self, m: Tensor, places: Places) -> None:
+        if len(self.values) == 1:
+            m[..., self.index] = self.values[0]
+        else:
+            drawn = _hashed(self.seed, places.ids, places.positions).remainder(len(self.values))
+            m[..., self.index] = self.values[drawn]
+
+    def output(self, m: Tensor, y: Tensor) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """v[index] ← v[index] + vectors (targets, hidden), float32: the output gains Σ m·vector."""
+
+    index: Tensor
+    vectors: Tensor
+    adds = True
+
+    def coefficients(self, m: Tensor, places: Places) -> None:
+        pass
+
+    def output(self, m: Tensor, y: Tensor) -> None:
+        y.add_((m[..., self.index].float() @ self.vectors).to(y.dtype))
+
+
+def _hashed(seed: int, ids: Tensor, positions: Tensor) -> Tensor:
+    """Well mixed numbers ≥ 0 (…), the same on every device: SplitMix64's finaliser on what wraps around in int64."""
+    x = positions * 0x1E3779B97F4A7C15 + ids * 0x3F58476D1CE4E5B9 + seed * 0x14D049BB133111EB % 2**62
+    for factor in (0x3F58476D1CE4E5B9, 0x14D049BB133111EB):
+        x = (x ^ ((x >> 30) & (2**34 - 1))) * factor
+    return (x >> 33) & (2**31 - 1)
+
+
+# -- the interventions -------------------------------------------------------------------------------------------------
+
+
+def scale(
+    anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all"
+) -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
     targets = list(targets)
     weight, width = anatomy.down[0].weight, anatomy.width
     poles = bool(targets) and isinstance(targets[0], Pole)
-    positive: dict[int, Tensor] = {}
-    negative: dict[int, Tensor] = {}
+    changes: dict[int, Change] = {}
     for layer in {t.layer for t in targets}:
         here = [t for t in targets if t.layer == layer]
-        positive[layer] = torch.ones(width, dtype=weight.dtype, device=weight.device)
-        negative[layer] = positive[layer].clone() if poles else positive[layer]
+        positive = torch.ones(width, dtype=weight.dtype, device=weight.device)
+        negative = positive.clone() if poles else positive
         if poles:
-            positive[layer][[t.index for t in here if t.sign > 0]] = factor
-            negative[layer][[t.index for t in here if t.sign < 0]] = factor
+            positive[[t.index for t in here if t.sign > 0]] = factor
+            negative[[t.index for t in here if t.sign < 0]] = factor
         else:
-            positive[layer][[t.index for t in here]] = factor
-    return Intervention(positive, negative)
+            positive[[t.index for t in here]] = factor
+        changes[layer] = _Factors(positive, negative)
+    return Intervention(changes, scope)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What coefficients are on texts that are not tested.
+
+    Attributes:
+        neurons: whose, by column.
+        coefficients: (positions, neurons), float32.
+    """
+
+    neurons: tuple[Neuron, ...]
+    coefficients: np.ndarray
+
+
+def mean(anatomy: Anatomy, targets: Iterable[Neuron], reference: Reference, scope: Scope = "all") -> Intervention:
+    """Set coefficients to their mean over the reference positions."""
+    average = reference.coefficients.mean(axis=0, dtype=np.float64, keepdims=True)
+    return resample(anatomy, targets, Reference(reference.neurons, average), 0, scope)
+
+
+def resample(
+    anatomy: Anatomy, targets: Iterable[Neuron], reference: Reference, seed: int, scope: Scope = "all"
+) -> Intervention:
+    """Set coefficients to what they were at a random reference position, the same one for all targets."""
+    weight, column = anatomy.down[0].weight, {neuron: i for i, neuron in enumerate(reference.neurons)}
+    values = torch.from_numpy(reference.coefficients).to(weight.device, weight.dtype)
+    changes: dict[int, Change] = {}
+    for layer, here in _by_layer(targets):
+        index = torch.tensor([n.index for n in here], device=weight.device)
+        changes[layer] = _Values(index, values[:, [column[n] for n in here]], seed)
+    return Intervention(changes, scope)
+
+
+def noise(anatomy: Anatomy, targets: Iterable[Neuron], dose: float, seed: int, scope: Scope = "all") -> Intervention:
+    """v ← v + e, e Gaussian in direction and `dose`·‖v‖ long; each neuron has one direction, at every dose.
+
+    v is the raw column of the down-projection, also in models that normalise the block's output again.
+    """
+
+    def vectors(g: Tensor, v: Tensor) -> Tensor:
+        return g * (dose * v.norm(dim=1, keepdim=True) / g.norm(dim=1, keepdim=True))
+
+    return _noise(anatomy, targets, vectors, seed, scope)
+
+
+def paper_noise(anatomy: Anatomy, targets: Iterable[Neuron], seed: int, scope: Scope = "all") -> Intervention:
+    """The noise of Rai & Yao's released code, added once and not to the weights (see `PAPER_NOISE`)."""
+    return _noise(anatomy, targets, lambda g, v: PAPER_NOISE[0] + PAPER_NOISE[1] * g, seed, scope)
+
+
+def _noise(
+    anatomy: Anatomy,
+    targets: Iterable[Neuron],
+    vectors: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+    scope: Scope,
+) -> Intervention:
+    """Add `vectors(g, v)`, g standard normal and v the value vectors, both (targets, hidden)."""
+    changes: dict[int, Change] = {}
+    for layer, here in _by_layer(targets):
+        columns = value_matrix(anatomy.down[layer]).detach()
+        index = torch.tensor([n.index for n in here], device=columns.device)
+        # A generator for each neuron: what it draws does not depend on which others are disrupted.
+        g = np.stack([np.random.default_rng((seed, *n)).standard_normal(len(columns)) for n in here])
+        v = columns[:, index].T.float()
+        changes[layer] = _Noise(index, vectors(torch.from_numpy(g).float().to(v.device), v))
+    return Intervention(changes, scope)
+
+
+def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
+    targets = sorted(set(targets))
+    return [(layer, [n for n in targets if n.layer == layer]) for layer in sorted({n.layer for n in targets})]
+
+
+# -- hooks -------------------------------------------------------------------------------------------------------------
+
+Before = Callable[[int, Tensor], None]  # (layer, coefficients as the model shapes them)
+After = Callable[[int, Tensor, Tensor], None]  # (layer, coefficients, the down-projection's output)
 
 
 @contextmanager
-def coefficient_hooks(anatomy: Anatomy, intervention: Intervention | None, observe) -> Iterator[None]:
-    """Within the block, apply `intervention` to every layer's coefficients, then call `observe(layer, m)`.
+def block_hooks(anatomy: Anatomy, before: Before | None, after: After | None) -> Iterator[None]:
+    """Within the block, call `before` with what each down-projection gets and `after` with what it made of it."""
 
-    `m` has shape (rows, positions, neurons) and is what the down-projection multiplies. `observe` may be None.
-    """
+    def before_hook(layer: int):
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            before(layer, args[0])
 
-    def hook(layer: int):
-        def pre_hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if intervention is not None:
-                intervention.apply(layer, args[0])
-            if observe is not None:
-                observe(layer, args[0])
+        return hook
 
-        return pre_hook
+    def after_hook(layer: int):
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            after(layer, args[0], output)
+
+        return hook
 
     handles = []
     try:
-        if intervention is not None or observe is not None:
-            handles = [down.register_forward_pre_hook(hook(i)) for i, down in enumerate(anatomy.down)]
+        for layer, down in enumerate(anatomy.down):
+            if before is not None:
+                handles.append(down.register_forward_pre_hook(before_hook(layer)))
+            if after is not None:
+                handles.append(down.register_forward_hook(after_hook(layer)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def coefficient_hooks(
+    anatomy: Anatomy, intervention: Intervention | None, observe, ids: Tensor | None = None
+) -> Iterator[None]:
+    """Within the block, apply `intervention` to every layer, then call `observe(layer, m)`.
+
+    `m` has shape (rows, positions, neurons) and is what the down-projection multiplies. `observe` may be None. All tokens
+    are those of a prompt, from its start; `ids` (rows, positions) are they: only `resample` needs them.
+    """
+
+    def shaped(x: Tensor) -> Tensor:
+        return x if x.ndim == 3 else x[None]  # OPT flattens rows and positions
+
+    def places(m: Tensor) -> Places:
+        return Places(ids, torch.arange(shaped(m).shape[1], device=m.device)[None], False)
+
+    def before(layer: int, m: Tensor) -> None:
+        if intervention is not None:
+            intervention.apply(layer, shaped(m), places(m))
+        if observe is not None:
+            observe(layer, m)
+
+    def after(layer: int, m: Tensor, y: Tensor) -> None:
+        intervention.add(layer, shaped(m), shaped(y), places(m))
+
+    adds = intervention is not None and intervention.adds
+    acts = intervention is not None or observe is not None
+    with block_hooks(anatomy, before if acts else None, after if adds else None):
+        yield

@@ -31,7 +31,7 @@ class Job:
         max_new_tokens: a row ends after so many tokens, at the model's end token or at a stop string.
         stop: the stop strings.
         recorder: sees the coefficients at the step that chose each token.
-        intervention: acts on the coefficients.
+        intervention: acts on the neurons.
     """
 
     prompts: tuple[str, ...]
@@ -83,6 +83,8 @@ class View:
         unembedded: places (rows (n,), positions (n,)) whose logits are wanted; None: the last position of all rows.
         recorded: places that recorders see, likewise.
         numbers: for each group, whose the recorded places are; None where nothing is recorded.
+        given: which tokens of the pass belong to continuations that are given, (rows, positions): they count as
+            generated, whatever `stage` says; None: none.
     """
 
     stage: str
@@ -91,6 +93,7 @@ class View:
     unembedded: tuple[Tensor, Tensor] | None = None
     recorded: tuple[Tensor, Tensor] | None = None
     numbers: list[list[int]] | None = None
+    given: Tensor | None = None
 
 
 def groups_of(rows: list[Row], device: torch.device) -> tuple[list[tuple[Work, Tensor | None]], list[list[int]]]:

@@ -34,7 +34,7 @@ class Given:
         scored: which tokens of each continuation are scored; None: all.
         recorder: sees every token's coefficients, at the position that chooses it.
         labels: what the recorder takes for row numbers, one per token of each continuation; None: the prompt's number.
-        intervention: acts on the whole sequence.
+        intervention: acts on the whole sequence, or on its scope: the continuation counts as generated.
     """
 
     prompts: tuple[str, ...]
@@ -100,6 +100,8 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
             ]
             wanted = [p for p in places if given.scored is None or p.token in given.scored[p.prompt]]
             view = View("prompt", [(work, None)], len(rows), _tensors(wanted, device), _tensors(places, device))
+            begins = torch.tensor([len(starts[row.number]) for row in rows], device=device)
+            view.given = positions >= begins[:, None]
             if given.recorder is not None:
                 labels = [given.labels[p.prompt][p.token] if given.labels else p.prompt for p in places]
                 view.numbers = [labels]
@@ -158,17 +160,22 @@ def text_scores(
     text: str,
     interventions: Mapping[str, Intervention | None],
     progress: Callable[[], object] = lambda: None,
+    at_most: int | None = None,
 ) -> dict[str, TextScore]:
     """Perplexity of `text`, and the KL divergence from the untouched model, under each intervention.
 
     The text is read in windows of 512 tokens that share no context. Each begins with the tokenizer's start token, where
-    it has one; without one its first token is not scored. `progress` is called per intervention and window.
+    it has one; without one its first token is not scored. `progress` is called per intervention and window. All of the
+    text counts as prompt where an intervention has a scope.
+
+    Args:
+        at_most: windows to read, the first ones; None: all.
     """
     start = loaded.encode("")
     body = torch.tensor(loaded.encode(text)[len(start) :])
     loss, divergence = dict.fromkeys(interventions, 0.0), dict.fromkeys(interventions, 0.0)
     count = 0
-    for window in body.split(WINDOW):
+    for window in body.split(WINDOW)[:at_most]:
         ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
         if len(ids) < 2:
             continue
@@ -177,7 +184,7 @@ def text_scores(
         for name, intervention in interventions.items():
             logits = untouched
             if intervention is not None:
-                with coefficient_hooks(loaded.anatomy, intervention, None):
+                with coefficient_hooks(loaded.anatomy, intervention, None, ids[None]):
                     logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
             for before, after, target in zip(untouched.split(_ROWS), logits.split(_ROWS), ids[1:].split(_ROWS)):
                 q = torch.log_softmax(after.float(), dim=-1)

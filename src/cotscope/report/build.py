@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import figures, text
+from . import disruptions, figures, text
 
 KINDS = {
     "none": "nothing disrupted",
@@ -126,6 +126,7 @@ def _page(run: _RunFolder) -> str:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        loader=jinja2.PackageLoader(__package__, ""),
         trim_blocks=True,
         lstrip_blocks=True,
         # Whatever the run folder holds, hidden characters are made visible before the text is escaped.
@@ -146,6 +147,7 @@ def _page(run: _RunFolder) -> str:
         ablation=_ablation(run),
         damage=_damage(run),
         operations=_operations(run),
+        disruptions=disruptions.disruptions(run, KINDS),
         prompts=_prompts(run),
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
