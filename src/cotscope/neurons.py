@@ -66,6 +66,34 @@ def _neurons(run: Run, where: str) -> list[Neuron]:
     return [Neuron(r["layer"], r["index"]) for r in run.rows(f"SELECT DISTINCT layer, index FROM {where} ORDER BY ALL")]
 
 
+def with_promoted(session: Session, active: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add promoted and suppressed tokens with their logits to poles, given as rows with layer, index and sign."""
+    from .lm.projection import project
+
+    vocabulary = session.vocabulary
+    neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
+    place = {neuron: i for i, neuron in enumerate(neurons)}
+    with session.bar("projecting", len(neurons), "neuron") as bar:
+        ends = project(
+            session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update
+        )
+    tokens = {1: ends.top.tolist(), -1: ends.bottom.tolist()}
+    scores = {1: ends.top_scores.tolist(), -1: [[-s for s in row] for row in ends.bottom_scores.tolist()]}
+    rows = []
+    for row in active:
+        i, sign = place[Neuron(row["layer"], row["index"])], row["sign"]
+        rows.append(
+            row
+            | {
+                "promoted": [vocabulary[t] for t in tokens[sign][i]],
+                "promoted_scores": scores[sign][i],
+                "suppressed": [vocabulary[t] for t in tokens[-sign][i]],
+                "suppressed_scores": [-s for s in scores[-sign][i]],
+            }
+        )
+    return rows
+
+
 @dataclass(frozen=True)
 class NeuronSet:
     """Neurons that are disrupted together.

@@ -16,6 +16,7 @@ from ..stages.explain import explain
 from ..stages.keystones import keystones
 from ..stages.measure import measure
 from ..stages.operations import operations
+from ..stages.placebo import placebo
 
 STAGES: dict[str, Callable[..., None]] = {
     "discover": discover,
@@ -27,12 +28,14 @@ STAGES: dict[str, Callable[..., None]] = {
     "disrupt": disrupt,
     "measure": measure,
     "explain": explain,
+    "placebo": placebo,
 }
 
 
 def study_stages(config: StudyConfig) -> tuple[str, ...]:
-    """The stages of a whole study: all but those that its configuration leaves out."""
-    return tuple(name for name in STAGES if name != "disrupt" or config.disruptions)
+    """The stages of a whole study: all but those that its configuration leaves out, and the placebo (a study of its own)."""
+    left_out = {"placebo"} | ({"disrupt"} if not config.disruptions else set())
+    return tuple(name for name in STAGES if name not in left_out)
 
 
 def run_stages(

@@ -7,7 +7,7 @@ written to the block's output. Each acts on the whole sequence, on the prompt on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -169,6 +169,23 @@ class _Noise:
         y.add_((m[..., self.index].float() @ self.vectors).to(y.dtype))
 
 
+@dataclass(frozen=True)
+class _Shuffled:
+    """m ← m[order] (neurons,), then another change: value vectors stand at other neurons' coefficients."""
+
+    order: Tensor
+    then: Change | None
+    adds = False
+
+    def coefficients(self, m: Tensor, places: Places) -> None:
+        m.copy_(m[..., self.order])
+        if self.then is not None:
+            self.then.coefficients(m, places)
+
+    def output(self, m: Tensor, y: Tensor) -> None:
+        pass
+
+
 def _hashed(seed: int, ids: Tensor, positions: Tensor) -> Tensor:
     """Well mixed numbers ≥ 0 (…), the same on every device: SplitMix64's finaliser on what wraps around in int64."""
     x = positions * 0x1E3779B97F4A7C15 + ids * 0x3F58476D1CE4E5B9 + seed * 0x14D049BB133111EB % 2**62
@@ -272,6 +289,19 @@ def _noise(
 def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
     targets = sorted(set(targets))
     return [(layer, [n for n in targets if n.layer == layer]) for layer in sorted({n.layer for n in targets})]
+
+
+def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervention | None = None) -> Intervention:
+    """The model whose value vectors are shuffled: in layer l, v[i] gets the coefficient of neuron `orders[l][i]`.
+
+    Args:
+        orders: layer → a permutation of its neurons, (neurons,).
+        then: what is done to that model, its neurons being those of its value vectors; of coefficients, and everywhere.
+    """
+    assert then is None or (not then.adds and then.scope == "all" and then.changes.keys() <= orders.keys())
+    device = anatomy.down[0].weight.device
+    after = {} if then is None else then.changes
+    return Intervention({i: _Shuffled(torch.as_tensor(order, device=device), after.get(i)) for i, order in orders.items()})
 
 
 # -- hooks -------------------------------------------------------------------------------------------------------------

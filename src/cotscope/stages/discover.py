@@ -17,7 +17,8 @@ import pyarrow as pa
 from ..conditions import Condition, solve
 from ..errors import DiscoveryError
 from ..judge.lexicon import candidates
-from ..records import Neuron, Pole
+from ..neurons import with_promoted
+from ..records import Pole
 from ..session import Session
 
 CANDIDATES = pa.schema(
@@ -45,7 +46,7 @@ def discover(session: Session) -> None:
         conditions = [Condition(f"discover.{p.name}", p, "discovery", record=True) for p in prompts]
         solve(session, conditions, "discovering")
         active = _active_poles(session)
-        promoted = _project(session, active)
+        promoted = with_promoted(session, active)
         found = []
         for row in promoted:
             pole = Pole(row["layer"], row["index"], row["sign"])
@@ -102,31 +103,3 @@ def _active_poles(session: Session) -> list[dict]:
            GROUP BY ALL ORDER BY layer, index, sign""",
         [session.first_layer],
     )
-
-
-def _project(session: Session, active: list[dict]) -> list[dict]:
-    """Add promoted and suppressed tokens with their logits to each pole."""
-    from ..lm.projection import project
-
-    vocabulary = session.vocabulary
-    neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
-    place = {neuron: i for i, neuron in enumerate(neurons)}
-    with session.bar("projecting", len(neurons), "neuron") as bar:
-        ends = project(
-            session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update
-        )
-    tokens = {1: ends.top.tolist(), -1: ends.bottom.tolist()}
-    scores = {1: ends.top_scores.tolist(), -1: [[-s for s in row] for row in ends.bottom_scores.tolist()]}
-    rows = []
-    for row in active:
-        i, sign = place[Neuron(row["layer"], row["index"])], row["sign"]
-        rows.append(
-            row
-            | {
-                "promoted": [vocabulary[t] for t in tokens[sign][i]],
-                "promoted_scores": scores[sign][i],
-                "suppressed": [vocabulary[t] for t in tokens[-sign][i]],
-                "suppressed_scores": [-s for s in scores[-sign][i]],
-            }
-        )
-    return rows

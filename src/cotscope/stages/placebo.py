@@ -18,31 +18,28 @@ Reads: `poles`, `candidates`, `keystones`. Writes: `placebo` (a file per run).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ..continuations import Continuation, continuation, mean_scores, score_roles
 from ..controls import Traits, matched_sets
+from ..data.answers import is_correct, parse_flexible
 from ..data.builtin import generate
-from ..errors import UserError
 from ..judge.concepts import load_concepts
 from ..judge.lexicon import candidates
-from ..neurons import active_neurons
+from ..neurons import active_neurons, with_promoted
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..prompts.exemplars import load_exemplars
-from ..records import Concept, Neuron, Pole, Problem, Prompt
+from ..records import Concept, Neuron, Pole, Prompt
 from ..session import Session
 from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
 
-if TYPE_CHECKING:
-    from ..lm.interventions import Intervention
-
+Orders = dict[int, np.ndarray]  # layer → a permutation of its neurons
 TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
 """What ten runs are; the study's own neurons come once beside them."""
 KINDS = ("lexicon", "labels", "vectors", "study")
@@ -124,18 +121,20 @@ class _Bench:
         self.prompt: Prompt = derive_prompt("full", problems_of(exemplars, "full")[:EXEMPLARS])
         self.seen = {p.question for part in session.split.parts().values() for p in part}
 
-    def run(self, kind: str, number: int, progress) -> dict[str, object]:
+    def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
         """One run as a row of the table. `progress()` is called per scored set."""
         rng = np.random.default_rng([self.session.config.seed, KINDS.index(kind), number])
-        given = self._given(rng, self.problems)
-        concepts, shuffled, solved = self.session.concepts.concepts, None, None
+        given, anatomy = self._given(rng, self.problems), self.session.loaded.anatomy
+        concepts, orders, solved = self.session.concepts.concepts, None, None
         traits, poles, promoted = self.known.traits, self.poles, self.promoted
         if kind == "lexicon":
             concepts = _drawn(load_concepts(LEXICON).concepts, number, self.session.config.seed)
         elif kind == "labels":
             promoted = _shuffled_within_layers(poles, promoted, rng)
         elif kind == "vectors":
-            shuffled, solved, traits, poles, promoted = self._shuffled_model(rng)
+            orders = {i: rng.permutation(anatomy.width) for i in range(anatomy.layers)}
+            solved = self._solved(given, orders)
+            traits, poles, promoted = self._discovered(self._given(rng, 2 * self.problems), orders)
         keystones = self.known.keystones
         targets = _found(poles, promoted, concepts) - keystones
         pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
@@ -151,29 +150,75 @@ class _Bench:
         }
         if not matched.targets:
             return row | {"verdict": "nothing found"}
-        return row | self._damage(given, matched.targets, matched.sets, shuffled, progress)._asdict()
+        return row | self._damage(given, matched.targets, matched.sets, orders, progress)._asdict()
 
     def _given(self, rng: np.random.Generator, count: int) -> list[Continuation]:
         """Built-in problems of one or two steps with their solutions."""
-        drawn: Iterable[Problem] = generate(count + len(self.seen), seed=int(rng.integers(2**31)), steps=(1, 2))
+        drawn = generate(count + len(self.seen), seed=int(rng.integers(2**31)), steps=(1, 2))
         found = [p for p in drawn if p.question not in self.seen][:count]
         return [continuation(self.session.loaded, p, "gold", render_solution(p)) for p in found]
 
     def _damage(self, given: Sequence[Continuation], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
-                shuffled: Intervention | None, progress) -> SpecificDamage:  # fmt: skip
-        from ..lm.interventions import both, scale
+                orders: Orders | None, progress: Callable[[], object]) -> SpecificDamage:  # fmt: skip
+        from ..lm.interventions import scale, shuffled
 
-        anatomy = self.session.loaded.anatomy
-        means = []
+        anatomy, means = self.session.loaded.anatomy, []
         for neurons in ((), targets, *sets):
-            zeroed = scale(anatomy, neurons, 0.0) if neurons else None
-            intervention = both(shuffled, zeroed)
+            intervention = scale(anatomy, neurons, 0.0) if neurons else None
+            if orders is not None:
+                intervention = shuffled(anatomy, orders, intervention)
             means.append(mean_scores(score_roles(self.session.engine, self.prompt, given, intervention)))
             progress()
         return specific_damage(means[0], means[1], means[2:])
 
-    def _shuffled_model(self, rng: np.random.Generator):
-        raise NotImplementedError
+    def _solved(self, given: Sequence[Continuation], orders: Orders) -> int:
+        """How many of the problems the model with shuffled value vectors solves."""
+        from ..lm.interventions import shuffled
+
+        config = self.session.config
+        completions = self.session.engine.generate(
+            [self.prompt.text(c.problem.question) for c in given],
+            max_new_tokens=config.max_new_tokens,
+            stop=self.prompt.stop,
+            intervention=shuffled(self.session.loaded.anatomy, orders),
+        )
+        return sum(is_correct(parse_flexible(c.text), g.problem.answer) for c, g in zip(completions, given, strict=True))
+
+    def _discovered(
+        self, given: Sequence[Continuation], orders: Orders
+    ) -> tuple[dict[Neuron, Traits], list[Pole], list[list[str]]]:
+        """The poles that are active in the shuffled model on solutions that it is made to write, as `discover` has them."""
+        from ..lm.interventions import shuffled
+        from ..lm.recorders import ActivePoles, PoleTally
+        from ..lm.scoring import Given, score
+
+        session, found = self.session, dict[Pole, tuple[int, float]]()
+
+        def add(tally: PoleTally) -> None:
+            for layer, index, sign, steps, size in zip(
+                *(getattr(tally, n).tolist() for n in ("layer", "index", "sign", "steps", "update_size"))
+            ):
+                before = found.get(Pole(layer, index, sign), (0, 0.0))
+                if layer >= session.first_layer:
+                    found[Pole(layer, index, sign)] = before[0] + steps, before[1] + size
+
+        score(
+            session.engine,
+            Given(
+                tuple(self.prompt.text(c.problem.question) for c in given),
+                tuple(c.tokens for c in given),
+                recorder=ActivePoles(session.loaded.anatomy, session.config.k, sink=add),
+                intervention=shuffled(session.loaded.anatomy, orders),
+            ),
+        )
+        poles = sorted(found)
+        totals: dict[Neuron, tuple[int, float]] = {}
+        for pole in poles:
+            neuron, (steps, size) = Neuron(pole.layer, pole.index), found[pole]
+            before = totals.get(neuron, (0, 0.0))
+            totals[neuron] = before[0] + steps, before[1] + size
+        traits = {neuron: Traits(steps, size / steps) for neuron, (steps, size) in totals.items()}
+        return traits, poles, [row["promoted"] for row in with_promoted(session, [p._asdict() for p in poles])]
 
 
 def _found(poles: Sequence[Pole], promoted: Sequence[Sequence[str]], concepts: Sequence[Concept]) -> set[Neuron]:
