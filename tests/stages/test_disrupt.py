@@ -27,7 +27,7 @@ from cotscope.store import Run
 
 NAMES = {d.name for d in DISRUPTIONS}
 ROLES = ("operator", "equals", "result", "elsewhere")
-SETS = ("reasoning", "matched_0", "matched_1", "unmatched_0")
+SETS = ("comparable", "matched_0", "matched_1", "unmatched_0")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def ablated(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "ablated"
     sizes = ["--matched", "3", "--unmatched", "2", "--given", "5", "--battery", "3", "--disruptions"]
     assert main(["discover", *tiny_study.options(), *sizes, "--out", str(out)]) == 0
-    for stage in ("annotate", "ablate", "damage"):
+    for stage in ("annotate", "keystones", "ablate", "damage"):
         assert main([stage, str(out)]) == 0
     return out
 
@@ -99,7 +99,7 @@ def test_zeroing_is_what_the_damage_stage_measures(finished: Run) -> None:
 
 def test_kinds_doses_and_scopes_differ(finished: Run) -> None:
     values = items(finished)
-    by_way = {d: tuple(values[f"reasoning.{d}", "elsewhere"].values()) for d in NAMES}
+    by_way = {d: tuple(values[f"comparable.{d}", "elsewhere"].values()) for d in NAMES}
     assert len(set(by_way.values())) == len(NAMES)
     kl = {
         name_of(r): r["value"]
@@ -111,13 +111,13 @@ def test_kinds_doses_and_scopes_differ(finished: Run) -> None:
 
 def test_specific_is_the_target_less_the_matched(finished: Run) -> None:
     summary, values = finished.summary["disruptions"], items(finished)
-    assert (summary["target"], summary["matched"]) == ("reasoning", ["matched_0", "matched_1"])
+    assert (summary["target"], summary["matched"]) == ("comparable", ["matched_0", "matched_1"])
     assert set(summary["specific"]) == NAMES
     for name, way in summary["specific"].items():
         for outcome in (*ROLES, "battery"):
             mean = {s: fmean(values[f"{s}.{name}", outcome].values()) for s in SETS}
             found = way["outcomes"][outcome]
-            expected = mean["reasoning"] - (mean["matched_0"] + mean["matched_1"]) / 2
+            expected = mean["comparable"] - (mean["matched_0"] + mean["matched_1"]) / 2
             assert found["change"] == pytest.approx(expected, abs=1e-12)
             assert found["low"] - 1e-9 <= found["change"] <= found["high"] + 1e-9
         assert ("kl" in way["outcomes"]) == (way["scope"] != "generated")
@@ -175,7 +175,7 @@ def test_other_sets_void_what_was_scored(finished: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.folder, out)
     run = Run.open(out)
     rows = run.rows("SELECT * FROM sets")
-    fewer = [r | {"neuron_set": "comparable", "kind": "comparable"} for r in rows if r["kind"] == "reasoning"][:7]
+    fewer = [r | {"neuron_set": "comparable", "kind": "comparable"} for r in rows if r["kind"] == "comparable"][:7]
     run.write_rows("sets", rows + fewer)
     assert main(["disrupt", str(out)]) == 0
     run = Run.open(out)
@@ -197,8 +197,9 @@ def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path,
 
 
 def test_a_study_runs_it_only_when_asked(ablated: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
-    assert study_stages(StudyConfig(disruptions=True)) == tuple(STAGES)
-    assert study_stages(StudyConfig()) == tuple(s for s in STAGES if s != "disrupt")
+    every = tuple(s for s in STAGES if s != "placebo")
+    assert study_stages(StudyConfig(disruptions=True)) == every
+    assert study_stages(StudyConfig()) == tuple(s for s in every if s != "disrupt")
     order = list(STAGES)
     assert order.index("operations") < order.index("disrupt") < order.index("measure")
     out = tmp_path / "run"

@@ -63,7 +63,7 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     assert (summary["runs"], summary["said"], summary["rate"]) == (10, sum(said), sum(said) / 10)
     assert summary["ci"] == list(wilson(sum(said), 10))
     assert summary["by_kind"]["study"]["runs"] == 1
-    assert "laceb" in (tested / "report.html").read_text()
+    assert "How often would it have said yes" in (tested / "report.html").read_text()
 
 
 def test_other_problems_begin_anew(tested: Path) -> None:

@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import disruptions, figures, text
+from . import damage, disruptions, figures, placebo, text
 
 KINDS = {
     "none": "nothing disrupted",
@@ -145,9 +145,10 @@ def _page(run: _RunFolder) -> str:
         first_prompt=_first_prompt(run),
         headline=_headline(run),
         ablation=_ablation(run),
-        damage=_damage(run),
-        operations=_operations(run),
+        damage=damage.damage(run, KINDS),
+        operations=damage.operations(run),
         disruptions=disruptions.disruptions(run, KINDS),
+        placebo=placebo.placebo(run),
         prompts=_prompts(run),
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
@@ -259,51 +260,6 @@ def _ablation(run: _RunFolder) -> dict[str, Any]:
             row[f"{key}_ratio"] = row[key] / aim if text.is_number(row.get(key)) and aim else None
     figure = figures.ablation_bars(bars, KINDS) if bars else ""
     return {"groups": groups, "figure": figure, "matching": matching}
-
-
-def _damage(run: _RunFolder) -> dict[str, Any]:
-    """What each set does to the given results, to other skills and to general text; what is specific in it."""
-    of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
-    rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
-    kinds = [row["kind"] for row in rows]
-    for row in rows:
-        row["label"], row["several"] = KINDS.get(row["kind"], row["kind"]), kinds.count(row["kind"]) > 1
-    changes = run.rows("damage_given")
-    summary = _part(run.summary, "damage")
-    labels = {"accuracy": "accuracy", "battery": "other skills"}
-    specific = [
-        {"label": labels.get(key, key)} | entry
-        for key, entry in _part(summary, "specific").items()
-        if text.is_number(entry.get("change"))
-    ]
-    worse = [row["label"] for row in specific if text.is_number(row["high"]) and row["high"] < 0]
-    less = [row["label"] for row in specific if text.is_number(row["low"]) and row["low"] > 0]
-    says = "Nothing suffers more under the reasoning set than under the matched sets: no specific damage is shown."
-    if worse:
-        says = f"More than under the matched sets, by an interval that leaves 0 out, suffer: {', '.join(worse)}."
-        if "other skills" in worse:
-            says += " Other skills are among them: the damage is not to arithmetic alone."
-    if less:
-        says += f" Less than under the matched sets suffer: {', '.join(less)}."
-    return {
-        "rows": rows,
-        "roles": list(dict.fromkeys(row["role"] for row in changes)),
-        "given": {(row["neuron_set"], row["role"]): row for row in changes},
-        "specific": specific,
-        "says": says,
-        **{key: summary.get(key, text.MISSING) for key in ("problems", "items")},
-    }
-
-
-def _operations(run: _RunFolder) -> dict[str, Any]:
-    """The tables of operations disrupted and asked, one per role, each with its test."""
-    rows = run.rows("operations")
-    return {
-        "names": list(dict.fromkeys(row["disrupted"] for row in rows)),
-        "cells": {(row["role"], row["disrupted"], row["operation"]): row for row in rows},
-        "tests": {role: _part(run.summary, "operations", role) for role in dict.fromkeys(row["role"] for row in rows)},
-        "problems": _part(run.summary, "operations").get("problems"),
-    }
 
 
 def _prompts(run: _RunFolder) -> dict[str, Any]:

@@ -39,7 +39,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         for name, entry in damage["specific"].items():
             label = "other skills" if name == "battery" else name
             lines.append(f"{label:46}{entry['change']:>+7.3f}  {_interval([entry['low'], entry['high']])}")
+        if found := damage.get("headline"):
+            p = f"p = {found['p_value']:.3f}, beyond other tokens {found['p_beyond']:.3f}"
+            lines.append(f"verdict: {found['verdict']} ({p})")
         lines.append("")
+    if placebo := summary.get("placebo"):
+        said = f"{placebo['said']} of {placebo['runs']} {_interval(placebo['ci'])}"
+        lines += [f"placebo: the rule said “matters” of neurons that should not, in {said} runs", ""]
     if prompts:
         lines.append(f"{'prompt':34}{'accuracy':>9}  {'95 % interval':18}{'active poles/token':>18}")
         for name, p in prompts.items():

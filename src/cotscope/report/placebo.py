@@ -1,0 +1,59 @@
+"""The report's part on the placebo: how often the rule was wrong, and where its p-values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .disruptions import Run
+from .figures import WIDTH, _fill, _scale, _svg, _text, _x_axis
+from .text import number
+
+KINDS = {
+    "lexicon": "concepts of no arithmetic",
+    "labels": "labels shuffled within layers",
+    "vectors": "value vectors shuffled",
+    "study": "the study's own neurons",
+}
+"""What the report calls each kind of run, in the order in which it shows them."""
+
+
+def placebo(run: Run) -> dict[str, Any]:
+    """The rates by kind, from summary.json, and the figure of all runs' p-values."""
+    summary = run.summary.get("placebo") or {}
+    rows = [row for row in run.rows("placebo") if row["p_value"] is not None]
+    by_kind = summary.get("by_kind") or {}
+    p_values = {
+        label: sorted(max(row["p_value"], row["p_beyond"]) for row in rows if row["kind"] == kind)
+        for kind, label in KINDS.items()
+        if any(row["kind"] == kind for row in rows)
+    }
+    return {
+        "summary": summary,
+        "kinds": [(KINDS[kind], by_kind[kind]) for kind in KINDS if kind in by_kind],
+        "figure": _strips(p_values, summary.get("level", 0.05)) if p_values else "",
+    }
+
+
+def _strips(p_values: Mapping[str, Sequence[float]], level: float) -> Markup:
+    """One row of dots per kind of run; equal p-values stand above each other."""
+    left, right, y = 240, WIDTH - 30, 8.0
+    parts = []
+    for label, values in p_values.items():
+        most = max(values.count(v) for v in values)
+        height = max(30.0, 9.0 * most + 14)
+        parts.append(_text(left - 14, y + height - 8, label, "end", "strong"))
+        for i, value in enumerate(values):
+            above = i - values.index(value)
+            x = _scale(value, 0, 1, left, right)
+            parts.append(
+                _fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4"/><title>{}</title></g>',
+                      x, y + height - 10 - 9 * above, f"{label}: p {number(value, 3)}")
+            )  # fmt: skip
+        y += height
+    x = _scale(level, 0, 1, left, right)
+    parts.append(_fill('<line class="mean" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
+    about = "; ".join(f"{label}: {', '.join(number(v, 3) for v in values)}" for label, values in p_values.items())
+    return _svg("placebo", y + 44, "p-values of the placebo runs", about, [_x_axis(0, 1, left, right, y, "p", 0.1), *parts])
