@@ -170,11 +170,11 @@ def test_the_headline_has_the_figures_of_the_summary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reasoning", "matched", "said", "unsaid"),
     [
-        (0.1, (0.3, 0.4), "more damage than matched sets do on average, and more than every one", "does not do more"),
-        (0.35, (0.3, 0.5), "more damage than matched sets do on average, and more than 1 of the 2", "does not do more"),
-        (0.4, (0.3, 0.4), "does not do more damage than matched sets: this run gives no evidence", "more than every"),
-        (0.64, (0.3, 0.4), "did not lower the accuracy. The reasoning set does not do more damage", "more than every"),
-        (0.1, (0.3,), "does more damage than the one matched set.", "on average, and"),
+        (0.1, (0.3, 0.4), "more damage than matched sets do on average, and more than every one", "do no more"),
+        (0.35, (0.3, 0.5), "more damage than matched sets do on average, and more than 1 of the 2", "do no more"),
+        (0.4, (0.3, 0.4), "do no more damage than matched sets: this run gives no evidence", "more than every"),
+        (0.64, (0.3, 0.4), "did not lower the accuracy. The reasoning neurons do no more damage", "more than every"),
+        (0.1, (0.3,), "do more damage than the one matched set.", "on average, and"),
     ],
 )
 def test_the_headline_says_what_the_figures_say(

@@ -182,6 +182,7 @@ def _headline(run: _RunFolder) -> dict[str, Any]:
     unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
     return {
         "reasoning": _part(ablation, "reasoning"),
+        "comparable": _part(ablation, "comparable") if ablation.get("target") == "comparable" else {},
         "matched": _part(ablation, "matched_mean"),
         "matched_each": matched,
         "unmatched": _part(ablation, "unmatched_mean"),
@@ -212,12 +213,12 @@ def _judgement(base: Any, reasoning: Any, mean: Any, matched: Sequence[float], p
         sets = "the one matched set" if len(matched) == 1 else sets
         if reasoning < mean:
             said.append(
-                "The reasoning set does more damage than "
+                "The reasoning neurons do more damage than "
                 + (f"{sets}." if len(matched) == 1 else f"matched sets do on average, and more than {sets}.")
             )
         else:
             said.append(
-                "The reasoning set does not do more damage than matched sets: this run gives no evidence that its "
+                "The reasoning neurons do no more damage than matched sets: this run gives no evidence that its "
                 "neurons matter more than others that are as large and as often active."
             )
     if text.is_number(p) and matched:

@@ -151,26 +151,19 @@ def _summarise(session: Session, sets: list[str]) -> None:
             summary[name]["given"][role], summary[name]["change"][role] = given, mean
     run.write_rows("damage", rows)
     run.write_rows("damage_given", changes)
-    specific = {}
-    for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
-        beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
-        average = {name: fmean(values[name].values()) for name in (target, *matched)}
-        p = permutation_p(average[target], [average[m] for m in matched])
-        specific[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed))) | {"p_value": p}
-    mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
-    run.summarise(
-        "damage",
-        {
-            "none": summary["none"],
-            "reasoning": summary["reasoning"],
-            "target": target,
-            "headline": _headline(session, target, matched)._asdict(),
-            "matched_mean": mean | {"battery": fmean(summary[m]["battery"] for m in matched)},
-            "specific": specific,
-            "problems": max(len(values["none"]) for values in gold.values()),
-            "items": rows[0]["items"],
-        },
-    )
+    found = {"none": summary["none"], "reasoning": summary["reasoning"], "target": target, "specific": {}}
+    if matched:
+        for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
+            beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
+            average = {name: fmean(values[name].values()) for name in (target, *matched)}
+            p = permutation_p(average[target], [average[m] for m in matched])
+            interval = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
+            found["specific"][outcome] = interval | {"p_value": p}
+        mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
+        found["matched_mean"] = mean | {"battery": fmean(summary[m]["battery"] for m in matched)}
+        found["headline"] = _headline(session, target, matched)._asdict()
+    problems = max(len(values["none"]) for values in gold.values())
+    run.summarise("damage", found | {"problems": problems, "items": rows[0]["items"]})
 
 
 def _headline(session: Session, target: str, matched: list[str]) -> SpecificDamage:
