@@ -204,6 +204,8 @@ def test_draws_vary_with_seed_position_and_token(qwen: LoadedModel) -> None:
     assert (rows == other).sum() < len(ids) / 2
     shifted = drawn_rows(qwen, [ids[0], *ids], KINDS["resample"](qwen, "all"))[1:]
     assert (rows == shifted).sum() < len(ids) / 2
+    words = drawn_rows(qwen, [3 + token % 90 for token in ids], KINDS["resample"](qwen, "all"))
+    assert (rows == words).sum() < len(ids) / 2
     assert torch.equal(rows[:9], drawn_rows(qwen, ids[:9], KINDS["resample"](qwen, "all")))
 
 
