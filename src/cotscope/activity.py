@@ -153,11 +153,12 @@ class _Reasoning:
 
     def __init__(self, session: Session) -> None:
         run = session.run
-        poles, found, self.first = "SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted", "NULL::BOOLEAN", "NULL"
+        found, self.first = "NULL::BOOLEAN", "NULL"
         if "prompts" in run.query("SELECT * FROM poles LIMIT 0").column_names:
             name = session.prompts[0].name.replace("'", "''")
             found, self.first = f"list_contains(prompts, '{name}')", "coalesce(steps_first, 0)::DOUBLE"
-        self.sql = f"SELECT layer, index, sign, {found} AS found_first FROM ({poles}) JOIN poles USING (layer, index, sign)"
+        self.sql = f"""SELECT layer, index, sign, {found} AS found_first FROM poles
+                       SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)"""
 
 
 def prompt_rows(session: Session, place: Place, names: Sequence[str]) -> list[dict]:

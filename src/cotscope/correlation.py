@@ -5,7 +5,7 @@ Pure: figures in, figures out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -86,21 +86,19 @@ def correlate(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[str
         "first": of.get(("own", "first", "nothing")),
         "fixed_first": of.get(("fixed", "first", "nothing")),
         "given_length": {k: length[k] for k in KEYS[:3]},
-        "random": _among_random(points.reasoning, points.random, lambda a: rank_correlation(a, accuracy)),
+        "random": _among_random(points, lambda a: rank_correlation(a, accuracy)),
     }
     if points.groups is not None:
         groups = points.groups
         summary["within"] = of.get(("own", "all", "kind"))
         summary["fixed_within"] = of.get(("fixed", "all", "kind"))
-        summary["random_within"] = _among_random(
-            points.reasoning, points.random, lambda a: within_rank_correlation(a, accuracy, groups)
-        )
+        summary["random_within"] = _among_random(points, lambda a: within_rank_correlation(a, accuracy, groups))
     return table, summary
 
 
-def _among_random(reasoning: Sequence[float], random: Sequence[Sequence[float]], statistic: Any) -> dict[str, Any] | None:
+def _among_random(points: Points, statistic: Callable[[Sequence[float]], float]) -> dict[str, Any] | None:
     """Where the reasoning neurons' correlation lies among the random sets'; None if it, or all of theirs, is undefined."""
-    target, found = statistic(reasoning), [statistic(a) for a in random]
+    target, found = statistic(points.reasoning), [statistic(a) for a in points.random]
     found = [r for r in found if not np.isnan(r)]
     if not found or np.isnan(target):
         return None

@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import figures, text
+from . import figures, text, variants
 
 KINDS = {
     "none": "nothing disrupted",
@@ -122,6 +122,7 @@ def _page(run: _RunFolder) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
         autoescape=True,
+        loader=jinja2.PackageLoader("cotscope", "report"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -144,6 +145,7 @@ def _page(run: _RunFolder) -> str:
         damage=_damage(run),
         operations=_operations(run),
         prompts=_prompts(run),
+        variants=variants.section(run),
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
         phenomena=run.rows("phenomena"),
