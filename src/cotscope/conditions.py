@@ -66,6 +66,7 @@ class Condition:
         split: "test" or "discovery".
         neuron_set: what is disrupted; "none" without an intervention.
         record: keep the active poles.
+        limit: problems of the split, the first ones; None: all.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Condition:
     neuron_set: str = "none"
     intervention: Intervention | None = None
     record: bool = False
+    limit: int | None = None
 
 
 def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
@@ -91,7 +93,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
     missing = [c for c in conditions if c.name not in done or (c.record and not done[c.name]["recorded"])]
     if not missing:
         return
-    problems = [getattr(session.split, c.split) for c in missing]
+    problems = [getattr(session.split, c.split)[: c.limit] for c in missing]
     session.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the conditions' time
     with session.bar(what, sum(map(len, problems)), "problem") as bar, ExitStack() as open_tables:
         sinks = [_Sink(session, c, p, open_tables) for c, p in zip(missing, problems)]

@@ -20,10 +20,12 @@ from .judge.lexicon import normalise
 from .lm.models import DEFAULT_MODEL
 from .numbers import format_number
 from .prompts.derive import derive_prompts, left_out
-from .prompts.exemplars import load_exemplars
+from .prompts.exemplars import Exemplars, load_exemplars
+from .prompts.extra import ExtraPrompt, extra_prompts
 from .prompts.files import load_prompt_files
 from .records import Prompt
 from .store import Run
+from .verdicts import RULE
 
 if TYPE_CHECKING:
     from .lm.engine import Engine
@@ -128,6 +130,8 @@ class Session:
         session.run = Run.create(out, study)
         with session.run.writing():
             session.run.manifest.setdefault("command", list(command))
+            if not session.run.manifest["stages"]:  # written down before anything is measured, or not at all
+                session.run.manifest.setdefault("rules", {"phenomena": RULE})
             # In bfloat16 a text can depend on the batch it was written in: a study keeps its batch size.
             session.run.manifest.setdefault("rows_per_batch", rows or session.engine.batch_rows(session._longest))
             session.run.save()
@@ -165,7 +169,7 @@ class Session:
         """
         prompts: tuple[Prompt, ...] = ()
         if self.config.exemplars is not None or not self.config.prompt_files:
-            exemplars = load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
+            exemplars = self._exemplars
             prompts = derive_prompts(exemplars, seed=self.config.seed)
             self._left_out = left_out(exemplars)
         taken = [p.name for p in prompts]
@@ -176,6 +180,25 @@ class Session:
             if changed or len(prompts) != len(began_with):
                 raise self._changed(f"prompt {changed[0]}" if changed else "the list of prompts")
         return prompts
+
+    @cached_property
+    def _exemplars(self) -> Exemplars:
+        return load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
+
+    def extra_prompts(self, variants: int, sentences: bool) -> tuple[ExtraPrompt, ...]:
+        """Prompts to measure beside the study's own: variants of the exemplars (the built-in ones where it has none).
+
+        Raises: PromptError if the exemplars do not allow so many, or a prompt is too long for the model; RunError if one
+            was measured already and has changed since then.
+        """
+        extra = extra_prompts(self._exemplars, variants, sentences, self.config.seed)
+        self._check_length([e.prompt for e in extra])
+        if hasattr(self, "run"):
+            known = self.run.manifest.setdefault("extra_prompts", {})
+            for prompt in (e.prompt for e in extra):
+                if known.setdefault(prompt.name, _prompt_hash(prompt)) != _prompt_hash(prompt):
+                    raise self._changed(f"prompt {prompt.name}")
+        return extra
 
     @cached_property
     def concepts(self) -> ConceptSet:
@@ -228,18 +251,8 @@ class Session:
         check_vocabulary(self.concepts, {normalise(token) for token in self.vocabulary})
         if config.k > loaded.anatomy.width:
             raise UserError("--k is larger than a layer", expected=f"at most {loaded.anatomy.width}", got=str(config.k))
-        question = max((p.question for part in parts.parts().values() for p in part), key=lambda q: len(loaded.encode(q)))
-        for prompt in prompts:  # before anything runs: a prompt that is too long must not stop a study half-way
-            longest = len(loaded.encode(prompt.text(question)))
-            self._longest = max(self._longest, longest + config.max_new_tokens)
-            if longest + config.max_new_tokens > loaded.context:
-                raise PromptError(
-                    f"prompt {prompt.name} is longer than the model's context",
-                    expected=f"at most {loaded.context - config.max_new_tokens} tokens with the longest question "
-                    f"({loaded.context} less {config.max_new_tokens} to generate)",
-                    got=f"{longest}",
-                    remedy="Use fewer exemplars, or a smaller --max-new-tokens.",
-                )
+        self._check_length(prompts)  # before anything runs: a prompt that is too long must not stop a study half-way
+        self.extra_prompts(config.variants, config.sentences)
         return {
             "model": {
                 "name": loaded.name,
@@ -267,6 +280,23 @@ class Session:
             ],
             "config": asdict(self.config),
         }
+
+    def _check_length(self, prompts: Sequence[Prompt]) -> None:
+        """Raise PromptError if a prompt, the longest question and what is generated do not fit the model's context."""
+        loaded, new = self.loaded, self.config.max_new_tokens
+        questions = (p.question for part in self.split.parts().values() for p in part)
+        question = max(questions, key=lambda q: len(loaded.encode(q)))
+        for prompt in prompts:
+            longest = len(loaded.encode(prompt.text(question)))
+            self._longest = max(self._longest, longest + new)
+            if longest + new > loaded.context:
+                raise PromptError(
+                    f"prompt {prompt.name} is longer than the model's context",
+                    expected=f"at most {loaded.context - new} tokens with the longest question "
+                    f"({loaded.context} less {new} to generate)",
+                    got=f"{longest}",
+                    remedy="Use fewer exemplars, or a smaller --max-new-tokens.",
+                )
 
     def _write_problems(self) -> None:
         rows = [

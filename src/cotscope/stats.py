@@ -121,6 +121,54 @@ def partial_spearman(
     return rho, float(low), float(high)
 
 
+def within_spearman(
+    x: Sequence[float], y: Sequence[float], groups: Sequence[Hashable], seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Rank correlation inside groups, pooled: what is left of it when groups may differ for any reason.
+
+    Points are ranked within their group; the ranks, less their mean and divided by the group's size + 1 (so that a
+    point weighs the same in a small group as in a large one; van Elteren 1960), are correlated over all groups.
+    p is two-sided, y being permuted within groups; the interval is a percentile bootstrap over points within groups.
+
+    Returns: rho, low, high, p; all NaN with a NaN among the points, or when one variable does not vary within any
+    group. Bootstrap samples in which it does not have no rho and are left out.
+    """
+    rho = within_rank_correlation(x, y, groups)
+    if np.isnan(rho):
+        return (float("nan"),) * 4
+    x, y, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
+    members = _members(groups)
+    draws = [m[rng.integers(0, len(m), (RESAMPLES, len(m)))] for m in members]
+    low, high = np.nanquantile(_within([(x[d], y[d]) for d in draws]), [0.5 - level / 2, 0.5 + level / 2])
+    whole = [np.broadcast_to(m, d.shape) for m, d in zip(members, draws)]
+    shuffled = _within([(x[m], rng.permuted(y[m], axis=1)) for m in whole])
+    p = (1 + int((np.abs(shuffled) >= abs(rho) - 1e-12).sum())) / (RESAMPLES + 1)
+    return rho, float(low), float(high), float(p)
+
+
+def within_rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Hashable]) -> float:
+    """The correlation of `within_spearman` alone; NaN where it gives NaN."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if not len(x) or np.isnan(x).any() or np.isnan(y).any():
+        return float("nan")
+    return float(_within([(x[m][None], y[m][None]) for m in _members(groups)])[0])
+
+
+def _members(groups: Sequence[Hashable]) -> list[np.ndarray]:
+    """The places of each group's points."""
+    return [np.array([i for i, g in enumerate(groups) if g == name]) for name in dict.fromkeys(groups)]
+
+
+def _within(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Row-wise correlation of ranks within parts, which are x and y of a group, (rows, points) each."""
+    products = squares_x = squares_y = np.zeros(len(parts[0][0]))
+    for x, y in parts:
+        a, b = (_centred_ranks(v) / (v.shape[1] + 1) for v in (x, y))
+        products, squares_x, squares_y = products + (a * b).sum(1), squares_x + (a * a).sum(1), squares_y + (b * b).sum(1)
+    varies = (squares_x > 0) & (squares_y > 0)
+    return np.divide(products, np.sqrt(squares_x * squares_y), out=np.full(len(products), np.nan), where=varies)
+
+
 def _rank_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
     """Row-wise Spearman (average ranks for ties), given z (rows × points × columns) if it is not None.
 

@@ -328,3 +328,94 @@ def test_how_values_are_written() -> None:
     assert [seconds(v) for v in (1.04, 125, 7322, None)] == ["1.0 s", "2 min 5 s", "2 h 2 min", "–"]
     assert visible("a b\r\x7f\u200b") == "a b\\r\\x7fU+200B"
     assert len("".join(piece.text for piece in chip("x" * 500).pieces)) == 40
+
+
+def with_variants(folder: Path) -> Path:
+    """A complete run with variants and sentences, discovered under two prompts; names and kinds are hostile."""
+    complete(folder)
+    kinds = ["full", "text_only", "<script>alert(5)</script>"]
+    rows = [
+        {"prompt": f"{kind}.{i}</svg>", "family": family, "kind": kind, "exemplars": 3, "prompt_tokens": 100 + i,
+         "n": 32, "correct": 10 + i, "accuracy": (10 + i) / 32, "low": 0.1, "high": 0.9, "tokens_per_problem": 40.0,
+         "poles_per_token": 5.0 + i, "fixed_activity": None if family == "sentence" else 7.0 + i}
+        for family in ("variant", "sentence") for i, kind in enumerate(kinds * 3)
+    ]  # fmt: skip
+    table(folder, "variants", rows)
+    found = {"spearman": 0.4711, "low": 0.2111, "high": 0.6911, "p_value": 0.0123}
+    table(folder, "correlations", [
+        found | {"family": family, "prompts": 9, "activity": activity, "poles": poles, "given": given,
+                 "p_value": None if given == "length" else 0.0123}
+        for family in ("study", "variant", "sentence") for activity in ("own", "fixed") for poles in ("all", "first")
+        for given in ("nothing", "length", "kind") if (family, activity) != ("sentence", "fixed")
+    ])  # fmt: skip
+    table(folder, "sentence_kinds", [
+        {"kind": "none<b>", "prompts": 1, "accuracy_n": 32, "fixed_n": 8}
+        | {f"{name}{end}": 0.5123 for name in ("accuracy", "activity", "fixed") for end in ("", "_low", "_high")}
+    ])  # fmt: skip
+    poles = pq.read_table(folder / "tables/poles.parquet").to_pylist()
+    table(folder, "poles", [pole | {"prompts": ["full", "<i>"] if i % 2 else ["<i>"]} for i, pole in enumerate(poles)])
+    summary = json.loads((folder / "summary.json").read_text())
+    random = {"sets": 100, "reasoning": 0.4311, "median": 0.0511, "quantiles": [-0.3511, 0.3911], "p_value": 0.0198}
+    section = {"spearman": 0.4711, "ci": [0.2111, 0.6911], "p_value": 0.0123, "random": random, "random_within": None}
+    summary["correlation"]["variants"] = section | {"within": found}
+    summary["correlation"]["sentences"] = section | {"ci": [-0.1, 0.9], "within": None}
+    summary["variants"] = {"variants": 9, "sentences": 9, "problems": 32, "solutions": 8}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_many_prompts(tmp_path: Path) -> None:
+    page = read(with_variants(tmp_path))
+    text = " ".join(page.text.split())
+    assert {0.4711, 0.2111, 0.6911, 0.0123, 0.0511, -0.3511, 0.0198, 0.5123} <= page.figures
+    assert ("Over the variants own activity goes with accuracy, more closely than that of matched random neurons does. "
+            "Within perturbations it goes with accuracy.") in text  # fmt: skip
+    assert "Over the sentences own activity shows no established relation to accuracy (the interval includes 0)." in text
+    assert "measured on 32 test problems, their fixed activity on 8 given solutions" in text
+    assert "The paper's way: poles found under the first prompt alone" in text
+    assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
+    # A mark per prompt, and one per kind in the legend; sentences have no fixed activity here.
+    assert sum(tag == "path" and "mark" in (a.get("class") or "").split() for tag, a in page.elements) == 3 * (9 + 3)
+    assert "<script>" not in (tmp_path / "report.html").read_text()
+    assert not page.open
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"ci": [-0.9, -0.2]}, "goes against accuracy."),
+        ({"random": {"p_value": 0.3}}, "but so does that of matched random neurons"),
+        ({"random": None}, "own activity goes with accuracy."),
+        ({"spearman": None}, "could not be computed"),
+        ({"within": {"spearman": 0.2, "low": -0.1, "high": 0.4}}, "Within perturbations it shows no established"),
+    ],
+)
+def test_what_the_correlation_over_variants_says(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with_variants(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["correlation"]["variants"] |= {"within": None} | changed
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert said in " ".join(read(tmp_path).text.split())
+
+
+def test_without_variants_the_command_is_named(tmp_path: Path) -> None:
+    text = " ".join(read(complete(tmp_path)).text.split())
+    assert "not run yet: cotscope variants RUN" in text
+    assert "The reasoning set was discovered under one prompt, the first (full), so these counts favour it." in text
+
+
+def test_phenomena_show_both_activities(tmp_path: Path) -> None:
+    complete(tmp_path)
+    [row] = pq.read_table(tmp_path / "tables/phenomena.parquet").to_pylist()
+    row |= {"detectable": 0.1234, "activity_p_holm": 0.0321, "fixed_change": -0.7777, "fixed_low": -0.9, "fixed_high": -0.6}
+    row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "explained", "verdict_fixed": "no <change>"}
+    table(tmp_path, "phenomena", [row])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    rule = manifest["units"]["phenomena.verdict"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"rules": {"phenomena": rule}}))
+    page = read(tmp_path)
+    assert {0.0321, -0.7777, 0.0456} <= page.figures
+    assert "no <change>" in page.text and "24 given" in page.text
+    assert f"written down in the manifest when the study began: {rule}" in page.text

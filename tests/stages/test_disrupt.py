@@ -18,7 +18,7 @@ import torch
 from conftest import TinyStudy
 
 from cotscope.cli import main
-from cotscope.executors.local import STAGES, study_stages
+from cotscope.executors.local import STAGES, stages_of
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.session import Session, StudyConfig
@@ -198,8 +198,8 @@ def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path,
 
 def test_a_study_runs_it_only_when_asked(ablated: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
     every = tuple(s for s in STAGES if s != "placebo")
-    assert study_stages(StudyConfig(disruptions=True)) == every
-    assert study_stages(StudyConfig()) == tuple(s for s in every if s != "disrupt")
+    assert stages_of(StudyConfig(disruptions=True)) == every
+    assert stages_of(StudyConfig()) == tuple(s for s in every if s != "disrupt")
     order = list(STAGES)
     assert order.index("operations") < order.index("disrupt") < order.index("measure")
     out = tmp_path / "run"

@@ -17,6 +17,7 @@ from ..stages.keystones import keystones
 from ..stages.measure import measure
 from ..stages.operations import operations
 from ..stages.placebo import placebo
+from ..stages.variants import variants
 
 STAGES: dict[str, Callable[..., None]] = {
     "discover": discover,
@@ -27,15 +28,16 @@ STAGES: dict[str, Callable[..., None]] = {
     "operations": operations,
     "disrupt": disrupt,
     "measure": measure,
+    "variants": variants,
     "explain": explain,
     "placebo": placebo,
 }
 
 
-def study_stages(config: StudyConfig) -> tuple[str, ...]:
-    """The stages of a whole study: all but those that its configuration leaves out, and the placebo (a study of its own)."""
-    left_out = {"placebo"} | ({"disrupt"} if not config.disruptions else set())
-    return tuple(name for name in STAGES if name not in left_out)
+def stages_of(config: StudyConfig) -> tuple[str, ...]:
+    """The stages of a study with this configuration, in order. The placebo is a study of its own."""
+    wanted = {"disrupt": config.disruptions, "variants": config.variants > 0 or config.sentences, "placebo": False}
+    return tuple(name for name in STAGES if wanted.get(name, True))
 
 
 def run_stages(
@@ -47,11 +49,11 @@ def run_stages(
     """Run stages in order while holding the run folder.
 
     Args:
-        stages: by name; None: those of a whole study.
+        stages: which; None: those of a study with the session's configuration.
         before: is told each stage's name before it runs.
         options: a stage's own keyword arguments.
     """
     with session.run.writing():
-        for name in study_stages(session.config) if stages is None else stages:
+        for name in stages_of(session.config) if stages is None else stages:
             before(name)
             STAGES[name](session, **options.get(name, {}))

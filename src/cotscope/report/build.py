@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import damage, disruptions, figures, placebo, text
+from . import damage, disruptions, figures, placebo, text, variants
 
 KINDS = {
     "none": "nothing disrupted",
@@ -125,8 +125,8 @@ def _page(run: _RunFolder) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
         autoescape=True,
+        loader=jinja2.PackageLoader("cotscope", "report"),
         undefined=jinja2.StrictUndefined,
-        loader=jinja2.PackageLoader(__package__, ""),
         trim_blocks=True,
         lstrip_blocks=True,
         # Whatever the run folder holds, hidden characters are made visible before the text is escaped.
@@ -150,6 +150,7 @@ def _page(run: _RunFolder) -> str:
         disruptions=disruptions.disruptions(run, KINDS),
         placebo=placebo.placebo(run),
         prompts=_prompts(run),
+        variants=variants.section(run),
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
         phenomena=run.rows("phenomena"),

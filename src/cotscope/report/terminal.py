@@ -50,12 +50,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         lines.append(f"{'prompt':34}{'accuracy':>9}  {'95 % interval':18}{'active poles/token':>18}")
         for name, p in prompts.items():
             lines.append(f"{name:34}{p['accuracy']:>9.3f}  {_interval(p['ci']):18}{p['own_activity']:>18.2f}")
-    correlation = summary.get("correlation", {})
-    if correlation.get("spearman") is not None:
-        lines.append(
-            f"Spearman over {correlation['prompts']} prompts: {correlation['spearman']:.2f} "
-            f"{_interval(correlation['ci'])}, p = {correlation['p_value']:.3f}"
-        )
+    study = summary.get("correlation", {})
+    for what, found in (("prompts", study), *((w, study.get(w) or {}) for w in ("variants", "sentences"))):
+        if found.get("spearman") is not None:
+            lines.append(
+                f"Spearman over {found['prompts']} {what}: {found['spearman']:.2f} "
+                f"{_interval(found['ci'])}, p = {found['p_value']:.3f}"
+            )
     return "\n".join(lines)
 
 

@@ -6,7 +6,8 @@ the activity of reasoning neurons the same way.
 Activity could move with accuracy for any neurons (a prompt that makes the model write more formulas moves many), so
 matched random sets are correlated with accuracy too, and length is held constant.
 
-Reads: `prompts`, `prompt_problems`, `activity`. Writes: `phenomena`, `random_correlations`.
+Reads: `prompts`, `prompt_problems`, `fixed_problems`, `variants`, `activity`. Writes: `phenomena`, `correlations`,
+`random_correlations`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pyarrow as pa
 
 from ..controls import matched_sets
+from ..correlation import KEYS, Points, correlate
 from ..neurons import active_neurons
 from ..records import Neuron, Pole
 from ..session import Session
@@ -26,13 +29,16 @@ from ..stats import (
     jaccard,
     mcnemar_exact,
     paired_bootstrap,
-    partial_spearman,
-    permutation_p,
     rank_correlation,
     sign_flip_p,
-    spearman,
 )
+from ..verdicts import RULE, verdict
 
+CORRELATIONS = pa.schema([
+    ("family", pa.string()), ("prompts", pa.int32()), *[(n, pa.string()) for n in ("activity", "poles", "given")],
+    *[(n, pa.float64()) for n in KEYS],
+])  # fmt: skip
+RANDOM = pa.schema([("family", pa.string()), ("neuron_set", pa.string()), ("spearman", pa.float64())])
 RANDOM_SETS = 100  # matched sets whose activity is correlated with accuracy; they cost no run of the model
 
 # Each phenomenon and the prompts that show it: the derived ones, then the stems of the paper's files.
@@ -45,20 +51,12 @@ PHENOMENA = {
     "wrong_results": ("wrong_results", "incorrect_label"),
 }  # fmt: skip
 
-RULE = (
-    "Accuracy has changed if its exact McNemar p, Holm-adjusted over the phenomena, is below 0.05; activity has changed "
-    "if the 95 % paired bootstrap interval of its change leaves 0 out. Both, in the same direction: explained. Both, in "
-    "opposite directions: contradicted. Accuracy alone: accuracy moves without activity. Activity alone, or neither: "
-    "said so, unless these problems could show (with 80 % power, the level shared by the phenomena) only a change in "
-    "accuracy above 0.15: too few problems to "
-    "tell. A phenomenon that several prompts show is judged on each problem's mean over them, accuracy then by a "
-    "sign-flip permutation test."
-)
-
-
 UNITS = {
     "phenomena.verdict": RULE,
     "correlation.fixed": "Spearman of fixed activity and accuracy over prompts",
+    "correlation.first": "Spearman of own activity and accuracy, of the poles found under the first prompt (the paper's way)",
+    "correlation.variants": "the same over prompts of random exemplars; .sentences: over zero-shot sentences",
+    "correlation.variants.within": "Spearman of ranks within perturbations (for sentences: within kinds), pooled",
     "correlation.given_length": "partial Spearman of own activity and accuracy given the prompt's and the completions' tokens",
     "correlation.random": "Spearman for matched random sets, both signs counted; p: share of them as high as the reasoning set",
     "stability.jaccard": "overlap of the reasoning poles that two halves of the solved discovery problems find",
@@ -76,67 +74,76 @@ def explain(session: Session) -> None:
         rows = _phenomena(session)
         if rows:
             run.write_rows("phenomena", rows)
-        keys = ("accuracy_change", "activity_change", "verdict", "detectable")
+        if run.manifest.get("rules", {}).get("phenomena") != RULE:
+            run.note("The rule for the verdicts is not one that was written down when this study began.")
+        keys = ("accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_fixed", "detectable")
         run.summarise(
-            "phenomena", {r["phenomenon"]: {k: r[k] for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows}
+            "phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows}
         )
 
 
 def _correlations(session: Session) -> None:
-    """Activity and accuracy over prompts: own, fixed, given length, and for random sets that could explain as well."""
+    """Activity and accuracy over the study's prompts, its variants and its sentences, each beside random sets."""
     run, seed = session.run, session.config.seed
-    prompts = run.rows("SELECT prompt, accuracy, poles_per_token, fixed_activity, tokens_per_problem FROM prompts")
-    accuracy = [r["accuracy"] for r in prompts]
-    rho, low, high, p = spearman([r["poles_per_token"] for r in prompts], accuracy, seed)
-    fixed = [r["fixed_activity"] for r in prompts]
-    fixed = dict(zip(("spearman", "low", "high", "p_value"), spearman(fixed, accuracy, seed))) if None not in fixed else None
+    families = _families(session)
+    conditions = [row["condition"] for rows in families.values() for row in rows]
+    reasoning, random_sets = _set_activity(session, conditions)
+    sets, correlations, at = [], [], 0
+    for family, rows in families.items():
+        part = slice(at, at := at + len(rows))
+        kinds = [row["kind"] for row in rows]
+        points = Points(
+            family,
+            rows,
+            kinds if len(set(kinds)) < len(kinds) else None,
+            reasoning[part],
+            [activity[part] for activity in random_sets],
+        )
+        table, summary = correlate(points, seed)
+        correlations += table
+        accuracy = [row["accuracy"] for row in rows]
+        sets += [
+            {"family": family, "neuron_set": f"random_{i}", "spearman": rank_correlation(activity, accuracy)}
+            for i, activity in enumerate(points.random)
+        ]
+        run.summarise("correlation", summary if family == "study" else {_SECTIONS[family]: summary})
+    run.write_rows("correlations", correlations, CORRELATIONS)
+    run.write_rows("random_correlations", sets, RANDOM)
+
+
+_SECTIONS = {"variant": "variants", "sentence": "sentences"}
+
+
+def _families(session: Session) -> dict[str, list[dict]]:
+    """Family → its prompts: what was measured under each, with the condition, the kind and the prompt's tokens."""
+    run = session.run
     length = {p["name"]: p["tokens"] for p in run.manifest["prompts"]}
-    given = [[length[r["prompt"]], r["tokens_per_problem"]] for r in prompts]
-    partial = partial_spearman([r["poles_per_token"] for r in prompts], accuracy, given, seed)
-    reasoning, random_sets = _set_activity(session, [r["prompt"] for r in prompts])
-    random_rho = [rank_correlation(activity, accuracy) for activity in random_sets]
-    run.write_rows("random_correlations", [{"neuron_set": f"random_{i}", "spearman": r} for i, r in enumerate(random_rho)])
-    target, random_rho = rank_correlation(reasoning, accuracy), [r for r in random_rho if not np.isnan(r)]
-    random = None
-    if random_rho and not np.isnan(target):
-        random = {
-            "sets": len(random_rho),
-            "reasoning": target,
-            "median": float(np.median(random_rho)),
-            "quantiles": [float(q) for q in np.quantile(random_rho, (0.025, 0.975))],
-            "p_value": permutation_p(-target, [-r for r in random_rho]),
-        }
-    run.summarise(
-        "correlation",
-        {
-            "spearman": rho,
-            "ci": [low, high],
-            "p_value": p,
-            "prompts": len(prompts),
-            "activity": "own_activity",
-            "fixed": fixed,
-            "given_length": dict(zip(("spearman", "low", "high"), partial)),
-            "random": random,
-        },
-    )
+    study = [
+        r | {"condition": f"measure.{r['prompt']}", "kind": r["prompt"], "prompt_tokens": length[r["prompt"]]}
+        for r in run.rows("SELECT * FROM prompts")
+    ]
+    extra = run.rows("SELECT 'variant.' || prompt AS condition, * FROM variants") if run.stage_done("variants") else []
+    parts = {family: [r for r in extra if r["family"] == family] for family in _SECTIONS}
+    return {"study": study} | {family: rows for family, rows in parts.items() if rows}
 
 
-def _set_activity(session: Session, prompts: list[str]) -> tuple[list[float], list[list[float]]]:
-    """Own activity by prompt, both signs counted, of the reasoning neurons that have an equal and of matched sets."""
+def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float], list[list[float]]]:
+    """Own activity by condition, both signs counted, of the reasoning neurons that have an equal and of matched sets."""
     run = session.run
     known = active_neurons(run)
     rows = run.query(
-        """SELECT prompt, layer, index, sum(steps / tokens) AS activity
-           FROM activity JOIN completions USING (condition, problem_id) WHERE condition LIKE 'measure.%' GROUP BY ALL"""
+        """SELECT condition, layer, index, sum(steps / tokens) AS activity
+           FROM activity JOIN completions USING (condition, problem_id) WHERE list_contains(?, condition) GROUP BY ALL""",
+        [conditions],
     ).to_pydict()
-    place = {prompt: i for i, prompt in enumerate(prompts)}
-    activity: dict[Neuron, np.ndarray] = defaultdict(lambda: np.zeros(len(prompts)))
-    for prompt, layer, index, value in zip(rows["prompt"], rows["layer"], rows["index"], rows["activity"]):
-        activity[Neuron(layer, index)][place[prompt]] = value
+    place = {condition: i for i, condition in enumerate(conditions)}
+    activity: dict[Neuron, np.ndarray] = defaultdict(lambda: np.zeros(len(conditions)))
+    for condition, layer, index, value in zip(rows["condition"], rows["layer"], rows["index"], rows["activity"]):
+        activity[Neuron(layer, index)][place[condition]] = value
     first = 1000 + session.config.seed
     targets, sets = matched_sets(known.reasoning, known.pool, known.traits, range(first, first + RANDOM_SETS))
     if not targets:
-        return [0.0] * len(prompts), []
+        return [0.0] * len(conditions), []
     return sum(activity[n] for n in targets).tolist(), [sum(activity[n] for n in s).tolist() for s in sets]
 
 
@@ -172,62 +179,71 @@ def _stability(session: Session) -> None:
 def _phenomena(session: Session) -> list[dict]:
     seed = session.config.seed
     reference = session.prompts[0].name
-    solved, active = _per_problem(session)
+    solved, measured = _per_problem(session)
     problems = sorted(solved[reference])
     rows = []
     for phenomenon, names in PHENOMENA.items():
         shown = [n for n in names if n in solved and n != reference]
         if not shown:
             continue
-        accuracy = [sum(solved[n][i] for n in shown) / len(shown) - solved[reference][i] for i in problems]
-        activity = [sum(active[n][i] for n in shown) / len(shown) - active[reference][i] for i in problems]
-        change, low, high = paired_bootstrap(accuracy, seed)
-        activity_change, activity_low, activity_high = paired_bootstrap(activity, seed)
+        row = {"phenomenon": phenomenon, "prompts": shown, "n": len(problems)}
+        changes = _changes(solved, reference, shown)
+        row |= _tested("accuracy", changes, seed)
         if len(shown) == 1:
-            p = mcnemar_exact([solved[reference][i] for i in problems], [solved[shown[0]][i] for i in problems])
-        else:
-            p = sign_flip_p(accuracy, seed)
-        rows.append(
-            {
-                "phenomenon": phenomenon,
-                "prompts": shown,
-                "n": len(problems),
-                "accuracy_change": change,
-                "accuracy_low": low,
-                "accuracy_high": high,
-                "accuracy_p": p,
-                "activity_change": activity_change,
-                "activity_low": activity_low,
-                "activity_high": activity_high,
-                "discordant": sum(a * a for a in accuracy) / len(problems),
-            }
-        )
-    for row, adjusted in zip(rows, holm([r["accuracy_p"] for r in rows])):
+            before, after = ([solved[name][i] for i in problems] for name in (reference, shown[0]))
+            row["accuracy_p"] = mcnemar_exact(before, after)
+        row["discordant"] = sum(a * a for a in changes) / len(problems)
+        for name, values in measured.items():
+            changes = _changes(values, reference, shown)
+            row |= _tested(name, changes, seed) | {f"{name}_n": len(changes)}
+        rows.append(row)
+    for name in ("accuracy", *measured):
+        for row, adjusted in zip(rows, holm([r[f"{name}_p"] for r in rows])):
+            row[f"{name}_p_holm"] = adjusted
+    for row in rows:
         row["detectable"] = detectable_difference(row.pop("discordant"), row["n"], tests=len(rows))
-        row["accuracy_p_holm"] = adjusted
-        row["verdict"] = verdict(row)
+        for name in measured:
+            row[_VERDICTS[name]] = verdict(
+                (row["accuracy_change"], row["accuracy_p_holm"]),
+                (row[f"{name}_change"], row[f"{name}_p_holm"]),
+                row["detectable"],
+                row[f"{name}_n"],
+                len(rows),
+            )
     return rows
 
 
-def verdict(row: dict) -> str:
-    """The rule `RULE` on one row of the table."""
-    accuracy = row["accuracy_p_holm"] < 0.05
-    activity = row["activity_low"] > 0 or row["activity_high"] < 0
-    if accuracy and activity:
-        same = (row["accuracy_change"] > 0) == (row["activity_change"] > 0)
-        return "explained" if same else "contradicted"
-    if accuracy:
-        return "accuracy moves without activity"
-    if row["detectable"] > 0.15:
-        return "too few problems to tell"
-    return "activity moves without accuracy" if activity else "no change"
+_VERDICTS = {
+    "activity": "verdict",
+    "activity_first": "verdict_first",
+    "fixed": "verdict_fixed",
+    "fixed_first": "verdict_fixed_first",
+}  # kind of activity → column of the verdict on it
 
 
-def _per_problem(session: Session) -> tuple[dict[str, dict[str, bool]], dict[str, dict[str, float]]]:
-    """prompt → problem id → solved; prompt → problem id → active reasoning poles per token."""
+def _changes(values: dict[str, dict[str, float]], reference: str, shown: list[str]) -> list[float]:
+    """Problem by problem, the mean over the prompts shown less the value under the reference."""
+    return [
+        sum(values[name][i] for name in shown) / len(shown) - before for i, before in sorted(values[reference].items())
+    ]
+
+
+def _tested(name: str, changes: list[float], seed: int) -> dict[str, float]:
+    change = dict(zip((f"{name}_change", f"{name}_low", f"{name}_high"), paired_bootstrap(changes, seed)))
+    return change | {f"{name}_p": sign_flip_p(changes, seed)}
+
+
+def _per_problem(session: Session) -> tuple[dict[str, dict[str, bool]], dict[str, dict[str, dict[str, float]]]]:
+    """prompt → problem id → solved; kind of activity → prompt → problem id → active reasoning poles per token."""
+    own, fixed = (session.run.rows(f"SELECT * FROM {table}") for table in ("prompt_problems", "fixed_problems"))
     solved: dict[str, dict[str, bool]] = {}
-    active: dict[str, dict[str, float]] = {}
-    for row in session.run.rows("SELECT * FROM prompt_problems"):
+    for row in own:
         solved.setdefault(row["prompt"], {})[row["problem_id"]] = row["correct"]
-        active.setdefault(row["prompt"], {})[row["problem_id"]] = row["poles_per_token"]
-    return solved, active
+    measured: dict[str, dict[str, dict[str, float]]] = {}
+    for name, rows in (("activity", own), ("fixed", fixed)):
+        for end in ("", "_first"):
+            for row in rows:
+                if (value := row[f"poles_per_token{end}"]) is not None:
+                    of_prompt = measured.setdefault(f"{name}{end}", {}).setdefault(row["prompt"], {})
+                    of_prompt[row["problem_id"]] = value
+    return solved, measured

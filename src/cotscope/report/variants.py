@@ -1,0 +1,208 @@
+"""The report's part on activity and accuracy over many prompts: the study's own, variants, sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from markupsafe import Markup
+
+from .figures import (
+    WIDTH,
+    Point,
+    _decimals,
+    _fill,
+    _round_range,
+    _scale,
+    _short,
+    _svg,
+    _text,
+    _ticks,
+    _x_axis,
+)
+from .text import is_number, number
+
+FAMILIES = {"study": "the study's prompts", "variant": "variants", "sentence": "sentences"}
+_SECTIONS = {"variant": "variants", "sentence": "sentences"}
+_WITHIN = {"variant": "perturbations", "sentence": "kinds"}
+_GIVEN = {"nothing": "", "length": "given length", "kind": "within kinds"}
+_COLOURS = 10
+# Around (0, 0), of about the same area: what colours alone do not tell apart, shapes do.
+_SHAPES = (
+    "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
+    "M-4 -4h8v8h-8z",
+    "M0 -5.6l5.2 9.6h-10.4z",
+    "M0 -5.8l5.8 5.8l-5.8 5.8l-5.8 -5.8z",
+)
+
+_FOUND_SQL = """
+    WITH found AS (SELECT prompts FROM poles JOIN
+                   (SELECT DISTINCT layer, "index", sign FROM annotations WHERE accepted) USING (layer, "index", sign))
+    SELECT prompt, count(*) AS poles, (SELECT count(*) FROM found) AS total
+    FROM (SELECT unnest(prompts) AS prompt FROM found) GROUP BY prompt
+"""
+
+
+class RunFolder(Protocol):
+    """What this part reads."""
+
+    summary: dict[str, Any]
+    manifest: dict[str, Any]
+
+    def has(self, *tables: str) -> bool: ...
+
+    def rows(self, table: str, sql: str = "", *values: Any, others: Sequence[str] = ()) -> list[dict[str, Any]]: ...
+
+
+def section(run: RunFolder) -> dict[str, Any]:
+    """What the template shows: figures, the table of correlations, kinds of sentences, and how the poles were found."""
+    correlation = run.summary.get("correlation") or {}
+    rows = run.rows("variants")
+    parts = []
+    for family, name in _SECTIONS.items():
+        own = [row for row in rows if row["family"] == family]
+        if own:
+            parts.append({
+                "name": name, "rows": own,
+                "figure": _figure(own, name, "poles_per_token", "own activity (active reasoning poles per generated token)"),
+                "fixed": _figure(own, name, "fixed_activity", "fixed activity (active reasoning poles per given token)"),
+                "says": _says(correlation.get(name) or {}, name, _WITHIN[family]),
+            })  # fmt: skip
+    table, families = _table(run, correlation)
+    prompts = run.rows("prompts")
+    return {
+        "parts": parts,
+        "table": table,
+        "families": families,
+        "kinds": run.rows("sentence_kinds"),
+        "first": any(is_number(row.get("poles_per_token_first")) for row in prompts),
+        "discovery": _discovery(run),
+        "rule": (run.manifest.get("rules") or {}).get("phenomena", ""),
+        **{key: (run.summary.get("variants") or {}).get(key) for key in ("problems", "solutions")},
+    }
+
+
+def _discovery(run: RunFolder) -> list[dict[str, Any]]:
+    """Under which prompts how many of the reasoning poles were found; the study's order. Empty in a run that has no such
+    column."""
+    sample = run.rows("poles", "SELECT * FROM poles LIMIT 1")
+    if not sample or "prompts" not in sample[0]:
+        return []
+    order = [prompt.get("name") for prompt in run.manifest.get("prompts") or []]
+    found = run.rows("poles", _FOUND_SQL, others=("annotations",))
+    return sorted(found, key=lambda row: order.index(row["prompt"]) if row["prompt"] in order else len(order))
+
+
+def _table(run: RunFolder, correlation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+    """Rows of the table of correlations, a cell per family; and the families with their number of prompts."""
+    found = run.rows("correlations")
+    families = {row["family"]: row["prompts"] for row in found}
+    cells = {(row["family"], row["activity"], row["poles"], row["given"]): row for row in found}
+    rows = []
+    for poles in ("all", "first"):
+        for activity in ("own", "fixed"):
+            for given, said in _GIVEN.items():
+                row = [cells.get((family, activity, poles, given)) for family in families]
+                if any(row):
+                    label = f"{activity} activity{f', {said}' if said else ''}"
+                    rows.append({"label": label, "cells": row, "poles": poles, "random": False})
+    for key, said in (("random", ""), ("random_within", ", within kinds")):
+        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family)) or {}).get(key))
+               for family in families]  # fmt: skip
+        if any(row):
+            label = f"own activity of matched random sets{said}"
+            rows.append({"label": label, "cells": row, "poles": "random", "random": True})
+    return rows, [(FAMILIES.get(family, family), count) for family, count in families.items()]
+
+
+def _random(entry: Any) -> dict[str, Any] | None:
+    if not isinstance(entry, dict):
+        return None
+    low, high = entry.get("quantiles") or (None, None)
+    cell = {"spearman": entry.get("median"), "low": low, "high": high}
+    return cell | {k: entry.get(k) for k in ("p_value", "reasoning")}
+
+
+def _says(found: Mapping[str, Any], name: str, kinds: str) -> str:
+    """What the correlations of one family say, and no more."""
+    if not is_number(found.get("spearman")):
+        return f"Over the {name} the correlation could not be computed: accuracy or activity does not vary."
+    low, high = found.get("ci") or (None, None)
+    side = _side(low, high)
+    said = f"Over the {name} own activity {_RELATION[side]}"
+    p = (found.get("random") or {}).get("p_value")
+    if side > 0 and is_number(p):
+        said += (
+            ", more closely than that of matched random neurons does" if p <= 0.05 else
+            ", but so does that of matched random neurons: the relation is not particular to reasoning neurons"
+        )  # fmt: skip
+    within = found.get("within") or {}
+    if is_number(within.get("spearman")):
+        said += f". Within {kinds} it {_RELATION[_side(within.get('low'), within.get('high'))]}"
+    return said + "."
+
+
+_RELATION = {
+    1: "goes with accuracy",
+    0: "shows no established relation to accuracy (the interval includes 0)",
+    -1: "goes against accuracy",
+}
+
+
+def _side(low: Any, high: Any) -> int:
+    """1 or -1 where an interval lies above or below 0, else 0."""
+    if not (is_number(low) and is_number(high)):
+        return 0
+    return (low > 0) - (high < 0)
+
+
+def _figure(rows: Sequence[dict[str, Any]], name: str, column: str, label: str) -> Markup | str:
+    points = [
+        (row["kind"], Point(row["prompt"], row[column], row["accuracy"], row.get("low"), row.get("high")))
+        for row in rows
+        if is_number(row.get(column)) and is_number(row["accuracy"])
+    ]
+    return group_scatter(points, label, f"{name}-{column.replace('_', '-')}") if points else ""
+
+
+def group_scatter(points: Sequence[tuple[str, Point]], x_label: str, name: str) -> Markup:
+    """Accuracy against activity, one dot per prompt in its kind's colour and shape, with a legend at the right.
+
+    Args:
+        points: (kind, prompt); all x and y finite.
+        x_label: the x axis: what is counted, and its unit.
+        name: of the figure, unique on the page.
+    """
+    kinds = list(dict.fromkeys(kind for kind, _ in points))
+    left, right, top = 56, WIDTH - 216, 14
+    bottom = max(344, top + 18 * len(kinds) + 20)
+    x_low, x_high, x_step = _round_range([p.x for _, p in points])
+    y_low, y_high, y_step = _round_range([v for _, p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
+    parts = []
+    for tick in _ticks(y_low, y_high, y_step):
+        y = _scale(tick, y_low, y_high, bottom, top)
+        parts.append(_fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
+        parts.append(_text(left - 8, y + 4, number(tick, _decimals(y_step)), "end", "muted"))
+    parts.append(_x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
+    parts.append(_fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
+                       (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
+    for _, p in points:
+        if is_number(p.low) and is_number(p.high):
+            x = _scale(p.x, x_low, x_high, left, right)
+            low, high = (_scale(v, y_low, y_high, bottom, top) for v in (p.low, p.high))
+            parts.append(_fill('<path class="whisker faint" d="M{} {}V{}"/>', x, high, low))
+    for kind, p in points:
+        tip = f"{p.name} ({kind}): accuracy {number(p.y)}, activity {number(p.x)}"
+        place = _scale(p.x, x_low, x_high, left, right), _scale(p.y, y_low, y_high, bottom, top)
+        parts.append(_mark(kinds.index(kind), *place, tip))
+    for i, kind in enumerate(kinds):
+        y = top + 12 + 18 * i
+        parts.append(_mark(i, right + 22, y, kind))
+        parts.append(_text(right + 34, y + 4, _short(kind.replace("_", " "), 27), "start"))
+    about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for _, p in points)
+    return _svg(name, bottom + 44, "Accuracy and activity under each prompt, by kind of prompt", about, parts)
+
+
+def _mark(kind: int, x: float, y: float, tip: str) -> Markup:
+    return _fill('<path class="mark g{}" transform="translate({} {})" d="{}"><title>{}</title></path>',
+                 kind % _COLOURS, x, y, _SHAPES[kind % len(_SHAPES)], tip)  # fmt: skip
