@@ -103,7 +103,7 @@ def test_kinds_doses_and_scopes_differ(finished: Run) -> None:
     assert len(set(by_way.values())) == len(NAMES)
     kl = {
         name_of(r): r["value"]
-        for r in finished.rows("SELECT * FROM disruptions WHERE neuron_set = 'reasoning' AND outcome = 'kl'")
+        for r in finished.rows("SELECT * FROM disruptions WHERE neuron_set = 'comparable' AND outcome = 'kl'")
     }
     assert kl["scale_0_prompt"] == kl["scale_0"] > kl["scale_0.75"] > 0
     assert kl["noise_3"] > kl["noise_0.5"]
@@ -197,7 +197,7 @@ def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path,
 
 
 def test_a_study_runs_it_only_when_asked(ablated: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
-    every = tuple(s for s in STAGES if s != "placebo")
+    every = tuple(s for s in STAGES if s not in ("variants", "placebo"))
     assert stages_of(StudyConfig(disruptions=True)) == every
     assert stages_of(StudyConfig()) == tuple(s for s in every if s != "disrupt")
     order = list(STAGES)
