@@ -1,8 +1,8 @@
 """Own and fixed activity under any list of prompts: recorded, then counted from the tables (design, section 2).
 
 Own activity is measured on the tokens that the model itself generated, fixed activity on one and the same solution
-under every prompt. Both are counted twice: over all reasoning poles, and (columns named `…_first`) over those found
-under the study's first prompt, the paper's way, which favours that prompt.
+under every prompt. Both are counted twice: over all reasoning poles, and (columns named `…_first`) over those that
+discovery under the study's first prompt finds: the paper's way, which favours that prompt.
 """
 
 from __future__ import annotations

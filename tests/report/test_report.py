@@ -372,7 +372,7 @@ def test_many_prompts(tmp_path: Path) -> None:
             "Within perturbations it goes with accuracy.") in text  # fmt: skip
     assert "Over the sentences own activity shows no established relation to accuracy (the interval includes 0)." in text
     assert "measured on 32 test problems, their fixed activity on 8 given solutions" in text
-    assert "The paper's way: poles found under the first prompt alone" in text
+    assert "The paper's way: poles that discovery under the first prompt finds" in text
     assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
     # A mark per prompt, and one per kind in the legend; sentences have no fixed activity here.
     assert sum(tag == "path" and "mark" in (a.get("class") or "").split() for tag, a in page.elements) == 3 * (9 + 3)
@@ -410,6 +410,7 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     complete(tmp_path)
     [row] = pq.read_table(tmp_path / "tables/phenomena.parquet").to_pylist()
     row |= {"detectable": 0.1234, "activity_p_holm": 0.0321, "fixed_change": -0.7777, "fixed_low": -0.9, "fixed_high": -0.6}
+    row |= {"verdict_first": "<first>", "verdict_fixed_first": "no change"}
     row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "explained", "verdict_fixed": "no <change>"}
     table(tmp_path, "phenomena", [row])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -418,4 +419,5 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     page = read(tmp_path)
     assert {0.0321, -0.7777, 0.0456} <= page.figures
     assert "no <change>" in page.text and "24 given" in page.text
+    assert "the paper's way: <first>" in page.text and "the paper's way: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text

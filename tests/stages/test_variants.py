@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,22 +192,20 @@ def test_phenomena_have_a_verdict_on_either_activity(finished: Run) -> None:
         assert {k: row[k] for k in ("verdict", "verdict_fixed", "fixed_change")}.items() <= summary.items()
 
 
-def test_a_rule_that_was_not_written_down_is_said(tiny_study: TinyStudy, finished: Run, tmp_path: Path) -> None:
+def test_a_rule_that_was_not_written_down_is_said(finished: Run, tmp_path: Path) -> None:
     assert not any("rule" in note for note in finished.manifest["notes"])
     manifest = json.loads((finished.folder / "manifest.json").read_text())
     changed = tmp_path / "run"
     changed.mkdir()
-    (changed / "tables").symlink_to(finished.folder / "tables", target_is_directory=True)
     (changed / "manifest.json").write_text(json.dumps(manifest | {"rules": {"phenomena": "another"}}))
-    (changed / "tables").unlink()
-    subprocess.run(["cp", "-r", str(finished.folder / "tables"), str(changed)], check=True)
+    shutil.copytree(finished.folder / "tables", changed / "tables")
     assert main(["explain", str(changed)]) == 0
     assert any("not one that was written down" in note for note in Run.open(changed).manifest["notes"])
 
 
-def test_more_variants_keep_those_that_are_done(tiny_study: TinyStudy, finished: Run, tmp_path: Path) -> None:
+def test_more_variants_keep_those_that_are_done(finished: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    subprocess.run(["cp", "-rp", str(finished.folder), str(run)], check=True)
+    shutil.copytree(finished.folder, run)  # with the files' times
     before = {p.name: p.stat().st_mtime_ns for p in (run / "tables/completions").iterdir()}
     tables = {name: pq.read_table(run / f"tables/{name}.parquet") for name in ("variants", "variant_problems")}
     assert main(["variants", str(run), "--variants", "20"]) == 0
@@ -255,10 +254,10 @@ def test_too_many_and_too_long_are_said_before_anything_runs(
 
 
 def test_changed_exemplars_are_noticed(
-    capsys: pytest.CaptureFixture[str], tiny_study: TinyStudy, tmp_path: Path, finished: Run
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Run
 ) -> None:
     run = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(finished.folder), str(run)], check=True)
+    shutil.copytree(finished.folder, run)
     manifest = json.loads((run / "manifest.json").read_text())
     name = next(iter(manifest["extra_prompts"]))
     manifest["extra_prompts"][name] = "0" * 64

@@ -54,7 +54,7 @@ PHENOMENA = {
 UNITS = {
     "phenomena.verdict": RULE,
     "correlation.fixed": "Spearman of fixed activity and accuracy over prompts",
-    "correlation.first": "Spearman of own activity and accuracy, of the poles found under the first prompt (the paper's way)",
+    "correlation.first": "the same for own activity of the poles that discovery under the first prompt finds (the paper's way)",
     "correlation.variants": "the same over prompts of random exemplars; .sentences: over zero-shot sentences",
     "correlation.variants.within": "Spearman of ranks within perturbations (for sentences: within kinds), pooled",
     "correlation.given_length": "partial Spearman of own activity and accuracy given the prompt's and the completions' tokens",

@@ -24,7 +24,7 @@ ROLE_ACTIVITY = pa.schema(
 UNITS = {
     "prompts.*.own_activity": "active reasoning poles per generated token of the model's own completion, mean over problems",
     "prompts.*.fixed_activity": "the same on one given solution under every prompt; null: no solution could be given",
-    "prompts.*.own_activity_first": "own activity of the poles found under the study's first prompt alone (the paper's way)",
+    "prompts.*.own_activity_first": "that of the poles which discovery under the first prompt finds (the paper's way)",
     "prompts.*.fixed_activity_first": "fixed activity of those poles",
     "prompts.*.given_log_prob": "mean over problems of the mean log-probability (nats) of the given solution's result tokens",
     "prompts.*.strength": "sum of the active reasoning poles' update sizes per generated token, mean over problems",
