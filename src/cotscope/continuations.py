@@ -11,10 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
+from .data.battery import load_battery
 from .prompts.derive import render_solution
 from .records import Problem, Prompt
 from .session import Session
@@ -104,6 +105,28 @@ def score_roles(
             here.setdefault(role, []).append(token_score)
         by_role.append(here)
     return by_role
+
+
+class BatteryHit(NamedTuple):
+    """Whether every token of an item's answer was the most likely one."""
+
+    task: str
+    item: str
+    hit: bool
+
+
+def score_battery(engine: Engine, items: int, intervention: Intervention | None = None) -> list[BatteryHit]:
+    """The first `items` items of each task of the battery, under an intervention."""
+    from .lm.scoring import Given, score
+
+    loaded, start = engine.loaded, len(engine.loaded.encode(""))
+    hits = []
+    for task in load_battery():  # apart: a task's items share their shots, which are then run once
+        asked = task.items[:items]
+        answers = tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in asked)
+        found = score(engine, Given(tuple(map(task.prompt, asked)), answers, intervention=intervention))
+        hits += [BatteryHit(task.name, i[0], all(t.greedy for t in f)) for i, f in zip(asked, found, strict=True)]
+    return hits
 
 
 def continuations(session: Session) -> tuple[Continuation, ...]:

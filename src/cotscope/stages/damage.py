@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from hashlib import sha256
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..continuations import ARITHMETIC, ROLES, Continuation, continuations, score_roles
-from ..data.battery import load_battery
+from ..continuations import ARITHMETIC, ROLES, Continuation, continuations, score_battery, score_roles
 from ..neurons import comparison
 from ..records import Neuron
 from ..session import Session
@@ -32,9 +30,6 @@ from ..stats import (
     specific_damage,
     wilson,
 )
-
-if TYPE_CHECKING:
-    from ..lm.interventions import Intervention
 
 GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("role", pa.string()),
                   ("log_prob", pa.float64()), ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
@@ -94,25 +89,8 @@ def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Cont
         if role in scores
     ]
     session.run.write_rows(f"gold/{name}", rows, GOLD)
-    session.run.write_rows(f"battery/{name}", _battery(session, name, intervention), BATTERY)
-
-
-def _battery(session: Session, name: str, intervention: Intervention | None) -> list[dict[str, object]]:
-    from ..lm.scoring import Given, score
-
-    loaded, start = session.loaded, len(session.loaded.encode(""))
-    rows = []
-    for task in load_battery():
-        items = task.items[: session.config.battery]
-        answers = tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
-        scores = score(
-            session.engine, Given(tuple(task.prompt(item) for item in items), answers, intervention=intervention)
-        )
-        rows += [
-            {"neuron_set": name, "task": task.name, "item": item[0], "hit": all(t.greedy for t in found)}
-            for item, found in zip(items, scores, strict=True)
-        ]
-    return rows
+    hits = score_battery(session.engine, session.config.battery, intervention)
+    session.run.write_rows(f"battery/{name}", [{"neuron_set": name, **hit._asdict()} for hit in hits], BATTERY)
 
 
 def _summarise(session: Session, sets: list[str]) -> None:

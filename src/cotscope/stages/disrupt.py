@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..continuations import ROLES, Continuation, continuations
-from ..data.battery import load_battery
+from ..continuations import ROLES, Continuation, continuations, score_battery, score_roles
 from ..data.load import general_text
 from ..records import Neuron
 from ..session import Session
@@ -240,24 +239,14 @@ def _items(
     session: Session, unit: str, given: tuple[Continuation, ...], intervention: Intervention | None
 ) -> list[dict[str, object]]:
     """One row per outcome and problem or item."""
-    from ..lm.scoring import Given, score
-
-    prompt, loaded, start = session.prompts[0], session.loaded, len(session.loaded.encode(""))
-    texts = tuple(prompt.text(c.problem.question) for c in given)
-    scores = score(session.engine, Given(texts, tuple(c.tokens for c in given), intervention=intervention))
-    rows: list[dict[str, object]] = []
-    for c, found in zip(given, scores, strict=True):
-        for role in ROLES:
-            here = [t.log_prob for t, its in zip(found, c.roles, strict=True) if its == role]
-            if here:
-                rows.append({"unit": unit, "outcome": role, "item": c.problem.id, "value": fmean(here)})
-    for task in load_battery():  # apart: a task's items share their shots, which are then run once
-        items = task.items[: min(BATTERY_ITEMS, session.config.battery)]
-        answers = tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
-        scores = score(session.engine, Given(tuple(map(task.prompt, items)), answers, intervention=intervention))
-        for item, found in zip(items, scores, strict=True):
-            hit = float(all(t.greedy for t in found))
-            rows.append({"unit": unit, "outcome": "battery", "item": f"{task.name}/{item[0]}", "value": hit})
+    rows: list[dict[str, object]] = [
+        {"unit": unit, "outcome": role, "item": c.problem.id, "value": fmean(t.log_prob for t in scores[role])}
+        for c, scores in zip(given, score_roles(session.engine, session.prompts[0], given, intervention), strict=True)
+        for role in ROLES
+        if role in scores
+    ]
+    for task, item, hit in score_battery(session.engine, min(BATTERY_ITEMS, session.config.battery), intervention):
+        rows.append({"unit": unit, "outcome": "battery", "item": f"{task}/{item}", "value": float(hit)})
     return rows
 
 
