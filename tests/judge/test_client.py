@@ -193,7 +193,7 @@ def test_the_paper_form_reads_yes_and_no(server: FaultServer, tmp_path: Path) ->
         [found] = form.parse(text, [case(1)])
         assert (found.accepted if isinstance(found, Answer) else None) is accepted
     asker(server, tmp_path, form=form).ask([case(1)])
-    [system, user] = server.bodies[0]["messages"]
+    [_, user] = server.bodies[0]["messages"]
     assert "pole-1, add, +" in user["content"]
     assert QUESTIONS["addition"] in user["content"]
     assert "response_format" not in server.bodies[0]

@@ -10,7 +10,19 @@ from typing import Any
 
 from ..errors import JudgeError
 from .lexicon import Candidate
-from .question import Answer, ConceptForm, Form, Invalid, Message, described, parse_each, quoted, shown, text_field
+from .question import (
+    Answer,
+    ConceptForm,
+    Form,
+    Invalid,
+    Message,
+    described,
+    parse_each,
+    quoted,
+    shown,
+    text_field,
+    thoughts_apart,
+)
 
 PAPER = """\
 The following words are promoted by one neuron of a language model: {tokens}. {question} Begin with Yes or No, then explain."""
@@ -47,13 +59,12 @@ class PaperForm:
         return None
 
     def parse(self, text: str, cases: Sequence[Candidate]) -> list[Answer | Invalid]:
-        text = text.rpartition("</think>")[2]
-        first = _FIRST_WORD.match(text)
-        if first is None:
-            return [Invalid("the reply does not begin with yes or no")]
-        description = text_field({"text": text[first.end() :].lstrip(" ,.:;\n")}, "text")
-        assert isinstance(description, str)
-        return [Answer(first[1].lower() == "yes", None, description)]
+        for part in thoughts_apart(text):
+            if first := _FIRST_WORD.match(part):
+                description = text_field({"text": part[first.end() :].lstrip(" ,.:;\n")}, "text")
+                assert isinstance(description, str)
+                return [Answer(first[1].lower() == "yes", None, description)]
+        return [Invalid("the reply does not begin with yes or no")]
 
 
 def concept_form(prompt: str, questions: Mapping[str, str], max_tokens: int | None = None) -> Form:

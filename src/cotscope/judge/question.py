@@ -11,7 +11,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ class Invalid:
     """Why a reply is no answer."""
 
     reason: str
+
+
+Read = Callable[[Mapping[str, Any], Candidate], Answer | Invalid]  # what one object says of its case
 
 
 class Form(Protocol):
@@ -158,8 +161,19 @@ def described(case: Candidate) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def parse_each(text: str, cases: Sequence[Candidate], read: Any) -> list[Answer | Invalid]:
-    """Read the object of one case, or those of several under "neurons", found by their numbers."""
+def thoughts_apart(text: str) -> list[str]:
+    """A reply without what a model thought aloud, then the whole of it: a quoted token may look like the end of a thought."""
+    return list(dict.fromkeys((text.rpartition("</think>")[2], text)))
+
+
+def parse_each(text: str, cases: Sequence[Candidate], read: Read) -> list[Answer | Invalid]:
+    """What the object of one case says, or those of several under "neurons", found by their numbers."""
+    readings = [_parse(part, cases, read) for part in thoughts_apart(text)]
+    whole = (answers for answers in readings if all(isinstance(a, Answer) for a in answers))
+    return next(whole, readings[0])
+
+
+def _parse(text: str, cases: Sequence[Candidate], read: Read) -> list[Answer | Invalid]:
     content = _json_object(text)
     if isinstance(content, Invalid):
         return [content] * len(cases)
@@ -176,8 +190,7 @@ def parse_each(text: str, cases: Sequence[Candidate], read: Any) -> list[Answer 
 
 
 def _json_object(text: str) -> dict[str, Any] | Invalid:
-    """The first JSON object of a reply, which may stand in prose or in a code fence, after a model's thoughts."""
-    text = text.rpartition("</think>")[2]
+    """The first JSON object of a reply, which may stand in prose or in a code fence."""
     start, decoder = text.find("{"), json.JSONDecoder()
     while start >= 0:
         try:
@@ -204,7 +217,7 @@ def cited(content: Mapping[str, Any], case: Candidate) -> tuple[str, ...] | Inva
         return Invalid('"evidence" is no list of tokens')
     exact = {shown(token): token for token, _ in reversed(case.promoted)}
     loose = {normalise(key): token for key, token in exact.items()}
-    found = [exact.get(e) or loose.get(normalise(e)) for e in named]
+    found = [exact.get(e, loose.get(normalise(e))) for e in named]
     if None in found:
         return Invalid(f'"evidence" names a token that is not promoted: {quoted(named[found.index(None)][:40])}')
     return tuple(dict.fromkeys(e for e in found if e is not None))[:MOST_EVIDENCE]
