@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -37,6 +37,7 @@ class FaultServer(ThreadingHTTPServer):
         faults: pole number → the fault of its first call.
         broken: poles that never get a reply; `always`: the fault of all calls.
         answered: pole → valid replies sent; `bodies`: what was received; `active`, `most`: calls at once.
+        oracle: messages → the reply's text, instead of the truth about poles.
         level: what of response_format it takes: "json_schema", "json_object", "plain" or, ignored, "deaf".
     """
 
@@ -51,6 +52,7 @@ class FaultServer(ThreadingHTTPServer):
         self.calls: Counter[int] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.level, self.model, self.key, self.slow, self.always = "json_schema", "judge-1", KEY, 0.0, ""
+        self.oracle: Callable[[list[dict[str, str]]], str] | None = None
         self.active = self.most = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
 
@@ -103,9 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
             first = [n for n in poles if not server.calls[n]]
             server.calls.update(poles)
         fault = server.always or next((server.faults[n] for n in first if n in server.faults), "")
-        content = json.dumps(truth(poles[0]) if len(poles) == 1 else
-                             {"neurons": [{"number": i} | truth(n) for i, n in enumerate(poles, start=1)]})  # fmt: skip
+        several = {"neurons": [{"number": i} | truth(n) for i, n in enumerate(poles, start=1)]}
+        content = json.dumps(truth(poles[0]) if len(poles) == 1 else several)
         fault = "500" if self.server.broken.intersection(poles) else fault
+        if server.oracle is not None:
+            content = server.oracle(body["messages"])
         if fault == "429":
             return self._send(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.02"})
         if fault == "500":

@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import figures, text
+from . import figures, judge, text
 
 KINDS = {
     "none": "nothing disrupted",
@@ -121,6 +121,7 @@ class _RunFolder:
 def _page(run: _RunFolder) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -149,6 +150,7 @@ def _page(run: _RunFolder) -> str:
         phenomena=run.rows("phenomena"),
         explained=run.has("phenomena") or _part(run.manifest, "stages", "explain").get("status") == "done",
         concepts=_concepts(run),
+        judge=judge.judge(run),
         account=_account(run),
     )
 
