@@ -196,7 +196,7 @@ def test_bad_input_is_one_clear_line(folder: Path, server: FaultServer, monkeypa
     assert "--max-cost needs prices" in fails(*LLM, "--max-cost", "1")
     assert "--poles-per-call needs" in fails(*LLM, "--judge-prompt", "paper", "--poles-per-call", "2")
     assert "--naming needs a model" in fails("--naming", "3")
-    assert "there is no model" in fails("--annotator", "local", "--judge-model", "nobody/knows-it")
+    assert "there is no model" in fails("--annotator", "local", "--judge-model", "gpt-9")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key-000000")
     line = fails(*LLM)
     assert "refuses the key (status 401)" in line
