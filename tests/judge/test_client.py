@@ -16,7 +16,7 @@ from fault_server import FAULTS, KEY, FaultServer, case, serving, truth
 
 from cotscope.errors import JudgeError
 from cotscope.judge.asking import Asker, Outcome
-from cotscope.judge.budget import Budget, LimitReached, Prices, estimated_tokens
+from cotscope.judge.budget import Budget, LimitReached, Prices, Reservation, estimated_tokens
 from cotscope.judge.cache import Cache
 from cotscope.judge.client import Endpoint, Patience, _retry_after
 from cotscope.judge.prompts import PaperForm
@@ -58,8 +58,8 @@ def test_a_thousand_poles_and_every_fault(server: FaultServer, tmp_path: Path) -
     assert server.answered == dict.fromkeys(poles, 1)  # nothing answered twice
     assert all(server.calls[n] == (2 if n in server.faults else 1) for n in poles)
     assert 1 < server.most <= FAST.concurrency
-    # Replies, and calls that may have been paid without one: timeouts. A cut body is one too.
-    assert first.budget.lost >= 100
+    assert first.budget.lost == 200  # may have been paid without a reply: time-outs and cut ones
+    assert first.budget.calls == 1200 + 200
     sent = len(server.bodies)
     again = asker(server, tmp_path)
     assert again.ask(cases).answers == outcome.answers
@@ -159,6 +159,7 @@ def test_limits_keep_what_was_paid(server: FaultServer, tmp_path: Path) -> None:
     with pytest.raises(LimitReached, match="--max-calls 25"):
         limited.ask(cases)
     assert limited.budget.calls == len(server.bodies) == 25
+    assert "goes on from there" in str(limited.budget._reached(Reservation(1, 1)))
     prices = Prices(10.0, 100.0)  # 0.002 a call here; 0.04 and more before it is known
     poor = asker(server, tmp_path, budget=Budget(prices, max_cost=0.06))
     with pytest.raises(LimitReached, match="cost limit"):

@@ -128,6 +128,7 @@ def test_limits_failures_and_going_on(folder: Path, server: FaultServer, capsys)
     line = capsys.readouterr().err.strip().split("\n")[-1]
     assert line.startswith("cotscope: error: the limit of calls is reached; got --max-calls 3. Replies so far are kept")
     assert Run.open(folder).rows("SELECT * FROM annotations") == before
+    assert Run.open(folder).stage_done("annotate")
     assert Run.open(folder).manifest["judge"]["llm:judge-1"]["calls"] == 3
     wrong = []
 
@@ -208,6 +209,7 @@ def test_bad_input_is_one_clear_line(folder: Path, server: FaultServer, monkeypa
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert "accepted none of" in fails(*LLM)
+    assert not Run.open(folder).stage_done("annotate")
 
 
 def test_other_packages_add_annotators(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

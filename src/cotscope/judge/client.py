@@ -135,7 +135,9 @@ class Endpoint:
                 lost[0] += 1
                 reason = f"no reply within {self.patience.timeout:g} s"
             except openai.APIConnectionError as error:
-                reason = f"the connection failed ({self._clean(error.__cause__ or error)})"
+                cause = error.__cause__ or error
+                reason = f"the connection failed ({self._clean(cause)})"
+                lost[0] += type(cause).__name__ != "ConnectError"  # it broke when the question was there
                 if not self._replied and attempt >= 1:
                     raise self._gone(reason) from None
             except openai.APIStatusError as error:

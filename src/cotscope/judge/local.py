@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import JudgeError
 from .budget import KEPT, Budget, LimitReached
 from .cache import Reply
@@ -43,7 +45,6 @@ class LocalModel:
 
         try:
             import llguidance.hf
-            import llguidance.torch
         except ImportError as error:
             raise JudgeError("the local judge needs the llguidance package", remedy=INSTALL) from error
         self._llguidance = llguidance
@@ -136,15 +137,16 @@ class LocalModel:
 
     def _choose(self, logits: Tensor, rows: Sequence[Row], matchers: dict[int, Any]) -> Tensor:
         """The most likely token of each row (rows,) among those that its schema allows."""
+        import torch
+
         from ..lm.select import argmax
 
-        masks = self._llguidance.torch
-        if any(row.number in matchers for row in rows):
-            allowed = masks.allocate_token_bitmask(len(rows), self._vocabulary.vocab_size)
-            for i, row in enumerate(rows):
-                if (matcher := matchers.get(row.number)) is not None:
-                    masks.fill_next_token_bitmask(matcher, allowed, i)
-            masks.apply_token_bitmask_inplace(logits, allowed.to(logits.device))
+        for i, row in enumerate(rows):
+            if (matcher := matchers.get(row.number)) is not None:
+                bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+                allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: logits.shape[1]].astype(bool))
+                logits[i, : len(allowed)].masked_fill_(~allowed.to(logits.device), float("-inf"))
+                logits[i, len(allowed) :] = float("-inf")
         return argmax(logits)
 
     def _take(self, row: Row, token: int, matcher: Any | None) -> str | None:

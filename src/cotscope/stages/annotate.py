@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..judge.annotators import JudgeAnnotator, JudgeOptions, Setting, make_annot
 from ..judge.asking import Progress
 from ..judge.audit import Item, figures, items
 from ..judge.labels import read_labels, write_labels
-from ..judge.lexicon import Candidate
+from ..judge.lexicon import Annotator, Candidate
 from ..judge.prompts import NamingForm, group
 from ..judge.question import Answer
 from ..lm.models import cache_dir
@@ -84,21 +85,36 @@ def annotate(
         maker = make_annotator(annotator or "lexicon", setting)
         if options.naming and not isinstance(maker, JudgeAnnotator):
             raise JudgeError("--naming needs a model to ask", expected="--annotator llm or local", got=maker.name)
-        with run.stage("annotate", UNITS):
-            plain = annotator in (None, "lexicon")
-            cases = _items(session, 0 if plain else options.audit, described=not plain)
-            try:
-                said = maker.annotate([item.case for item in cases])
-                if options.naming:
-                    _name(session, maker, options.naming)
-            finally:
-                if isinstance(maker, JudgeAnnotator):
-                    _book(session, maker)
-            if not plain:
-                rows = [{"id": item.id, "kind": item.kind} | _word(a) for item, a in zip(cases, said, strict=True)]
-                run.write_rows(f"judgements/{_part(maker.name)}", rows, JUDGEMENTS)
-            _audit(session, maker.name)
-            _write(session, maker.name, [a for item, a in zip(cases, said) if item.kind == "candidate"])
+        before = run.stage_done("annotate")
+        try:
+            with run.stage("annotate", UNITS):
+                _annotate(session, maker, options, plain=annotator in (None, "lexicon"))
+        except UserError:
+            if before:  # no word has been replaced: what the run holds is whole
+                run.manifest["stages"]["annotate"]["status"] = "done"
+                run.save()
+            raise
+
+
+def _annotate(session: Session, maker: Annotator, options: JudgeOptions, plain: bool) -> None:
+    """Ask about the candidates, and but for the `plain` lexicon about decoys; write what was said."""
+    run = session.run
+    cases = _items(session, 0 if plain else options.audit, described=not plain)
+    try:
+        said = maker.annotate([item.case for item in cases])
+        if options.naming and isinstance(maker, JudgeAnnotator):
+            _name(session, maker, options.naming)
+    finally:
+        if isinstance(maker, JudgeAnnotator):
+            _book(session, maker)
+    if not plain:
+        rows = [{"id": item.id, "kind": item.kind} | _word(a) for item, a in zip(cases, said, strict=True)]
+        run.write_rows(f"judgements/{_part(maker.name)}", rows, JUDGEMENTS)
+    kept = [a for item, a in zip(cases, said) if item.kind == "candidate"]
+    try:
+        _write(session, maker.name, kept)
+    finally:
+        _audit(session)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -132,8 +148,6 @@ def _case(row: dict[str, Any], concept: str, evidence: tuple[str, ...] = ()) -> 
 
 
 def _with_contexts(session: Session, cases: Sequence[Candidate]) -> list[Candidate]:
-    from dataclasses import replace
-
     where = contexts(session, {case.pole for case in cases})
     return [replace(case, contexts=where.get(case.pole, ())) for case in cases]
 
@@ -238,15 +252,15 @@ def _import(session: Session, file: Path) -> None:
         for i, accepted in said.items()
     ]
     session.run.write_rows(f"judgements/{_part(PEOPLE)}", rows, JUDGEMENTS)
-    [last] = session.run.rows("SELECT any_value(annotator) AS name FROM annotations") or [{"name": None}]
-    _audit(session, last["name"] or PEOPLE)
+    _audit(session)
 
 
-def _audit(session: Session, name: str) -> None:
+def _audit(session: Session) -> None:
     """The audit's table, and as `summary.judge` the figures of the annotator whose word holds."""
     run = session.run
-    if not (run.folder / "tables/judgements").exists():
+    if not all((run.folder / "tables" / name).exists() for name in ("judgements", "annotations.parquet")):
         return
+    [name] = [row["annotator"] for row in run.rows("SELECT DISTINCT annotator FROM annotations")]
     said = run.rows("SELECT * FROM judgements ORDER BY annotator, id")
     every = {j["id"]: j for j in said}.values()  # the lexicon's word on any case is known without asking
     said += [j | {"annotator": "lexicon", "accepted": j["kind"] in ("candidate", "repeat"), "status": "answered"}
