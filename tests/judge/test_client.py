@@ -23,7 +23,7 @@ from cotscope.judge.prompts import PaperForm
 from cotscope.judge.question import Answer, ConceptForm
 
 QUESTIONS = {"addition": "Do these tokens stand for addition?", "division": "Do these tokens stand for division?"}
-FAST = Patience(timeout=0.25, tries=4, pause=0.01, concurrency=16)
+FAST = Patience(timeout=0.6, tries=4, pause=0.01, concurrency=16)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_killed_run_loses_no_reply(server: FaultServer, tmp_path: Path) -> Non
         "asker(server, pathlib.Path(sys.argv[3])).ask([case(n) for n in range(300)])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), server.url, str(tmp_path)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while sum(server.answered.values()) < 60 and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
