@@ -103,7 +103,7 @@ class LocalModel:
         """Let every row write its reply; those that have ended make room for others."""
         import torch
 
-        matchers = {n: self._matcher(r) for n, r in requests.items() if r.schema is not None}
+        matchers: dict[int, Any] = {}  # of the rows in the table
         device = self.loaded.model.device
         queue = deque(work.rows())
         tokens = torch.empty(0, dtype=torch.long, device=device)
@@ -112,6 +112,8 @@ class LocalModel:
                 before = len(table.rows)
                 if (logits := table.admit(queue)) is not None:
                     new = table.rows[before:]
+                    own = {row.number: requests[row.number] for row in new}
+                    matchers |= {n: self._matcher(request) for n, request in own.items() if request.schema is not None}
                     tokens = torch.cat([tokens, self._choose(logits, new, matchers)])
                 ended = []
                 for slot, token in enumerate(tokens.tolist()):
@@ -121,6 +123,7 @@ class LocalModel:
                         reply = Reply(text, len(work.ids[row.number]), len(row.written), finish)
                         self.budget.book(reply)
                         keep(row.number, reply)
+                        matchers.pop(row.number, None)
                         ended.append(slot)
                 if ended:
                     tokens = tokens[torch.tensor(table.drop(ended), dtype=torch.long, device=device)]
