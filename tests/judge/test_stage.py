@@ -10,14 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TinyStudy
 from fault_server import KEY, FaultServer, serving
 
 from cotscope.cli import main
+from cotscope.contexts import contexts
 from cotscope.judge import annotators
 from cotscope.judge.prompts import NAMING
 from cotscope.judge.question import SYSTEM
-from cotscope.records import Annotation
+from cotscope.lm.engine import Engine
+from cotscope.lm.recorders import ChosenNeurons
+from cotscope.records import Annotation, Neuron, Pole
+from cotscope.session import Session
 from cotscope.stats import wilson
 from cotscope.store import Run
 
@@ -36,10 +41,13 @@ def oracle(messages: list[dict[str, str]]) -> str:
                        "answer": "yes" if yes else "no", "confidence": 0.75})  # fmt: skip
 
 
+SMALL = ["--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1"]
+
+
 @pytest.fixture(scope="module")
 def discovered(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judged") / "run"
-    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    assert main(["discover", *tiny_study.options(), *SMALL, "--out", str(out)]) == 0
     return out
 
 
@@ -77,13 +85,6 @@ def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys,
         assert set(row["evidence"]) <= set(matches)
         assert (row["confidence"], row["status"], row["annotator"]) == (0.75, "answered", "llm:judge-1")
     assert 0 < sum(r["accepted"] for r in said) < len(said)
-    # Texts come from what the model wrote; the marked token is one of them.
-    contexts = [c for c in run.rows("SELECT * FROM contexts") if c["token"] is not None]
-    texts = {r["problem_id"]: r["text"] for r in run.rows("SELECT problem_id, text FROM completions")}
-    assert contexts
-    for c in contexts:
-        assert c["before"] + c["token"] + c["after"] in texts[c["problem_id"]] + " " * 99 or c["token"] == "\n"
-        assert (c["coefficient"] > 0) == (c["sign"] > 0)
     # Decoys and their figures, counted again from the words themselves.
     words = run.rows("SELECT * FROM judgements")
     kinds = Counter(w["kind"] for w in words)
@@ -112,12 +113,39 @@ def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys,
     assert main(command) == 0
     assert len(server.bodies) == before
     assert Run.open(folder).manifest["judge"]["llm:judge-1"]["calls"] == bill["calls"]
-    assert main(["study", *tiny_study.options(), "--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1",
-                 "--out", str(folder)]) == 0  # fmt: skip
+    assert main(["study", *tiny_study.options(), *SMALL, "--out", str(folder)]) == 0
     assert Run.open(folder).summary["neurons"]["annotator"] == "llm:judge-1"
     for file in (*folder.rglob("*"), *(tmp_path / "cache").rglob("*")):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert KEY not in told.err + told.out
+
+
+def test_contexts_are_where_the_pole_was_most_active(folder: Path) -> None:
+    session = Session.reopen(folder)
+    run, loaded, prompt = session.run, session.loaded, session.prompts[0]
+    poles = [Pole(r["layer"], r["index"], r["sign"]) for r in run.rows("SELECT DISTINCT layer, index, sign FROM candidates")]
+    found = contexts(session, poles[:9])
+    assert sum(map(len, found.values())) >= 9
+    seen: dict[int, torch.Tensor] = {}
+    recorder = ChosenNeurons(loaded.anatomy, {Neuron(*p[:2]) for p in poles[:9]}, seen.__setitem__)
+    written = Engine(loaded).generate(
+        [prompt.text(p.question) for p in session.split.discovery], max_new_tokens=16, stop=prompt.stop, recorder=recorder
+    )
+    solved = {r["problem_id"] for r in run.rows("SELECT problem_id FROM completions WHERE correct")}
+    for pole, places in found.items():
+        column = recorder.neurons.index(Neuron(*pole[:2]))
+        best = {}
+        for i, problem in enumerate(session.split.discovery):
+            if problem.id in solved:
+                coefficients = seen[i][: len(written[i].token_ids), column] * pole.sign
+                ids, step = written[i].token_ids, int(coefficients.argmax())
+                best[float(coefficients.max())] = loaded.tokenizer.decode(ids[max(0, step - 24) : step + 9])
+        highest = sorted(best, reverse=True)[: len(places)]
+        assert [abs(c.coefficient) for c in places] == pytest.approx(highest, rel=1e-3)
+        assert [c.before + c.token + c.after for c in places] == [best[value] for value in highest]
+    with pytest.MonkeyPatch.context() as patch:  # kept: nothing runs again
+        patch.setattr(Session, "loaded", None)
+        assert contexts(session, poles[:9]) == found
 
 
 def test_limits_failures_and_going_on(folder: Path, server: FaultServer, capsys) -> None:
