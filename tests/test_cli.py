@@ -75,7 +75,7 @@ def test_folders(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
         assert "in use by another process" in fails(capsys, *study(tiny_study, tmp_path / "r"))
     assert "no finished stage 'annotate'" in fails(capsys, "ablate", str(tmp_path / "r"))
     assert "is not a run folder" in fails(capsys, "report", str(tmp_path))
-    assert "unknown annotator; expected lexicon; got tarot" in fails(
+    assert "unknown annotator; expected lexicon or llm or local; got tarot" in fails(
         capsys, "annotate", str(tmp_path / "r"), "--annotator", "tarot"
     )
 

@@ -50,8 +50,26 @@ _STUDY_HELP = {
     "--seed": "seed of everything that is drawn (default 0)",
     "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
 }
-_STAGE_OPTIONS = {"annotate": ("annotator",), "variants": ("count", "sentences"), "placebo": ("runs", "problems")}
+_STAGE_OPTIONS = {"variants": ("count", "sentences"), "placebo": ("runs", "problems")}
 _VARIANTS_HELP = "how many prompts of random exemplars; never fewer than the study asks for or has (default: those, or 40)"
+_JUDGE_HELP = {
+    "--annotator": "lexicon, llm (an OpenAI-compatible endpoint), local (a model in this process), or one that a "
+    "package adds (default lexicon)",
+    "--judge-model": "the model to ask: its name at the endpoint, or for local whatever --model takes",
+    "--judge-prompt": "cotscope, paper, or a text file with {tokens} and {question} (default cotscope)",
+    "--judge-dtype": "of a local judge: bfloat16, float32 or float16 (default bfloat16)",
+    "--max-cost": "stop before this command costs more; needs prices",
+    "--max-calls": "stop after so many calls",
+    "--price-in": "price of a million tokens sent",
+    "--price-out": "price of a million tokens received",
+    "--concurrency": "calls at once (default 8)",
+    "--poles-per-call": "poles of one concept that share a call (default 1)",
+    "--judge-max-tokens": "tokens to generate at most per pole; models that think aloud need thousands (default 400)",
+    "--audit": "blind decoys of either kind, and repeats, among the candidates (default 0)",
+    "--naming": "name the N strongest active poles freely too (default 0)",
+    "--export": "write a CSV file for people to label (with --audit decoys) and annotate nothing",
+    "--import": "read such a file back, for the audit",
+}
 _EXAMPLES = {
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
@@ -108,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, text)
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         if name == "annotate":
-            sub.add_argument("--annotator", default="lexicon", help="lexicon (the default)")
+            _add_judge_options(sub)
         if name == "placebo":
             sub.add_argument("--runs", type=_positive, default=40, help="how many (default 40)")
             sub.add_argument("--problems", type=_positive, default=6, help="given solutions per run (default 6)")
@@ -140,6 +158,7 @@ def _number(kind: type, least: float, below: float, expected: str) -> Callable[[
 
 _positive = _number(int, 1, math.inf, "a whole number of at least 1")
 _natural = _number(int, 0, math.inf, "a whole number of at least 0")
+_amount = _number(float, 0, math.inf, "an amount of at least 0")
 _fraction = _number(float, 0, 1, "a fraction from 0 to below 1")
 
 
@@ -173,6 +192,36 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
     sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
+
+
+def _add_judge_options(sub: argparse.ArgumentParser) -> None:
+    """Options of `annotate`; those of a judge override `JudgeOptions`' fields, where their defaults stand."""
+    kinds: dict[str, dict[str, Any]] = {
+        "--judge-model": {"dest": "model"},
+        "--judge-prompt": {"dest": "prompt"},
+        "--judge-dtype": {"dest": "dtype", "choices": ("bfloat16", "float32", "float16")},
+        "--judge-max-tokens": {"dest": "max_tokens", "type": _positive, "metavar": "N"},
+        "--audit": {"type": _natural, "metavar": "N"},
+        "--naming": {"type": _natural, "metavar": "N"},
+        "--export": {"type": Path, "dest": "export_to", "metavar": "F"},
+        "--import": {"type": Path, "dest": "import_from", "metavar": "F"},
+    }
+    for option in ("--max-calls", "--concurrency", "--poles-per-call"):
+        kinds[option] = {"type": _positive, "metavar": "N"}
+    for option in ("--max-cost", "--price-in", "--price-out"):
+        kinds[option] = {"type": _amount, "metavar": "X"}
+    for option, text in _JUDGE_HELP.items():
+        sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
+
+
+def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `annotate` takes."""
+    from .judge.annotators import JudgeOptions
+
+    given = vars(arguments)
+    options = JudgeOptions(**{f.name: given[f.name] for f in fields(JudgeOptions) if f.name in given})
+    others = {key: given[key] for key in ("export_to", "import_from") if key in given}
+    return {"annotator": given.get("annotator", "lexicon"), "options": options, **others}
 
 
 def _session(arguments: argparse.Namespace) -> Session:
@@ -219,6 +268,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     stages = stages_of(session.config) if arguments.command == "study" else (arguments.command,)
     options = {name: vars(arguments)[name] for name in _STAGE_OPTIONS.get(arguments.command, ())}
+    if arguments.command == "annotate":
+        options = _judge(arguments)
     run_stages(session, stages, before, {arguments.command: options})
     report = write_report(session.run.folder)
     if arguments.json:

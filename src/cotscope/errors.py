@@ -52,3 +52,7 @@ class DiscoveryError(UserError):
 
 class RunError(UserError):
     """A run folder is of another study, in use by another process, or lacks what a stage needs."""
+
+
+class JudgeError(UserError):
+    """A judge can't be asked: no endpoint, a wrong key, an unknown model, a limit that is reached, or bad labels."""

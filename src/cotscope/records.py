@@ -120,10 +120,21 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An annotator's word on one candidate pole and one concept."""
+    """An annotator's word on one candidate pole and one concept.
+
+    Attributes:
+        accepted: False where the annotator gave no word.
+        evidence: promoted tokens that speak for its word.
+        confidence: 0…1; None where the annotator gives none.
+        description: what the pole stands for, in the annotator's words.
+        status: "answered", or "failed" (then `description` says why).
+    """
 
     pole: Pole
     concept: str
     accepted: bool
     annotator: str
     evidence: tuple[str, ...] = field(default=())
+    confidence: float | None = None
+    description: str = ""
+    status: Literal["answered", "failed"] = "answered"

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..records import Annotation, Concept, Pole
 
 MIN_SEEDS = 2  # seed tokens among the promoted ones that make a candidate
 
 
+class Context(NamedTuple):
+    """A place in what the model wrote: the pole's coefficient when it was about to write `token`."""
+
+    before: str
+    token: str
+    after: str
+    coefficient: float
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pole whose promoted tokens hold a concept's seeds. `evidence` are those tokens, as promoted, best first."""
+    """A pole and the concept that it may stand for, with what an annotator is shown of it.
+
+    Attributes:
+        evidence: the promoted tokens that are the concept's seeds, best first.
+        promoted, suppressed: tokens with their logits, the strongest first; may be empty for the lexicon.
+        contexts: where the pole was most active, the strongest first.
+    """
 
     pole: Pole
     concept: str
     evidence: tuple[str, ...]
+    promoted: tuple[tuple[str, float], ...] = ()
+    suppressed: tuple[tuple[str, float], ...] = ()
+    contexts: tuple[Context, ...] = ()
 
 
 def normalise(token: str) -> str:
@@ -38,7 +56,7 @@ def candidates(pole: Pole, promoted: Sequence[str], concepts: Iterable[Concept],
 
 
 class Annotator(Protocol):
-    """Says of each candidate whether its pole stands for its concept."""
+    """Says of each candidate whether its pole stands for its concept. `name` goes into the tables."""
 
     name: str
 
@@ -53,6 +71,3 @@ class LexiconAnnotator:
 
     def annotate(self, found: Sequence[Candidate]) -> list[Annotation]:
         return [Annotation(c.pole, c.concept, True, self.name, c.evidence) for c in found]
-
-
-ANNOTATORS: dict[str, type[Annotator]] = {LexiconAnnotator.name: LexiconAnnotator}

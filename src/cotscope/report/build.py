@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from . import damage, disruptions, figures, placebo, text, variants
+from . import damage, disruptions, figures, judge, placebo, text, variants
 
 KINDS = {
     "none": "nothing disrupted",
@@ -124,8 +124,8 @@ class _RunFolder:
 def _page(run: _RunFolder) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
-        loader=jinja2.PackageLoader("cotscope", "report"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -156,6 +156,7 @@ def _page(run: _RunFolder) -> str:
         phenomena=run.rows("phenomena"),
         explained=run.has("phenomena") or _part(run.manifest, "stages", "explain").get("status") == "done",
         concepts=_concepts(run),
+        judge=judge.judge(run),
         account=_account(run),
     )
 

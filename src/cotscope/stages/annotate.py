@@ -1,54 +1,292 @@
 """Annotate: an annotator says which candidates stand for their concept; those are the reasoning neurons.
 
-Reads: `candidates`. Writes: `annotations`.
+Reads: `poles`, `candidates`. Writes: `annotations`; `judgements` (a file per annotator: its words on candidates and on
+decoys), `audit`; with naming, `names`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from ..errors import DiscoveryError, UserError
-from ..judge.lexicon import ANNOTATORS, Candidate
-from ..records import Pole
+import pyarrow as pa
+
+from ..contexts import contexts
+from ..errors import DiscoveryError, JudgeError, UserError
+from ..judge.annotators import JudgeAnnotator, JudgeOptions, Setting, make_annotator
+from ..judge.asking import Progress
+from ..judge.audit import Item, figures, items
+from ..judge.labels import read_labels, write_labels
+from ..judge.lexicon import Annotator, Candidate
+from ..judge.prompts import NamingForm, group
+from ..judge.question import Answer
+from ..lm.models import cache_dir
+from ..records import Annotation, Pole
 from ..session import Session
 
+PEOPLE = "people"
+_POLE = [("layer", pa.int16()), ("index", pa.int32()), ("sign", pa.int8())]
+_WORD = [("accepted", pa.bool_()), ("annotator", pa.string()), ("status", pa.string()), ("confidence", pa.float64()),
+         ("description", pa.string()), ("evidence", pa.list_(pa.string()))]  # fmt: skip
+ANNOTATIONS = pa.schema([*_POLE, ("concept", pa.string()), *_WORD])
+JUDGEMENTS = pa.schema([("id", pa.string()), ("kind", pa.string()), *ANNOTATIONS])
+AUDIT = pa.schema(
+    [("measure", pa.string()), ("annotator", pa.string()), ("other", pa.string()), ("n", pa.int32()), ("count", pa.int32()),
+     ("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64())]
+)  # fmt: skip
+NAMES = pa.schema([*_POLE, ("name", pa.string()), ("concept", pa.string()), ("description", pa.string()),
+                   ("status", pa.string()), ("strength", pa.float64()), ("annotator", pa.string())])  # fmt: skip
+UNITS = {
+    "judge.decoys.*.rate": "share of blind decoys that the annotator accepted: its rate of false acceptances",
+    "judge.retest.agreement": "share of candidates on which it said the same when their tokens stood in another order",
+    "judge.agreement.*.kappa": "Cohen's kappa with another annotator over the cases that both answered, decoys included",
+}
 
-def annotate(session: Session, annotator: str = "lexicon") -> None:
+
+def annotate(
+    session: Session,
+    annotator: str | None = None,
+    options: JudgeOptions = JudgeOptions(),  # noqa: B008
+    export_to: Path | None = None,
+    import_from: Path | None = None,
+) -> None:
     """Run the stage with the annotator of this name; its word replaces an earlier annotator's.
 
-    Raises: UserError for an unknown annotator; DiscoveryError if it accepts nothing.
+    Args:
+        annotator: None: leave the run's annotations as they are, or take the lexicon's if there are none.
+        export_to, import_from: write or read a CSV file of labels, and annotate nothing.
+
+    Raises: UserError for an unknown annotator; JudgeError as a judge does (what it said so far is kept); DiscoveryError
+    if nothing is accepted.
     """
     run = session.run
     run.require("discover", f"cotscope discover {run.folder}")
-    if annotator not in ANNOTATORS:
-        raise UserError("unknown annotator", expected=" or ".join(ANNOTATORS), got=annotator)
-    with run.stage("annotate"):
-        found = [
-            Candidate(Pole(row["layer"], row["index"], row["sign"]), row["concept"], tuple(row["evidence"]))
-            for row in run.rows("SELECT * FROM candidates")
-        ]
-        annotations = ANNOTATORS[annotator]().annotate(found)
-        run.write_rows(
-            "annotations",
-            [
-                {**a.pole._asdict(), "concept": a.concept, "accepted": a.accepted, "annotator": a.annotator}
-                for a in annotations
-            ],
-        )
-        accepted = [a for a in annotations if a.accepted]
-        if not accepted:
-            raise DiscoveryError(f"annotator {annotator} accepted none of {len(found)} candidates")
-        by_layer = Counter(layer for layer, _ in {(a.pole.layer, a.pole.index) for a in accepted})
-        run.summarise(
-            "neurons",
+    if export_to is not None:
+        cases = _items(session, options.audit)
+        return print(f"{write_labels(export_to, cases, _questions(session))} cases in {export_to}", file=sys.stderr)
+    if import_from is not None:
+        return _import(session, import_from)
+    if annotator is None and run.stage_done("annotate"):
+        return
+    with session.bar("asking", 0, "call") as bar:
+
+        def begin(calls: int) -> None:
+            bar.total = (bar.total or 0) + calls
+            bar.refresh()
+
+        progress = Progress(lambda text: print(f"cotscope: {text}", file=sys.stderr), begin, bar.update)
+        setting = Setting(_questions(session), options, cache_dir() / "judge.sqlite", progress)
+        maker = make_annotator(annotator or "lexicon", setting)
+        if options.naming and not isinstance(maker, JudgeAnnotator):
+            raise JudgeError("--naming needs a model to ask", expected="--annotator llm or local", got=maker.name)
+        before = run.stage_done("annotate")
+        try:
+            with run.stage("annotate", UNITS):
+                _annotate(session, maker, options, plain=annotator in (None, "lexicon"))
+        except UserError:
+            if before:  # no word has been replaced: what the run holds is whole
+                run.manifest["stages"]["annotate"]["status"] = "done"
+                run.save()
+            raise
+
+
+def _annotate(session: Session, maker: Annotator, options: JudgeOptions, plain: bool) -> None:
+    """Ask about the candidates, and but for the `plain` lexicon about decoys; write what was said."""
+    run = session.run
+    cases = _items(session, 0 if plain else options.audit, described=not plain)
+    try:
+        said = maker.annotate([item.case for item in cases])
+        if options.naming and isinstance(maker, JudgeAnnotator):
+            _name(session, maker, options.naming)
+    finally:
+        if isinstance(maker, JudgeAnnotator):
+            _book(session, maker)
+    if not plain:
+        rows = [{"id": item.id, "kind": item.kind} | _word(a) for item, a in zip(cases, said, strict=True)]
+        run.write_rows(f"judgements/{_part(maker.name)}", rows, JUDGEMENTS)
+    kept = [a for item, a in zip(cases, said) if item.kind == "candidate"]
+    try:
+        _write(session, maker.name, kept)
+    finally:
+        _audit(session)
+
+
+# -- cases ------------------------------------------------------------------------------------------------------------
+
+
+def _questions(session: Session) -> dict[str, str]:
+    return {c.name: c.question for c in session.concepts.concepts}
+
+
+def _items(session: Session, decoys: int, described: bool = True) -> list[Item]:
+    """The candidates and decoys; `described`: with all that a judge is shown, which may run the model."""
+    run = session.run
+    rows = run.rows("SELECT * FROM candidates JOIN poles USING (layer, index, sign) ORDER BY layer, index, sign, concept")
+    found = [_case(row, row["concept"], tuple(row["evidence"])) for row in rows]
+    if described:
+        found = _with_contexts(session, found)
+    tokens = run.rows(
+        "SELECT DISTINCT token FROM (SELECT unnest(promoted || suppressed) AS token FROM poles) ORDER BY token"
+    )
+    return items(found, session.concepts.concepts, [t["token"] for t in tokens], decoys, session.config.seed)
+
+
+def _case(row: dict[str, Any], concept: str, evidence: tuple[str, ...] = ()) -> Candidate:
+    return Candidate(
+        Pole(row["layer"], row["index"], row["sign"]),
+        concept,
+        evidence,
+        tuple(zip(row["promoted"], row["promoted_scores"])),
+        tuple(zip(row["suppressed"], row["suppressed_scores"])),
+    )
+
+
+def _with_contexts(session: Session, cases: Sequence[Candidate]) -> list[Candidate]:
+    where = contexts(session, {case.pole for case in cases})
+    return [replace(case, contexts=where.get(case.pole, ())) for case in cases]
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _write(session: Session, name: str, kept: list[Annotation]) -> None:
+    """An annotator's words on the candidates, as the run's annotations. Raises: DiscoveryError if it accepts none."""
+    run, failed = session.run, sum(a.status == "failed" for a in kept)
+    run.manifest["notes"] = [n for n in run.manifest["notes"] if not n.endswith(_FAILED)]
+    if failed:
+        run.note(f"{failed} of {len(kept)} candidates got no usable reply from {name}; they {_FAILED}")
+        print(f"cotscope: {failed} of {len(kept)} candidates got no usable reply; they {_FAILED}", file=sys.stderr)
+    accepted = [a for a in kept if a.accepted]
+    if not accepted:
+        raise DiscoveryError(f"annotator {name} accepted none of {len(kept)} candidates", got=f"{failed} failed")
+    kept.sort(key=lambda a: (a.pole, a.concept))
+    run.write_rows("annotations", [_word(a) for a in kept], ANNOTATIONS)
+    by_layer = Counter(layer for layer, _ in {(a.pole.layer, a.pole.index) for a in accepted})
+    by_concept = {
+        c.name: len({a.pole[:2] for a in accepted if a.concept == c.name}) for c in session.concepts.concepts
+    }
+    run.summarise(
+        "neurons",
+        {
+            "total": sum(by_layer.values()),
+            "poles": len({a.pole for a in accepted}),
+            "by_concept": by_concept,
+            "by_layer": {str(layer): count for layer, count in sorted(by_layer.items())},
+            "annotator": name,
+            "failed": sum(a.status == "failed" for a in kept),
+        },
+    )
+
+
+_FAILED = "are not accepted; the same command asks about them again."
+
+
+def _word(a: Annotation) -> dict[str, Any]:
+    word = {"accepted": a.accepted, "annotator": a.annotator, "status": a.status, "confidence": a.confidence}
+    return {**a.pole._asdict(), "concept": a.concept} | word | {"description": a.description, "evidence": list(a.evidence)}
+
+
+def _part(name: str) -> str:
+    """A file name for an annotator, whatever its name holds."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[:60].strip('.-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _book(session: Session, maker: JudgeAnnotator) -> None:
+    """Add what this command used to what the run has used."""
+    bills = session.run.manifest.setdefault("judge", {})
+    before, bill = bills.get(maker.name, {}), maker.bill
+    for key in ("calls", "timed_out", "tokens_in", "tokens_out", "cost"):
+        if bill[key] is not None:
+            bill[key] += before.get(key) or 0
+    bills[maker.name] = bill
+    session.run.save()
+
+
+def _name(session: Session, maker: JudgeAnnotator, count: int) -> None:
+    """Free names for the active poles with the largest update sizes in sum, candidates or not."""
+    rows = session.run.rows(
+        """SELECT *, steps * mean_update_size AS strength FROM poles
+           ORDER BY strength DESC, layer, index, sign LIMIT ?""",
+        [count],
+    )
+    cases = _with_contexts(session, [_case(row, "") for row in rows])
+    words = maker.ask(NamingForm(), cases)
+    session.run.write_rows(
+        "names",
+        [
             {
-                "total": sum(by_layer.values()),
-                "poles": len({a.pole for a in accepted}),
-                "by_concept": {
-                    c.name: len({a.pole[:2] for a in accepted if a.concept == c.name})
-                    for c in session.concepts.concepts
-                },
-                "by_layer": {str(layer): count for layer, count in sorted(by_layer.items())},
-                "annotator": annotator,
-            },
+                **case.pole._asdict(),
+                "name": word.name if isinstance(word, Answer) else None,
+                "concept": group(word.name) if isinstance(word, Answer) else None,
+                "description": word.description if isinstance(word, Answer) else word.reason,
+                "status": "answered" if isinstance(word, Answer) else "failed",
+                "strength": row["strength"],
+                "annotator": maker.name,
+            }
+            for row, case, word in zip(rows, cases, (words[i] for i in range(len(cases))))
+        ],
+        NAMES,
+    )
+
+
+# -- people and the audit ---------------------------------------------------------------------------------------------
+
+
+def _import(session: Session, file: Path) -> None:
+    """People's answers, as one more annotator's; the annotations stay what they are."""
+    said = read_labels(file)
+    known = {item.id: item for item in _items(session, len(said), described=False)}
+    if unknown := sorted(set(said) - set(known)):
+        raise UserError(
+            f"{file} is not of this run", expected="ids that --export wrote", got=f"{len(unknown)} others, as {unknown[0]}"
         )
+    rows = [
+        {"id": i, "kind": known[i].kind}
+        | _word(Annotation(known[i].case.pole, known[i].case.concept, accepted, PEOPLE))
+        for i, accepted in said.items()
+    ]
+    session.run.write_rows(f"judgements/{_part(PEOPLE)}", rows, JUDGEMENTS)
+    _audit(session)
+
+
+def _audit(session: Session) -> None:
+    """The audit's table, and as `summary.judge` the figures of the annotator whose word holds."""
+    run = session.run
+    if not all((run.folder / "tables" / name).exists() for name in ("judgements", "annotations.parquet")):
+        return
+    [name] = [row["annotator"] for row in run.rows("SELECT DISTINCT annotator FROM annotations")]
+    said = run.rows("SELECT * FROM judgements ORDER BY annotator, id")
+    every = {j["id"]: j for j in said}.values()  # the lexicon's word on any case is known without asking
+    said += [j | {"annotator": "lexicon", "accepted": j["kind"] in ("candidate", "repeat"), "status": "answered"}
+             for j in every]  # fmt: skip
+    rows = figures(said)
+    run.write_rows("audit", rows, AUDIT)
+    own = [j for j in said if j["annotator"] == name and j["kind"] == "candidate"]
+    value = {"rate": "value", "n": "n", "accepted": "count"}
+    decoys = {r["other"]: {k: r[v] for k, v in value.items()} | {"ci": [r["low"], r["high"]]} for r in rows
+              if r["measure"] == "accepted" and r["annotator"] == name and r["other"] != "candidate"}  # fmt: skip
+    [retest] = [r for r in rows if r["measure"] == "retest" and r["annotator"] == name] or [None]
+    agreement = {}
+    for r in rows:
+        if r["measure"] == "kappa" and name in (r["annotator"], r["other"]):
+            other = r["other"] if r["annotator"] == name else r["annotator"]
+            agreement[other] = {"kappa": r["value"], "ci": [r["low"], r["high"]], "n": r["n"], "same": r["count"]}
+    run.summarise(
+        "judge",
+        {
+            "annotator": name,
+            "candidates": len(own),
+            "accepted": sum(j["accepted"] for j in own),
+            "failed": sum(j["status"] == "failed" for j in own),
+            "decoys": decoys,
+            "retest": retest and {"agreement": retest["value"], "ci": [retest["low"], retest["high"]], "n": retest["n"]},
+            "agreement": agreement,
+            **{k: run.manifest.get("judge", {}).get(name, {}).get(k) for k in ("calls", "tokens_in", "tokens_out", "cost")},
+        },
+    )

@@ -1,0 +1,65 @@
+"""The report's part on the annotator: what it accepted, and what its audit says of that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .text import chip, is_number
+
+DECOYS = {
+    "random": "poles with random tokens",
+    "other_concept": "poles of one concept, asked about another",
+}
+"""What the report calls each kind of decoy."""
+MOST_WORDS = 40
+MOST_GROUPS = 30
+_WORDS_SQL = """
+    SELECT layer, "index", sign, concept, accepted, confidence, description, evidence, status FROM annotations
+    WHERE status = 'failed' OR NOT accepted OR confidence IS NOT NULL
+    ORDER BY status DESC, accepted, confidence DESC, layer, "index", sign LIMIT ?
+"""
+_NAMES_SQL = """
+    SELECT concept, count(*) AS poles, sum(strength) AS strength, mode(name) AS name, list(DISTINCT name) AS names
+    FROM names WHERE status = 'answered' GROUP BY concept ORDER BY strength DESC, concept LIMIT ?
+"""
+
+
+def judge(run: Any) -> dict[str, Any]:
+    """The figures of `summary.judge`, the rows of `audit`, single words and free names. Empty without an audit."""
+    summary = run.summary.get("judge") or {}
+    rows = run.rows("audit")
+    shares = [row for row in rows if row["measure"] == "accepted" and row["other"] in DECOYS]
+    words = run.rows("annotations", _WORDS_SQL, MOST_WORDS) if summary else []
+    for word in words:
+        word["chips"] = [chip(token) for token in word["evidence"] or ()]
+    names = run.rows("names", _NAMES_SQL, MOST_GROUPS)
+    return {
+        "summary": summary,
+        "says": _says(summary),
+        "shares": [row | {"label": DECOYS[row["other"]]} for row in shares],
+        "retests": [row for row in rows if row["measure"] == "retest"],
+        "kappas": [row for row in rows if row["measure"] == "kappa"],
+        "words": words,
+        "names": names,
+    }
+
+
+def _says(summary: dict[str, Any]) -> list[str]:
+    """What follows from the figures, in whole sentences."""
+    said = []
+    n, failed, accepted = (summary.get(key) or 0 for key in ("candidates", "failed", "accepted"))
+    answered = n - failed
+    for kind, decoy in (summary.get("decoys") or {}).items():
+        low, high = decoy["ci"]
+        if not answered or not is_number(high):
+            continue
+        if high >= accepted / answered:
+            said.append(
+                f"It accepts {DECOYS.get(kind, kind)} about as readily as candidates: its word on candidates carries no "
+                "information that this audit can show."
+            )
+        elif low > 0.1:
+            said.append(f"It accepts more than one in ten {DECOYS.get(kind, kind)}: some of its acceptances are false.")
+    if summary and not summary.get("decoys") and summary.get("annotator") != "lexicon":
+        said.append("No decoys were asked about (--audit): nothing is known of its false acceptances.")
+    return said

@@ -1,0 +1,97 @@
+"""The judge in the process: on a random model, every reply is an answer, however hostile the tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES
+from test_question import HOSTILE, QUESTIONS, case
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from cotscope.judge.annotators import LOCAL_TOKENS
+from cotscope.judge.asking import Asker
+from cotscope.judge.budget import Budget, LimitReached
+from cotscope.judge.cache import Cache
+from cotscope.judge.client import Request
+from cotscope.judge.local import LocalModel
+from cotscope.judge.prompts import NamingForm, PaperForm
+from cotscope.judge.question import Answer, ConceptForm
+from cotscope.lm.families import anatomy
+from cotscope.lm.loading import LoadedModel
+
+FORM = ConceptForm(QUESTIONS, LOCAL_TOKENS)
+
+
+def random_judge(family: str, seed: int, chat: bool = True) -> LoadedModel:
+    """A tiny random model over bytes, with a chat template or without one."""
+    vocabulary = {c: i for i, c in enumerate(["<pad>", "<bos>", "<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<|end|>", pad_token="<pad>"
+    )
+    if chat:
+        fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}assistant: "
+    name, settings = FAMILIES[family]
+    settings = settings | {"vocab_size": len(vocabulary) + 5, "max_position_embeddings": 8192}
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+    return LoadedModel(f"{family}-{seed}", model.eval().requires_grad_(False), fast, anatomy(model))
+
+
+@pytest.mark.parametrize(("family", "chat"), [("qwen2", True), ("gemma2", False)])
+def test_every_reply_is_an_answer(tmp_path: Path, family: str, chat: bool) -> None:
+    cases = [case([token, "+", " add"], text=token) for token in HOSTILE if len(token) < 100]
+    cases = cases if family == "qwen2" else cases[:5]  # the plain path is slow
+    judge, budget = LocalModel(random_judge(family, 0, chat), Budget()), Budget()
+    judge.budget = budget
+    outcome = Asker(judge, FORM, Cache(tmp_path / "judge.sqlite"), budget).ask(cases)
+    assert not outcome.failed
+    assert budget.calls == len(cases)  # no repair was needed
+    assert len({str(a) for a in outcome.answers.values()}) > (family == "qwen2")
+    again = Asker(judge, FORM, Cache(tmp_path / "judge.sqlite"), Budget())
+    assert again.ask(cases) == outcome
+    assert again.budget.calls == 0
+
+
+def test_rows_do_not_disturb_each_other() -> None:
+    judge = LocalModel(random_judge("qwen2", 1), Budget())
+
+    def replies(*requests: Request) -> list[str]:
+        found = {}
+        judge.ask(requests, found.__setitem__)
+        return [found[i].text for i in range(len(requests))]
+
+    plain = PaperForm(QUESTIONS, tokens_per_case=30)
+    requests = [Request(tuple(FORM.messages([c])), FORM.schema([c], True), 900) for c in (case(["+"]), case(['"', "add"]))]
+    requests += [Request(tuple(NamingForm().messages([case(["x"])])), NamingForm().schema([case(["x"])], True), 300),
+                 Request(tuple(plain.messages([case(["+"])])), None, 30)]  # fmt: skip
+    together = replies(*requests)
+    assert together == [replies(request)[0] for request in requests]
+    assert set(json.loads(together[2])) == {"description", "name"}
+    [answer] = FORM.parse(together[1], [case(['"', "add"])])
+    assert isinstance(answer, Answer)
+
+
+def test_limits_of_a_local_judge(tmp_path: Path) -> None:
+    loaded = random_judge("qwen2", 2)
+    budget = Budget(max_calls=2)
+    cases = [case([f"t{i}", "+"]) for i in range(4)]
+    with pytest.raises(LimitReached, match="--max-calls 2"):
+        Asker(LocalModel(loaded, budget), FORM, Cache(tmp_path / "judge.sqlite"), budget).ask(cases)
+    assert budget.calls == 2
+    more = Budget()
+    outcome = Asker(LocalModel(loaded, more), FORM, Cache(tmp_path / "judge.sqlite"), more).ask(cases)
+    assert len(outcome.answers) == 4
+    assert more.calls == 2
+    long = Asker(LocalModel(loaded, Budget()), ConceptForm(QUESTIONS, 9000), Cache(tmp_path / "judge.sqlite"), Budget())
+    assert "longer than the judge's context" in long.ask(cases[:1]).failed[0].reason
