@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from markupsafe import Markup
 
-from .figures import WIDTH, _decimals, _fill, _round_range, _scale, _svg, _text, _ticks, _x_axis
+from .svg import WIDTH, decimals, fill, round_range, scale, svg, text_at, ticks, x_axis
 from .text import is_number, number
 
 OUTCOMES = {
@@ -113,10 +113,10 @@ class _Frame(NamedTuple):
     changes: tuple[float, float]
 
     def x(self, dose: float) -> float:
-        return _scale(min(max(dose, self.doses[0]), self.doses[1]), *self.doses, self.left, self.right)
+        return scale(min(max(dose, self.doses[0]), self.doses[1]), *self.doses, self.left, self.right)
 
     def y(self, change: float) -> float:
-        return _scale(change, *self.changes, self.bottom, self.top)
+        return scale(change, *self.changes, self.bottom, self.top)
 
 
 def dose_curves(place: int, label: str, rows: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Markup:
@@ -133,28 +133,28 @@ def dose_curves(place: int, label: str, rows: Sequence[Mapping[str, Any]], sets:
         return Markup("")
     top, bottom, first, gap = 28.0, 220.0, 64.0, 34.0
     wide = (WIDTH - first - 16 - gap * (len(PANELS) - 1)) / len(PANELS)
-    low, high, step = _round_range([0.0, *(r[k] for r in drawn for k in ("change", "low", "high") if is_number(r[k]))])
+    low, high, step = round_range([0.0, *(r[k] for r in drawn for k in ("change", "low", "high") if is_number(r[k]))])
     parts: list[Markup] = []
     for i, panel in enumerate(PANELS):
         left, margin = first + i * (wide + gap), (panel.high - panel.low) * 0.05
         doses = panel.low - margin, panel.high + margin
         frame = _Frame(left, left + wide, top, bottom, doses, (low, high))
-        for tick in _ticks(low, high, step):
+        for tick in ticks(low, high, step):
             kind = "grid" if abs(tick) > step / 2 else "axis"
             y = frame.y(tick)
-            parts.append(_fill('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>', kind, left, frame.right, y, y))
+            parts.append(fill('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>', kind, left, frame.right, y, y))
             if not i:
-                parts.append(_text(left - 8, y + 4, number(tick, _decimals(step), sign=True), "end", "muted"))
-        parts.append(_x_axis(*doses, left, frame.right, bottom, panel.label, 0.5))
+                parts.append(text_at(left - 8, y + 4, number(tick, decimals(step), sign=True), "end", "muted"))
+        parts.append(x_axis(*doses, left, frame.right, bottom, panel.label, 0.5))
         for n, (name, kind) in enumerate(sets.items()):
             own = sorted((r for r in drawn if (r["neuron_set"], r["kind"]) == (name, panel.kind)), key=lambda r: r["dose"])
             shift = (n - (len(sets) - 1) / 2) * 4  # intervals of different sets stand beside each other
             parts.append(_curve(kind, own, panel, frame, shift))
-    parts.append(_fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">change</text>',
+    parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">change</text>',
                        (top + bottom) / 2))  # fmt: skip
     title = f"Change in {label}, by dose"
-    parts.append(_text(first, top - 12, title, "start", "strong"))
-    return _svg(f"dose-{place}", bottom + 44, title, "; ".join(map(_tip, drawn)), parts)
+    parts.append(text_at(first, top - 12, title, "start", "strong"))
+    return svg(f"dose-{place}", bottom + 44, title, "; ".join(map(_tip, drawn)), parts)
 
 
 def _tip(row: Mapping[str, Any]) -> str:
@@ -165,10 +165,10 @@ def _curve(kind: str, rows: Sequence[Mapping[str, Any]], panel: Panel, frame: _F
     """One set's line through the untouched model, with a dot and an interval at each dose."""
     line = sorted([*((r["dose"], r["change"]) for r in rows), (panel.untouched, 0.0)])
     path = "M" + "L".join(f"{frame.x(dose) + shift:.2f} {frame.y(change):.2f}" for dose, change in line)
-    parts = [_fill('<path d="{}" fill="none" stroke="currentColor" stroke-width="1.6"/>', path)]
+    parts = [fill('<path d="{}" fill="none" stroke="currentColor" stroke-width="1.6"/>', path)]
     for row in rows:
         x = frame.x(row["dose"]) + shift
         if is_number(row["low"]) and is_number(row["high"]):
-            parts.append(_fill('<path class="whisker" d="M{} {}V{}"/>', x, frame.y(row["low"]), frame.y(row["high"])))
-        parts.append(_fill('<g><circle cx="{}" cy="{}" r="3.2"/><title>{}</title></g>', x, frame.y(row["change"]), _tip(row)))
-    return _fill('<g class="kind {}">{}</g>', kind if kind.isidentifier() else "other", Markup("").join(parts))
+            parts.append(fill('<path class="whisker" d="M{} {}V{}"/>', x, frame.y(row["low"]), frame.y(row["high"])))
+        parts.append(fill('<g><circle cx="{}" cy="{}" r="3.2"/><title>{}</title></g>', x, frame.y(row["change"]), _tip(row)))
+    return fill('<g class="kind {}">{}</g>', kind if kind.isidentifier() else "other", Markup("").join(parts))

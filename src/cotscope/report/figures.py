@@ -1,22 +1,20 @@
 """The report's figures: inline SVG, drawn by the functions here, styled by the page's CSS (class names only).
 
-Every text goes through `_fill`, which makes hidden characters visible and escapes the rest. All figures are
-`WIDTH` units wide, so that a unit is about a pixel and the 12-unit text stays readable from 720 pixels on.
+They are drawn with what `svg.py` has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
-from .text import is_number, number, visible
+from .svg import LINE, WIDTH, decimals, fill, round_range, scale, short, svg, text_at, text_width, ticks, x_axis
+from .text import is_number, number
 
-WIDTH = 800
 LAYERS_PER_STRIP = 32
-_CHAR, _WIDE, _LINE = 6.6, 12.2, 14.0  # estimated widths and height of 12-unit text, on the safe side
 
 
 class Bar(NamedTuple):
@@ -75,41 +73,41 @@ def ablation_bars(bars: Sequence[Bar], labels: Mapping[str, str]) -> Markup:
         pitch = max(3.0, min(16.0, 260 / len(own)))
         height = max(30.0, pitch * len(own) + 12)
         mean = sum(bar.accuracy for bar in own) / len(own)
-        x = _scale(mean, 0, top_value, left, right)
+        x = scale(mean, 0, top_value, left, right)
         middle = y + height / 2
-        parts.append(_fill('<g class="kind {}">', kind if kind.isidentifier() else "other"))
-        parts.append(_fill('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>', left, y, x - left, height))
-        parts.append(_fill('<line class="mean" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y, y + height))
+        parts.append(fill('<g class="kind {}">', kind if kind.isidentifier() else "other"))
+        parts.append(fill('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>', left, y, x - left, height))
+        parts.append(fill('<line class="mean" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y, y + height))
         for i, bar in enumerate(own):
             parts.append(_dot_row(bar, middle + (i - (len(own) - 1) / 2) * pitch, top_value, left, right))
         caption = labels.get(kind, kind)
         if len(own) > 1:
-            parts.append(_text(left - 10, middle - 3, caption, "end", "strong"))
-            parts.append(_text(left - 10, middle + 12, f"{len(own)} sets", "end", "muted"))
+            parts.append(text_at(left - 10, middle - 3, caption, "end", "strong"))
+            parts.append(text_at(left - 10, middle + 12, f"{len(own)} sets", "end", "muted"))
         else:
-            parts.append(_text(left - 10, middle + 4, caption, "end", "strong"))
-        parts.append(_text(right + 12, middle + 4, number(mean) + (" mean" if len(own) > 1 else ""), "start", "strong"))
+            parts.append(text_at(left - 10, middle + 4, caption, "end", "strong"))
+        parts.append(text_at(right + 12, middle + 4, number(mean) + (" mean" if len(own) > 1 else ""), "start", "strong"))
         parts.append(Markup("</g>"))
         y += height + 12
-    axis = _x_axis(0, top_value, left, right, y, "accuracy (share of the test problems solved)", 0.1)
+    axis = x_axis(0, top_value, left, right, y, "accuracy (share of the test problems solved)", 0.1)
     about = "; ".join(
         f"{bar.name}: {number(bar.accuracy)}"
         + (f" from {number(bar.low)} to {number(bar.high)}" if is_number(bar.low) and is_number(bar.high) else "")
         for bar in bars
     )
-    return _svg("ablation", y + 44, "Accuracy with each set of neurons disrupted", about, [axis, *parts])
+    return svg("ablation", y + 44, "Accuracy with each set of neurons disrupted", about, [axis, *parts])
 
 
 def _dot_row(bar: Bar, y: float, top_value: float, left: float, right: float) -> Markup:
     """One set: its interval as a line, its accuracy as a dot, its name and figures on hovering."""
-    x = _scale(bar.accuracy, 0, top_value, left, right)
+    x = scale(bar.accuracy, 0, top_value, left, right)
     tip = f"{bar.name}: {number(bar.accuracy)}"
     whisker = Markup("")
     if is_number(bar.low) and is_number(bar.high):
-        low, high = _scale(bar.low, 0, top_value, left, right), _scale(bar.high, 0, top_value, left, right)
-        whisker = _fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', low, high, y, y - 3)
+        low, high = scale(bar.low, 0, top_value, left, right), scale(bar.high, 0, top_value, left, right)
+        whisker = fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', low, high, y, y - 3)
         tip += f" [{number(bar.low)}, {number(bar.high)}]"
-    return _fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', whisker, x, y, tip)
+    return fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', whisker, x, y, tip)
 
 
 def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
@@ -120,36 +118,36 @@ def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
         x_label: the x axis: what is counted, and its unit.
     """
     left, right, top, bottom = 56, WIDTH - 20, 14, 424
-    x_low, x_high, x_step = _round_range([point.x for point in points])
-    y_low, y_high, y_step = _round_range([v for p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
+    x_low, x_high, x_step = round_range([point.x for point in points])
+    y_low, y_high, y_step = round_range([v for p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
     parts = []
-    for tick in _ticks(y_low, y_high, y_step):
-        y = _scale(tick, y_low, y_high, bottom, top)
-        parts.append(_fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
-        parts.append(_text(left - 8, y + 4, number(tick, _decimals(y_step)), "end", "muted"))
-    parts.append(_x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
-    parts.append(_fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
+    for tick in ticks(y_low, y_high, y_step):
+        y = scale(tick, y_low, y_high, bottom, top)
+        parts.append(fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
+        parts.append(text_at(left - 8, y + 4, number(tick, decimals(y_step)), "end", "muted"))
+    parts.append(x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
+    parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
                        (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
-    places = [(_scale(p.x, x_low, x_high, left, right), _scale(p.y, y_low, y_high, bottom, top)) for p in points]
+    places = [(scale(p.x, x_low, x_high, left, right), scale(p.y, y_low, y_high, bottom, top)) for p in points]
     whiskers = []
     for point, (x, _) in zip(points, places):
         if is_number(point.low) and is_number(point.high):
-            high, low = (_scale(v, y_low, y_high, bottom, top) for v in (point.high, point.low))
+            high, low = (scale(v, y_low, y_high, bottom, top) for v in (point.high, point.low))
             whiskers.append(Box(x - 3, high, x + 3, low))
-            parts.append(_fill('<path class="whisker" d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6"/>', x, high, low, x - 3))
-    names = [_short(point.name, 34) for point in points]
-    boxes = place_labels(places, [_text_width(name) for name in names], Box(left, top, right, bottom), whiskers)
+            parts.append(fill('<path class="whisker" d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6"/>', x, high, low, x - 3))
+    names = [short(point.name, 34) for point in points]
+    boxes = place_labels(places, [text_width(name) for name in names], Box(left, top, right, bottom), whiskers)
     for name, (x, y), box in zip(names, places, boxes):
         near = _nearest((x, y), box)
         if math.dist(near, (x, y)) > 12:
-            parts.append(_fill('<line class="leader" x1="{}" y1="{}" x2="{}" y2="{}"/>', x, y, *near))
+            parts.append(fill('<line class="leader" x1="{}" y1="{}" x2="{}" y2="{}"/>', x, y, *near))
     for point, name, (x, y), box in zip(points, names, places, boxes):
         tip = f"{point.name}: accuracy {number(point.y)}, activity {number(point.x)}"
-        parts.append(_fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>',
+        parts.append(fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>',
                            x, y, tip))  # fmt: skip
-        parts.append(_text((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
+        parts.append(text_at((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for p in points)
-    return _svg("scatter", bottom + 44, "Accuracy and own activity under each prompt", about, parts)
+    return svg("scatter", bottom + 44, "Accuracy and own activity under each prompt", about, parts)
 
 
 def place_labels(
@@ -205,23 +203,23 @@ def heat_map(rows: Sequence[str], columns: int, counts: Mapping[tuple[str, int],
     """
     strips = max(1, math.ceil(columns / LAYERS_PER_STRIP))
     wide = max(1, math.ceil(columns / strips))
-    left = min(190.0, max(70.0, max((_text_width(_short(row, 26)) for row in rows), default=0.0) + 14))
+    left = min(190.0, max(70.0, max((text_width(short(row, 26)) for row in rows), default=0.0) + 14))
     cell, height = (WIDTH - left - 6) / max(wide, 12), 24
     most = max(counts.values(), default=0)
     parts, y = [], 8.0
     for strip in range(strips):
         layers = range(strip * wide, min(columns, (strip + 1) * wide))
         for row in rows:
-            parts.append(_text(left - 8, y + 16, _short(row, 26), "end"))
+            parts.append(text_at(left - 8, y + 16, short(row, 26), "end"))
             for place, layer in enumerate(layers):
                 parts.append(_cell(left + place * cell, y, cell, height, counts.get((row, layer), 0), most))
             y += height + 2
         for place, layer in enumerate(layers):
-            parts.append(_text(left + (place + 0.5) * cell, y + 13, str(layer), "middle", "muted small"))
-        parts.append(_text(left - 8, y + 13, "layer", "end", "muted small"))
+            parts.append(text_at(left + (place + 0.5) * cell, y + 13, str(layer), "middle", "muted small"))
+        parts.append(text_at(left - 8, y + 13, "layer", "end", "muted small"))
         y += 30
     full = [f"{row}, layer {layer}: {count}" for (row, layer), count in sorted(counts.items()) if count]
-    return _svg("heat", y, what, "; ".join(full) or "no poles", parts)
+    return svg("heat", y, what, "; ".join(full) or "no poles", parts)
 
 
 def _cell(x: float, y: float, width: float, height: float, count: int, most: int) -> Markup:
@@ -229,10 +227,10 @@ def _cell(x: float, y: float, width: float, height: float, count: int, most: int
     share = math.sqrt(count / most) if most else 0.0
     size = (width - 2, height)
     if not count:
-        return _fill('<rect class="cell none" x="{}" y="{}" width="{}" height="{}" rx="2"/>', x, y, *size)
+        return fill('<rect class="cell none" x="{}" y="{}" width="{}" height="{}" rx="2"/>', x, y, *size)
     tone = "over" if share > 0.65 else "mid" if share > 0.5 else ""  # the ink that is legible on it
-    text = _text(x + width / 2 - 1, y + height / 2 + 4, str(count), "middle", f"small {tone}")
-    return _fill('<rect class="cell" x="{}" y="{}" width="{}" height="{}" rx="2" fill-opacity="{}"/>{}',
+    text = text_at(x + width / 2 - 1, y + height / 2 + 4, str(count), "middle", f"small {tone}")
+    return fill('<rect class="cell" x="{}" y="{}" width="{}" height="{}" rx="2" fill-opacity="{}"/>{}',
                  x, y, *size, 0.1 + 0.9 * share, text)  # fmt: skip
 
 
@@ -240,77 +238,11 @@ def _around(point: tuple[float, float], width: float, angle: float, gap: float, 
     """The label's rectangle in this direction from the point, and how far it was pushed aside to stay in the frame."""
     dx, dy = math.cos(angle), math.sin(angle)
     x = point[0] + dx * gap + (dx * width / 2 if abs(dx) < 0.9 else math.copysign(width / 2, dx))
-    y = point[1] + dy * gap + dy * _LINE / 2
+    y = point[1] + dy * gap + dy * LINE / 2
     shift = max(0.0, frame.left - x + width / 2) - max(0.0, x + width / 2 - frame.right)
-    return Box(x + shift - width / 2, y - _LINE / 2, x + shift + width / 2, y + _LINE / 2), abs(shift)
+    return Box(x + shift - width / 2, y - LINE / 2, x + shift + width / 2, y + LINE / 2), abs(shift)
 
 
 def _nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
     """The spot of the rectangle that is nearest to the point: where its leader ends."""
     return min(max(point[0], box.left), box.right), min(max(point[1], box.top), box.bottom)
-
-
-def _round_range(values: Sequence[float], limits: tuple[float, float] | None = None) -> tuple[float, float, float]:
-    """Low end, high end and a round step of an axis that holds the values with a margin; never beyond `limits`."""
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.05 * max(1.0, abs(low)), high + 0.05 * max(1.0, abs(high))
-    margin = 0.08 * (high - low)
-    low, high = low - margin, high + margin
-    if limits:
-        low, high = max(low, limits[0]), min(high, limits[1])
-    rough = (high - low) / 7
-    power = 10.0 ** math.floor(math.log10(rough))
-    return low, high, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-
-
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    """The multiples of the step from low to high."""
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [i * step for i in range(first, last + 1)]
-
-
-def _decimals(step: float) -> int:
-    """How many decimals the ticks of this step need."""
-    return max(0, -math.floor(math.log10(step) + 1e-9))
-
-
-def _x_axis(low: float, high: float, left: float, right: float, y: float, label: str, step: float) -> Markup:
-    parts = [_fill('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y)]
-    for tick in _ticks(low, high, step):
-        x = _scale(tick, low, high, left, right)
-        parts.append(_fill('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', x, x, y, y + 4))
-        parts.append(_text(x, y + 17, number(tick, _decimals(step)), "middle", "muted"))
-    parts.append(_text((left + right) / 2, y + 36, label, "middle", "muted"))
-    return Markup("").join(parts)
-
-
-def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
-    return start + (value - low) / (high - low) * (end - start)
-
-
-def _text(x: float, y: float, text: str, anchor: str, classes: str = "") -> Markup:
-    return _fill('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>', x, y, anchor, classes, text)
-
-
-def _text_width(text: str) -> float:
-    return sum(_WIDE if ord(char) > 0x2E7F else _CHAR for char in visible(text))
-
-
-def _short(text: str, length: int) -> str:
-    text = visible(text)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _fill(template: str, *values: Any) -> Markup:
-    """The template with the values in it: numbers rounded, texts made visible and escaped, Markup as it is."""
-    ready = [round(v, 2) if isinstance(v, float) else v for v in values]
-    return Markup(template).format(*(visible(v) if type(v) is str else v for v in ready))
-
-
-def _svg(name: str, height: float, title: str, about: str, parts: Sequence[Markup]) -> Markup:
-    return _fill(
-        '<svg class="figure" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
-        '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
-        WIDTH, round(height), name, name, name, title, name, about, Markup("").join(parts),
-    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from .disruptions import Run
-from .figures import WIDTH, _fill, _scale, _svg, _text, _x_axis
+from .svg import WIDTH, fill, scale, svg, text_at, x_axis
 from .text import number
 
 KINDS = {
@@ -44,16 +44,16 @@ def _strips(p_values: Mapping[str, Sequence[float]], level: float) -> Markup:
     for label, values in p_values.items():
         most = max(values.count(v) for v in values)
         height = max(30.0, 9.0 * most + 14)
-        parts.append(_text(left - 14, y + height - 8, label, "end", "strong"))
+        parts.append(text_at(left - 14, y + height - 8, label, "end", "strong"))
         for i, value in enumerate(values):
             above = i - values.index(value)
-            x = _scale(value, 0, 1, left, right)
+            x = scale(value, 0, 1, left, right)
             parts.append(
-                _fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4"/><title>{}</title></g>',
+                fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4"/><title>{}</title></g>',
                       x, y + height - 10 - 9 * above, f"{label}: p {number(value, 3)}")
             )  # fmt: skip
         y += height
-    x = _scale(level, 0, 1, left, right)
-    parts.append(_fill('<line class="mean" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
+    x = scale(level, 0, 1, left, right)
+    parts.append(fill('<line class="mean" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
     about = "; ".join(f"{label}: {', '.join(number(v, 3) for v in values)}" for label, values in p_values.items())
-    return _svg("placebo", y + 44, "p-values of the placebo runs", about, [_x_axis(0, 1, left, right, y, "p", 0.1), *parts])
+    return svg("placebo", y + 44, "p-values of the placebo runs", about, [x_axis(0, 1, left, right, y, "p", 0.1), *parts])

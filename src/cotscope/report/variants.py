@@ -7,19 +7,8 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from .figures import (
-    WIDTH,
-    Point,
-    _decimals,
-    _fill,
-    _round_range,
-    _scale,
-    _short,
-    _svg,
-    _text,
-    _ticks,
-    _x_axis,
-)
+from .figures import Point
+from .svg import WIDTH, decimals, fill, round_range, scale, short, svg, text_at, ticks, x_axis
 from .text import is_number, number
 
 FAMILIES = {"study": "the study's prompts", "variant": "variants", "sentence": "sentences"}
@@ -176,33 +165,33 @@ def group_scatter(points: Sequence[tuple[str, Point]], x_label: str, name: str) 
     kinds = list(dict.fromkeys(kind for kind, _ in points))
     left, right, top = 56, WIDTH - 216, 14
     bottom = max(344, top + 18 * len(kinds) + 20)
-    x_low, x_high, x_step = _round_range([p.x for _, p in points])
-    y_low, y_high, y_step = _round_range([v for _, p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
+    x_low, x_high, x_step = round_range([p.x for _, p in points])
+    y_low, y_high, y_step = round_range([v for _, p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
     parts = []
-    for tick in _ticks(y_low, y_high, y_step):
-        y = _scale(tick, y_low, y_high, bottom, top)
-        parts.append(_fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
-        parts.append(_text(left - 8, y + 4, number(tick, _decimals(y_step)), "end", "muted"))
-    parts.append(_x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
-    parts.append(_fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
+    for tick in ticks(y_low, y_high, y_step):
+        y = scale(tick, y_low, y_high, bottom, top)
+        parts.append(fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
+        parts.append(text_at(left - 8, y + 4, number(tick, decimals(y_step)), "end", "muted"))
+    parts.append(x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
+    parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
                        (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
     for _, p in points:
         if is_number(p.low) and is_number(p.high):
-            x = _scale(p.x, x_low, x_high, left, right)
-            low, high = (_scale(v, y_low, y_high, bottom, top) for v in (p.low, p.high))
-            parts.append(_fill('<path class="whisker faint" d="M{} {}V{}"/>', x, high, low))
+            x = scale(p.x, x_low, x_high, left, right)
+            low, high = (scale(v, y_low, y_high, bottom, top) for v in (p.low, p.high))
+            parts.append(fill('<path class="whisker faint" d="M{} {}V{}"/>', x, high, low))
     for kind, p in points:
         tip = f"{p.name} ({kind}): accuracy {number(p.y)}, activity {number(p.x)}"
-        place = _scale(p.x, x_low, x_high, left, right), _scale(p.y, y_low, y_high, bottom, top)
+        place = scale(p.x, x_low, x_high, left, right), scale(p.y, y_low, y_high, bottom, top)
         parts.append(_mark(kinds.index(kind), *place, tip))
     for i, kind in enumerate(kinds):
         y = top + 12 + 18 * i
         parts.append(_mark(i, right + 22, y, kind))
-        parts.append(_text(right + 34, y + 4, _short(kind.replace("_", " "), 27), "start"))
+        parts.append(text_at(right + 34, y + 4, short(kind.replace("_", " "), 27), "start"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for _, p in points)
-    return _svg(name, bottom + 44, "Accuracy and activity under each prompt, by kind of prompt", about, parts)
+    return svg(name, bottom + 44, "Accuracy and activity under each prompt, by kind of prompt", about, parts)
 
 
 def _mark(kind: int, x: float, y: float, tip: str) -> Markup:
-    return _fill('<path class="mark g{}" transform="translate({} {})" d="{}"><title>{}</title></path>',
+    return fill('<path class="mark g{}" transform="translate({} {})" d="{}"><title>{}</title></path>',
                  kind % _COLOURS, x, y, _SHAPES[kind % len(_SHAPES)], tip)  # fmt: skip
