@@ -20,8 +20,9 @@ import cotscope
 from cotscope import neurons
 from cotscope.cli import main
 from cotscope.controls import CALIPER
+from cotscope.judge.annotators import BUILT_IN
 from cotscope.judge.concepts import ConceptSet
-from cotscope.judge.lexicon import ANNOTATORS, LexiconAnnotator
+from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Concept
@@ -286,6 +287,8 @@ def test_stages_one_by_one_and_from_python(tiny_study: TinyStudy, tmp_path: Path
 
 def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: TinyStudy, tmp_path: Path, monkeypatch) -> None:
     class Half(LexiconAnnotator):
+        name = "half"
+
         def annotate(self, found):
             return [replace(a, accepted=a.pole.index % 2 == 0) for a in super().annotate(found)]
 
@@ -293,7 +296,7 @@ def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: Ti
     others = ConceptSet("letters", "", (letters,), "another", "")
     monkeypatch.setattr(neurons, "load_concepts", lambda name: others)
     monkeypatch.setattr(neurons, "LEAST_OTHERS", 1)
-    monkeypatch.setitem(ANNOTATORS, "half", Half)
+    monkeypatch.setitem(BUILT_IN, "half", lambda setting: Half())
     out = tmp_path / "run"
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
     for command in (["annotate", str(out), "--annotator", "half"], ["keystones", str(out)], ["ablate", str(out)]):
