@@ -26,10 +26,10 @@ from . import damage, disruptions, figures, judge, placebo, text, variants
 KINDS = {
     "none": "nothing disrupted",
     "reasoning": "reasoning neurons",
-    "comparable": "reasoning neurons with an equal",
+    "comparable": "reasoning with equals",
     "matched": "matched random",
     "unmatched": "unmatched random",
-    "other_concept": "neurons of other concepts",
+    "other_concept": "other concepts",
     "rejected": "rejected candidates",
 }
 """What the report calls each kind of set, in the order in which it shows them."""
