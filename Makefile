@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 study: setup
-	$(VENV)/bin/cotscope study --model $(MODEL) --limit 24 --given 12 --battery 6 --unmatched 1 --out $(RUN)
+	$(VENV)/bin/cotscope study --model $(MODEL) --limit 16 --discover-limit 20 --discover-prompts 2 --given 8 --battery 4 --unmatched 1 --out $(RUN)
 
 test: setup
 	$(VENV)/bin/ruff check src tests

@@ -456,3 +456,13 @@ def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Ru
         contrast = (cells[role, a, a] + cells[role, d, d] - cells[role, a, d] - cells[role, d, a]) / 4
         assert run.summary["operations"][role]["contrast"] == pytest.approx(contrast)
     assert "operations-result" in (out / "report.html").read_text()
+
+
+def test_prompts_that_cut_completions_are_named(finished: Run) -> None:
+    cut = finished.rows(
+        """SELECT prompt, avg(CASE WHEN finish = 'length' THEN 1 ELSE 0 END) AS share FROM completions
+           WHERE condition LIKE 'measure.%' GROUP BY prompt"""
+    )
+    expected = sorted(r["prompt"] for r in cut if r["share"] > 0.5)
+    [note] = [n for n in finished.manifest["notes"] if "were cut at 16 tokens" in n] or [""]
+    assert note.startswith(f"Under {len(expected)} prompts ({expected[0]}") if expected else not note

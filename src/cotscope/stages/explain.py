@@ -69,6 +69,7 @@ def explain(session: Session) -> None:
     run = session.run
     run.require("measure", f"cotscope measure {run.folder}")
     with run.stage("explain", UNITS):
+        _note_cut(session)
         _correlations(session)
         _stability(session)
         rows = _phenomena(session)
@@ -79,6 +80,21 @@ def explain(session: Session) -> None:
         keys = ("accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_fixed", "detectable")
         run.summarise(
             "phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows}
+        )
+
+
+def _note_cut(session: Session) -> None:
+    """A prompt under which the model had no room to answer says nothing about activity."""
+    cut = session.run.rows(
+        """SELECT prompt FROM completions WHERE split = 'test' AND neuron_set = 'none'
+           GROUP BY prompt HAVING avg((finish = 'length')::INT) > 0.5 ORDER BY prompt"""
+    )
+    if cut:
+        names = ", ".join(r["prompt"] for r in cut[:4]) + (", …" if len(cut) > 4 else "")
+        session.run.note(
+            f"Under {len(cut)} prompts ({names}) more than half of the completions were cut at "
+            f"{session.config.max_new_tokens} tokens: their accuracy is too low, and what is said of it. Use a larger "
+            "--max-new-tokens."
         )
 
 
