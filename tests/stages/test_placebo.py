@@ -41,7 +41,7 @@ def test_fewer_runs_are_a_beginning_of_more() -> None:
 def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM placebo")}
     assert set(before) == {"study_0", "lexicon_0", "labels_0", "lexicon_1"}
-    files = {p: p.stat().st_mtime_ns for p in (tested / "tables/placebo").iterdir()}
+    files = {p: p.stat().st_mtime_ns for p in (tested / "tables/placebo_runs").iterdir()}
     assert main(["placebo", str(tested), "--runs", "10", "--problems", "2"]) == 0
     run = Run.open(tested)
     rows = {r["run"]: r for r in run.rows("SELECT * FROM placebo")}
@@ -63,7 +63,8 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     assert (summary["runs"], summary["said"], summary["rate"]) == (10, sum(said), sum(said) / 10)
     assert summary["ci"] == list(wilson(sum(said), 10))
     assert summary["by_kind"]["study"]["runs"] == 1
-    assert "How often would it have said yes" in (tested / "report.html").read_text()
+    page = (tested / "report.html").read_text()
+    assert "How often would it have said yes" in page and 'id="placebo-title"' in page
 
 
 def test_other_problems_begin_anew(tested: Path) -> None:

@@ -12,7 +12,7 @@ ought to be no:
 Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
 few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen.
 
-Reads: `poles`, `candidates`, `keystones`. Writes: `placebo` (a file per run).
+Reads: `poles`, `candidates`, `keystones`. Writes: `placebo_runs` (a file per run), `placebo`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
         known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
         mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems}
         if state.get("of") != mark:
-            shutil.rmtree(run.folder / "tables/placebo", ignore_errors=True)
+            shutil.rmtree(run.folder / "tables/placebo_runs", ignore_errors=True)
             state |= {"of": mark, "done": []}
             run.save()
         plan = _plan(runs)
@@ -92,7 +92,7 @@ def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
         with session.bar("placebo", len(missing) * (MATCHED + 2), "set") as bar:
             for kind, i in missing:
                 row = bench.run(kind, i, bar.update)
-                run.write_rows(f"placebo/{kind}_{i}", [row], PLACEBO)
+                run.write_rows(f"placebo_runs/{kind}_{i}", [row], PLACEBO)
                 state["done"].append(f"{kind}_{i}")
                 run.save()
         _summarise(session, plan)
@@ -245,7 +245,8 @@ def _shuffled_within_layers(
 
 
 def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
-    rows = [r for r in session.run.rows("SELECT * FROM placebo") if r["run"] in {f"{k}_{i}" for k, i in plan}]
+    rows = [r for r in session.run.rows("SELECT * FROM placebo_runs ORDER BY run") if r["run"] in {f"{k}_{i}" for k, i in plan}]
+    session.run.write_rows("placebo", rows, PLACEBO)
 
     def rate(kinds: Sequence[str]) -> dict[str, object]:
         verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
