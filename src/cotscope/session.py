@@ -169,7 +169,7 @@ class Session:
         """
         prompts: tuple[Prompt, ...] = ()
         if self.config.exemplars is not None or not self.config.prompt_files:
-            exemplars = self._exemplars
+            exemplars = self.exemplars
             prompts = derive_prompts(exemplars, seed=self.config.seed)
             self._left_out = left_out(exemplars)
         taken = [p.name for p in prompts]
@@ -182,7 +182,8 @@ class Session:
         return prompts
 
     @cached_property
-    def _exemplars(self) -> Exemplars:
+    def exemplars(self) -> Exemplars:
+        """What prompts are derived from: the configured ones, or the built-in ones."""
         return load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
 
     def extra_prompts(self, variants: int, sentences: bool) -> tuple[ExtraPrompt, ...]:
@@ -191,7 +192,7 @@ class Session:
         Raises: PromptError if the exemplars do not allow so many, or a prompt is too long for the model; RunError if one
             was measured already and has changed since then.
         """
-        extra = extra_prompts(self._exemplars, variants, sentences, self.config.seed)
+        extra = extra_prompts(self.exemplars, variants, sentences, self.config.seed)
         self._check_length([e.prompt for e in extra])
         if hasattr(self, "run"):
             known = self.run.manifest.setdefault("extra_prompts", {})

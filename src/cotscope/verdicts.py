@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-LEVEL = 0.05
+from .stats import LEVEL
+
 LARGEST_BLIND_CHANGE = 0.15  # of accuracy: who could only have seen a larger one can't say that there was none
 
 RULE = (

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from ..continuations import ROLES, Continuation, continuations, score_battery, score_roles
 from ..data.load import general_text
+from ..neurons import comparison
 from ..records import Neuron
 from ..session import Session
 from ..stats import paired_bootstrap, sign_flip_p
@@ -140,7 +141,7 @@ def _sets(session: Session) -> list[_Set]:
     def first(kind: str, count: int) -> list[_Set]:
         return [s for s in sets if s.kind == kind][:count]
 
-    target = first("comparable", 1) or first("reasoning", 1)
+    target = first(comparison(session.run), 1)
     return target + first("matched", MATCHED) + first("unmatched", UNMATCHED)
 
 

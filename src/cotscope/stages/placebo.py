@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,6 @@ from ..judge.concepts import load_concepts
 from ..judge.lexicon import candidates
 from ..neurons import active_neurons, with_promoted
 from ..prompts.derive import derive_prompt, problems_of, render_solution
-from ..prompts.exemplars import load_exemplars
 from ..records import Concept, Neuron, Pole, Prompt
 from ..session import Session
 from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
@@ -79,22 +77,20 @@ def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
     run = session.run
     run.require("keystones", f"cotscope keystones {run.folder}")
     with run.stage("placebo", UNITS):
-        state = run.manifest.setdefault("placebo", {})
+        state, parts = run.manifest.setdefault("placebo", {}), run.folder / "tables/placebo_runs"
         known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
         mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems}
         if state.get("of") != mark:
-            shutil.rmtree(run.folder / "tables/placebo_runs", ignore_errors=True)
-            state |= {"of": mark, "done": []}
+            shutil.rmtree(parts, ignore_errors=True)
+            state["of"] = mark
             run.save()
-        plan = _plan(runs)
-        missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in state["done"]]
+        plan, done = _plan(runs), {part.stem for part in parts.glob("[!.]*.parquet")}
+        missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
         bench = _Bench(session, problems)
         with session.bar("placebo", len(missing) * (MATCHED + 2), "set") as bar:
             for kind, i in missing:
                 row = bench.run(kind, i, bar.update)
                 run.write_rows(f"placebo_runs/{kind}_{i}", [row], PLACEBO)
-                state["done"].append(f"{kind}_{i}")
-                run.save()
         _summarise(session, plan)
 
 
@@ -117,8 +113,7 @@ class _Bench:
         rows = session.run.rows("SELECT layer, index, sign, promoted FROM poles ORDER BY ALL")
         self.poles = [Pole(r["layer"], r["index"], r["sign"]) for r in rows]
         self.promoted = [r["promoted"] for r in rows]
-        exemplars = load_exemplars(Path(session.config.exemplars) if session.config.exemplars else None)
-        self.prompt: Prompt = derive_prompt("full", problems_of(exemplars, "full")[:EXEMPLARS])
+        self.prompt: Prompt = derive_prompt("full", problems_of(session.exemplars, "full")[:EXEMPLARS])
         self.seen = {p.question for part in session.split.parts().values() for p in part}
 
     def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
