@@ -170,8 +170,7 @@ class _Padded(_Loaded, ABC):
             out = self.generate(inputs, settings, kept)
             generated += out[:, inputs["input_ids"].shape[1] :].tolist()
             index, coefficient = (
-                torch.stack(tensors).unflatten(0, (-1, len(self.down))).permute(2, 0, 1, 3).cpu()
-                for tensors in zip(*kept)
+                torch.stack(tensors).unflatten(0, (-1, len(self.down))).permute(2, 0, 1, 3).cpu() for tensors in zip(*kept)
             )
             poles += zip(index, coefficient)
         return self.recorded(generated, poles, stop)
@@ -251,8 +250,7 @@ class TransformersGenerateBatch(_Loaded):
             for handle in handles:
                 handle.remove()
         steps = (
-            ([number[r] for r in rows], *(torch.stack(tensors, dim=1) for tensors in zip(*layers)))
-            for rows, layers in passes
+            ([number[r] for r in rows], *(torch.stack(tensors, dim=1) for tensors in zip(*layers))) for rows, layers in passes
         )
         return self.recorded(generated, _by_row(steps, len(texts)), stop)
 

@@ -137,11 +137,7 @@ def test_models_are_listed(capsys) -> None:
 
 def test_help_states_the_defaults_that_hold() -> None:
     config = StudyConfig()
-    stated = {
-        option: match[1]
-        for option, text in cli._STUDY_HELP.items()
-        if (match := re.search(r"\(default ([^,)]+)", text))
-    }
+    stated = {option: match[1] for option, text in cli._STUDY_HELP.items() if (match := re.search(r"\(default ([^,)]+)", text))}
     assert len(stated) >= 10
     for option, value in stated.items():
         assert str(getattr(config, option[2:].replace("-", "_"))) == value

@@ -120,8 +120,9 @@ def test_keystones_are_in_no_set(tmp_path: Path) -> None:
 
 
 def test_rejected_candidates(tmp_path: Path) -> None:
-    assert "rejected" not in by_name(session(tmp_path / "none"))
+    assert not {"rejected", "lexicon"} & set(by_name(session(tmp_path / "none")))
     sets = by_name(session(tmp_path / "some", rejected=5))
+    assert {n.index for n in sets["lexicon"].neurons} == set(range(20))
     assert {n.index for n in sets["rejected"].neurons} == set(range(5))
     assert {n.index for n in sets["reasoning"].neurons} == set(range(5, 20))
     sets = by_name(session(tmp_path / "most", rejected=15))

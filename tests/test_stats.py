@@ -299,9 +299,7 @@ def test_bootstrap_of_nothing() -> None:
 
 def test_sign_flip_agrees_with_scipy() -> None:
     values = np.random.default_rng(1).normal(0.4, 1, 25)
-    expected = scipy_stats.permutation_test(
-        (values,), np.sum, permutation_type="samples", n_resamples=20_000, rng=2
-    ).pvalue
+    expected = scipy_stats.permutation_test((values,), np.sum, permutation_type="samples", n_resamples=20_000, rng=2).pvalue
     assert sign_flip_p(values) == pytest.approx(expected, abs=0.01)
     assert sign_flip_p([0.0, 0.0]) == 1.0
     assert sign_flip_p([1.0]) == 1.0
@@ -476,7 +474,7 @@ def test_diagonal_contrast_finds_a_diagonal_and_nothing_else() -> None:
     assert diagonal_contrast(none) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_specific_damage_needs_both() -> None:
+def test_specific_damage_needs_all_three() -> None:
     matched = [(-1.0 - i / 100, -0.5) for i in range(20)]
     found = specific_damage((-0.1, -0.1), (-2.0, -0.5), matched)
     assert found.verdict == "matters"
@@ -487,6 +485,9 @@ def test_specific_damage_needs_both() -> None:
     assert (everything.verdict, everything.p_value, everything.p_beyond) == ("not shown", pytest.approx(1 / 21), 1)
     assert specific_damage((-0.1, -0.1), (-1.05, -0.5), matched).verdict == "not shown"
     assert specific_damage((-0.1, -0.1), (-2.0, -0.5), matched[:18]).verdict == "too few matched sets to tell"
+    small = specific_damage((-0.1, -0.1), (-1.04, -0.5), [(-1.0, -0.5)] * 20)
+    assert (small.verdict, small.p_value, small.p_beyond) == ("not shown", pytest.approx(1 / 21), pytest.approx(1 / 21))
+    assert specific_damage((-0.1, -0.1), (-1.06, -0.5), [(-1.0, -0.5)] * 20).verdict == "matters"
 
 
 def test_specific_damage_says_matters_of_a_random_set_one_time_in_twenty() -> None:

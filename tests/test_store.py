@@ -26,9 +26,7 @@ def test_the_same_study_goes_on(tmp_path: Path) -> None:
 def test_another_study_is_refused(tmp_path: Path) -> None:
     Run.create(tmp_path / "r", STUDY)
     other = STUDY | {"config": {"limit": 5, "prompt_files": []}}
-    with pytest.raises(
-        RunError, match=r'another study: config differ; expected config = {"limit": 5}; got {"limit": 4}'
-    ):
+    with pytest.raises(RunError, match=r'another study: config differ; expected config = {"limit": 5}; got {"limit": 4}'):
         Run.create(tmp_path / "r", other)
 
 

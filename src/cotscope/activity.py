@@ -11,24 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from .conditions import ACTIVITY
-from .continuations import ROLES, Continuation
+from .conditions import ACTIVITY, active_poles, by_problem
+from .continuations import Continuation
 from .errors import PromptError
 from .records import Prompt
 from .session import Session
 from .stats import wilson
 
-if TYPE_CHECKING:
-    from .lm.recorders import PoleTally
-
-FIXED = pa.schema([("prompt", pa.string()), ("problem_id", pa.string()), ("role", pa.string()), *list(ACTIVITY)[2:]])
+FIXED = pa.schema([("prompt", pa.string()), *list(ACTIVITY)[1:]])
 _MEANS = pa.schema([(n, pa.float64()) for n in ("poles_per_token", "poles_per_token_first", "log_prob")])
 FIXED_PROBLEMS = pa.schema([*list(FIXED)[:2], *_MEANS])
+JUDGED_ACTIVITY = pa.schema([
+    ("prompt", pa.string()), ("poles", pa.string()), ("own_activity", pa.float64()), ("fixed_activity", pa.float64())
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ def record_fixed(session: Session, place: Place, prompts: Sequence[Prompt], give
 
     Raises: PromptError, before anything runs, if a prompt with a solution does not fit the model's context.
     """
-    from .lm.recorders import ActivePoles
     from .lm.scoring import Given, score
 
     run, done = session.run, session.run.manifest.setdefault(place.fixed, {})
@@ -71,14 +69,11 @@ def record_fixed(session: Session, place: Place, prompts: Sequence[Prompt], give
                 remedy="Use fewer exemplars.",
             )
     ids = np.array([c.problem.id for c in given])
-    labels = tuple(tuple(i * len(ROLES) + ROLES.index(role) for role in c.roles) for i, c in enumerate(given))
     with session.bar("fixed activity", len(missing), "prompt") as bar:
         for prompt in missing:
             with run.table_writer(f"{place.fixed}/{prompt.name}", FIXED) as writer:
-                recorder = ActivePoles(
-                    session.loaded.anatomy,
-                    session.config.k,
-                    sink=lambda tally, p=prompt, w=writer: w.write_table(_fixed(tally, p.name, ids)),
+                recorder = active_poles(
+                    session, lambda tally, p=prompt, w=writer: w.write_table(by_problem(tally, p.name, ids, FIXED))
                 )
                 scores = score(
                     session.engine,
@@ -87,7 +82,6 @@ def record_fixed(session: Session, place: Place, prompts: Sequence[Prompt], give
                         tuple(c.tokens for c in given),
                         tuple(c.results for c in given),
                         recorder,
-                        labels,
                     ),
                 )
             rows = [
@@ -98,13 +92,6 @@ def record_fixed(session: Session, place: Place, prompts: Sequence[Prompt], give
             done[prompt.name] = mark
             run.save()
             bar.update()
-
-
-def _fixed(tally: PoleTally, prompt: str, ids: np.ndarray) -> pa.Table:
-    problem, role = np.divmod(tally.row, len(ROLES))
-    columns = {name: getattr(tally, name) for name in FIXED.names[3:]}
-    named = {"prompt": pa.repeat(prompt, len(problem)), "problem_id": ids[problem], "role": np.array(ROLES)[role]}
-    return pa.table(named | columns, FIXED)
 
 
 def write_problems(session: Session, place: Place) -> None:
@@ -194,3 +181,44 @@ def prompt_rows(session: Session, place: Place, names: Sequence[str]) -> list[di
             more[key] = fixed_of.get(name, {}).get(key)
         rows.append(total | more)
     return rows
+
+
+JUDGED = ("lexicon", "accepted", "rejected")
+"""All candidates (what a lexicon alone would accept), those that the annotator accepted, and the others."""
+
+
+def judged_rows(session: Session, place: Place) -> list[dict]:
+    """Own and fixed activity of all candidates, of accepted and of rejected poles: a row per prompt and word of `JUDGED`.
+
+    Empty if the annotator rejected none.
+    """
+    run = session.run
+    judged = """WITH accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
+                     suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
+                     rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
+                     judged AS (SELECT *, 'lexicon' AS poles FROM suspects UNION ALL
+                                SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
+    if not run.rows(f"{judged} SELECT 1 FROM rejected LIMIT 1"):
+        return []
+    ways = {"own_activity": (f"SELECT prompt, problem_id, tokens FROM {place.problems}",
+                             f"""SELECT prompt, problem_id, poles, sum(steps) AS steps
+                                 FROM activity JOIN completions USING (condition, problem_id)
+                                      JOIN judged USING (layer, index, sign)
+                                 WHERE starts_with(condition, '{place.condition}.') GROUP BY ALL""")}  # fmt: skip
+    if run.manifest.get(place.fixed):
+        ways["fixed_activity"] = (
+            f"""SELECT prompt, problem_id, sum(tokens) AS tokens
+                FROM continuations CROSS JOIN (SELECT DISTINCT prompt FROM {place.given}) GROUP BY ALL""",
+            f"""SELECT prompt, problem_id, poles, sum(steps) AS steps
+                FROM {place.fixed} JOIN judged USING (layer, index, sign) GROUP BY ALL""",
+        )
+    rows: dict[tuple[str, str], dict] = {}
+    for name, (texts, active) in ways.items():
+        for r in run.rows(
+            f"""{judged}, texts AS ({texts}), active AS ({active})
+                SELECT prompt, poles, avg(coalesce(steps, 0) / tokens) AS activity
+                FROM texts CROSS JOIN (SELECT DISTINCT poles FROM judged)
+                     LEFT JOIN active USING (prompt, problem_id, poles) GROUP BY ALL"""
+        ):
+            rows.setdefault((r["prompt"], r["poles"]), {"prompt": r["prompt"], "poles": r["poles"]})[name] = r["activity"]
+    return list(rows.values())

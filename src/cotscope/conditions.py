@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .data.answers import is_correct, parse_flexible, parse_strict
+from .data.roles import ROLES, token_roles
 from .numbers import format_number
 from .records import Completion, Problem, Prompt
 from .session import Session
@@ -35,6 +36,7 @@ COMPLETIONS = pa.schema(
         ("problem_id", pa.string()),
         ("text", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
+        ("roles", pa.list_(pa.string())),
         ("tokens", pa.int32()),
         ("finish", pa.string()),
         ("strict", pa.string()),
@@ -47,6 +49,7 @@ ACTIVITY = pa.schema(
     [
         ("condition", pa.string()),
         ("problem_id", pa.string()),
+        ("role", pa.string()),
         ("layer", pa.int16()),
         ("index", pa.int32()),
         ("sign", pa.int8()),
@@ -125,28 +128,27 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
 class _Sink:
     """Where one condition's completions and activity go."""
 
-    def __init__(
-        self, session: Session, condition: Condition, problems: tuple[Problem, ...], open_tables: ExitStack
-    ) -> None:
+    def __init__(self, session: Session, condition: Condition, problems: tuple[Problem, ...], open_tables: ExitStack) -> None:
         self.session, self.condition, self.problems = session, condition, problems
         self.recorder: ActivePoles | None = None
         self._table = open_tables.enter_context(ExitStack())  # closed early when the condition ends well
         if condition.record:
-            from .lm.recorders import ActivePoles
-
             ids = np.array([p.id for p in problems])
             writer = self._table.enter_context(session.run.table_writer(f"activity/{condition.name}", ACTIVITY))
-            self.recorder = ActivePoles(
-                session.loaded.anatomy,
-                session.config.k,
-                sink=lambda tally: writer.write_table(_activity(tally, condition.name, ids)),
+            self.recorder = active_poles(
+                session, lambda tally: writer.write_table(by_problem(tally, condition.name, ids, ACTIVITY))
             )
 
     def finish(self, completions: list[Completion], seconds_per_token: float) -> None:
         """Write what the condition's rows said, then that it is done."""
         self._table.close()
         run, condition = self.session.run, self.condition
-        rows = [_graded(condition, p, c) for p, c in zip(self.problems, completions, strict=True)]
+        decode = self.session.loaded.tokenizer.decode
+        rows = []
+        for problem, completion in zip(self.problems, completions, strict=True):
+            end = ("elsewhere",) * (completion.steps - len(completion.token_ids))  # the end token is counted, not kept
+            places = token_roles(decode, completion.token_ids) + end
+            rows.append(_graded(condition, problem, completion) | {"roles": places})
         run.write_rows(f"completions/{condition.name}", rows, COMPLETIONS)
         written = sum(r["tokens"] for r in rows)
         seconds = written * seconds_per_token
@@ -182,7 +184,28 @@ def _graded(condition: Condition, problem: Problem, completion: Completion) -> d
     }
 
 
-def _activity(tally: PoleTally, condition: str, ids: np.ndarray) -> pa.Table:
-    columns = {name: getattr(tally, name) for name in ACTIVITY.names[2:]}
+def active_poles(session: Session, sink: Callable[[PoleTally], None]) -> ActivePoles:
+    """The study's recorder; what it tallies is kept apart by the tokens' roles."""
+    from .lm.recorders import ActivePoles
+
+    decode = session.loaded.tokenizer.decode
+    return ActivePoles(
+        session.loaded.anatomy,
+        session.config.k,
+        sink,
+        label=lambda tokens: [ROLES.index(role) for role in token_roles(decode, tokens)],
+    )
+
+
+def by_problem(tally: PoleTally, name: str, ids: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """A tally of `active_poles` as a table.
+
+    Args:
+        name: stands in the schema's first column (condition, or prompt).
+        ids: of the problems, by row number.
+    """
+    columns = {column: getattr(tally, column) for column in schema.names[3:]}
     problem = pa.DictionaryArray.from_arrays(tally.row, ids).cast(pa.string())
-    return pa.table({"condition": pa.repeat(condition, len(tally.row)), "problem_id": problem, **columns}, ACTIVITY)
+    role = pa.DictionaryArray.from_arrays(tally.label, list(ROLES)).cast(pa.string())
+    first, second, third = schema.names[:3]
+    return pa.table({first: pa.repeat(name, len(tally.row)), second: problem, third: role, **columns}, schema)

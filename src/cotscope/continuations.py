@@ -7,7 +7,6 @@ activity, design, section 2).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from .data.battery import load_battery
+from .data.roles import ARITHMETIC, ROLES, token_roles
 from .prompts.derive import render_solution
 from .records import Problem, Prompt
 from .session import Session
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from .lm.scoring import TokenScore
 
 CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
-ROLES = ("operator", "equals", "result", "elsewhere")
-ARITHMETIC = ROLES[:3]
-_NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
-_RESULT = re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})")
-_EQUALS = re.compile(r"(?<=\d)\s*(=)")
-_OPERATOR = re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)")
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,7 @@ class Continuation:
 
     Attributes:
         source: "gold" (the data's own solution) or "own" (what the model wrote when it was right).
-        roles: of each token: "operator" (between numbers), "equals" (after a number), "result" (a number after an equals
-            sign, or the answer) or "elsewhere".
+        roles: of each token (`data/roles.py`).
     """
 
     problem: Problem
@@ -57,28 +50,10 @@ class Continuation:
         return frozenset(i for i, role in enumerate(self.roles) if role == "result")
 
 
-def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
-    """The role of each token of a text; one that reaches into an operator, equals sign or result has its role.
-
-    Args:
-        ends: where each token ends in the text.
-    """
-    spans = [(*m.span(1), "result") for m in _RESULT.finditer(text)]
-    spans += [(*m.span(1), "operator") for m in _OPERATOR.finditer(text)]
-    spans += [(*m.span(1), "equals") for m in _EQUALS.finditer(text)]
-    found, at = [], 0
-    for end in ends:
-        found.append(next((role for first, last, role in spans if first < end and at < last), "elsewhere"))
-        at = max(at, end)
-    return tuple(found)
-
-
 def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
     tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    # Tokens decoded one by one can lose their blanks; what the first n come to does not.
-    ends = [len(loaded.tokenizer.decode(tokens[: n + 1])) for n in range(len(tokens))]
-    return Continuation(problem, source, text, tuple(tokens), roles(loaded.tokenizer.decode(tokens), ends))
+    return Continuation(problem, source, text, tuple(tokens), token_roles(loaded.tokenizer.decode, tokens))
 
 
 def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:

@@ -74,9 +74,7 @@ def with_promoted(session: Session, active: list[dict[str, Any]]) -> list[dict[s
     neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
     place = {neuron: i for i, neuron in enumerate(neurons)}
     with session.bar("projecting", len(neurons), "neuron") as bar:
-        ends = project(
-            session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update
-        )
+        ends = project(session.loaded.anatomy, neurons, session.config.promoted, session.config.projection, progress=bar.update)
     tokens = {1: ends.top.tolist(), -1: ends.bottom.tolist()}
     scores = {1: ends.top_scores.tolist(), -1: [[-s for s in row] for row in ends.bottom_scores.tolist()]}
     rows = []
@@ -100,7 +98,7 @@ class NeuronSet:
 
     Attributes:
         kind: "reasoning", "comparable" (the reasoning neurons that have an equal), "matched", "unmatched",
-            "other_concept", "rejected".
+            "other_concept", "lexicon" (all candidates, where the annotator rejected some), "rejected" (those).
         seed: of the random ones.
     """
 
@@ -142,6 +140,7 @@ def neuron_sets(session: Session, known: ActiveNeurons) -> list[NeuronSet]:
     if others:
         sets.append(NeuronSet("other_concepts", "other_concept", None, others))
     if known.rejected:
+        sets.append(NeuronSet("lexicon", "lexicon", None, tuple(sorted((*reasoning, *known.rejected)))))
         sets.append(NeuronSet("rejected", "rejected", None, _busiest(known.rejected, known.traits, len(reasoning))))
     return sets
 

@@ -75,9 +75,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return float(_rank_correlation(x[None], y[None])[0])
 
 
-def spearman(
-    x: Sequence[float], y: Sequence[float], seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float, float]:
+def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float, float, float]:
     """Spearman's rank correlation, its percentile bootstrap interval over points, and its permutation p-value.
 
     Returns: rho, low, high, p; all NaN with fewer than 3 points, with a NaN among them, or when one variable does not
@@ -236,11 +234,13 @@ def permutation_p(target: float, controls: Sequence[float]) -> float:
     return (1 + sum(c <= target for c in controls)) / (1 + len(controls))
 
 
+LEAST_EFFECT = 0.05  # nats; a token loses 5 % of its probability
 SPECIFIC_RULE = (
     "A set matters to arithmetic if its removal lowers the log-probability of the arithmetic tokens (operators, equals signs, "
-    "results) of given solutions more than the removal of matched sets does (permutation p at most 0.05), and if it still "
-    "does after the change at the solutions' other tokens has been taken off (p at most 0.05 too: not everything just "
-    "suffers more). Both: matters. Not both: not shown. Fewer than 19 matched sets: too few to tell."
+    "results) of given solutions more than the removal of matched sets does (permutation p at most 0.05), by at least "
+    f"{LEAST_EFFECT} nats more than their mean (less is no finding, however sure), and if it still does after the change at "
+    "the solutions' other tokens has been taken off (p at most 0.05 too: not everything just suffers more). All three: "
+    "matters. Not all: not shown. Fewer than 19 matched sets: too few to tell."
 )
 
 
@@ -276,11 +276,11 @@ def specific_damage(
     changes = [(a - untouched[0], e - untouched[1]) for a, e in (target, *matched)]
     arithmetic, beyond = [a for a, _ in changes], [a - e for a, e in changes]
     p, p_beyond = permutation_p(arithmetic[0], arithmetic[1:]), permutation_p(beyond[0], beyond[1:])
+    mean = sum(arithmetic[1:]) / len(matched) if matched else float("nan")
     if 1 / (len(matched) + 1) > LEVEL:
         verdict = "too few matched sets to tell"
     else:
-        verdict = "matters" if max(p, p_beyond) <= LEVEL else "not shown"
-    mean = sum(arithmetic[1:]) / len(matched) if matched else float("nan")
+        verdict = "matters" if max(p, p_beyond) <= LEVEL and mean - arithmetic[0] >= LEAST_EFFECT else "not shown"
     return SpecificDamage(arithmetic[0], mean, p, p_beyond, verdict)
 
 

@@ -18,9 +18,7 @@ RULE = (
 )
 
 
-def verdict(
-    accuracy: tuple[float, float], activity: tuple[float, float], detectable: float, problems: int, tests: int
-) -> str:
+def verdict(accuracy: tuple[float, float], activity: tuple[float, float], detectable: float, problems: int, tests: int) -> str:
     """`RULE` on one phenomenon.
 
     Args:

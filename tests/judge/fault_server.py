@@ -34,11 +34,11 @@ def truth(number: int) -> dict[str, Any]:
 
 class FaultServer(ThreadingHTTPServer):
     """Attributes:
-        faults: pole number → the fault of its first call.
-        broken: poles that never get a reply; `always`: the fault of all calls.
-        answered: pole → valid replies sent; `bodies`: what was received; `active`, `most`: calls at once.
-        oracle: messages → the reply's text, instead of the truth about poles.
-        level: what of response_format it takes: "json_schema", "json_object", "plain" or, ignored, "deaf".
+    faults: pole number → the fault of its first call.
+    broken: poles that never get a reply; `always`: the fault of all calls.
+    answered: pole → valid replies sent; `bodies`: what was received; `active`, `most`: calls at once.
+    oracle: messages → the reply's text, instead of the truth about poles.
+    level: what of response_format it takes: "json_schema", "json_object", "plain" or, ignored, "deaf".
     """
 
     daemon_threads = True

@@ -62,9 +62,7 @@ def test_no_seed_is_a_word_of_the_problems_and_exemplars() -> None:
 def test_as_many_seeds_and_as_many_chinese_ones() -> None:
     assert len(seeds(PLACEBO)) == pytest.approx(len(seeds(ARITHMETIC)), rel=0.1)
     assert sum(map(is_chinese, seeds(PLACEBO))) == sum(map(is_chinese, seeds(ARITHMETIC)))
-    assert sorted(sum(map(is_chinese, c.seeds)) for c in PLACEBO) == sorted(
-        sum(map(is_chinese, c.seeds)) for c in ARITHMETIC
-    )
+    assert sorted(sum(map(is_chinese, c.seeds)) for c in PLACEBO) == sorted(sum(map(is_chinese, c.seeds)) for c in ARITHMETIC)
 
 
 @pytest.mark.model

@@ -81,9 +81,7 @@ def test_jobs_in_one_batch_are_as_jobs_alone(tiny: LoadedModel) -> None:
                 mine, order = recorder.steps[row], index.argsort(-1)
                 again = mine[0].argsort(-1)
                 assert torch.equal(mine[0].gather(-1, again), index.gather(-1, order))
-                torch.testing.assert_close(
-                    mine[1].gather(-1, again), coefficient.gather(-1, order), atol=2e-4, rtol=1e-3
-                )
+                torch.testing.assert_close(mine[1].gather(-1, again), coefficient.gather(-1, order), atol=2e-4, rtol=1e-3)
 
 
 def test_chosen_neurons_are_recorded_at_every_step(qwen: LoadedModel) -> None:
@@ -185,9 +183,7 @@ def test_recorder_is_exact(tiny: LoadedModel) -> None:
         for step, (i, c) in enumerate(zip(*mine)):
             order, expected = i.long().argsort(-1), index[step].argsort(-1)
             assert torch.equal(i.long().gather(-1, order), index[step].gather(-1, expected))
-            torch.testing.assert_close(
-                c.gather(-1, order), coefficient[step].gather(-1, expected), atol=2e-4, rtol=1e-3
-            )
+            torch.testing.assert_close(c.gather(-1, order), coefficient[step].gather(-1, expected), atol=2e-4, rtol=1e-3)
     total = sum(int(t.steps.sum()) for t in tallies)
     silent = sum(int((c == 0).sum()) for _, c in recorder.steps.values())  # OPT's ReLU leaves fewer than 5 in some layers
     assert total == sum(c.steps for c in completions) * loaded.anatomy.layers * 5 - silent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -60,23 +61,28 @@ def test_only_the_tokens_asked_for_are_scored(qwen: LoadedModel) -> None:
 
 
 def test_recorder_sees_every_given_token_under_its_label(tiny: LoadedModel) -> None:
-    answers = tuple(tokens(tiny, a) for a in ANSWERS)
-    labels = tuple(tuple(10 * i + t % 2 for t in range(len(a))) for i, a in enumerate(answers))
-    recorder = ActivePoles(tiny.anatomy, k=5, keep_steps=True)
-    score(Engine(tiny), Given(PROMPTS, answers, tuple(frozenset() for _ in answers), recorder, labels))
+    answers, tallies = tuple(tokens(tiny, a) for a in ANSWERS), []
+    recorder = ActivePoles(
+        tiny.anatomy, k=5, sink=tallies.append, keep_steps=True, label=lambda written: [t % 3 for t in written]
+    )
+    score(Engine(tiny), Given(PROMPTS, answers, tuple(frozenset() for _ in answers), recorder))
+    expected: Counter[tuple[int, ...]] = Counter()
     for i, (prompt, answer) in enumerate(zip(PROMPTS, answers)):
         start = tiny.encode(prompt)
         _, seen = plain(tiny, start + list(answer))
         m = torch.stack(seen, dim=1)[len(start) - 1 :][: len(answer)].float()
-        expected = (m.abs() * tiny.anatomy.norms).topk(5, dim=-1).indices.sort(dim=-1).values
-        for parity in (0, 1):
-            places = list(range(parity, len(answer), 2))
-            if places:
-                index, coefficient = recorder.steps[10 * i + parity]
-                assert torch.equal(index.long().sort(dim=-1).values, expected[places])
-                torch.testing.assert_close(
-                    coefficient, m[places].gather(-1, index.long()), atol=2e-4, rtol=1e-3
-                )
+        index, coefficient = recorder.steps[i]
+        largest = (m.abs() * tiny.anatomy.norms).topk(5, dim=-1).indices
+        assert torch.equal(index.long().sort(dim=-1).values, largest.sort(dim=-1).values)
+        torch.testing.assert_close(coefficient, m.gather(-1, index.long()), atol=2e-4, rtol=1e-3)
+        for step, token in enumerate(answer):
+            for layer, neurons in enumerate(largest[step].tolist()):
+                expected.update((i, token % 3, layer, n, int(m[step, layer, n].sign())) for n in neurons if m[step, layer, n])
+    found: Counter[tuple[int, ...]] = Counter()
+    for tally in tallies:
+        for *key, steps in zip(tally.row, tally.label, tally.layer, tally.index, tally.sign, tally.steps):
+            found[tuple(map(int, key))] += int(steps)
+    assert found == expected
 
 
 def test_a_continuation_beyond_the_context_is_refused(qwen: LoadedModel) -> None:

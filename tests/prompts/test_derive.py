@@ -166,7 +166,5 @@ def test_gold_solutions(two: Exemplars) -> None:
     assert render_solution(two.mixed[0]) == (
         "First there are 4 frogs.\nSo there are 4 + 6 = 10 frogs.\nSo there are 10 * 3 = 30 eggs.\nThe answer is 30."
     )
-    assert render_solution(Problem("p", "?", Fraction(5, 2), solution="Half of 5.\n")) == (
-        "Half of 5.\nThe answer is 2.5."
-    )
+    assert render_solution(Problem("p", "?", Fraction(5, 2), solution="Half of 5.\n")) == ("Half of 5.\nThe answer is 2.5.")
     assert render_solution(Problem("p", "?", Fraction(1, 3))) == "The answer is 1/3."

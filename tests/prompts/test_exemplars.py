@@ -38,9 +38,7 @@ def test_built_in_exemplars_have_eight_of_every_group() -> None:
     exemplars = load_exemplars(None)
     assert exemplars.source == "built-in"
     assert len(exemplars.mixed) == 8
-    assert {operation: len(group) for operation, group in exemplars.by_operation.items()} == dict.fromkeys(
-        OPERATIONS, 8
-    )
+    assert {operation: len(group) for operation, group in exemplars.by_operation.items()} == dict.fromkeys(OPERATIONS, 8)
     problems = [*exemplars.mixed, *(p for group in exemplars.by_operation.values() for p in group)]
     assert len({problem.id for problem in problems}) == len({problem.question for problem in problems}) == 40
     used = {step.operation for problem in exemplars.mixed for step in problem.steps} - {None}

@@ -84,9 +84,7 @@ def test_perturbations_and_numbers_of_exemplars_are_spread_evenly(count: int, se
 
 def test_orders_are_random_too() -> None:
     order = {problem.question: n for n, problem in enumerate(EXEMPLARS.mixed)}
-    mixed = [
-        [order[q] for q in questions(v)] for v in MANY if problems_of(EXEMPLARS, v.perturbation)[0].question in order
-    ]
+    mixed = [[order[q] for q in questions(v)] for v in MANY if problems_of(EXEMPLARS, v.perturbation)[0].question in order]
     assert 0.3 < sum(numbers[0] < numbers[-1] for numbers in mixed) / len(mixed) < 0.7
 
 

@@ -303,9 +303,7 @@ def test_labels_do_not_overlap() -> None:
     frame = Box(50, 10, 780, 420)
     boxes = place_labels(points, [90.0, 120.0, 60.0, 180.0, 100.0, 30.0], frame)
     for i, box in enumerate(boxes):
-        assert (
-            frame.left <= box.left and box.right <= frame.right and frame.top <= box.top and box.bottom <= frame.bottom
-        )
+        assert frame.left <= box.left and box.right <= frame.right and frame.top <= box.top and box.bottom <= frame.bottom
         assert not any(box.overlap(other) for other in boxes[:i])
         assert not any(box.holds(point) for point in points)
 

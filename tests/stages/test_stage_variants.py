@@ -96,9 +96,7 @@ def accepted(run: Run) -> dict[tuple[int, int, int], bool]:
 
 
 @pytest.mark.parametrize(("stage", "table"), [("measure", "prompts"), ("variant", "variants")])
-def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(
-    finished: Run, stage: str, table: str
-) -> None:
+def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(finished: Run, stage: str, table: str) -> None:
     poles = accepted(finished)
     assert {True, False} == set(poles.values())
     own: dict[tuple[str, bool], float] = defaultdict(float)
@@ -130,9 +128,7 @@ def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(
 
 
 def test_correlations_are_those_of_the_tables(finished: Run) -> None:
-    found = {
-        (r["family"], r["activity"], r["poles"], r["given"]): r for r in finished.rows("SELECT * FROM correlations")
-    }
+    found = {(r["family"], r["activity"], r["poles"], r["given"]): r for r in finished.rows("SELECT * FROM correlations")}
     columns = {("own", "all"): "poles_per_token", ("fixed", "first"): "fixed_activity_first"}
     families = {"variant": "variants WHERE family = 'variant'", "sentence": "variants WHERE family = 'sentence'",
                 "study": "prompts"}  # fmt: skip
@@ -253,9 +249,7 @@ def test_too_many_and_too_long_are_said_before_anything_runs(
     assert not out.exists()
 
 
-def test_changed_exemplars_are_noticed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Run
-) -> None:
+def test_changed_exemplars_are_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Run) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
     manifest = json.loads((run / "manifest.json").read_text())

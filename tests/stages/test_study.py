@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Concept
-from cotscope.stats import permutation_p, wilson
+from cotscope.stats import permutation_p, rank_correlation, wilson
 from cotscope.store import Run
 
 FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
@@ -299,8 +301,9 @@ def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: Ti
     monkeypatch.setitem(BUILT_IN, "half", lambda setting: Half())
     out = tmp_path / "run"
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
-    for command in (["annotate", str(out), "--annotator", "half"], ["keystones", str(out)], ["ablate", str(out)]):
-        assert main(command) == 0
+    assert main(["annotate", str(out), "--annotator", "half"]) == 0
+    for stage in ("keystones", "ablate", "damage", "measure", "explain"):
+        assert main([stage, str(out)]) == 0
     run = Run.open(out)
     accepted = "SELECT DISTINCT layer, index FROM annotations WHERE accepted"
     for name, kind in (("rejected", "rejected"), ("other_concepts", "other_concept")):
@@ -313,8 +316,50 @@ def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: Ti
         assert run.rows("SELECT kind FROM matching WHERE neuron_set = ?", [name]) == [{"kind": kind}]
         assert run.rows("SELECT n FROM ablation WHERE neuron_set = ?", [name]) == [{"n": 8}]
     assert run.rows("SELECT * FROM sets WHERE neuron_set = 'rejected' AND index % 2 = 0") == []
+    both = run.rows("SELECT DISTINCT layer, index FROM sets WHERE kind = 'lexicon' ORDER BY ALL")
+    assert both == run.rows("SELECT DISTINCT layer, index FROM sets WHERE kind IN ('reasoning', 'rejected') ORDER BY ALL")
     page = (out / "report.html").read_text()
     assert "rejected candidates" in page and "other concepts" in page
+    assert 'id="judged"' in page and "rejected by the judge" in page
+    _activity_without_and_with_the_judge(run)
+
+
+def _activity_without_and_with_the_judge(run: Run) -> None:
+    """Tables `judged_activity` and `judged`, counted anew."""
+    accepted = {(r["layer"], r["index"], r["sign"]) for r in run.rows("SELECT * FROM annotations WHERE accepted")}
+    suspects = {(r["layer"], r["index"], r["sign"]) for r in run.rows("SELECT * FROM candidates")}
+    poles = {"lexicon": suspects, "accepted": accepted, "rejected": suspects - accepted}
+    assert accepted < suspects
+    texts = {(r["prompt"], r["problem_id"]): r["tokens"] for r in run.rows("SELECT * FROM prompt_problems")}
+    spots = run.rows("SELECT problem_id, sum(tokens)::INT AS tokens FROM continuations GROUP BY ALL")
+    given = {r["problem_id"]: r["tokens"] for r in spots}
+    own, fixed = Counter(), Counter()
+    for word, chosen in poles.items():
+        for r in run.rows("SELECT * FROM activity WHERE starts_with(condition, 'measure.')"):
+            if (r["layer"], r["index"], r["sign"]) in chosen:
+                prompt = r["condition"].removeprefix("measure.")
+                own[word, prompt] += r["steps"] / texts[prompt, r["problem_id"]]
+        for r in run.rows("SELECT * FROM fixed"):
+            if (r["layer"], r["index"], r["sign"]) in chosen:
+                fixed[word, r["prompt"]] += r["steps"] / given[r["problem_id"]]
+    rows = run.rows("SELECT * FROM judged_activity")
+    prompts = {r["prompt"]: r for r in run.rows("SELECT * FROM prompts")}
+    assert {(r["prompt"], r["poles"]) for r in rows} == {(p, word) for p in prompts for word in poles}
+    for r in rows:
+        assert r["own_activity"] == pytest.approx(own[r["poles"], r["prompt"]] / 8)
+        assert r["fixed_activity"] == pytest.approx(fixed[r["poles"], r["prompt"]] / len(given))
+        if r["poles"] == "accepted":
+            assert r["own_activity"] == pytest.approx(prompts[r["prompt"]]["poles_per_token"])
+            assert r["fixed_activity"] == pytest.approx(prompts[r["prompt"]]["fixed_activity"])
+    judged = run.rows("SELECT * FROM judged")
+    assert {(r["poles"], r["activity"]) for r in judged} == {(word, way) for word in poles for way in ("own", "fixed")}
+    first = run.manifest["prompts"][0]["name"]
+    for r in judged:
+        activity = {"own": own, "fixed": fixed}[r["activity"]]
+        assert r["first"] == pytest.approx(activity[r["poles"], first] / {"own": 8, "fixed": len(given)}[r["activity"]])
+        values = [activity[r["poles"], p] for p in prompts]
+        expected = rank_correlation(values, [p["accuracy"] for p in prompts.values()])
+        assert r["spearman"] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.model
@@ -365,6 +410,38 @@ def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
             [name],
         )
         assert prompt["fixed_activity"] == pytest.approx(accepted["activity"])
+
+
+def test_activity_by_place_against_the_texts(finished: Run) -> None:
+    """Own activity at each role, counted anew from tokens' roles and active poles; every token counts once."""
+    layers = finished.manifest["model"]["layers"]
+    texts = finished.rows("SELECT * FROM completions WHERE starts_with(condition, 'measure.')")
+    assert all(len(t["roles"]) == t["tokens"] for t in texts)
+    tokens = {(t["prompt"], t["problem_id"]): Counter(t["roles"]) for t in texts}
+    concepts = defaultdict(list)
+    for r in finished.rows("SELECT * FROM annotations WHERE accepted"):
+        concepts[r["layer"], r["index"], r["sign"]].append(r["concept"])
+    steps, active = Counter(), Counter()
+    for r in finished.rows("SELECT * FROM activity WHERE starts_with(condition, 'measure.')"):
+        place = (r["condition"].removeprefix("measure."), r["problem_id"], r["role"])
+        steps[place] += r["steps"]
+        for concept in concepts[r["layer"], r["index"], r["sign"]]:
+            active[(*place, concept)] += r["steps"]
+    for (prompt, problem), places in tokens.items():
+        for role, count in places.items():
+            assert steps[prompt, problem, role] == count * layers * 10
+    rows = finished.rows("SELECT * FROM prompt_roles")
+    assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
+    seen = 0
+    for row in rows:
+        having = [(key, count) for key, c in tokens.items() if key[0] == row["prompt"] and (count := c[row["role"]])]
+        if having:
+            mean = fmean(active[(*key, row["role"], row["concept"])] / count for key, count in having)
+            assert row["own_activity"] == pytest.approx(mean)
+            seen += mean > 0
+        else:
+            assert row["own_activity"] is None
+    assert seen > 10
 
 
 def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:

@@ -197,9 +197,7 @@ def _from_file(source: str, path: Path) -> Loaded:
             raise DataError(f"{source}: not a list", expected="a list of problems", got=_short(items))
         rows = [(index, f"{source}, item {index + 1}", item) for index, item in enumerate(items)]
     else:
-        raise DataError(
-            f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=_short(suffix)
-        )
+        raise DataError(f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=_short(suffix))
     return _loaded(source, _problems(rows, path.stem), hashlib.sha256(data).hexdigest())
 
 

@@ -51,9 +51,7 @@ class Budget:
     Raises: JudgeError if there is a limit of cost but no price.
     """
 
-    def __init__(
-        self, prices: Prices | None = None, max_cost: float | None = None, max_calls: int | None = None
-    ) -> None:
+    def __init__(self, prices: Prices | None = None, max_cost: float | None = None, max_calls: int | None = None) -> None:
         if max_cost is not None and prices is None:
             raise JudgeError(
                 "--max-cost needs prices", expected="--price-in and --price-out, per million tokens", got="no prices"

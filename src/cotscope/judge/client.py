@@ -66,9 +66,7 @@ class Endpoint:
 
     schema_is_kept = False  # replies must be checked
 
-    def __init__(
-        self, model: str, url: str, key: str, budget: Budget, cache: Cache, patience: Patience = Patience()
-    ) -> None:
+    def __init__(self, model: str, url: str, key: str, budget: Budget, cache: Cache, patience: Patience = Patience()) -> None:
         try:
             import openai
         except ImportError as error:

@@ -145,22 +145,22 @@ class Engine:
         """Take a row's next token; whether the row ends with it."""
         job = row.work.job
         if token in self.loaded.end_tokens:
-            finish, steps = "stop", len(row.written) + 1
+            finish, tokens = "stop", [*row.written, token]
         else:
             row.written.append(token)
             row.tail = (row.tail + self.loaded.piece(token))[-max(map(len, job.stop), default=0) - 32 :]
-            steps = len(row.written)
+            tokens = row.written
             if any(s in row.tail for s in job.stop):
                 finish = "stop"
-            elif steps >= job.max_new_tokens:
+            elif len(tokens) >= job.max_new_tokens:
                 finish = "length"
             else:
                 return False
         text = self.loaded.tokenizer.decode(row.written, skip_special_tokens=True)
         cut = min((at for s in job.stop if (at := text.find(s)) >= 0), default=len(text))
-        row.work.done[row.number] = Completion(tuple(row.written), text[:cut], steps, finish)
+        row.work.done[row.number] = Completion(tuple(row.written), text[:cut], len(tokens), finish)
         if job.recorder is not None:
-            job.recorder.end_row(row.number, steps)
+            job.recorder.end_row(row.number, tokens)
         return True
 
     def _finish(self, work: Work, finished: Finished | None) -> None:
@@ -185,9 +185,7 @@ class Engine:
         finally:
             head.remove()
 
-    def forward(
-        self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None) -> Tensor:
         """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
         self._view = view
         self._places = Places(ids, positions, view.stage == "generated" if view.given is None else view.given)

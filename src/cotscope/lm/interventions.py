@@ -197,9 +197,7 @@ def _hashed(seed: int, ids: Tensor, positions: Tensor) -> Tensor:
 # -- the interventions -------------------------------------------------------------------------------------------------
 
 
-def scale(
-    anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all"
-) -> Intervention:
+def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
     targets = list(targets)
     weight, width = anatomy.down[0].weight, anatomy.width

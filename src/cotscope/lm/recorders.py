@@ -8,7 +8,7 @@ tallied as they end, and `sink` gets the tally.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,8 +32,8 @@ class Recorder(Protocol):
     def end_step(self, rows: list[int]) -> None:
         """All layers of a pass have been observed; `rows` says whose each place is, by number, in order."""
 
-    def end_row(self, row: int, steps: int) -> None:
-        """A row has ended: its first `steps` places count, and no more will come."""
+    def end_row(self, row: int, tokens: Sequence[int]) -> None:
+        """A row has ended: the places that chose these tokens (end token too), its first ones, count; no more will come."""
 
     def end(self) -> None:
         """All rows have ended."""
@@ -41,13 +41,14 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class PoleTally:
-    """Active poles summed over each row's steps, long form: one entry per row and pole that was ever active.
+    """Active poles summed over each row's steps, long form: one entry per row, label and pole that was ever active.
 
     Attributes: equal-length arrays; `steps` counts the steps at which the pole was active, `update_size` and
     `coefficient` are sums over those steps.
     """
 
     row: np.ndarray
+    label: np.ndarray
     layer: np.ndarray
     index: np.ndarray
     sign: np.ndarray
@@ -80,6 +81,7 @@ class ActivePoles:
         sink: gets the tally of rows that have ended, several at a time.
         keep_steps: keep the steps themselves in `steps`: row number → indices and coefficients, (steps, layers, k)
             each. For inspection and tests; grows with the number of problems.
+        label: the label of each of a row's tokens, 0 or more, which the tally keeps apart; None: 0 for all.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class ActivePoles:
         k: int = 10,
         sink: Callable[[PoleTally], None] = lambda tally: None,
         keep_steps: bool = False,
+        label: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
-        self.k, self.sink, self.keep_steps = k, sink, keep_steps
+        self.k, self.sink, self.keep_steps, self.label = k, sink, keep_steps, label
         self.norms = anatomy.norms
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._rows = _Rows()
         self._ended: dict[int, tuple[Tensor, ...]] = {}
+        self._labels: dict[int, Sequence[int]] = {}
         self.steps: dict[int, tuple[Tensor, ...]] = {}
 
     def observe(self, layer: int, m: Tensor) -> None:
@@ -105,8 +109,9 @@ class ActivePoles:
         self._layers.clear()
         self._rows.add(rows, index.to(torch.int32), coefficient.float())
 
-    def end_row(self, row: int, steps: int) -> None:
-        self._ended[row] = self._rows.take(row, steps)
+    def end_row(self, row: int, tokens: Sequence[int]) -> None:
+        self._ended[row] = self._rows.take(row, len(tokens))
+        self._labels[row] = self.label(tokens) if self.label else [0] * len(tokens)
         if len(self._ended) >= TALLY_ROWS:
             self._flush()
 
@@ -118,24 +123,29 @@ class ActivePoles:
             self.sink(self._tally())
             if self.keep_steps:
                 self.steps |= self._ended
-        self._ended = {}
+        self._ended, self._labels = {}, {}
 
     def _tally(self) -> PoleTally:
         layers, width = self.norms.shape
         rows = np.repeat(list(self._ended), [len(index) for index, _ in self._ended.values()])
+        labels = np.concatenate([self._labels[row] for row in self._ended]).astype(np.int64)
+        kinds = int(labels.max(initial=0)) + 1
+        place = (rows * kinds + labels)[:, None, None]
         index = torch.cat([i for i, _ in self._ended.values()]).cpu().numpy().astype(np.int64)
         coefficient = torch.cat([c for _, c in self._ended.values()]).cpu().numpy().astype(np.float64)
         layer = np.arange(layers)[None, :, None]
         size = np.abs(coefficient) * self.norms.cpu().numpy()[layer, index]
-        key = (((rows[:, None, None] * layers + layer) * width) + index) * 2 + (coefficient > 0)
+        key = (((place * layers + layer) * width) + index) * 2 + (coefficient > 0)
         written = coefficient != 0  # a neuron that writes nothing is not active, even among the K largest
         key, size, coefficient = key[written], size[written], coefficient[written]
         unique, inverse = np.unique(key, return_inverse=True)
         rest, positive = np.divmod(unique, 2)
         rest, neuron = np.divmod(rest, width)
-        row, layer_of = np.divmod(rest, layers)
+        rest, layer_of = np.divmod(rest, layers)
+        row, label = np.divmod(rest, kinds)
         return PoleTally(
             row=row,
+            label=label,
             layer=layer_of.astype(np.int16),
             index=neuron.astype(np.int32),
             sign=np.where(positive, 1, -1).astype(np.int8),
@@ -173,8 +183,8 @@ class ChosenNeurons:
         self._rows.add(rows, torch.cat(self._layers, dim=1))
         self._layers.clear()
 
-    def end_row(self, row: int, steps: int) -> None:
-        [coefficients] = self._rows.take(row, steps)
+    def end_row(self, row: int, tokens: Sequence[int]) -> None:
+        [coefficients] = self._rows.take(row, len(tokens))
         self.sink(row, coefficients.float())
 
     def end(self) -> None:

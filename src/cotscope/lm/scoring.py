@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,7 +32,6 @@ class Given:
         continuations: token ids after each prompt.
         scored: which tokens of each continuation are scored; None: all.
         recorder: sees every token's coefficients, at the position that chooses it.
-        labels: what the recorder takes for row numbers, one per token of each continuation; None: the prompt's number.
         intervention: acts on the whole sequence, or on its scope: the continuation counts as generated.
     """
 
@@ -41,7 +39,6 @@ class Given:
     continuations: tuple[tuple[int, ...], ...]
     scored: tuple[frozenset[int], ...] | None = None
     recorder: Recorder | None = None
-    labels: tuple[tuple[int, ...], ...] | None = None
     intervention: Intervention | None = None
 
 
@@ -103,14 +100,13 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
             begins = torch.tensor([len(starts[row.number]) for row in rows], device=device)
             view.given = positions >= begins[:, None]
             if given.recorder is not None:
-                labels = [given.labels[p.prompt][p.token] if given.labels else p.prompt for p in places]
-                view.numbers = [labels]
+                view.numbers = [[p.prompt for p in places]]
             logits = engine.forward(cache, ids, positions, view, mask)
             for place, token_score in zip(wanted, _scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])):
                 scores[place.prompt].append(token_score)
             if given.recorder is not None:
-                for label, count in Counter(labels).items():
-                    given.recorder.end_row(label, count)
+                for row in rows:
+                    given.recorder.end_row(row.number, given.continuations[row.number])
             if progress is not None:
                 progress(len(rows))
     if given.recorder is not None:

@@ -134,9 +134,7 @@ def _read_exemplar(table: Any, source: str, group: str, number: int) -> Problem:
         _fail(f"{where}: no formula", "at least one step with a formula in braces", "none")
     answer = _number(table["answer"], f"{where}: answer")
     if answer != results[-1]:
-        _fail(
-            f"{where}: the answer is not the last formula's result", format_number(results[-1]), format_number(answer)
-        )
+        _fail(f"{where}: the answer is not the last formula's result", format_number(results[-1]), format_number(answer))
     problem = Problem(f"exemplar:{group}:{number}", question, answer, steps)
     if group != "mixed" and (other := sorted(_operations(problem) - {group})):
         _fail(f"{where}: a formula of another operation", f"{group} only", ", ".join(other))

@@ -30,6 +30,7 @@ KINDS = {
     "matched": "matched random",
     "unmatched": "unmatched random",
     "other_concept": "other concepts",
+    "lexicon": "all candidates (lexicon only)",
     "rejected": "rejected candidates",
 }
 """What the report calls each kind of set, in the order in which it shows them."""
@@ -287,12 +288,14 @@ def _prompts(run: _RunFolder) -> dict[str, Any]:
     }
 
 
-def _by_role(run: _RunFolder) -> dict[tuple[str, str], float]:
-    """(prompt, role) → fixed activity, concepts added up."""
-    found: dict[tuple[str, str], float] = {}
+def _by_role(run: _RunFolder) -> dict[tuple[str, str, str], float]:
+    """("own" or "fixed", prompt, role) → activity, concepts added up; places that no solution has are left out."""
+    found: dict[tuple[str, str, str], float] = {}
     for row in run.rows("prompt_roles"):
-        key = row["prompt"], row["role"]
-        found[key] = found.get(key, 0.0) + row["poles_per_token"]
+        for way in ("own", "fixed"):
+            if text.is_number(row[f"{way}_activity"]):
+                key = way, row["prompt"], row["role"]
+                found[key] = found.get(key, 0.0) + row[f"{way}_activity"]
     return found
 
 
@@ -328,8 +331,7 @@ def _account(run: _RunFolder) -> dict[str, Any]:
         "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
         "prompts": manifest.get("prompts") or [],
         "stages": [
-            (name, stage.get("status", text.MISSING), stage.get("seconds"))
-            for name, stage in _part(manifest, "stages").items()
+            (name, stage.get("status", text.MISSING), stage.get("seconds")) for name, stage in _part(manifest, "stages").items()
         ],
         "generate_s": _part(run.summary, "timing").get("generate_s"),
         "versions": list(_part(manifest, "versions").items()),

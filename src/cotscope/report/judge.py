@@ -11,6 +11,13 @@ DECOYS = {
     "other_concept": "poles of one concept, asked about another",
 }
 """What the report calls each kind of decoy."""
+JUDGED = {
+    "lexicon": ("lexicon", "lexicon only: all candidates"),
+    "accepted": ("reasoning", "accepted by the judge"),
+    "rejected": ("rejected", "rejected by the judge"),
+}
+"""Poles → the set that is zeroed, and what the report calls it."""
+ARITHMETIC = ("operator", "equals", "result")
 MOST_WORDS = 40
 MOST_GROUPS = 30
 _WORDS_SQL = """
@@ -33,6 +40,7 @@ def judge(run: Any) -> dict[str, Any]:
     for word in words:
         word["chips"] = [chip(token) for token in word["evidence"] or ()]
     names = run.rows("names", _NAMES_SQL, MOST_GROUPS)
+    difference = run.rows("judged")
     return {
         "summary": summary,
         "says": _says(summary),
@@ -41,7 +49,21 @@ def judge(run: Any) -> dict[str, Any]:
         "kappas": [row for row in rows if row["measure"] == "kappa"],
         "words": words,
         "names": names,
+        "difference": _difference(run) if difference else [],
+        "prompts": difference[0]["prompts"] if difference else 0,
     }
+
+
+def _difference(run: Any) -> list[dict[str, Any]]:
+    """One row per set: its neurons, what zeroing them does, the activity of its poles and how that goes with accuracy."""
+    ablation = {row["neuron_set"]: row for row in run.rows("ablation")}
+    change = {(row["neuron_set"], row["role"]): row for row in run.rows("damage_given")}
+    judged = {(row["poles"], row["activity"]): row for row in run.rows("judged")}
+    rows = []
+    for poles, (name, label) in JUDGED.items():
+        row = {"label": label, "zeroed": ablation.get(name), "change": {r: change.get((name, r)) for r in ARITHMETIC}}
+        rows.append(row | {way: judged.get((poles, way)) for way in ("own", "fixed")})
+    return rows
 
 
 def _says(summary: dict[str, Any]) -> list[str]:

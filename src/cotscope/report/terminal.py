@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_BESIDE = (("neurons of other concepts", "other_concepts"), ("rejected candidates", "rejected"))
+_BESIDE = (("neurons of other concepts", "other_concepts"), ("all candidates", "lexicon"), ("rejected candidates", "rejected"))
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -27,9 +27,7 @@ def headline(summary: Mapping[str, Any]) -> str:
             *((label, ablation[key], ablation[key]["ci"]) for label, key in _BESIDE if ablation.get(key)),
         ):
             if entry is not None:
-                lines.append(
-                    f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}"
-                )
+                lines.append(f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}")
         least = 1 / (len(ablation["matched_each"]) + 1)
         if ablation["p_value"] is not None:
             lines.append(f"permutation p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")

@@ -1,7 +1,7 @@
 """Ablate: zero the reasoning neurons, and sets to compare them with, on test problems.
 
 The comparison is between the reasoning neurons that have an equal and the matched sets of those equals
-(`controls.matched_sets`); unmatched sets, neurons of other concepts and rejected candidates stand beside it.
+(`controls.matched_sets`); unmatched sets, neurons of other concepts, all candidates and rejected ones stand beside it.
 Coefficients are zeroed as they pass; weights are never touched, and their hash before and after proves it.
 
 Reads: `poles`, `candidates`, `annotations`, `keystones`. Writes: `sets`, `matching`, `ablation`; completions of
@@ -142,7 +142,7 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: s
             "none": {"accuracy": none["accuracy"], "perplexity": none["perplexity"]},
             "reasoning": _figures(of_set["reasoning"]),
             "comparable": _figures(of_set[target]),
-            **{name: _figures(of_set[name]) if name in of_set else None for name in ("other_concepts", "rejected")},
+            **{name: _figures(of_set[name]) if name in of_set else None for name in ("other_concepts", "lexicon", "rejected")},
             **means,
             "matched_each": [
                 {"accuracy": r["accuracy"], "perplexity": r["perplexity"], "seed": s.seed}

@@ -131,9 +131,7 @@ def _items(session: Session, decoys: int, described: bool = True) -> list[Item]:
     found = [_case(row, row["concept"], tuple(row["evidence"])) for row in rows]
     if described:
         found = _with_contexts(session, found)
-    tokens = run.rows(
-        "SELECT DISTINCT token FROM (SELECT unnest(promoted || suppressed) AS token FROM poles) ORDER BY token"
-    )
+    tokens = run.rows("SELECT DISTINCT token FROM (SELECT unnest(promoted || suppressed) AS token FROM poles) ORDER BY token")
     return items(found, session.concepts.concepts, [t["token"] for t in tokens], decoys, session.config.seed)
 
 
@@ -168,9 +166,7 @@ def _write(session: Session, name: str, kept: list[Annotation]) -> None:
     kept.sort(key=lambda a: (a.pole, a.concept))
     run.write_rows("annotations", [_word(a) for a in kept], ANNOTATIONS)
     by_layer = Counter(layer for layer, _ in {(a.pole.layer, a.pole.index) for a in accepted})
-    by_concept = {
-        c.name: len({a.pole[:2] for a in accepted if a.concept == c.name}) for c in session.concepts.concepts
-    }
+    by_concept = {c.name: len({a.pole[:2] for a in accepted if a.concept == c.name}) for c in session.concepts.concepts}
     run.summarise(
         "neurons",
         {
@@ -247,8 +243,7 @@ def _import(session: Session, file: Path) -> None:
             f"{file} is not of this run", expected="ids that --export wrote", got=f"{len(unknown)} others, as {unknown[0]}"
         )
     rows = [
-        {"id": i, "kind": known[i].kind}
-        | _word(Annotation(known[i].case.pole, known[i].case.concept, accepted, PEOPLE))
+        {"id": i, "kind": known[i].kind} | _word(Annotation(known[i].case.pole, known[i].case.concept, accepted, PEOPLE))
         for i, accepted in said.items()
     ]
     session.run.write_rows(f"judgements/{_part(PEOPLE)}", rows, JUDGEMENTS)

@@ -16,7 +16,8 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from ..continuations import ARITHMETIC, ROLES, Continuation, continuations, score_battery, score_roles
+from ..continuations import Continuation, continuations, score_battery, score_roles
+from ..data.roles import ARITHMETIC, ROLES
 from ..neurons import comparison
 from ..records import Neuron
 from ..session import Session

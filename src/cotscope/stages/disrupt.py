@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..continuations import ROLES, Continuation, continuations, score_battery, score_roles
+from ..continuations import Continuation, continuations, score_battery, score_roles
 from ..data.load import general_text
+from ..data.roles import ROLES
 from ..neurons import comparison
 from ..records import Neuron
 from ..session import Session
@@ -106,9 +107,7 @@ def disrupt(session: Session) -> None:
         sets = _sets(session)
         given = continuations(session)
         if not given:
-            run.note(
-                "No solution could be given: the data has none and the model solved nothing. `disruptions` is empty."
-            )
+            run.note("No solution could be given: the data has none and the model solved nothing. `disruptions` is empty.")
             return
         state = _state(session, sets, given)
         reference = _reference(session, sets, state["of"])
@@ -132,9 +131,7 @@ def disrupt(session: Session) -> None:
 def _sets(session: Session) -> list[_Set]:
     """The target (the comparable set, where there is one), the first matched sets and the first unmatched one."""
     found: dict[tuple[str, str], list[Neuron]] = {}
-    for r in session.run.rows(
-        "SELECT neuron_set, kind, layer, index FROM sets ORDER BY kind, seed, neuron_set, layer, index"
-    ):
+    for r in session.run.rows("SELECT neuron_set, kind, layer, index FROM sets ORDER BY kind, seed, neuron_set, layer, index"):
         found.setdefault((r["neuron_set"], r["kind"]), []).append(Neuron(r["layer"], r["index"]))
     sets = [_Set(name, kind, tuple(neurons)) for (name, kind), neurons in found.items()]
 
@@ -179,9 +176,7 @@ def _reference(session: Session, sets: list[_Set], mark: str) -> Reference | Non
     }
     problems = [p for p in session.split.discovery if p.id in right][:REFERENCE_PROBLEMS]
     if not problems:
-        run.note(
-            "No discovery problem was solved: neurons could not be set to their mean or to other problems' values."
-        )
+        run.note("No discovery problem was solved: neurons could not be set to their mean or to other problems' values.")
         return None
     rows: dict[int, np.ndarray] = {}
     recorder = ChosenNeurons(
@@ -225,9 +220,7 @@ def _score_text(session: Session, state: dict[str, Any], interventions: dict[str
     from ..lm.scoring import text_scores
 
     reading = {
-        unit: i
-        for unit, i in interventions.items()
-        if unit not in state["text"] and (i is None or i.scope != "generated")
+        unit: i for unit, i in interventions.items() if unit not in state["text"] and (i is None or i.scope != "generated")
     }
     if reading:
         found = text_scores(session.loaded, general_text(), reading, at_most=1)
@@ -251,9 +244,7 @@ def _items(
     return rows
 
 
-def _summarise(
-    session: Session, plan: list[tuple[_Set, list[Disruption]]], text: dict[str, dict[str, float | None]]
-) -> None:
+def _summarise(session: Session, plan: list[tuple[_Set, list[Disruption]]], text: dict[str, dict[str, float | None]]) -> None:
     run, seed = session.run, session.config.seed
     values: dict[tuple[str, str], dict[str, float]] = {}  # (unit, outcome) → item → value
     for r in run.rows("SELECT unit, outcome, item, value FROM disruption_items ORDER BY ALL"):

@@ -6,8 +6,8 @@ the activity of reasoning neurons the same way.
 Activity could move with accuracy for any neurons (a prompt that makes the model write more formulas moves many), so
 matched random sets are correlated with accuracy too, and length is held constant.
 
-Reads: `prompts`, `prompt_problems`, `fixed_problems`, `variants`, `activity`. Writes: `phenomena`, `correlations`,
-`random_correlations`.
+Reads: `prompts`, `prompt_problems`, `fixed_problems`, `variants`, `activity`, `judged_activity`. Writes: `phenomena`,
+`correlations`, `random_correlations`, `judged`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 
+from ..activity import JUDGED
 from ..controls import matched_sets
 from ..correlation import KEYS, Points, correlate
 from ..neurons import active_neurons
@@ -31,6 +32,7 @@ from ..stats import (
     paired_bootstrap,
     rank_correlation,
     sign_flip_p,
+    spearman,
 )
 from ..verdicts import RULE, verdict
 
@@ -39,6 +41,10 @@ CORRELATIONS = pa.schema([
     *[(n, pa.float64()) for n in KEYS],
 ])  # fmt: skip
 RANDOM = pa.schema([("family", pa.string()), ("neuron_set", pa.string()), ("spearman", pa.float64())])
+JUDGED_CORRELATIONS = pa.schema([
+    ("poles", pa.string()), ("activity", pa.string()), ("prompts", pa.int32()),
+    *[(n, pa.float64()) for n in ("first", *KEYS)],
+])  # fmt: skip
 RANDOM_SETS = 100  # matched sets whose activity is correlated with accuracy; they cost no run of the model
 
 # Each phenomenon and the prompts that show it: the derived ones, then the stems of the paper's files.
@@ -71,6 +77,7 @@ def explain(session: Session) -> None:
     with run.stage("explain", UNITS):
         _note_cut(session)
         _correlations(session)
+        _judged(session)
         _stability(session)
         rows = _phenomena(session)
         if rows:
@@ -163,6 +170,24 @@ def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float],
     return sum(activity[n] for n in targets).tolist(), [sum(activity[n] for n in s).tolist() for s in sets]
 
 
+def _judged(session: Session) -> None:
+    """What difference the annotator makes: activity and its correlation with accuracy, without and with its word."""
+    run, rows = session.run, []
+    for poles in JUDGED:
+        points = run.rows(
+            """SELECT j.own_activity, j.fixed_activity, accuracy FROM judged_activity j JOIN prompts USING (prompt)
+               WHERE poles = ? ORDER BY prompt != ?, prompt""",
+            [poles, session.prompts[0].name],
+        )
+        for way in ("own", "fixed"):
+            values = [p[f"{way}_activity"] for p in points]
+            if values and None not in values:
+                found = spearman(values, [p["accuracy"] for p in points], session.config.seed)
+                row = {"poles": poles, "activity": way, "prompts": len(values), "first": values[0]}
+                rows.append(row | dict(zip(KEYS, found)))
+    run.write_rows("judged", rows, JUDGED_CORRELATIONS)
+
+
 def _stability(session: Session) -> None:
     """Would other problems have found the same? Reasoning poles of either half of the solved discovery problems."""
     run = session.run
@@ -239,9 +264,7 @@ _VERDICTS = {
 
 def _changes(values: dict[str, dict[str, float]], reference: str, shown: list[str]) -> list[float]:
     """Problem by problem, the mean over the prompts shown less the value under the reference."""
-    return [
-        sum(values[name][i] for name in shown) / len(shown) - before for i, before in sorted(values[reference].items())
-    ]
+    return [sum(values[name][i] for name in shown) / len(shown) - before for i, before in sorted(values[reference].items())]
 
 
 def _tested(name: str, changes: list[float], seed: int) -> dict[str, float]:

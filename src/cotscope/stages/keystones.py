@@ -58,8 +58,7 @@ def keystones(session: Session) -> None:
     run.require("annotate", f"cotscope annotate {run.folder}")
     with run.stage("keystones", UNITS):
         reasoning = {
-            Neuron(r["layer"], r["index"])
-            for r in run.rows("SELECT DISTINCT layer, index FROM annotations WHERE accepted")
+            Neuron(r["layer"], r["index"]) for r in run.rows("SELECT DISTINCT layer, index FROM annotations WHERE accepted")
         }
         marks = {"tokens": TOKENS, "screened": [SCREENED, SCREENED_REASONING], "kl": KEYSTONE_KL}
         marks["reasoning"] = sorted(map(list, reasoning))

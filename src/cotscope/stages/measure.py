@@ -4,21 +4,27 @@ Own activity is measured on the tokens that the model itself generated, fixed ac
 under every prompt (design, section 2).
 
 Reads: `annotations`. Writes: completions and activity of `measure.<prompt>`; `fixed` and `given` (a file per prompt);
-`prompt_problems`, `fixed_problems`, `prompts`, `prompt_concepts`, `prompt_roles`.
+`prompt_problems`, `fixed_problems`, `prompts`, `prompt_concepts`, `prompt_roles`, `judged_activity`.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from ..activity import Place, prompt_rows, record_fixed, write_problems
+from ..activity import JUDGED_ACTIVITY, Place, judged_rows, prompt_rows, record_fixed, write_problems
 from ..conditions import Condition, solve
 from ..continuations import continuations
 from ..session import Session
 
 PLACE = Place("measure", "prompt_problems", "fixed", "given", "fixed_problems")
 ROLE_ACTIVITY = pa.schema(
-    [("prompt", pa.string()), ("concept", pa.string()), ("role", pa.string()), ("poles_per_token", pa.float64())]
+    [
+        ("prompt", pa.string()),
+        ("concept", pa.string()),
+        ("role", pa.string()),
+        ("own_activity", pa.float64()),
+        ("fixed_activity", pa.float64()),
+    ]
 )
 
 UNITS = {
@@ -48,6 +54,7 @@ def measure(session: Session) -> None:
 def _write_prompts(session: Session) -> None:
     run = session.run
     run.write_rows("prompt_roles", _by_role(session), ROLE_ACTIVITY)
+    run.write_rows("judged_activity", judged_rows(session, PLACE), JUDGED_ACTIVITY)
     rows = prompt_rows(session, PLACE, [p.name for p in session.prompts])
     run.write_rows("prompts", rows)
     run.summarise(
@@ -73,20 +80,33 @@ def _write_prompts(session: Session) -> None:
 
 
 def _by_role(session: Session) -> list[dict]:
-    """Fixed activity by concept and place in the solution."""
-    if not session.run.manifest.get(PLACE.fixed):
-        return []
+    """Own and fixed activity by concept and place in the solution: mean over the problems whose solution has the place."""
+    own = """SELECT prompt, problem_id, role, count(*) AS tokens
+             FROM (SELECT *, unnest(roles) AS role FROM completions WHERE starts_with(condition, 'measure.'))
+             GROUP BY ALL"""
+    own_active = "SELECT substr(condition, 9) AS prompt, * FROM activity WHERE starts_with(condition, 'measure.')"
+    found = {"own_activity": _role_means(session, own, own_active)}
+    if session.run.manifest.get(PLACE.fixed):
+        fixed = "SELECT prompt, problem_id, role, tokens FROM continuations CROSS JOIN (SELECT DISTINCT prompt FROM given)"
+        found["fixed_activity"] = _role_means(session, fixed, "SELECT * FROM fixed")
+    rows: dict[tuple[str, ...], dict] = {}
+    for name, means in found.items():
+        for r in means:
+            key = {k: r[k] for k in ("prompt", "concept", "role")}
+            rows.setdefault(tuple(key.values()), key)[name] = r["poles_per_token"]
+    return list(rows.values())
+
+
+def _role_means(session: Session, spots: str, active: str) -> list[dict]:
+    """SQL of how many tokens (prompt, problem, role) have, and of the poles active there → poles per token by concept."""
     return session.run.rows(
-        """WITH spots AS (SELECT role, problem_id, tokens FROM continuations WHERE tokens > 0),
-                concepts AS (SELECT DISTINCT concept FROM annotations WHERE accepted),
-                prompts AS (SELECT DISTINCT prompt FROM given),
-                active AS (SELECT prompt, problem_id, role, concept, sum(steps) AS steps
-                           FROM fixed JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
+        f"""WITH spots AS ({spots}), concepts AS (SELECT DISTINCT concept FROM annotations WHERE accepted),
+                 found AS (SELECT prompt, problem_id, role, concept, sum(steps) AS steps
+                           FROM ({active}) JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
                            GROUP BY ALL)
-           SELECT prompt, concept, role, avg(coalesce(steps, 0) / tokens) AS poles_per_token
-           FROM spots CROSS JOIN concepts CROSS JOIN prompts
-                LEFT JOIN active USING (prompt, problem_id, role, concept)
-           GROUP BY ALL ORDER BY ALL"""
+            SELECT prompt, concept, role, avg(coalesce(steps, 0) / tokens) AS poles_per_token
+            FROM spots CROSS JOIN concepts LEFT JOIN found USING (prompt, problem_id, role, concept)
+            WHERE tokens > 0 GROUP BY ALL ORDER BY ALL"""
     )
 
 

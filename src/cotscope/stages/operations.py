@@ -89,9 +89,7 @@ def _sets(session: Session) -> dict[str, tuple[Neuron, ...]]:
     owners = Counter((r["layer"], r["index"]) for r in rows)
     sets = {
         operation: tuple(
-            Neuron(r["layer"], r["index"])
-            for r in rows
-            if r["concept"] == operation and owners[r["layer"], r["index"]] == 1
+            Neuron(r["layer"], r["index"]) for r in rows if r["concept"] == operation and owners[r["layer"], r["index"]] == 1
         )
         for operation in OPERATIONS
     }
@@ -127,7 +125,6 @@ def _scores(
     )
     rows = list(zip(found, places, given, strict=True))
     means = {
-        role: iter([fmean(t.log_prob for t, i in zip(row, at) if c.roles[i] == role) for row, at, c in rows])
-        for role in PLACES
+        role: iter([fmean(t.log_prob for t, i in zip(row, at) if c.roles[i] == role) for row, at, c in rows]) for role in PLACES
     }
     return {role: {op: np.array([next(means[role]) for _ in part]) for op, part in problems.items()} for role in PLACES}

@@ -79,7 +79,7 @@ def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
     with run.stage("placebo", UNITS):
         state, parts = run.manifest.setdefault("placebo", {}), run.folder / "tables/placebo_runs"
         known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
-        mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems}
+        mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems, "rule": SPECIFIC_RULE}
         if state.get("of") != mark:
             shutil.rmtree(parts, ignore_errors=True)
             state["of"] = mark

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from cotscope.continuations import roles
+from cotscope.data.roles import roles, token_roles
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,13 @@ def test_a_token_that_reaches_into_a_result_has_its_role() -> None:
         "elsewhere", "operator", "elsewhere", "equals", "result", "result", "elsewhere",
     )  # fmt: skip
     assert roles("", []) == ()
+
+
+def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
+    pieces = ["1", "+", "12", "=", "13"]
+
+    def decode(tokens: Sequence[int]) -> str:  # as SentencePiece: no blank before the first
+        return " ".join(pieces[t] for t in tokens)
+
+    assert token_roles(decode, range(5)) == ("elsewhere", "operator", "elsewhere", "equals", "result")
+    assert token_roles(decode, ()) == ()
