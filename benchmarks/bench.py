@@ -127,7 +127,7 @@ def own(arguments: argparse.Namespace) -> None:
     loaded = cotscope.load_model(arguments.model, dtype=arguments.dtype)
     print(f"model loaded in {time.perf_counter() - began:.2f} s")
     texts, prompt = job(arguments)
-    engine = cotscope.Engine(loaded)
+    engine = cotscope.Engine(loaded, prefix_bytes=0)  # each round computes its prefix
     every = [Neuron(layer, i) for layer in range(loaded.anatomy.layers) for i in range(loaded.anatomy.width)]
     chosen = every[:: len(every) // 2000][:2000]
     ways = {
@@ -181,7 +181,7 @@ def together(arguments: argparse.Namespace) -> None:
     """Four conditions in shared batches, and one after another."""
     loaded = cotscope.load_model(arguments.model, dtype=arguments.dtype)
     texts, prompt = job(arguments)
-    engine, rng = cotscope.Engine(loaded), random.Random(0)
+    engine, rng = cotscope.Engine(loaded, prefix_bytes=0), random.Random(0)
     every = [Neuron(layer, i) for layer in range(loaded.anatomy.layers) for i in range(loaded.anatomy.width)]
     sets = [None, *(cotscope.scale(loaded.anatomy, rng.sample(every, 600), 0.0) for _ in range(3))]
     jobs = [Job(tuple(texts), 120, prompt.stop, None, intervention) for intervention in sets]

@@ -188,7 +188,7 @@ class Cotscope:
 
     def __init__(self, folder: str, dtype: str) -> None:
         self.loaded = cotscope.load_model(folder, dtype=dtype)
-        self.engine = cotscope.Engine(self.loaded)
+        self.engine = cotscope.Engine(self.loaded, prefix_bytes=0)  # no round profits from the one before
 
     def run(self, texts: list[str], stop: tuple[str, ...], max_new_tokens: int = 120, batch: int = 16) -> Recorded:
         recorder = cotscope.ActivePoles(self.loaded.anatomy, k=K, keep_steps=True)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotscope.controls import CALIPER, Traits, matched_sets, unmatched_set
+from cotscope.controls import CALIPER, STRATUM, Traits, matched_sets, permuted_sets, unmatched_set
 from cotscope.records import Neuron
+from cotscope.stats import permutation_p
 
 
 def pool_of(layers: int, width: int, seed: int = 0) -> dict[Neuron, Traits]:
@@ -112,3 +113,50 @@ def test_unmatched_sets_follow_their_seed_and_take_what_there_is() -> None:
     assert unmatched_set(targets, everything, 3) != unmatched_set(targets, everything, 4)
     assert Counter(n.layer for n in unmatched_set(targets, everything, 3)) == Counter(n.layer for n in targets)
     assert unmatched_set([Neuron(5, 1)], everything, 0) == []
+
+
+def cell(neuron: Neuron, traits: Traits) -> tuple[int, ...]:
+    return neuron.layer, *(int(np.floor(np.log(t) / STRATUM)) for t in (traits.steps, traits.update_size))
+
+
+@settings(max_examples=200, deadline=None)
+@given(_neurons, st.data())
+def test_permuted_sets_have_as_many_neurons_of_each_stratum(everything: dict[Neuron, Traits], data) -> None:
+    targets = data.draw(st.lists(st.sampled_from(sorted(everything)), unique=True))
+    kept, sets = permuted_sets(targets, without(everything, targets), everything, [3, 4])
+    assert (kept, sets[1:]) == permuted_sets(targets[::-1], without(everything, targets), everything, [4])
+    strata = Counter(cell(n, everything[n]) for n in kept)
+    own = Counter(cell(t, everything[t]) for t in targets)
+    there = Counter(cell(n, t) for n, t in everything.items())
+    # Left out are exactly those that share their stratum with targets alone.
+    assert strata == {s: n for s, n in own.items() if n < there[s]}
+    assert set(kept) <= set(targets)
+    for chosen in sets:
+        assert len(set(chosen)) == len(chosen)
+        assert Counter(cell(n, everything[n]) for n in chosen) == strata
+
+
+def test_a_permuted_set_draws_targets_and_others_alike() -> None:
+    everything = {Neuron(0, i): Traits(10, 1.0) for i in range(8)} | {Neuron(1, i): Traits(10, 1.0) for i in range(4)}
+    targets = [Neuron(0, 0), Neuron(0, 1), Neuron(1, 3)]
+    kept, sets = permuted_sets(targets, without(everything, targets), everything, range(4000))
+    assert set(kept) == set(targets)
+    drawn = Counter(n for s in sets for n in s)
+    for neuron in everything:
+        assert drawn[neuron] / 4000 == pytest.approx({0: 2 / 8, 1: 1 / 4}[neuron.layer], abs=0.03)
+
+
+def test_one_very_active_neuron_makes_no_finding_of_permuted_sets_as_it_does_of_matched_ones() -> None:
+    """A neuron with few equals that does everything: chance alone puts it into the target, and then no matched set has it."""
+    rng, said = np.random.default_rng(0), Counter()
+    everything = {Neuron(0, i): Traits(900 if i >= 200 else 10 + i % 4, 1.0) for i in range(204)}
+    for trial in range(300):
+        targets = [Neuron(0, int(i)) for i in (*rng.choice(200, 20, replace=False), 200 + rng.choice(4))]
+        pool, seeds = without(everything, targets), range(20 * trial, 20 * trial + 20)
+        for name, draw in (("matched", matched_sets), ("permuted", permuted_sets)):
+            kept, sets = draw(targets, pool, everything, seeds)
+            noise = rng.normal(0, 0.01, 21)
+            effects = [-(Neuron(0, 200) in s) + e for s, e in zip((kept, *sets), noise)]
+            said[name] += permutation_p(effects[0], effects[1:]) <= 0.05
+    assert said["matched"] / 300 > 0.15, "one time in four it is the target that has the neuron, and no matched set does"
+    assert said["permuted"] / 300 < 0.08

@@ -18,6 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from cotscope.stats import (
+    TOO_FEW,
     cohen_kappa,
     detectable_difference,
     diagonal_contrast,
@@ -480,11 +481,11 @@ def test_specific_damage_needs_all_three() -> None:
     assert found.verdict == "matters"
     assert found.p_value == found.p_beyond == pytest.approx(1 / 21)
     assert found.change == pytest.approx(-1.9)
-    assert found.matched_mean == pytest.approx(-0.995)
+    assert found.permuted_mean == pytest.approx(-0.995)
     everything = specific_damage((-0.1, -0.1), (-2.0, -3.0), matched)
     assert (everything.verdict, everything.p_value, everything.p_beyond) == ("not shown", pytest.approx(1 / 21), 1)
     assert specific_damage((-0.1, -0.1), (-1.05, -0.5), matched).verdict == "not shown"
-    assert specific_damage((-0.1, -0.1), (-2.0, -0.5), matched[:18]).verdict == "too few matched sets to tell"
+    assert specific_damage((-0.1, -0.1), (-2.0, -0.5), matched[:18]).verdict == TOO_FEW
     small = specific_damage((-0.1, -0.1), (-1.04, -0.5), [(-1.0, -0.5)] * 20)
     assert (small.verdict, small.p_value, small.p_beyond) == ("not shown", pytest.approx(1 / 21), pytest.approx(1 / 21))
     assert specific_damage((-0.1, -0.1), (-1.06, -0.5), [(-1.0, -0.5)] * 20).verdict == "matters"

@@ -1,8 +1,8 @@
-"""Random sets of neurons to compare a set with: matched and unmatched (design, section 2)."""
+"""Random sets of neurons to compare a set with: matched, unmatched (design, section 2) and permuted."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,9 @@ the default model: 99 % of the reasoning neurons have an equal and every set's m
 0.1 one neuron in twelve has no equal; at 0.5 sets fall to 0.96.
 """
 
+STRATUM = 2 * CALIPER
+"""The width of a stratum, in the logarithm of steps and in that of update size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -31,11 +34,11 @@ class Traits:
 
 
 class Matched(NamedTuple):
-    """Targets that have an equal, and sets that match them.
+    """Targets that can be compared, and sets that are like them.
 
     Attributes:
-        targets: in the order of layers; those without an equal are left out.
-        sets: one per seed; the neuron at each place is the equal of the target at that place.
+        targets: in the order of layers; those without an equal, or alone in their stratum, are left out.
+        sets: one per seed. Of matched sets the neuron at each place is the equal of the target at that place.
     """
 
     targets: tuple[Neuron, ...]
@@ -78,6 +81,41 @@ def matched_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tra
             assert alike[order, columns].all(), "the targets of a comparison can all be matched"
             chosen += [free[column] for column in columns]
     return Matched(tuple(kept), tuple(map(tuple, sets)))
+
+
+def permuted_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], traits: Mapping[Neuron, Traits],
+                  seeds: Sequence[int]) -> Matched:  # fmt: skip
+    """For each stratum as many neurons as the targets have there, drawn from all that are there, targets too.
+
+    A stratum is a cell of a grid: one layer, log steps and log update size to within `STRATUM`. If it were chance within
+    strata that these neurons are the targets, the target set would be just one more of these sets, so that its rank
+    among them is an exact p-value (a stratified permutation test; Good 2005). Matched sets are not like that: they never
+    hold a target, and nearly all of them hold the same few substitutes for a very active one.
+
+    Args:
+        targets: the set to permute.
+        pool: the other neurons, none of them a target.
+        traits: the targets' traits.
+        seeds: of the sets.
+    """
+    strata: dict[tuple[int, ...], list[Neuron]] = defaultdict(list)
+    everything = sorted({*targets, *pool})
+    known = {**pool, **{t: traits[t] for t in targets}}
+    cells = np.floor(log_traits(everything, known) / STRATUM).astype(int)
+    for neuron, cell in zip(everything, cells.tolist()):
+        strata[neuron.layer, *cell].append(neuron)
+    chosen, kept = set(targets), list[Neuron]()
+    shares: list[tuple[list[Neuron], int]] = []
+    for here in strata.values():
+        own = [n for n in here if n in chosen]
+        if own and len(own) < len(here):
+            kept += own
+            shares.append((here, len(own)))
+    sets = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        sets.append(tuple(sorted(here[i] for here, count in shares for i in rng.choice(len(here), count, replace=False))))
+    return Matched(tuple(sorted(kept)), tuple(sets))
 
 
 def unmatched_set(targets: Sequence[Neuron], active: Collection[Neuron], seed: int) -> list[Neuron]:

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
+from cotscope.lm.attention import Prefix
 from cotscope.lm.engine import Engine, common_prefix
 from cotscope.lm.interventions import coefficient_hooks, scale
 from cotscope.lm.loading import LoadedModel
+from cotscope.lm.prefixes import SLACK, Prefixes
 from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
-from cotscope.lm.rows import Job
+from cotscope.lm.rows import Job, Work
+from cotscope.lm.scoring import Given, score
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
 from cotscope.records import Neuron, Pole
@@ -148,7 +151,67 @@ def test_a_prompt_beyond_the_context_is_refused(qwen: LoadedModel) -> None:
         Engine(qwen).generate(["a" * 300], max_new_tokens=10)
 
 
-def testcommon_prefix_leaves_a_token_to_each_row() -> None:
+def test_prefixes_of_earlier_jobs_are_used_and_change_nothing(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same prompt, a longer one, a shorter one and another; untouched, disrupted, and scored as well as written."""
+    zeroed = [scale(tiny.anatomy, [Neuron(layer, i) for layer in range(3) for i in range(start, 40, 3)], 0.0, scope)
+              for start, scope in ((0, "all"), (0, "all"), (1, "all"), (0, "prompt"), (0, "generated"))]  # fmt: skip
+    keys = [i.prefix_key for i in zeroed]
+    assert keys[0] == keys[1] == keys[3] != keys[2]
+    assert keys[4] == "", "a prompt is untouched where only generated tokens are disrupted"
+    start = prompts(1, shared=60)[0][:60]
+    texts = [[start[:n] + x + "?" for x in ("one", "two", "a third", "3")] for n in (60, 50, 57, 20)] + [prompts(4, seed=5)]
+    answers = tuple(tuple(tiny.encode(a)[len(tiny.encode("")) :]) for a in (" one", " 2", " three", " x"))
+    computed: list[int] = []
+    run_prefix = Engine.run_prefix
+
+    def counted(self: Engine, work: Work) -> Prefix:
+        computed.append(work.common)
+        return run_prefix(self, work)
+
+    monkeypatch.setattr(Engine, "run_prefix", counted)
+    engine, work = Engine(tiny), 0
+    if not engine.shares_prefix(70):
+        pytest.skip("this model takes the plain path")
+    for group in (*texts, *texts):
+        for intervention in (None, *zeroed):
+            expected = Engine(tiny, prefix_bytes=0).generate(group, max_new_tokens=4, intervention=intervention)
+            given = Given(tuple(group), answers, intervention=intervention)
+            log_probs = [[t.log_prob for t in found] for found in score(Engine(tiny, prefix_bytes=0), given)]
+            computed.clear()
+            assert engine.generate(group, max_new_tokens=4, intervention=intervention) == expected
+            for mine, plain in zip(score(engine, given), log_probs, strict=True):
+                assert [t.log_prob for t in mine] == pytest.approx(plain, abs=1e-4)
+            work += len(computed)
+    # The prompt of 60 letters serves the next two; one of 20 letters is its beginning; the last is another.
+    assert work == 2 * 3, "prompts that differ times interventions that do"
+
+
+def test_prefixes_are_dropped_when_they_are_many() -> None:
+    def prefix(length: int) -> Prefix:
+        keys, values = (torch.arange(length, dtype=torch.float32).reshape(1, 1, length, 1) for _ in range(2))
+        return Prefix([keys], [values], length)
+
+    kept = Prefixes(limit=8 * 250)
+    for name, start in (("a", 0), ("b", 1000), ("c", 2000)):
+        kept.keep(name, range(start, start + 100), prefix(100))
+    assert kept.find("a", range(100)) is None, "the first was dropped"
+    assert kept.find("b", range(1000, 1100)).length == 100
+    kept.keep("d", range(50), prefix(50))
+    kept.keep("e", range(100), prefix(100))
+    assert kept.find("c", range(2000, 2100)) is None, "b was used after it"
+    found = kept.find("b", [*range(1000, 1090), 7])
+    assert found.length == 90
+    assert torch.equal(found.keys[0].flatten(), torch.arange(90.0))
+    assert kept.find("b", [*range(1000, 1090), *range(SLACK)]).length == 90
+    assert kept.find("b", [*range(1000, 1090), *range(SLACK + 1)]) is None
+    assert kept.find("e", range(1000, 1100)) is None
+    assert kept.find("e", []) is None
+    nothing = Prefixes(limit=0)
+    nothing.keep("", range(9), prefix(9))
+    assert nothing.find("", range(9)) is None
+
+
+def test_common_prefix_leaves_a_token_to_each_row() -> None:
     assert common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
     assert common_prefix([[1, 2], [1, 3]]) == 1
     assert common_prefix([[5], [5]]) == 0

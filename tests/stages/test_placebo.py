@@ -15,8 +15,8 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_matrix
 from cotscope.lm.interventions import scale, shuffled
 from cotscope.records import Neuron
-from cotscope.stages.placebo import KINDS, MATCHED, TEN, _plan
-from cotscope.stats import wilson
+from cotscope.stages.placebo import KINDS, PERMUTED, TEN, _plan
+from cotscope.stats import LEAST_EFFECT, wilson
 from cotscope.store import Run
 
 
@@ -54,8 +54,9 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
             assert len(r["concepts"]) == 4
             continue
         assert r["verdict"] in ("matters", "not shown")
-        assert 1 / (MATCHED + 1) <= r["p_value"] <= 1
-        assert (r["verdict"] == "matters") == (max(r["p_value"], r["p_beyond"]) <= 0.05)
+        assert 1 / (PERMUTED + 1) <= r["p_value"] <= 1
+        large = r["permuted_mean"] - r["change"] >= LEAST_EFFECT
+        assert (r["verdict"] == "matters") == (max(r["p_value"], r["p_beyond"]) <= 0.05 and large)
         assert 0 < r["compared"] <= r["neurons"]
         assert (r["solved"] is None) == (r["kind"] != "vectors")
     summary = run.summary["placebo"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from conftest import TinyStudy
 
 import cotscope
-from cotscope import neurons
+from cotscope import neurons, stats
 from cotscope.cli import main
 from cotscope.controls import CALIPER
 from cotscope.judge.annotators import BUILT_IN
@@ -28,7 +29,8 @@ from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Concept
-from cotscope.stats import permutation_p, rank_correlation, wilson
+from cotscope.stages import damage
+from cotscope.stats import TOO_FEW, permutation_p, rank_correlation, wilson
 from cotscope.store import Run
 
 FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
@@ -468,22 +470,36 @@ def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
         assert specific["low"] <= specific["change"] <= specific["high"]
 
 
-def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run) -> None:
-    headline, target = finished.summary["damage"]["headline"], finished.summary["damage"]["target"]
-    rows = finished.rows("SELECT * FROM gold")
-
-    def mean(name: str) -> float:
-        problems = []
-        for problem in {r["problem_id"] for r in rows}:
-            here = [r for r in rows if (r["neuron_set"], r["problem_id"]) == (name, problem) and r["role"] != "elsewhere"]
-            problems.append(sum(r["log_prob"] * r["tokens"] for r in here) / sum(r["tokens"] for r in here))
-        return sum(problems) / len(problems)
-
-    assert headline["change"] == pytest.approx(mean(target) - mean("none"))
-    assert headline["matched_mean"] == pytest.approx(sum(mean(f"matched_{i}") for i in range(5)) / 5 - mean("none"))
-    lower = sum(mean(f"matched_{i}") <= mean(target) for i in range(5))
-    assert headline["p_value"] == pytest.approx((1 + lower) / 6)
-    assert headline["verdict"] == "too few matched sets to tell"
+def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headline = finished.summary["damage"]["headline"]
+    assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 0), "5 sets are asked for, 19 are needed"
+    assert "More sets are drawn with" in (finished.folder / "report.html").read_text()
+    for module in (damage, stats):
+        monkeypatch.setattr(module, "LEAST_PERMUTED", 5)
+    shutil.copytree(finished.folder, folder := tmp_path / "run")
+    scored: list[str] = []
+    mean_scores = damage.mean_scores
+    monkeypatch.setattr(damage, "mean_scores", lambda by_role: scored.append("") or mean_scores(by_role))
+    for _ in range(2):
+        assert main(["damage", str(folder)]) == 0
+    assert len(scored) == 7, "none, the target and five sets, once each"
+    run = Run.open(folder)
+    headline, means = run.summary["damage"]["headline"], {r["neuron_set"]: r for r in run.rows("SELECT * FROM permuted")}
+    assert set(means) == {"none", "target", *(f"permuted_{i}" for i in range(5))}
+    rows = [r for r in run.rows("SELECT * FROM gold WHERE neuron_set = 'none'") if r["role"] != "elsewhere"]
+    problems: dict[str, list[tuple[float, int]]] = {}
+    for r in rows:
+        problems.setdefault(r["problem_id"], []).append((r["log_prob"], r["tokens"]))
+    untouched = fmean(sum(p * n for p, n in parts) / sum(n for _, n in parts) for parts in problems.values())
+    assert means["none"]["arithmetic"] == pytest.approx(untouched, abs=1e-5)
+    change = {name: m["arithmetic"] - means["none"]["arithmetic"] for name, m in means.items()}
+    sets = [change[f"permuted_{i}"] for i in range(5)]
+    assert headline["change"] == pytest.approx(change["target"])
+    assert headline["permuted_mean"] == pytest.approx(fmean(sets))
+    assert headline["p_value"] == pytest.approx((1 + sum(c <= change["target"] for c in sets)) / 6)
+    assert headline["verdict"] == "not shown", "p can't be below 1/6"
+    assert (headline["sets"], headline["neurons"] > 0) == (5, True)
+    assert "permuted sets by" in (folder / "report.html").read_text()
 
 
 def test_controls_of_the_correlation_and_stability(finished: Run) -> None:

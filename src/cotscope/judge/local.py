@@ -77,7 +77,6 @@ class LocalModel:
             raise LimitReached("the limit of calls is reached", got=f"--max-calls {most}", remedy=KEPT)
 
     def _ask(self, numbers: list[int], requests: Sequence[Request], keep: Keep) -> None:
-        from ..lm.engine import common_prefix
         from ..lm.rows import Job, PlainTable, SharedTable, Work
 
         limit = requests[numbers[0]].max_tokens
@@ -93,7 +92,7 @@ class LocalModel:
         rows = min(MOST_ROWS, len(prompts), self._engine.batch_rows(length))
         numbers = list(prompts)
         if self._engine.shares_prefix(length):
-            work.common = common_prefix(work.ids)
+            self._engine.share(work, work.ids)
             table: Table = SharedTable(self._engine, rows, length - work.common)
         else:
             table = PlainTable(self._engine, rows)

@@ -22,6 +22,7 @@ from ..records import Completion
 from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
 from .interventions import Intervention, Places, block_hooks
 from .loading import LoadedModel
+from .prefixes import PREFIX_BYTES, Prefixes
 from .recorders import Recorder
 from .rows import Job, PlainTable, Row, SharedTable, Table, View, Work
 from .select import argmax
@@ -43,6 +44,7 @@ class Engine:
             comparing both paths on this model).
         ahead: start each step before the host has read the last one's tokens, so that a GPU never waits for it; a row
             that ended then costs one step more. None: on a GPU.
+        prefix_bytes: how much of earlier jobs' prefixes is kept for later ones that share them.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Engine:
         rows: int | None = None,
         share_prefix: bool | None = None,
         ahead: bool | None = None,
+        prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         self.loaded, self.rows, self._share = loaded, rows, share_prefix
         self.ahead = loaded.model.device.type == "cuda" if ahead is None else ahead
+        self._prefixes = Prefixes(prefix_bytes)
         self._said = False  # that the plain path is taken
         self._view: View
         self._places: Places
@@ -91,7 +95,7 @@ class Engine:
                 if not work.ids:
                     self._finish(work, finished)
                 elif share:
-                    work.common = common_prefix(work.ids)
+                    self.share(work, work.ids)
                     shared.append(work)
                 else:
                     table = PlainTable(self, self.rows or self.batch_rows(length))
@@ -249,6 +253,13 @@ class Engine:
 
     # -- the shared prefix ----------------------------------------------------------------------------------------
 
+    def share(self, work: Work, prompts: list[list[int]]) -> None:
+        """Settle how many tokens a job's prompts share; an earlier job may have left their keys and values."""
+        work.common = common_prefix(prompts)
+        work.prefix = self._prefixes.find(work.prefix_key, prompts[0][: work.common])
+        if work.prefix is not None:
+            work.common = work.prefix.length
+
     def run_prefix(self, work: Work) -> Prefix:
         """Keys and values of the tokens that a job's prompts share, under its intervention."""
         prefix = Prefix([], [], 0)
@@ -260,6 +271,7 @@ class Engine:
             positions = torch.arange(len(ids), device=self.loaded.model.device)[None]
             self.forward(cache, tokens, positions, View("prompt", [(work, None)], 1))
         prefix.length = len(ids)
+        self._prefixes.keep(work.prefix_key, ids, prefix)
         return prefix
 
     def shares_prefix(self, length: int) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -75,6 +77,16 @@ class Intervention:
         """Whether it changes the outputs of blocks too."""
         return any(change.adds for change in self.changes.values())
 
+    @cached_property
+    def prefix_key(self) -> str:
+        """Interventions of one key do the same to a prompt; "" is nothing."""
+        if self.scope == "generated":
+            return ""
+        digest = sha256()
+        for layer in sorted(self.changes):
+            _digest(digest, (layer, self.changes[layer]))
+        return digest.hexdigest()
+
     def apply(self, layer: int, m: Tensor, places: Places) -> None:
         """Change the coefficients (rows, positions, neurons) of one layer in place."""
         change, where = self.changes.get(layer), self._within(places)
@@ -107,6 +119,22 @@ class Intervention:
         if isinstance(generated, Tensor):
             return generated if self.scope == "generated" else ~generated
         return generated == (self.scope == "generated")
+
+
+def _digest(digest: Any, value: object) -> None:
+    """Take in numbers, tensors, and dataclasses and sequences of them, each with its kind."""
+    digest.update(type(value).__name__.encode())
+    if isinstance(value, Tensor):
+        digest.update(repr((value.dtype, value.shape)).encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    elif is_dataclass(value):
+        _digest(digest, tuple(getattr(value, f.name) for f in fields(value)))
+    elif isinstance(value, tuple):
+        for part in value:
+            _digest(digest, part)
+    else:
+        assert value is None or isinstance(value, int | float | str), value
+        digest.update(repr(value).encode())
 
 
 # -- changes of coefficients -------------------------------------------------------------------------------------------

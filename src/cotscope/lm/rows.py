@@ -52,6 +52,11 @@ class Work:
     prefix: Prefix | None = None
     done: dict[int, Completion] = field(default_factory=dict)
 
+    @property
+    def prefix_key(self) -> str:
+        """Of what happens to the prefix."""
+        return "" if self.job.intervention is None else self.job.intervention.prefix_key
+
     def rows(self) -> list[Row]:
         """Longest first, so that rows of one prefill pass are of about one length."""
         return [Row(self, i) for i in sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Pass, SharedPrefixCache
-from .engine import Engine, common_prefix
+from .engine import Engine
 from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
 from .recorders import Recorder
@@ -75,10 +75,10 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
     work = Work(0, Job(given.prompts, 0, (), given.recorder, given.intervention), whole)
     shared = bool(whole) and engine.shares_prefix(engine.check_length(work))
     if shared:
-        work.common = common_prefix(starts)
+        engine.share(work, starts)
     scores: list[list[TokenScore]] = [[] for _ in whole]
     with engine.hooks([work.job]):
-        prefix = engine.run_prefix(work) if shared else None
+        prefix = (work.prefix or engine.run_prefix(work)) if shared else None
         for rows in _batches(work.rows()):
             suffixes = [row.suffix for row in rows]
             ids, positions = padded(suffixes, work.common, loaded.context, device)

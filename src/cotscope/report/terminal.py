@@ -38,8 +38,8 @@ def headline(summary: Mapping[str, Any]) -> str:
             label = "other skills" if name == "battery" else name
             lines.append(f"{label:46}{entry['change']:>+7.3f}  {_interval([entry['low'], entry['high']])}")
         if found := damage.get("headline"):
-            p = f"p = {found['p_value']:.3f}, beyond other tokens {found['p_beyond']:.3f}"
-            lines.append(f"verdict: {found['verdict']} ({p})")
+            p = f" (p = {found['p_value']:.3f}, beyond other tokens {found['p_beyond']:.3f})" if found["sets"] else ""
+            lines.append(f"verdict: {found['verdict']}{p}")
         lines.append("")
     if placebo := summary.get("placebo"):
         said = f"{placebo['said']} of {placebo['runs']} {_interval(placebo['ci'])}"

@@ -3,27 +3,31 @@
 For each set of neurons that `ablate` disrupted: the log-probability of solutions that the model is made to write, apart
 for operators, equals signs, results and the rest (one pass, no luck of the draw; it tells a model that no longer knows
 which step to take from one that miscalculates), and a battery of tasks about words that arithmetic has nothing to do
-with. Damage is *specific* as far as it exceeds what the matched sets do to the same problems.
+with. Damage is *specific* as far as it exceeds what the matched sets do to the same problems. Whether that could be chance
+is asked of permuted sets (`controls.permuted_sets`), which are scored on the solutions alone: the headline.
 
-Reads: `sets`, completions of the first prompt. Writes: `continuations`; `gold`, `battery` (a file per set); `damage`,
-`damage_given`.
+Reads: `sets`, `poles`, completions of the first prompt. Writes: `continuations`; `gold`, `battery`, `permuted` (a file per
+set); `damage`, `damage_given`.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
 from statistics import fmean
+from typing import Any
 
 import pyarrow as pa
 
-from ..continuations import Continuation, continuations, score_battery, score_roles
-from ..data.roles import ARITHMETIC, ROLES
-from ..neurons import comparison
+from ..continuations import Continuation, continuations, mean_scores, score_battery, score_roles
+from ..controls import permuted_sets
+from ..data.roles import ROLES
+from ..neurons import active_neurons, comparison
 from ..records import Neuron
 from ..session import Session
 from ..stats import (
+    LEAST_PERMUTED,
     SPECIFIC_RULE,
-    SpecificDamage,
+    TOO_FEW,
     mcnemar_exact,
     paired_bootstrap,
     permutation_p,
@@ -35,6 +39,7 @@ from ..stats import (
 GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("role", pa.string()),
                   ("log_prob", pa.float64()), ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
 BATTERY = pa.schema([("neuron_set", pa.string()), ("task", pa.string()), ("item", pa.string()), ("hit", pa.bool_())])
+PERMUTED = pa.schema([("neuron_set", pa.string()), ("arithmetic", pa.float64()), ("elsewhere", pa.float64())])
 UNITS = {
     "damage.*.given.<role>": "mean over problems of the given solution's mean log-probability (nats) at tokens of this role",
     "damage.*.change.<role>": "the same, less that of the untouched model",
@@ -68,7 +73,7 @@ def damage(session: Session) -> None:
                 state["done"].append(name)
                 run.save()
                 bar.update()
-        _summarise(session, list(sets))
+        _summarise(session, list(sets), _headline(session, given))
 
 
 def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Continuation, ...]) -> None:
@@ -94,7 +99,7 @@ def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Cont
     session.run.write_rows(f"battery/{name}", [{"neuron_set": name, **hit._asdict()} for hit in hits], BATTERY)
 
 
-def _summarise(session: Session, sets: list[str]) -> None:
+def _summarise(session: Session, sets: list[str], headline: dict[str, Any]) -> None:
     run, seed = session.run, session.config.seed
     gold = {role: values for role in ROLES if (values := _by_set(session, "gold", "problem_id", "log_prob", role))}
     target = comparison(run)
@@ -130,7 +135,7 @@ def _summarise(session: Session, sets: list[str]) -> None:
             summary[name]["given"][role], summary[name]["change"][role] = given, mean
     run.write_rows("damage", rows)
     run.write_rows("damage_given", changes)
-    found = {"none": summary["none"], "reasoning": summary["reasoning"], "target": target, "specific": {}}
+    found = {"none": summary["none"], "reasoning": summary["reasoning"], "target": target, "specific": {}, "headline": headline}
     if matched:
         for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
             beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
@@ -140,25 +145,40 @@ def _summarise(session: Session, sets: list[str]) -> None:
             found["specific"][outcome] = interval | {"p_value": p}
         mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
         found["matched_mean"] = mean | {"battery": fmean(summary[m]["battery"] for m in matched)}
-        found["headline"] = _headline(session, target, matched)._asdict()
     problems = max(len(values["none"]) for values in gold.values())
     run.summarise("damage", found | {"problems": problems, "items": rows[0]["items"]})
 
 
-def _headline(session: Session, target: str, matched: list[str]) -> SpecificDamage:
-    """`SPECIFIC_RULE` on the given solutions."""
-    rows = session.run.rows(
-        """WITH problems AS (
-               SELECT neuron_set, problem_id, list_contains(?, role) AS arithmetic,
-                      sum(log_prob * tokens) / sum(tokens) AS log_prob
-               FROM gold GROUP BY ALL)
-           SELECT neuron_set, avg(log_prob) FILTER (arithmetic) AS arithmetic,
-                  avg(log_prob) FILTER (NOT arithmetic) AS elsewhere
-           FROM problems GROUP BY neuron_set""",
-        [list(ARITHMETIC)],
-    )
-    means = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in rows}
-    return specific_damage(means["none"], means[target], [means[m] for m in matched])
+def _headline(session: Session, given: tuple[Continuation, ...]) -> dict[str, Any]:
+    """`SPECIFIC_RULE` on the given solutions: reasoning neurons that share their stratum with others, among permuted sets.
+
+    As many permuted sets as matched ones; with too few for any p-value they are not scored at all.
+    """
+    from ..lm.interventions import scale
+
+    run, config, known = session.run, session.config, active_neurons(session.run)
+    seeds = range(config.seed, config.seed + config.matched)
+    targets, permuted = permuted_sets(known.reasoning, known.pool, known.traits, seeds)
+    if config.matched < LEAST_PERMUTED or not targets:
+        return {"verdict": TOO_FEW, "neurons": len(targets), "sets": 0}
+    sets = {"none": (), "target": targets} | {f"permuted_{i}": neurons for i, neurons in enumerate(permuted)}
+    mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
+    state = run.manifest.setdefault("permuted", {})
+    if state.get("of") != mark:
+        state |= {"of": mark, "done": []}
+    missing = [name for name in sets if name not in state["done"]]
+    with session.bar("permuted sets", len(missing), "set") as bar:
+        for name in missing:
+            intervention = scale(session.loaded.anatomy, sets[name], 0.0) if sets[name] else None
+            means = mean_scores(score_roles(session.engine, session.prompts[0], given, intervention))
+            row = dict(zip(PERMUTED.names, (name, *means)))
+            run.write_rows(f"permuted/{name}", [row], PERMUTED)
+            state["done"].append(name)
+            run.save()
+            bar.update()
+    means = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in run.rows("SELECT * FROM permuted")}
+    found = specific_damage(means["none"], means["target"], [means[f"permuted_{i}"] for i in range(len(permuted))])
+    return found._asdict() | {"neurons": len(targets), "sets": len(permuted)}
 
 
 def _by_set(session: Session, table: str, key: str, value: str, role: str | None = None) -> dict[str, dict[str, float]]:

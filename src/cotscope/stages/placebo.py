@@ -1,6 +1,6 @@
 """Placebo: how often would the rule of `damage` say "matters" of neurons that should not matter?
 
-The pipeline (filter by lexicon, matched sets, given solutions, `SPECIFIC_RULE`) is run again and again where its answer
+The pipeline (filter by lexicon, permuted sets, given solutions, `SPECIFIC_RULE`) is run again and again where its answer
 ought to be no:
 
 - lexicon: with concepts that arithmetic does not need, four drawn from the packaged placebo set (as many seeds as the
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..continuations import Continuation, continuation, mean_scores, score_roles
-from ..controls import Traits, matched_sets
+from ..controls import Traits, permuted_sets
 from ..data.answers import is_correct, parse_flexible
 from ..data.builtin import generate
 from ..judge.concepts import load_concepts
@@ -42,7 +42,7 @@ TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
 """What ten runs are; the study's own neurons come once beside them."""
 KINDS = ("lexicon", "labels", "vectors", "study")
 LEXICON, CONCEPTS = "placebo", 4
-MATCHED = 20  # sets; the least p is 1/21
+PERMUTED = 20  # sets; the least p is 1/21
 EXEMPLARS = 2  # of the short prompt
 PLACEBO = pa.schema(
     [
@@ -54,7 +54,7 @@ PLACEBO = pa.schema(
         ("solved", pa.int32()),
         ("problems", pa.int32()),
         ("change", pa.float64()),
-        ("matched_mean", pa.float64()),
+        ("permuted_mean", pa.float64()),
         ("p_value", pa.float64()),
         ("p_beyond", pa.float64()),
         ("verdict", pa.string()),
@@ -87,7 +87,7 @@ def placebo(session: Session, runs: int = 40, problems: int = 6) -> None:
         plan, done = _plan(runs), {part.stem for part in parts.glob("[!.]*.parquet")}
         missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
         bench = _Bench(session, problems)
-        with session.bar("placebo", len(missing) * (MATCHED + 2), "set") as bar:
+        with session.bar("placebo", len(missing) * (PERMUTED + 2), "set") as bar:
             for kind, i in missing:
                 row = bench.run(kind, i, bar.update)
                 run.write_rows(f"placebo_runs/{kind}_{i}", [row], PLACEBO)
@@ -133,19 +133,19 @@ class _Bench:
         keystones = self.known.keystones
         targets = _found(poles, promoted, concepts) - keystones
         pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
-        matched = matched_sets(targets, pool, traits, range(MATCHED))
+        permuted = permuted_sets(targets, pool, traits, range(PERMUTED))
         row: dict[str, object] = {
             "run": f"{kind}_{number}",
             "kind": kind,
             "concepts": [c.name for c in concepts],
             "neurons": len(targets),
-            "compared": len(matched.targets),
+            "compared": len(permuted.targets),
             "solved": solved,
             "problems": len(given),
         }
-        if not matched.targets:
+        if not permuted.targets:
             return row | {"verdict": "nothing found"}
-        return row | self._damage(given, matched.targets, matched.sets, orders, progress)._asdict()
+        return row | self._damage(given, permuted.targets, permuted.sets, orders, progress)._asdict()
 
     def _given(self, rng: np.random.Generator, count: int) -> list[Continuation]:
         """Built-in problems of one or two steps with their solutions."""
@@ -252,5 +252,5 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
     session.run.summarise(
         "placebo",
         rate([kind for kind in found if kind != "study"])
-        | {"by_kind": {kind: rate([kind]) for kind in found}, "matched": MATCHED, "level": LEVEL, "rule": SPECIFIC_RULE},
+        | {"by_kind": {kind: rate([kind]) for kind in found}, "permuted": PERMUTED, "level": LEVEL, "rule": SPECIFIC_RULE},
     )
