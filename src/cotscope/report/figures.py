@@ -110,6 +110,38 @@ def _dot_row(bar: Bar, y: float, top_value: float, left: float, right: float) ->
     return fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', whisker, x, y, tip)
 
 
+class Axes(NamedTuple):
+    """Activity to the right, accuracy upwards, in a frame; each range is (low, high, step of the ticks)."""
+
+    frame: Box
+    x_range: tuple[float, float, float]
+    y_range: tuple[float, float, float]
+
+    @classmethod
+    def around(cls, points: Sequence[Point], frame: Box) -> Axes:
+        """Axes that hold the points and their intervals."""
+        heights = [v for p in points for v in (p.y, p.low, p.high) if is_number(v)]
+        return cls(frame, round_range([p.x for p in points]), round_range(heights, (0.0, 1.0)))
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where an activity and an accuracy stand."""
+        (x_low, x_high, _), (y_low, y_high, _), frame = self.x_range, self.y_range, self.frame
+        return scale(x, x_low, x_high, frame.left, frame.right), scale(y, y_low, y_high, frame.bottom, frame.top)
+
+    def drawn(self, x_label: str) -> Markup:
+        """Grid, ticks and labels."""
+        (x_low, x_high, x_step), (y_low, y_high, y_step), frame = self.x_range, self.y_range, self.frame
+        parts = []
+        for tick in ticks(y_low, y_high, y_step):
+            _, y = self.at(x_low, tick)
+            parts.append(fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', frame.left, frame.right, y, y))
+            parts.append(text_at(frame.left - 8, y + 4, number(tick, decimals(y_step)), "end", "muted"))
+        parts.append(x_axis(x_low, x_high, frame.left, frame.right, frame.bottom, x_label, x_step))
+        parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
+                           (frame.top + frame.bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
+        return Markup("").join(parts)
+
+
 def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
     """Accuracy against own activity, one labelled dot per prompt, with the interval of the accuracy.
 
@@ -117,26 +149,18 @@ def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
         points: the prompts; all x and y finite.
         x_label: the x axis: what is counted, and its unit.
     """
-    left, right, top, bottom = 56, WIDTH - 20, 14, 424
-    x_low, x_high, x_step = round_range([point.x for point in points])
-    y_low, y_high, y_step = round_range([v for p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
-    parts = []
-    for tick in ticks(y_low, y_high, y_step):
-        y = scale(tick, y_low, y_high, bottom, top)
-        parts.append(fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
-        parts.append(text_at(left - 8, y + 4, number(tick, decimals(y_step)), "end", "muted"))
-    parts.append(x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
-    parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
-                       (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
-    places = [(scale(p.x, x_low, x_high, left, right), scale(p.y, y_low, y_high, bottom, top)) for p in points]
+    frame = Box(56, 14, WIDTH - 20, 424)
+    axes = Axes.around(points, frame)
+    parts = [axes.drawn(x_label)]
+    places = [axes.at(p.x, p.y) for p in points]
     whiskers = []
     for point, (x, _) in zip(points, places):
         if is_number(point.low) and is_number(point.high):
-            high, low = (scale(v, y_low, y_high, bottom, top) for v in (point.high, point.low))
+            high, low = (axes.at(point.x, v)[1] for v in (point.high, point.low))
             whiskers.append(Box(x - 3, high, x + 3, low))
             parts.append(fill('<path class="whisker" d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6"/>', x, high, low, x - 3))
     names = [short(point.name, 34) for point in points]
-    boxes = place_labels(places, [text_width(name) for name in names], Box(left, top, right, bottom), whiskers)
+    boxes = place_labels(places, [text_width(name) for name in names], frame, whiskers)
     for name, (x, y), box in zip(names, places, boxes):
         near = _nearest((x, y), box)
         if math.dist(near, (x, y)) > 12:
@@ -147,7 +171,7 @@ def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
                            x, y, tip))  # fmt: skip
         parts.append(text_at((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for p in points)
-    return svg("scatter", bottom + 44, "Accuracy and own activity under each prompt", about, parts)
+    return svg("scatter", frame.bottom + 44, "Accuracy and own activity under each prompt", about, parts)
 
 
 def place_labels(

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from .figures import Point
-from .svg import WIDTH, decimals, fill, round_range, scale, short, svg, text_at, ticks, x_axis
+from .figures import Axes, Box, Point
+from .svg import WIDTH, fill, short, svg, text_at
 from .text import is_number, number
 
 FAMILIES = {"study": "the study's prompts", "variant": "variants", "sentence": "sentences"}
@@ -163,33 +163,23 @@ def group_scatter(points: Sequence[tuple[str, Point]], x_label: str, name: str) 
         name: of the figure, unique on the page.
     """
     kinds = list(dict.fromkeys(kind for kind, _ in points))
-    left, right, top = 56, WIDTH - 216, 14
-    bottom = max(344, top + 18 * len(kinds) + 20)
-    x_low, x_high, x_step = round_range([p.x for _, p in points])
-    y_low, y_high, y_step = round_range([v for _, p in points for v in (p.y, p.low, p.high) if is_number(v)], (0.0, 1.0))
-    parts = []
-    for tick in ticks(y_low, y_high, y_step):
-        y = scale(tick, y_low, y_high, bottom, top)
-        parts.append(fill('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, y, y))
-        parts.append(text_at(left - 8, y + 4, number(tick, decimals(y_step)), "end", "muted"))
-    parts.append(x_axis(x_low, x_high, left, right, bottom, x_label, x_step))
-    parts.append(fill('<text class="muted" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>',
-                       (top + bottom) / 2, "accuracy (share of problems solved)"))  # fmt: skip
+    top = 14
+    frame = Box(56, top, WIDTH - 216, max(344, top + 18 * len(kinds) + 20))
+    axes = Axes.around([p for _, p in points], frame)
+    parts = [axes.drawn(x_label)]
     for _, p in points:
         if is_number(p.low) and is_number(p.high):
-            x = scale(p.x, x_low, x_high, left, right)
-            low, high = (scale(v, y_low, y_high, bottom, top) for v in (p.low, p.high))
+            (x, low), (_, high) = axes.at(p.x, p.low), axes.at(p.x, p.high)
             parts.append(fill('<path class="whisker faint" d="M{} {}V{}"/>', x, high, low))
     for kind, p in points:
         tip = f"{p.name} ({kind}): accuracy {number(p.y)}, activity {number(p.x)}"
-        place = scale(p.x, x_low, x_high, left, right), scale(p.y, y_low, y_high, bottom, top)
-        parts.append(_mark(kinds.index(kind), *place, tip))
+        parts.append(_mark(kinds.index(kind), *axes.at(p.x, p.y), tip))
     for i, kind in enumerate(kinds):
         y = top + 12 + 18 * i
-        parts.append(_mark(i, right + 22, y, kind))
-        parts.append(text_at(right + 34, y + 4, short(kind.replace("_", " "), 27), "start"))
+        parts.append(_mark(i, frame.right + 22, y, kind))
+        parts.append(text_at(frame.right + 34, y + 4, short(kind.replace("_", " "), 27), "start"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for _, p in points)
-    return svg(name, bottom + 44, "Accuracy and activity under each prompt, by kind of prompt", about, parts)
+    return svg(name, frame.bottom + 44, "Accuracy and activity under each prompt, by kind of prompt", about, parts)
 
 
 def _mark(kind: int, x: float, y: float, tip: str) -> Markup:
