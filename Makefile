@@ -21,6 +21,7 @@ study: setup
 	$(VENV)/bin/cotscope study --model $(MODEL) --limit 16 --discover-limit 20 --discover-prompts 2 --given 8 --battery 4 --unmatched 1 --out $(RUN)
 
 test: setup
+	$(VENV)/bin/cotscope models --install smollm2-135m
 	$(VENV)/bin/ruff check src tests
 	$(VENV)/bin/python -m pytest
 

@@ -169,7 +169,8 @@ class Endpoint:
     def _gone(self, reason: str) -> JudgeError:
         return JudgeError(
             f"no answer from the endpoint {self.url}", got=reason,
-            remedy="Check OPENAI_BASE_URL and that a server listens there. Replies so far are kept.",
+            remedy=f"Check OPENAI_BASE_URL, that a server listens there and that it has --judge-model {self.name}. Replies so "
+            "far are kept.",
         )  # fmt: skip
 
     # -- one call -------------------------------------------------------------------------------------------------
