@@ -143,11 +143,10 @@ class _Sink:
         """Write what the condition's rows said, then that it is done."""
         self._table.close()
         run, condition = self.session.run, self.condition
-        decode = self.session.loaded.tokenizer.decode
         rows = []
         for problem, completion in zip(self.problems, completions, strict=True):
             end = ("elsewhere",) * (completion.steps - len(completion.token_ids))  # the end token is counted, not kept
-            places = token_roles(decode, completion.token_ids) + end
+            places = token_roles(self.session.loaded, completion.token_ids) + end
             rows.append(_graded(condition, problem, completion) | {"roles": places})
         run.write_rows(f"completions/{condition.name}", rows, COMPLETIONS)
         written = sum(r["tokens"] for r in rows)
@@ -188,12 +187,12 @@ def active_poles(session: Session, sink: Callable[[PoleTally], None]) -> ActiveP
     """The study's recorder; what it tallies is kept apart by the tokens' roles."""
     from .lm.recorders import ActivePoles
 
-    decode = session.loaded.tokenizer.decode
+    loaded = session.loaded
     return ActivePoles(
-        session.loaded.anatomy,
+        loaded.anatomy,
         session.config.k,
         sink,
-        label=lambda tokens: [ROLES.index(role) for role in token_roles(decode, tokens)],
+        label=lambda tokens: [ROLES.index(role) for role in token_roles(loaded, tokens)],
     )
 
 

@@ -53,7 +53,7 @@ class Continuation:
 def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
     tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    return Continuation(problem, source, text, tuple(tokens), token_roles(loaded.tokenizer.decode, tokens))
+    return Continuation(problem, source, text, tuple(tokens), token_roles(loaded, tokens))
 
 
 def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:

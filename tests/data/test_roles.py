@@ -33,11 +33,24 @@ def test_a_token_that_reaches_into_a_result_has_its_role() -> None:
     assert roles("", []) == ()
 
 
+class Words:
+    """A decoder whose tokens are words: as SentencePiece, it puts no blank before the first of a text."""
+
+    def __init__(self, blank: str) -> None:
+        self.pieces, self.blank, self.tokenizer, self.calls = ["1", "+", "12", "=", "13"], blank, self, 0
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        self.calls += 1
+        return self.blank.join(self.pieces[t] for t in tokens)
+
+    def piece(self, token: int) -> str:
+        return self.pieces[token]
+
+
 def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
-    pieces = ["1", "+", "12", "=", "13"]
-
-    def decode(tokens: Sequence[int]) -> str:  # as SentencePiece: no blank before the first
-        return " ".join(pieces[t] for t in tokens)
-
-    assert token_roles(decode, range(5)) == ("elsewhere", "operator", "elsewhere", "equals", "result")
-    assert token_roles(decode, ()) == ()
+    expected = ("elsewhere", "operator", "elsewhere", "equals", "result")
+    for blank, calls in ((" ", 6), ("", 1)):  # pieces that come to the text are not decoded again
+        words = Words(blank)
+        assert token_roles(words, range(5)) == expected
+        assert words.calls == calls
+    assert token_roles(Words(" "), ()) == ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Protocol
 
 ROLES = ("operator", "equals", "result", "elsewhere")
 ARITHMETIC = ROLES[:3]
@@ -32,12 +34,20 @@ def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def token_roles(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> tuple[str, ...]:
-    """The role of each token id.
+class Decoder(Protocol):
+    """A tokenizer and what it makes of single tokens (`LoadedModel`)."""
 
-    Args:
-        decode: the tokenizer's: token ids → text.
-    """
-    # Tokens decoded one by one can lose their blanks; what the first n come to does not.
-    ends = [len(decode(tokens[: n + 1])) for n in range(len(tokens))]
-    return roles(decode(tokens), ends)
+    tokenizer: Any
+
+    def piece(self, token: int) -> str:
+        """One token decoded by itself."""
+
+
+def token_roles(decoder: Decoder, tokens: Sequence[int]) -> tuple[str, ...]:
+    """The role of each token id."""
+    decode = decoder.tokenizer.decode
+    text, pieces = decode(tokens), [decoder.piece(token) for token in tokens]
+    if "".join(pieces) == text:
+        return roles(text, list(accumulate(map(len, pieces))))
+    # Tokens decoded one by one can lose their blanks, or halves of characters; what the first n come to does not.
+    return roles(text, [len(decode(tokens[: n + 1])) for n in range(len(tokens))])

@@ -12,6 +12,7 @@ set); `damage`, `damage_given`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from statistics import fmean
 from typing import Any
@@ -62,21 +63,29 @@ def damage(session: Session) -> None:
         if not given:
             run.note("No solution could be given: the data has none and the model solved nothing. `damage` is empty.")
             return
-        mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
-        state = run.manifest.setdefault("damage", {})
-        if state.get("of") != mark:
-            state |= {"of": mark, "done": []}
-        missing = [name for name in sets if name not in state["done"]]
-        with session.bar("damage", len(missing), "set") as bar:
-            for name in missing:
-                _score(session, name, sets[name], given)
-                state["done"].append(name)
-                run.save()
-                bar.update()
+        for name, neurons in _missing(session, "damage", sets, given):
+            _score(session, name, neurons, given)
         _summarise(session, list(sets), _headline(session, given))
 
 
-def _score(session: Session, name: str, neurons: list[Neuron], given: tuple[Continuation, ...]) -> None:
+def _missing(
+    session: Session, what: str, sets: Mapping[str, Sequence[Neuron]], given: tuple[Continuation, ...]
+) -> Iterator[tuple[str, Sequence[Neuron]]]:
+    """The sets that have not been scored on these solutions; one counts as scored when the next is asked for."""
+    run, state = session.run, session.run.manifest.setdefault(what, {})
+    mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
+    if state.get("of") != mark:
+        state |= {"of": mark, "done": []}
+    missing = [name for name in sets if name not in state["done"]]
+    with session.bar(what, len(missing), "set") as bar:
+        for name in missing:
+            yield name, sets[name]
+            state["done"].append(name)
+            run.save()
+            bar.update()
+
+
+def _score(session: Session, name: str, neurons: Sequence[Neuron], given: tuple[Continuation, ...]) -> None:
     from ..lm.interventions import scale
 
     intervention = scale(session.loaded.anatomy, neurons, 0.0) if neurons else None
@@ -162,20 +171,10 @@ def _headline(session: Session, given: tuple[Continuation, ...]) -> dict[str, An
     if config.matched < LEAST_PERMUTED or not targets:
         return {"verdict": TOO_FEW, "neurons": len(targets), "sets": 0}
     sets = {"none": (), "target": targets} | {f"permuted_{i}": neurons for i, neurons in enumerate(permuted)}
-    mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
-    state = run.manifest.setdefault("permuted", {})
-    if state.get("of") != mark:
-        state |= {"of": mark, "done": []}
-    missing = [name for name in sets if name not in state["done"]]
-    with session.bar("permuted sets", len(missing), "set") as bar:
-        for name in missing:
-            intervention = scale(session.loaded.anatomy, sets[name], 0.0) if sets[name] else None
-            means = mean_scores(score_roles(session.engine, session.prompts[0], given, intervention))
-            row = dict(zip(PERMUTED.names, (name, *means)))
-            run.write_rows(f"permuted/{name}", [row], PERMUTED)
-            state["done"].append(name)
-            run.save()
-            bar.update()
+    for name, neurons in _missing(session, "permuted", sets, given):
+        intervention = scale(session.loaded.anatomy, neurons, 0.0) if neurons else None
+        means = mean_scores(score_roles(session.engine, session.prompts[0], given, intervention))
+        run.write_rows(f"permuted/{name}", [dict(zip(PERMUTED.names, (name, *means)))], PERMUTED)
     means = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in run.rows("SELECT * FROM permuted")}
     found = specific_damage(means["none"], means["target"], [means[f"permuted_{i}"] for i in range(len(permuted))])
     return found._asdict() | {"neurons": len(targets), "sets": len(permuted)}
