@@ -55,6 +55,6 @@ def _strips(dots: Mapping[str, Sequence[tuple[float, bool]]], level: float) -> M
             )  # fmt: skip
         y += height
     x = scale(level, 0, 1, left, right)
-    parts.append(fill('<line class="mean" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
+    parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
     about = "; ".join(f"{label}: {', '.join(number(p, 3) for p, _ in runs)}" for label, runs in dots.items())
     return svg("placebo", y + 44, "p-values of the placebo runs", about, [x_axis(0, 1, left, right, y, "p", 0.1), *parts])
