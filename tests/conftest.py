@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,3 +180,16 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
             file.write(json.dumps({"id": f"p{i}", "question": question, "answer": solution}) + "\n")
     names = ("model", "problems.jsonl", "plain.txt", "concepts.toml")
     return TinyStudy(*(str(folder / name) for name in names))
+
+
+def killed_after(condition: str, command: list[str], folder: Path) -> list[str]:
+    """Begin a study in a folder and kill it once a condition of this name part is done; the conditions done by then."""
+    process = subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    manifest, deadline = folder / "manifest.json", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if manifest.exists() and any(condition in c for c in json.loads(manifest.read_text())["conditions"]):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    return list(json.loads(manifest.read_text())["conditions"])

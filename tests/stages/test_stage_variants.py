@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +13,7 @@ from statistics import fmean
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import TinyStudy
+from conftest import TinyStudy, killed_after
 from scipy import stats as scipy_stats
 
 from cotscope.cli import main
@@ -264,15 +261,7 @@ def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_pa
     study = options(tiny_study, tmp_path, "--variants", "12", "--sentences")
     command = [sys.executable, "-m", "cotscope.cli", "study", *study, "--rows", "4", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    manifest, deadline = tmp_path / "killed/manifest.json", time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if manifest.exists() and any("variant." in c for c in json.loads(manifest.read_text())["conditions"]):
-            break
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept = [c for c in json.loads(manifest.read_text())["conditions"] if c.startswith("variant.")]
+    kept = [c for c in killed_after("variant.", command, tmp_path / "killed") if c.startswith("variant.")]
     assert 0 < len(kept) < 30
     files = {c: (tmp_path / f"killed/tables/completions/{c}.parquet").stat().st_mtime_ns for c in kept}
     out = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +14,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import TinyStudy
+from conftest import TinyStudy, killed_after
 
 import cotscope
 from cotscope import neurons, stats
@@ -252,15 +249,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
 def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cotscope.cli", "study", *tiny_study.options(), "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    manifest, deadline = tmp_path / "killed/manifest.json", time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if manifest.exists() and any("ablate." in c for c in json.loads(manifest.read_text())["conditions"]):
-            break
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept = json.loads(manifest.read_text())["conditions"]
+    kept = killed_after("ablate.", command, tmp_path / "killed")
     assert "discover.plain" in kept
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed/tables/completions").glob("[!.]*.parquet")}
     finished_parts = {p: at for p, at in done.items() if p.stem in kept}

@@ -30,7 +30,7 @@ def headline(summary: Mapping[str, Any]) -> str:
                 lines.append(f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}")
         least = 1 / (len(ablation["matched_each"]) + 1)
         if ablation["p_value"] is not None:
-            lines.append(f"permutation p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")
+            lines.append(f"rank p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")
         lines.append("")
     if damage := summary.get("damage"):
         lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")

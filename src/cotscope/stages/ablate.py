@@ -82,7 +82,7 @@ UNITS = {
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
     "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
     "ablation.comparable": "the reasoning neurons that have an equal: what the matched sets match and are compared with",
-    "ablation.p_value": "one-sided permutation p of the comparable set among the matched sets; at least 1/(sets + 1)",
+    "ablation.p_value": "the comparable set's rank among the matched sets as a one-sided p, not exact; at least 1/(sets + 1)",
     "ablation.matching.jaccard": "mean overlap of two matched sets, by_chance: of two such sets drawn from the pool",
     "ablation.matching.largest_smd": "largest standardised difference of a matched set's mean log trait from its target's",
 }
