@@ -138,7 +138,7 @@ class TinyStudy:
     def options(self) -> list[str]:
         return [
             "--model", self.model, "--data", self.data, "--prompt-file", self.prompt, "--concepts", self.concepts,
-            "--limit", "8", "--dtype", "float32", "--max-new-tokens", "16",
+            "--limit", "8", "--dtype", "float32", "--max-new-tokens", "16", "--zero-shot-tokens", "24",
         ]  # fmt: skip
 
 

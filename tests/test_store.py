@@ -38,7 +38,11 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "is not a run folder"), ("{half", "is damaged"), ('{"schema": 99}', "expected schema 1; got 99")],
+    [
+        (None, "is not a run folder"),
+        ("{half", "is damaged"),
+        ('{"schema": 1}', "written by another version of cotscope; expected format 2; got 1. Run the study again"),
+    ],
 )
 def test_opening_what_is_no_run(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:

@@ -35,6 +35,7 @@ _STUDY_HELP = {
     "--tune-limit": "tuning problems, of those that neither test nor discovery took (default: as many as discovery)",
     "--discover-prompts": "prompts, the first ones, that discovery looks under; 0: all (default 3)",
     "--max-new-tokens": "tokens to generate at most per problem (default 120)",
+    "--zero-shot-tokens": "the same under prompts without exemplars, if that is more (default 400)",
     "--k": "active poles per layer and step (default 10)",
     "--first-layer-fraction": "skip the first layers, as a fraction of depth (default 0.1875, the paper's 6 of 32)",
     "--projection": "norm (with the final norm's weight) or raw (as the paper's code) (default norm)",
@@ -63,6 +64,7 @@ _JUDGE_HELP = {
     "--price-in": "price of a million tokens sent",
     "--price-out": "price of a million tokens received",
     "--concurrency": "calls at once (default 8)",
+    "--judge-timeout": "seconds to wait for a reply; servers on a CPU are slow (default 600)",
     "--poles-per-call": "poles of one concept that share a call (default 1)",
     "--judge-max-tokens": "tokens to generate at most per pole; models that think aloud need thousands (default 400)",
     "--audit": "blind decoys of either kind, and repeats, among the candidates (default 0)",
@@ -185,8 +187,8 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
         "--thorough": {"action": "store_true"},
         "--seed": {"type": _natural},
     }
-    counts = ("--limit", "--discover-limit", "--tune-limit", "--max-new-tokens", "--k", "--given", "--battery")
-    for option in (*counts, "--variant-limit"):
+    counts = ("--limit", "--discover-limit", "--tune-limit", "--variant-limit", "--given", "--battery", "--k")
+    for option in (*counts, "--max-new-tokens", "--zero-shot-tokens"):
         kinds[option] = {"type": _positive, "metavar": "N"}
     for option, text in _STUDY_HELP.items():
         sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
@@ -200,6 +202,7 @@ def _add_judge_options(sub: argparse.ArgumentParser) -> None:
         "--judge-model": {"dest": "model"},
         "--judge-prompt": {"dest": "prompt"},
         "--judge-dtype": {"dest": "dtype", "choices": ("bfloat16", "float32", "float16")},
+        "--judge-timeout": {"dest": "timeout", "type": _positive, "metavar": "S"},
         "--judge-max-tokens": {"dest": "max_tokens", "type": _positive, "metavar": "N"},
         "--audit": {"type": _natural, "metavar": "N"},
         "--naming": {"type": _natural, "metavar": "N"},

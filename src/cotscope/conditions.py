@@ -103,7 +103,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
         jobs = [
             Job(
                 tuple(c.prompt.text(p.question) for p in part),
-                session.config.max_new_tokens,
+                session.config.new_tokens(c.prompt),
                 c.prompt.stop,
                 sink.recorder,
                 c.intervention,

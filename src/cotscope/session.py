@@ -49,6 +49,7 @@ class StudyConfig:
             is left.
         discover_prompts: prompts, the first ones, under which discovery looks, so that none is favoured; 0: all.
         max_new_tokens: tokens to generate at most.
+        zero_shot_tokens: the same where a prompt has no exemplars, if that is more: the model then writes at length.
         k: active poles per layer and step.
         promoted: promoted tokens per pole.
         first_layer_fraction: the first layers that are skipped, as a fraction of depth (paper: 6 of 32).
@@ -74,6 +75,7 @@ class StudyConfig:
     tune_limit: int | None = None
     discover_prompts: int = 3
     max_new_tokens: int = 120
+    zero_shot_tokens: int = 400
     k: int = 10
     promoted: int = 20
     first_layer_fraction: float = 6 / 32
@@ -88,6 +90,10 @@ class StudyConfig:
     disruptions: bool = False
     seed: int = 0
     dtype: str = "bfloat16"
+
+    def new_tokens(self, prompt: Prompt) -> int:
+        """Tokens to generate at most under a prompt."""
+        return self.max_new_tokens if prompt.prefix else max(self.max_new_tokens, self.zero_shot_tokens)
 
 
 THOROUGH = {"limit": 192, "matched": 20, "variants": 40, "sentences": True, "disruptions": True}
@@ -284,11 +290,11 @@ class Session:
 
     def _check_length(self, prompts: Sequence[Prompt]) -> None:
         """Raise PromptError if a prompt, the longest question and what is generated do not fit the model's context."""
-        loaded, new = self.loaded, self.config.max_new_tokens
+        loaded = self.loaded
         questions = (p.question for part in self.split.parts().values() for p in part)
         question = max(questions, key=lambda q: len(loaded.encode(q)))
         for prompt in prompts:
-            longest = len(loaded.encode(prompt.text(question)))
+            longest, new = len(loaded.encode(prompt.text(question))), self.config.new_tokens(prompt)
             self._longest = max(self._longest, longest + new)
             if longest + new > loaded.context:
                 raise PromptError(
@@ -296,7 +302,9 @@ class Session:
                     expected=f"at most {loaded.context - new} tokens with the longest question "
                     f"({loaded.context} less {new} to generate)",
                     got=f"{longest}",
-                    remedy="Use fewer exemplars, or a smaller --max-new-tokens.",
+                    remedy="Use fewer exemplars, or a smaller --max-new-tokens."
+                    if prompt.prefix
+                    else "Use a smaller --zero-shot-tokens and --max-new-tokens.",
                 )
 
     def _write_problems(self) -> None:

@@ -30,7 +30,8 @@ from safetensors.numpy import save_file
 
 from .errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the tables and the manifest: raised when a reader would stumble over what an older version wrote."""
 
 
 class Arrays(NamedTuple):
@@ -98,17 +99,20 @@ class Run:
         """Open a run folder. Raises: RunError if it is none, or one of another schema version."""
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = _json_object(folder / "manifest.json")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(
                 f"{folder} is not a run folder",
                 expected="a folder with manifest.json",
                 remedy="`cotscope study --out` or `cotscope discover --out` makes one.",
             ) from error
-        except ValueError as error:
-            raise RunError(f"{folder}/manifest.json is damaged", got=str(error)) from error
         if manifest.get("schema") != SCHEMA:
-            raise RunError(f"{folder} has another format", expected=f"schema {SCHEMA}", got=str(manifest.get("schema")))
+            raise RunError(
+                f"{folder} was written by another version of cotscope",
+                expected=f"format {SCHEMA}",
+                got=str(manifest.get("schema")),
+                remedy="Run the study again with another --out, or read it with the version that its manifest names.",
+            )
         return cls(folder, manifest)
 
     @contextmanager
@@ -173,7 +177,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The headline figures so far."""
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return _json_object(path) if path.exists() else {}
 
     def summarise(self, section: str, values: dict[str, Any]) -> None:
         """Set keys of one section of summary.json; what is no finite number becomes null."""
@@ -259,6 +263,17 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never half of it."""
     with _replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises: RunError if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged", expected="JSON", got=str(error)) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged", expected="a JSON object", got=type(content).__name__)
+    return content
 
 
 def _json_values(value: Any) -> Any:

@@ -19,7 +19,7 @@ from cotscope.judge.cache import Cache
 from cotscope.judge.client import Request
 from cotscope.judge.local import LocalModel
 from cotscope.judge.prompts import NamingForm, PaperForm
-from cotscope.judge.question import Answer, ConceptForm
+from cotscope.judge.question import SYSTEM, Answer, ConceptForm
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel
 
@@ -80,6 +80,22 @@ def test_rows_do_not_disturb_each_other() -> None:
     assert set(json.loads(together[2])) == {"description", "name"}
     [answer] = FORM.parse(together[1], [case(['"', "add"])])
     assert isinstance(answer, Answer)
+
+
+def test_the_examples_of_the_instruction_may_be_written() -> None:
+    """To the blank: a small model whose schema forbids what it was shown loses its thread."""
+    judge = LocalModel(random_judge("qwen2", 3), Budget())
+    lines = SYSTEM.splitlines()
+    examples = [i for i, line in enumerate(lines) if line.startswith('{"description": "')]
+    assert len(examples) == 3
+    for i in examples:
+        data = json.loads(lines[i - 1].partition(": ")[2])
+        shown = case([token for token, _ in data["promoted"]])
+        assert isinstance(FORM.parse(lines[i], [shown])[0], Answer)
+        matcher = judge._matcher(Request((), FORM.schema([shown], True), 0))
+        tokens = judge.loaded.encode(lines[i])
+        assert matcher.try_consume_tokens(tokens) == len(tokens), lines[i]
+        assert matcher.is_stopped()
 
 
 def test_limits_of_a_local_judge(tmp_path: Path) -> None:

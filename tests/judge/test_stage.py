@@ -22,6 +22,7 @@ from cotscope.judge.question import SYSTEM
 from cotscope.lm.engine import Engine
 from cotscope.lm.recorders import ChosenNeurons
 from cotscope.records import Annotation, Neuron, Pole
+from cotscope.report.judge import MOST_WORDS
 from cotscope.session import Session
 from cotscope.stats import wilson
 from cotscope.store import Run
@@ -108,6 +109,10 @@ def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys,
     assert f"{len(words)} calls, about " in told.err
     page = (folder / "report.html").read_text()
     assert 'id="decoys"' in page and 'id="names"' in page
+    assert len(said) > MOST_WORDS and f"It gives all {len(said)} words the confidence 0.75" in page
+    yes = sum(r["accepted"] for r in said)
+    assert page.count("<td>yes</td>") == min(MOST_WORDS, yes)
+    assert page.count("<td>no</td>") == min(MOST_WORDS, len(said) - yes)
     # The same command asks nothing; a study keeps the judge's word.
     before = len(server.bodies)
     assert main(command) == 0

@@ -16,6 +16,7 @@ from cotscope.errors import RunError
 from cotscope.report.build import write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.text import chip, interval, number, p_value, seconds, visible
+from cotscope.store import SCHEMA
 
 HOSTILE = [
     "<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "\x00", "\x1b[31m", "\u202eabc",
@@ -70,7 +71,7 @@ def discovered(folder: Path) -> Path:
     """A run of which only `discover` has run."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
-        "schema": 1,
+        "schema": SCHEMA,
         "versions": {"cotscope": "0.1.0", "torch": "2.8.0"},
         "model": {"name": "tiny <b>", "weight_sha256": "ab" * 32, "parameters": 5_000_000, "layers": 6,
                   "neurons_per_layer": 64},
@@ -281,13 +282,16 @@ def test_the_report_is_written_in_one_step_and_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_folder_or_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no manifest\.json"):
+    with pytest.raises(RunError, match=r"expected a folder with manifest\.json"):
         write_report(tmp_path)
-    with pytest.raises(RunError, match=r"no manifest\.json"):
+    with pytest.raises(RunError, match=r"expected a folder with manifest\.json"):
         write_report(tmp_path / "absent")
     complete(tmp_path)
     (tmp_path / "tables" / "ablation.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match="ablation"):
+        write_report(tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json is damaged; expected JSON"):
         write_report(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(RunError, match="JSON object"):

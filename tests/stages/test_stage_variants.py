@@ -79,6 +79,12 @@ def test_every_prompt_is_measured_on_the_first_problems(finished: Run) -> None:
     assert {r["exemplars"] for r in rows[:9]} <= {2, 3, 4} and {r["exemplars"] for r in rows[9:]} == {0}
     loaded = load_model(finished.manifest["config"]["model"], dtype="float32")
     assert rows[-1]["prompt_tokens"] == len(loaded.encode("Question: \n"))
+    room = finished.rows(
+        """SELECT family, max(tokens) AS most
+           FROM completions JOIN variants ON condition = 'variant.' || variants.prompt
+           GROUP BY family ORDER BY family"""
+    )
+    assert room == [{"family": "sentence", "most": 24}, {"family": "variant", "most": 16}]
     assert finished.summary["variants"] == {"variants": 9, "sentences": 18, "problems": 6, "solutions": 8}
 
 

@@ -273,7 +273,7 @@ def test_stages_one_by_one_and_from_python(tiny_study: TinyStudy, tmp_path: Path
         assert main([stage[0], str(out), *stage[1:]]) == 0
     run = cotscope.study(
         tmp_path / "python", model=tiny_study.model, data=tiny_study.data, prompt_files=(tiny_study.prompt,),
-        concepts=tiny_study.concepts, limit=8, dtype="float32", max_new_tokens=16,
+        concepts=tiny_study.concepts, limit=8, dtype="float32", max_new_tokens=16, zero_shot_tokens=24,
     )  # fmt: skip
     assert figures(run.folder) == figures(out)
 

@@ -33,6 +33,7 @@ class JudgeOptions:
         price_in, price_out: per million tokens.
         max_cost, max_calls: limits of this command.
         concurrency: calls at once.
+        timeout: seconds to wait for a reply; a server on a CPU may answer calls one after another.
         poles_per_call: poles of one concept that share a call.
         max_tokens: to be generated per pole at most; None: the form's own.
         audit: decoys of either kind, and repeats; 0: none.
@@ -47,12 +48,12 @@ class JudgeOptions:
     max_cost: float | None = None
     max_calls: int | None = None
     concurrency: int = 8
+    timeout: float = 600.0
     poles_per_call: int = 1
     max_tokens: int | None = None
     audit: int = 0
     naming: int = 0
     dtype: str = "bfloat16"
-    patience: Patience | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _llm(setting: Setting) -> Annotator:
     if not options.model:
         raise JudgeError("the llm annotator needs a model", expected="--judge-model NAME, as the endpoint calls it")
     budget, cache = _budget(options), Cache(setting.cache)
-    patience = options.patience or Patience(concurrency=options.concurrency)
+    patience = Patience(options.timeout, concurrency=options.concurrency)
     # Servers on one's own machine take any key, but the client wants one.
     endpoint = Endpoint(options.model, url or DEFAULT_URL, key or "none", budget, cache, patience)
     return JudgeAnnotator("llm", setting, endpoint, cache, budget)

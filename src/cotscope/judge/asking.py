@@ -12,7 +12,7 @@ from .client import Keep, Request
 from .lexicon import Candidate
 from .question import Answer, Form, Invalid
 
-VERSION = 2  # of the questions' wording: replies to older wordings are not found any more
+VERSION = 3  # of the questions' wording and the replies' form: replies to older ones are not found any more
 
 
 class Backend(Protocol):

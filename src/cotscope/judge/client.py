@@ -46,7 +46,7 @@ Keep = Callable[[int, Reply | Invalid], None]  # (number of the request, its rep
 class Patience:
     """How long and how often: seconds for a reply, tries of a question, seconds of the first pause, calls at once."""
 
-    timeout: float = 120.0
+    timeout: float = 600.0
     tries: int = 6
     pause: float = 1.0
     concurrency: int = 8

@@ -131,8 +131,10 @@ class LocalModel:
 
     def _matcher(self, request: Request) -> Any:
         matcher_of, schema = self._llguidance.LLMatcher, json.dumps(request.schema, ensure_ascii=False)
-        # Without free whitespace: a model could write blanks for ever.
-        grammar = matcher_of.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
+        # Blanks as in the instruction's examples: a small model loses its thread where it may not write them, and where
+        # they are free it could write them for ever.
+        spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        grammar = matcher_of.grammar_from_json_schema(schema, defaults=spacing)
         matcher = matcher_of(self._vocabulary, grammar)
         assert not matcher.is_error(), matcher.get_error()
         return matcher

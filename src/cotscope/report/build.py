@@ -21,6 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
+from ..store import Run
 from . import damage, disruptions, figures, judge, placebo, text, variants
 
 KINDS = {
@@ -83,23 +84,9 @@ class _RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / "manifest.json").is_file():
-            raise RunError(
-                f"{folder} is not a run folder: it has no manifest.json",
-                remedy="Give the folder that `cotscope discover` or `cotscope study` wrote.",
-            )
-        self.manifest = self._json("manifest.json")
-        self.summary = self._json("summary.json") if (folder / "summary.json").is_file() else {}
+        run = Run.open(folder)
+        self.manifest, self.summary = run.manifest, run.summary
         self._tables = duckdb.connect(":memory:", config={"threads": 2})
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / name} cannot be read", expected="JSON", got=str(error)) from error
-        if not isinstance(content, dict):
-            raise RunError(f"{self.folder / name} cannot be read", expected="a JSON object", got=type(content).__name__)
-        return content
 
     def has(self, *tables: str) -> bool:
         """Whether all of these tables are there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .text import chip, is_number
+from .text import chip, is_number, number
 
 DECOYS = {
     "random": "poles with random tokens",
@@ -18,13 +18,17 @@ JUDGED = {
 }
 """Poles → the set that is zeroed, and what the report calls it."""
 ARITHMETIC = ("operator", "equals", "result")
-MOST_WORDS = 40
+MOST_WORDS = 20  # of each kind
+ALIKE = 20  # words with one confidence between them, from which on it says nothing
 MOST_GROUPS = 30
 _WORDS_SQL = """
-    SELECT layer, "index", sign, concept, accepted, confidence, description, evidence, status FROM annotations
+    SELECT layer, "index", sign, concept, accepted, confidence, description, evidence, status, promoted
+    FROM annotations LEFT JOIN poles USING (layer, "index", sign)
     WHERE status = 'failed' OR NOT accepted OR confidence IS NOT NULL
-    ORDER BY status DESC, accepted, confidence DESC, layer, "index", sign LIMIT ?
+    QUALIFY row_number() OVER (PARTITION BY status, accepted ORDER BY steps DESC, layer, "index", sign, concept) <= ?
+    ORDER BY status DESC, accepted DESC, steps DESC, layer, "index", sign, concept
 """
+_CONFIDENCE_SQL = "SELECT count(*) AS n, min(confidence) AS low, max(confidence) AS high FROM annotations WHERE confidence >= 0"
 _NAMES_SQL = """
     SELECT concept, count(*) AS poles, sum(strength) AS strength, mode(name) AS name, list(DISTINCT name) AS names
     FROM names WHERE status = 'answered' GROUP BY concept ORDER BY strength DESC, concept LIMIT ?
@@ -36,18 +40,19 @@ def judge(run: Any) -> dict[str, Any]:
     summary = run.summary.get("judge") or {}
     rows = run.rows("audit")
     shares = [row for row in rows if row["measure"] == "accepted" and row["other"] in DECOYS]
-    words = run.rows("annotations", _WORDS_SQL, MOST_WORDS) if summary else []
+    words = run.rows("annotations", _WORDS_SQL, MOST_WORDS, others=("poles",)) if summary else []
     for word in words:
-        word["chips"] = [chip(token) for token in word["evidence"] or ()]
+        word["chips"] = [chip(token, token in (word["evidence"] or ())) for token in word["promoted"] or ()]
     names = run.rows("names", _NAMES_SQL, MOST_GROUPS)
     difference = run.rows("judged")
     return {
         "summary": summary,
-        "says": _says(summary),
+        "says": _says(summary, run.rows("annotations", _CONFIDENCE_SQL)) if summary else [],
         "shares": [row | {"label": DECOYS[row["other"]]} for row in shares],
         "retests": [row for row in rows if row["measure"] == "retest"],
         "kappas": [row for row in rows if row["measure"] == "kappa"],
         "words": words,
+        "most_words": MOST_WORDS,
         "names": names,
         "difference": _difference(run) if difference else [],
         "prompts": difference[0]["prompts"] if difference else 0,
@@ -66,9 +71,13 @@ def _difference(run: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _says(summary: dict[str, Any]) -> list[str]:
+def _says(summary: dict[str, Any], confidence: list[dict[str, Any]]) -> list[str]:
     """What follows from the figures, in whole sentences."""
-    said = []
+    said = [
+        f"It gives all {row['n']} words the confidence {number(row['low'])}: that says nothing."
+        for row in confidence
+        if row["n"] >= ALIKE and row["low"] == row["high"]
+    ]
     n, failed, accepted = (summary.get(key) or 0 for key in ("candidates", "failed", "accepted"))
     answered = n - failed
     for kind, decoy in (summary.get("decoys") or {}).items():
@@ -82,6 +91,6 @@ def _says(summary: dict[str, Any]) -> list[str]:
             )
         elif low > 0.1:
             said.append(f"It accepts more than one in ten {DECOYS.get(kind, kind)}: some of its acceptances are false.")
-    if summary and not summary.get("decoys") and summary.get("annotator") != "lexicon":
+    if not summary.get("decoys") and summary.get("annotator") != "lexicon":
         said.append("No decoys were asked about (--audit): nothing is known of its false acceptances.")
     return said

@@ -100,8 +100,8 @@ def _note_cut(session: Session) -> None:
         names = ", ".join(r["prompt"] for r in cut[:4]) + (", …" if len(cut) > 4 else "")
         session.run.note(
             f"Under {len(cut)} prompts ({names}) more than half of the completions were cut at "
-            f"{session.config.max_new_tokens} tokens: their accuracy is too low, and what is said of it. Use a larger "
-            "--max-new-tokens."
+            "the most tokens allowed: their accuracy is too low, and what is said of it. Use a larger --max-new-tokens, "
+            "or --zero-shot-tokens."
         )
 
 

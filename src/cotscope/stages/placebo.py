@@ -173,7 +173,7 @@ class _Bench:
         config = self.session.config
         completions = self.session.engine.generate(
             [self.prompt.text(c.problem.question) for c in given],
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=config.new_tokens(self.prompt),
             stop=self.prompt.stop,
             intervention=shuffled(self.session.loaded.anatomy, orders),
         )
