@@ -546,5 +546,5 @@ def test_prompts_that_cut_completions_are_named(finished: Run) -> None:
            WHERE condition LIKE 'measure.%' GROUP BY prompt"""
     )
     expected = sorted(r["prompt"] for r in cut if r["share"] > 0.5)
-    [note] = [n for n in finished.manifest["notes"] if "were cut at 16 tokens" in n] or [""]
+    [note] = [n for n in finished.manifest["notes"] if "were cut at the most tokens allowed" in n] or [""]
     assert note.startswith(f"Under {len(expected)} prompts ({expected[0]}") if expected else not note
