@@ -47,8 +47,8 @@ class JudgeOptions:
     price_out: float | None = None
     max_cost: float | None = None
     max_calls: int | None = None
-    concurrency: int = 8
-    timeout: float = 600.0
+    concurrency: int = Patience.concurrency
+    timeout: float = Patience.timeout
     poles_per_call: int = 1
     max_tokens: int | None = None
     audit: int = 0
