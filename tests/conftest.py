@@ -75,10 +75,10 @@ class CharacterTokenizer:
         return "".join(chr(32 + i - 3) for i in ids if i >= 3)
 
 
-def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: int) -> LoadedModel:
     """A random model of a family. Its weights are large enough that greedy texts differ from prompt to prompt."""
     name, settings = FAMILIES[family]
-    config = getattr(transformers, f"{name}Config")(**settings)
+    config = getattr(transformers, f"{name}Config")(**settings | sizes)
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
     with torch.no_grad():

@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from . import kernels
+
 IMPLEMENTATION = "cotscope_shared_prefix"
 
 # Arguments of an attention call that change its result and that this implementation does not know.
@@ -49,13 +51,24 @@ class Pass:
             (like prefill, but nothing is kept).
         slots: the slots of its rows, first and beyond the last.
         prefixes: which rows see which prefix: (prefix, row indices (n,)), None for all rows.
-        bias: additive float32 mask over the rows' own columns, (rows or 1, 1, queries, keys).
+        ends: how many of its own columns each row sees, (rows,); None: each query those up to its own.
     """
 
     stage: str
     slots: tuple[int, int]
     prefixes: list[tuple[Prefix, Tensor | None]]
-    bias: Tensor | None = None
+    ends: Tensor | None = None
+    _bias: Tensor | None = None
+
+    def bias(self, queries: int, columns: int, device: torch.device) -> Tensor:
+        """The rows' own columns that are hidden, as an additive float32 mask (rows or 1, 1, queries, columns)."""
+        if self._bias is None:
+            if self.ends is None:
+                hidden = torch.ones(queries, columns, dtype=torch.bool, device=device).triu(1)[None]
+            else:
+                hidden = (torch.arange(columns, device=device) >= self.ends[:, None])[:, None]
+            self._bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, torch.finfo(torch.float32).min)[:, None]
+        return self._bias
 
 
 class SuffixLayer(CacheLayerMixin):
@@ -185,17 +198,18 @@ def shared_prefix_attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     scale = dim**-0.5 if scaling is None else scaling
+    if kernels.attends(query):
+        return _compiled(module.layer_idx, now, query, key, value, scale), None
     if now.stage == "prefix":
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=group > 1)
         return out.transpose(1, 2), None
 
     # The query heads of one group share their key head, so they too fold into the query axis.
     folded = query.reshape(rows, kv_heads, group * queries, dim)
-    bias = now.bias
-    if bias is not None and group > 1:
+    bias = now.bias(queries, key.shape[2], query.device)
+    if group > 1:
         bias = bias.repeat(1, 1, group, 1) if queries > 1 else bias.expand(-1, -1, group, -1)
-    if bias is not None:
-        bias = bias.expand(rows, -1, -1, -1)
+    bias = bias.expand(rows, -1, -1, -1)
     out, lse = _partial(folded, key, value, bias, scale)
     for prefix, index in now.prefixes:
         if not prefix.length:
@@ -211,6 +225,18 @@ def shared_prefix_attention(
         else:
             out[index] = _merged(out[index], lse[index], prefix_out, prefix_lse)
     return out.reshape(rows, heads, queries, dim).transpose(1, 2), None
+
+
+def _compiled(layer: int, now: Pass, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """The same by our own kernel, which goes on from the rows' own keys to the prefix."""
+    attention = kernels.Attention(query, scale)
+    alone = now.stage == "prefix"
+    attention.over(key, value, begins=True, finishes=alone, ends=now.ends, causal=now.ends is None)
+    for prefix, rows in () if alone else now.prefixes:
+        nothing = key[:1, :, :0], value[:1, :, :0]
+        shared = (prefix.keys[layer], prefix.values[layer]) if prefix.length else nothing
+        attention.over(*shared, begins=False, finishes=True, rows=rows)
+    return attention.out
 
 
 def _merged(out: Tensor, lse: Tensor, prefix_out: Tensor, prefix_lse: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Weights in the order in which the matrix kernel reads them.
 
-For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order. Doing that once,
-at loading, gives the same result bit for bit, and few rows then reach the rate of many (docs/benchmarks.md).
+For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order; doing that once,
+at loading, gives the same result bit for bit. Where our own kernels run (`kernels.py`), the weight is in their order,
+and few rows are multiplied as fast as the weight can be read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from . import kernels
 
 _ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
 
@@ -27,16 +30,25 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.dense = dense
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS_HINT)
-        self.bias = linear.bias
+        self.own = kernels.multiplies(linear.weight)
+        pack = kernels.pack if self.own else _packed_by_onednn
+        self.packed, self.bias = pack(linear.weight.detach()), linear.bias
 
     @property
     def weight(self) -> Tensor:
-        return self.packed.to_dense() if self.dense is None else self.dense
+        if self.dense is not None:
+            return self.dense
+        return kernels.unpack(self.packed) if self.own else self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) → (…, out)."""
+        if self.own:
+            return kernels.linear(x, self.packed, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def _packed_by_onednn(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
 
 
 def pack(model: PreTrainedModel) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..records import Neuron
 from .families import Anatomy
-from .select import largest
+from .select import largest_updates
 
 TALLY_ROWS = 64  # rows per tally: enough that tables are not torn into scraps
 
@@ -101,13 +101,12 @@ class ActivePoles:
         self.steps: dict[int, tuple[Tensor, ...]] = {}
 
     def observe(self, layer: int, m: Tensor) -> None:
-        index = largest((m * self.norms[layer]).abs_(), self.k)
-        self._layers.append((index, m.gather(-1, index)))
+        self._layers.append(largest_updates(m, self.norms[layer], self.k))
 
     def end_step(self, rows: list[int]) -> None:
         index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))
         self._layers.clear()
-        self._rows.add(rows, index.to(torch.int32), coefficient.float())
+        self._rows.add(rows, index, coefficient)
 
     def end_row(self, row: int, tokens: Sequence[int]) -> None:
         self._ended[row] = self._rows.take(row, len(tokens))

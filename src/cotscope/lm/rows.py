@@ -120,13 +120,6 @@ def padded(suffixes: list[list[int]], start: int, context: int, device: torch.de
     return ids, positions.expand(len(suffixes), -1)
 
 
-def causal(width: int, device: torch.device) -> Tensor:
-    """Additive mask (1, 1, width, width): padding stands on the right, where nobody looks."""
-    hidden = torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
-    bias = torch.zeros(hidden.shape, device=device)
-    return bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[None, None]
-
-
 class Table(Protocol):
     """The rows in slots 0…len(rows)-1, and the model's state for them."""
 
@@ -151,7 +144,6 @@ class SharedTable:
         self.cache = SharedPrefixCache(engine.loaded.anatomy.layers, slots, columns, self.device)
         self.prefix_lengths = torch.zeros(slots, dtype=torch.long, device=self.device)  # by slot
         self.lengths: list[int] = []  # columns in use by slot, as the host knows them
-        self.columns = torch.arange(columns, device=self.device)
         self._groups: tuple[list[tuple[Work, Tensor | None]], list[list[int]]] | None = None
 
     def admit(self, queue: deque[Row]) -> Tensor | None:
@@ -182,7 +174,7 @@ class SharedTable:
         self.cache.lengths[slots] = lengths
         self.prefix_lengths[slots] = work.prefix.length
         self.cache.end = width
-        self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)], causal(width, self.device))
+        self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)])
         ids, positions = padded(suffixes, work.prefix.length, self.engine.loaded.context, self.device)
         last = (torch.arange(len(new), device=self.device), lengths - 1)
         view = View("prompt", [(work, None)], len(new), last, last, [[row.number for row in new]])
@@ -195,10 +187,7 @@ class SharedTable:
         groups, numbers = self._groups
         lengths = self.cache.lengths[:count]
         self.cache.end = max(self.lengths) + 1
-        hidden = self.columns[None, : self.cache.end] > lengths[:, None]
-        bias = torch.zeros(hidden.shape, device=self.device)
-        bias = bias.masked_fill_(hidden, torch.finfo(torch.float32).min)[:, None, None]
-        self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], bias)
+        self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], lengths + 1)
         positions = (self.prefix_lengths[:count] + lengths)[:, None]
         logits = self.engine.forward(
             self.cache, tokens[:, None], positions, View("generated", groups, count, None, None, numbers)

@@ -16,7 +16,7 @@ from .engine import Engine
 from .interventions import Intervention, coefficient_hooks
 from .loading import LoadedModel
 from .recorders import Recorder
-from .rows import PREFILL_TOKENS, Job, Row, View, Work, causal, padded
+from .rows import PREFILL_TOKENS, Job, Row, View, Work, padded
 from .select import argmax
 
 WINDOW = 512  # tokens per pass
@@ -86,7 +86,7 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
             if prefix is not None:
                 cache = SharedPrefixCache(layers, 0, 0, device)
                 cache.end = ids.shape[1]
-                cache.now = Pass("score", (0, 0), [(prefix, None)], causal(ids.shape[1], device))
+                cache.now = Pass("score", (0, 0), [(prefix, None)])
             else:
                 lengths = torch.tensor([len(s) for s in suffixes], device=device)
                 mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import kernels
+
 _TOPK_CHUNK, _ARGMAX_CHUNK = 64, 512
 
 
@@ -25,6 +27,17 @@ def largest(values: Tensor, k: int) -> Tensor:
         rest = torch.arange(whole, n).expand(rows, -1)
         inside, places = torch.cat([inside, values[:, whole:]], dim=1), torch.cat([places, rest], dim=1)
     return places.gather(1, inside.topk(k, dim=1, sorted=False).indices)
+
+
+def largest_updates(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Per place of coefficients (places, neurons) the k with the largest update sizes |m|·norm, in no order.
+
+    Returns: their indices, int32, and coefficients, float32; (places, k) each.
+    """
+    if kernels.ranks(m):
+        return kernels.largest(m, norms, k)
+    index = largest((m * norms).abs_(), k)
+    return index.to(torch.int32), m.gather(-1, index).float()
 
 
 def argmax(values: Tensor) -> Tensor:
