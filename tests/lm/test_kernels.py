@@ -120,7 +120,7 @@ def test_engine_takes_them(family: str) -> None:
     """A tiny model of the kernels' sizes writes the same by them as by PyTorch's own, but for bfloat16's rounding."""
     from conftest import tiny_model
 
-    sizes = dict(hidden_size=128, intermediate_size=192, head_dim=64, num_attention_heads=4, num_key_value_heads=2)
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     plain = tiny_model(family, dtype=torch.bfloat16, **sizes)
     packed = tiny_model(family, dtype=torch.bfloat16, **sizes)
     pack(packed.model)
@@ -145,7 +145,8 @@ def test_engine_takes_them(family: str) -> None:
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
 
 
 FOUND = "from cotscope.lm import kernels; print(kernels.library() is not None)"
