@@ -173,9 +173,9 @@ static void pack_values(const bf16 *value, int64_t stride, int64_t n, int64_t di
         }
 }
 
-/* 2^x for x <= 0; Taylor's series to the 6th power, relative error 2e-7. */
+/* 2^x for |x| <= 126, and 0 for what is far less; Taylor's series to the 6th power, relative error 2e-7. */
 INLINE __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-150));
+    x = _mm512_max_ps(x, _mm512_set1_ps(-150)); /* -inf less itself is no number */
     __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, whole);
     __m512 y = _mm512_set1_ps(1.5403530e-4f);
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3333558e-3f));
@@ -192,21 +192,26 @@ INLINE __m512 power_of_two(__m512 x) {
 static void weigh(const float *score, bf16 *weight, int64_t width, int64_t seen, float factor, float *values, int64_t dim,
                   float *maximum, float *sum) {
     __m512 top = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(factor);
-    for (int64_t k = 0; k < seen; k += LANES) {
-        __mmask16 some = seen - k >= LANES ? 0xffff : (1 << (seen - k)) - 1;
-        top = _mm512_mask_max_ps(top, some, top, _mm512_mul_ps(_mm512_loadu_ps(score + k), scale));
-    }
-    float highest = fmaxf(*maximum, _mm512_reduce_max_ps(top)), shrink = exp2f(*maximum - highest);
+    int64_t whole = seen / LANES * LANES;
+    __mmask16 some = (1 << (seen - whole)) - 1;
+    for (int64_t k = 0; k < whole; k += LANES) top = _mm512_max_ps(top, _mm512_loadu_ps(score + k));
+    if (some) top = _mm512_mask_max_ps(top, some, top, _mm512_loadu_ps(score + whole));
+    float highest = fmaxf(*maximum, _mm512_reduce_max_ps(top) * factor), shrink = exp2f(*maximum - highest);
     if (shrink != 1)
         for (int64_t d = 0; d < dim; d += LANES)
             _mm512_storeu_ps(values + d, _mm512_mul_ps(_mm512_loadu_ps(values + d), _mm512_set1_ps(shrink)));
     __m512 total = _mm512_setzero_ps(), shift = _mm512_set1_ps(highest);
-    for (int64_t k = 0; k < width; k += LANES) {
-        __mmask16 some = seen - k >= LANES ? 0xffff : k < seen ? (1 << (seen - k)) - 1 : 0;
+    for (int64_t k = 0; k < whole; k += LANES) {
         __m512 w = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(score + k), scale, shift));
-        w = _mm512_maskz_mov_ps(some, w);
         total = _mm512_add_ps(total, w);
         narrowed(weight + k, w);
+    }
+    if (whole < width) memset(weight + whole, 0, (width - whole) * sizeof(bf16));
+    if (some) {
+        __m512 w = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(score + whole), scale, shift));
+        w = _mm512_maskz_mov_ps(some, w);
+        total = _mm512_add_ps(total, w);
+        narrowed(weight + whole, w);
     }
     *maximum = highest;
     *sum = *sum * shrink + _mm512_reduce_add_ps(total);
@@ -281,6 +286,29 @@ void attend(const struct attention *a) {
             attend_some(a, head, row, members * part / parts, members * (part + 1) / parts, keys, values, padded(n));
         }
         free(keys);
+    }
+}
+
+/* gate (n,) becomes silu(gate) * up, n a multiple of 16. */
+void gated(bf16 *gate, const bf16 *up, int64_t n) {
+#pragma omp parallel for schedule(static) if (n > 16384)
+    for (int64_t i = 0; i < n; i += LANES) {
+        __m512 x = widened(gate + i), power = _mm512_mul_ps(x, _mm512_set1_ps(-M_LOG2E));
+        __m512 below = _mm512_add_ps(power_of_two(_mm512_min_ps(power, _mm512_set1_ps(126))), _mm512_set1_ps(1));
+        narrowed(gate + i, _mm512_div_ps(_mm512_mul_ps(x, widened(up + i)), below));
+    }
+}
+
+/* y = x / sqrt(mean of x^2 + epsilon) * gamma per row of x (rows, n), n a multiple of 16. */
+void rms_norm(const bf16 *x, const float *gamma, double epsilon, int64_t rows, int64_t n, bf16 *y) {
+#pragma omp parallel for schedule(static) if (rows * n > 16384)
+    for (int64_t row = 0; row < rows; row++) {
+        const bf16 *from = x + row * n;
+        __m512 squares = _mm512_setzero_ps();
+        for (int64_t i = 0; i < n; i += LANES) squares = _mm512_fmadd_ps(widened(from + i), widened(from + i), squares);
+        __m512 scale = _mm512_set1_ps(1 / sqrt(_mm512_reduce_add_ps(squares) / n + epsilon));
+        for (int64_t i = 0; i < n; i += LANES)
+            narrowed(y + row * n + i, _mm512_mul_ps(_mm512_mul_ps(widened(from + i), scale), _mm512_loadu_ps(gamma + i)));
     }
 }
 

@@ -1,4 +1,4 @@
-"""Compiled kernels for CPUs with AVX512-BF16: matrix products, shared-prefix attention, the largest update sizes.
+"""Compiled kernels for CPUs with AVX512-BF16: products, shared-prefix attention, norms, the largest update sizes.
 
 PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
 computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
@@ -26,7 +26,7 @@ from .models import cache_dir
 
 log = logging.getLogger(__name__)
 
-COLUMNS = 64  # of a block of a packed matrix
+COLUMNS, LANES = 64, 16  # of a block of a packed matrix; float32 numbers of a register
 _SOURCE = Path(__file__).with_name("kernels.c")
 _ISA = ("f", "bw", "dq", "vl", "bf16")
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma", *(f"-mavx512{name}" for name in _ISA))
@@ -59,6 +59,8 @@ def library() -> ctypes.CDLL | None:
         return None
     found.linear.argtypes = [c_void_p] * 4 + [c_int64] * 3
     found.attend.argtypes = [POINTER(_Attention)]
+    found.gated.argtypes = [c_void_p] * 2 + [c_int64]
+    found.rms_norm.argtypes = [c_void_p] * 2 + [c_double] + [c_int64] * 2 + [c_void_p]
     found.largest.argtypes = [c_void_p] * 2 + [c_int64] * 3 + [c_void_p] * 2
     return found
 
@@ -86,7 +88,7 @@ def _compiled() -> Path:
 def multiplies(weight: Tensor) -> bool:
     """Whether `linear` can take a weight (out, in)."""
     out, inner = weight.shape
-    return _usable(weight) and out % COLUMNS == 0 and inner % 2 == 0
+    return usable(weight) and out % COLUMNS == 0 and inner % 2 == 0
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -110,9 +112,30 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels take tensors of this dtype on this device, on this machine."""
+    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, written over `gate`; contiguous, of one shape, a multiple of 16 elements."""
+    assert gate.is_contiguous() and up.is_contiguous() and gate.shape == up.shape and gate.numel() % LANES == 0
+    library().gated(gate.data_ptr(), up.data_ptr(), gate.numel())
+    return gate
+
+
+def rms_norm(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean x² + epsilon) · gamma over the last axis (a multiple of 16 long); gamma is float32."""
+    x = x.contiguous()
+    assert len(gamma) == x.shape[-1] and gamma.dtype == torch.float32 and len(gamma) % LANES == 0
+    y = torch.empty_like(x)
+    library().rms_norm(x.data_ptr(), gamma.data_ptr(), epsilon, x.numel() // len(gamma), len(gamma), y.data_ptr())
+    return y
+
+
 def attends(query: Tensor) -> bool:
     """Whether `Attention` can take queries (…, dim)."""
-    return _usable(query) and query.shape[-1] % COLUMNS == 0
+    return usable(query) and query.shape[-1] % COLUMNS == 0
 
 
 class Attention:
@@ -160,11 +183,6 @@ class Attention:
         library().attend(byref(arguments))
 
 
-def ranks(m: Tensor) -> bool:
-    """Whether `largest` can take coefficients."""
-    return _usable(m)
-
-
 def largest(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Per row of coefficients (rows, n) the k with the largest |m|·norm: indices, int32, and m, float32; (rows, k)."""
     m, k = m.contiguous(), min(k, m.shape[1])
@@ -172,10 +190,6 @@ def largest(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     pointers = index.data_ptr(), coefficient.data_ptr()
     library().largest(m.data_ptr(), norms.data_ptr(), len(m), m.shape[1], k, *pointers)
     return index, coefficient
-
-
-def _usable(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
 
 
 def _dense(tensor: Tensor) -> Tensor:

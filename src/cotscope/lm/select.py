@@ -34,7 +34,7 @@ def largest_updates(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns: their indices, int32, and coefficients, float32; (places, k) each.
     """
-    if kernels.ranks(m):
+    if kernels.usable(m):
         return kernels.largest(m, norms, k)
     index = largest((m * norms).abs_(), k)
     return index.to(torch.int32), m.gather(-1, index).float()
