@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -89,7 +90,9 @@ def peers(arguments: argparse.Namespace) -> None:
     running = {}
     for name in names:
         command = [sys.executable, __file__, "child", *same, "--peer", name]
-        running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | getattr(PEERS[name], "environment", {})
+        pipe = subprocess.PIPE
+        running[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         answer(running[name])
     results: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(arguments.rounds):

@@ -197,6 +197,12 @@ class Cotscope:
         return Recorded([list(c.token_ids) for c in completions], poles, recorder.norms.cpu())
 
 
+class CotscopeByPyTorch(Cotscope):
+    """The same engine on PyTorch's own kernels."""
+
+    environment = {"COTSCOPE_KERNELS": "0"}
+
+
 class TransformersGenerate(_Padded):
     """transformers' `generate`, with a forward pre-hook on every down-projection."""
 
@@ -360,6 +366,7 @@ class NNsight(_Padded):
 # row may write and the most rows at once.
 PEERS: dict[str, type] = {
     "cotscope": Cotscope,
+    "cotscope_by_pytorch": CotscopeByPyTorch,
     "transformers_generate": TransformersGenerate,
     "transformers_generate_batch": TransformersGenerateBatch,
     "transformer_lens": TransformerLens,

@@ -98,6 +98,20 @@ def test_changed_input_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path,
     assert "not what it was when" in fails(capsys, stage, str(tmp_path / "r"))
 
 
+def test_changed_kernels_are_noted(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
+    assert main(["annotate", str(folder)]) == 0
+    assert Run.open(folder).manifest["versions"]["kernels"] == "PyTorch"  # in float32
+    before = Run.open(folder).manifest["notes"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["versions"]["kernels"] = "compiled"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["measure", str(folder)]) == 0
+    [note] = (n for n in Run.open(folder).manifest["notes"] if n not in before)
+    assert note.startswith("Kernels changed: begun with compiled, continued with PyTorch")
+
+
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, "the same command goes on"),
     (OSError(28, "No space left on device", "x.parquet"), 2, "can't write x.parquet; got no space left on the device"),

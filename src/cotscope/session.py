@@ -138,6 +138,7 @@ class Session:
             session.run.manifest.setdefault("command", list(command))
             if not session.run.manifest["stages"]:  # written down before anything is measured, or not at all
                 session.run.manifest.setdefault("rules", {"phenomena": RULE})
+            session._keep_kernels(session.loaded)
             # In bfloat16 a text can depend on the batch it was written in: a study keeps its batch size.
             session.run.manifest.setdefault("rows_per_batch", rows or session.engine.batch_rows(session._longest))
             session.run.save()
@@ -223,7 +224,17 @@ class Session:
         loaded = load_model(self.config.model, dtype=self.config.dtype)
         if hasattr(self, "run") and loaded.weight_hash() != self.run.manifest["model"]["weight_sha256"]:
             raise self._changed(f"the weights of {self.config.model}")
+        if hasattr(self, "run"):
+            self._keep_kernels(loaded)
         return loaded
+
+    def _keep_kernels(self, loaded: LoadedModel) -> None:
+        """In bfloat16 a text can depend on whose kernels it was written by: a study that changes them says so."""
+        manifest = self.run.manifest
+        first = "PyTorch" if manifest["stages"] else loaded.kernels  # older studies do not say
+        begun = manifest["versions"].setdefault("kernels", first)
+        if begun != loaded.kernels:
+            self.run.note(f"Kernels changed: begun with {begun}, continued with {loaded.kernels}; bfloat16 rounds otherwise.")
 
     def _changed(self, what: str) -> RunError:
         return RunError(

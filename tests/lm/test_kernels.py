@@ -150,7 +150,7 @@ def test_model_by_kernels_is_as_near_to_float32(family: str) -> None:
     assert packed.weight_hash() == plain.weight_hash()
     assert torch.equal(packed.anatomy.norms, plain.anatomy.norms)
     fused = {type(m).__mro__[1].__name__ for m in packed.model.modules()} & {"_FusedNorm", "_FusedGate"}
-    expected_fused = {"qwen2": 2, "llama": 2, "gemma3": 1, "phi3": 1, "gpt_neox": 0}  # gemma3 gates by gelu
+    expected_fused = {"qwen2": 2, "llama": 2, "gemma3": 1, "phi3": 1, "gpt_neox": 0}  # Gemma 3 gates by gelu
     assert len(fused) == expected_fused[family]
     ids = torch.randint(3, 90, (5, 33), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

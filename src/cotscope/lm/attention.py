@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,12 @@ class Pass:
     slots: tuple[int, int]
     prefixes: list[tuple[Prefix, Tensor | None]]
     ends: Tensor | None = None
-    _bias: Tensor | None = None
+    _bias: Tensor | None = field(default=None, init=False, repr=False)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where each row's new token is kept while decoding: slots and columns, (rows,) each."""
+        return torch.arange(*self.slots, device=self.ends.device), self.ends - 1
 
     def bias(self, queries: int, columns: int, device: torch.device) -> Tensor:
         """The rows' own columns that are hidden, as an additive float32 mask (rows or 1, 1, queries, columns)."""
@@ -103,7 +109,7 @@ class SuffixLayer(CacheLayerMixin):
             self.keys[slots, :, : key_states.shape[2]] = key_states
             self.values[slots, :, : key_states.shape[2]] = value_states
             return key_states, value_states
-        rows, columns = torch.arange(*now.slots, device=key_states.device), owner.lengths[slots]
+        rows, columns = now.places
         self.keys[rows, :, columns] = key_states[:, :, 0]
         self.values[rows, :, columns] = value_states[:, :, 0]
         return self.keys[slots, :, : owner.end], self.values[slots, :, : owner.end]

@@ -42,6 +42,11 @@ class LoadedModel:
         return self.model.dtype
 
     @cached_property
+    def kernels(self) -> str:
+        """Whose kernels multiply its weights: "compiled" (`lm/kernels.py`) or "PyTorch"; in bfloat16 they round apart."""
+        return "compiled" if any(getattr(down, "own", False) for down in self.anatomy.down) else "PyTorch"
+
+    @cached_property
     def context(self) -> int:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from . import kernels
-from .families import norm_gamma
+from .fusing import fuse
 
 _ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
 
@@ -70,51 +70,8 @@ def pack(model: PreTrainedModel) -> None:
                 setattr(parent, name, PackedLinear(child, embedding if tied else None))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    if kernels.library() is not None:
-        _fuse(model)
-
-
-class _FusedNorm:
-    """Mixed into a root-mean-square norm: one pass instead of six, rounded once."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if kernels.usable(hidden_states):
-            return kernels.rms_norm(hidden_states, *self.fused)
-        return super().forward(hidden_states)
-
-
-class _FusedGate:
-    """Mixed into a gated feed-forward block: the coefficients in one pass over the two products."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if kernels.usable(x):
-            return self.down_proj(kernels.gated(self.gate_proj(x), self.up_proj(x)))
-        return super().forward(x)
-
-
-def _fuse(model: PreTrainedModel) -> None:
-    """Let norms and gates take our kernels where these compute the same, which the module itself is asked.
-
-    The module stays, with its parameters and their names; only its class gets another `forward`.
-    """
-    for module in model.modules():
-        names = dict(module.named_children())
-        if type(module).__name__.endswith("RMSNorm"):
-            weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
-            if weight is None or not kernels.usable(weight) or weight.numel() % kernels.LANES or epsilon is None:
-                continue
-            gamma, _ = norm_gamma(module)
-            mixin, size, module.fused = _FusedNorm, len(weight), (gamma, epsilon)
-        elif {"gate_proj", "up_proj", "down_proj", "act_fn"} == names.keys() and getattr(names["gate_proj"], "own", False):
-            mixin, size = _FusedGate, names["gate_proj"].in_features
-        else:
-            continue
-        x = torch.randn(8, size, generator=torch.Generator().manual_seed(0)).bfloat16()
-        with torch.inference_mode():
-            expected, plain = module(x).float(), type(module)
-            module.__class__ = type(plain.__name__, (mixin, plain), {})
-            if not torch.allclose(module(x).float(), expected, rtol=2**-6, atol=2**-6 * float(expected.std())):
-                module.__class__ = plain
+    if kernels.usable(embedding):
+        fuse(model)
 
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

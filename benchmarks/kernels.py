@@ -1,0 +1,78 @@
+"""The compiled kernels beside PyTorch's own, alone: weights and keys come from memory, as between a model's layers.
+
+    python benchmarks/kernels.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from cotscope.lm import kernels
+from cotscope.lm.attention import _partial
+from cotscope.lm.select import largest
+
+LAYERS = 24  # copies that take turns: more than fits any cache
+HEADS, KV_HEADS, DIM, PREFIX = 14, 2, 64, 779  # of the default model, and of MultiArith's prompt
+
+
+def medians(*ways: Callable[[int], object], rounds: int = 15) -> list[float]:
+    """Median microseconds per layer of each way, taken in turns."""
+    times: list[list[float]] = [[] for _ in ways]
+    for turn in range(rounds + 1):
+        for way, taken in zip(ways, times):
+            began = time.perf_counter()
+            for layer in range(LAYERS):
+                way(layer)
+            if turn:
+                taken.append((time.perf_counter() - began) / LAYERS * 1e6)
+    return [statistics.median(taken) for taken in times]
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).bfloat16()
+
+
+@torch.inference_mode()
+def main() -> None:
+    torch.manual_seed(0)
+    assert kernels.library() is not None, "this machine takes PyTorch's own kernels"
+    onednn = torch.ops.mkldnn
+    print(f"{'':44}{'PyTorch us':>11}{'ours us':>9}{'ratio':>7}")
+
+    def show(what: str, theirs: float, ours: float, flop: float) -> None:
+        rates = f"   {flop / theirs / 1e3:.0f}, {flop / ours / 1e3:.0f} GFLOP/s" if flop else ""
+        print(f"{what:44}{theirs:11.0f}{ours:9.0f}{theirs / ours:7.2f}{rates}", flush=True)
+
+    for inner, out in ((896, 4864), (4864, 896)):
+        weights = [normal(out, inner) for _ in range(LAYERS)]
+        theirs, ours = ([f(w) for w in weights] for f in (lambda w: onednn._reorder_linear_weight(w, 96), kernels.pack))
+        for rows in (1, 4, 16, 32, 96, 1440):
+            x = normal(rows, inner)
+            took = medians(
+                lambda i, x=x, w=theirs: onednn._linear_pointwise(x, w[i], None, "none", [], ""),
+                lambda i, x=x, w=ours: kernels.linear(x, w[i], None),
+                rounds=5 if rows > 1000 else 15,
+            )
+            show(f"product, {rows} x {inner} x {out}", *took, 2 * rows * inner * out)
+    keys, values = ([normal(1, KV_HEADS, PREFIX, DIM) for _ in range(LAYERS)] for _ in range(2))
+    for rows, queries in ((1, 1), (16, 1), (96, 1), (24, 60)):
+        query = normal(rows, queries, HEADS, DIM).transpose(1, 2)
+        folded = query.reshape(rows, KV_HEADS, -1, DIM).transpose(0, 1).reshape(1, KV_HEADS, -1, DIM)
+        attention = kernels.Attention(query, DIM**-0.5)
+        took = medians(
+            lambda i, q=folded: _partial(q, keys[i], values[i], None, DIM**-0.5),
+            lambda i, a=attention: a.over(keys[i], values[i], begins=True, finishes=True),
+            rounds=5,
+        )
+        show(f"prefix of {PREFIX}, {rows} rows, {queries} queries", *took, 4 * DIM * HEADS * rows * queries * PREFIX)
+    m, norms = [normal(96, 4864) for _ in range(LAYERS)], torch.rand(4864)
+    took = medians(lambda i: largest((m[i] * norms).abs_(), 10), lambda i: kernels.largest(m[i], norms, 10))
+    show("ten largest update sizes, 96 rows", *took, 0)
+
+
+if __name__ == "__main__":
+    main()
