@@ -29,6 +29,7 @@ bench: setup
 	$(PIP) --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/bench.py peers
 	$(VENV)/bin/python benchmarks/bench.py own
+	$(VENV)/bin/python benchmarks/own_kernels.py
 
 clean:
 	rm -rf $(VENV) runs build src/*.egg-info
