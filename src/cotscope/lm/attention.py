@@ -3,6 +3,7 @@
 Softmax attention over two disjoint sets of keys is the average of the two partial outputs, weighted by their
 log-sum-exp: out = Σ_j e^{lse_j} out_j / Σ_j e^{lse_j}. So a row's attention is one call over the prefix (the queries
 of all rows folded into one long query, since they all see the whole prefix) and one over the row's own suffix.
+Our own kernel, where it runs, goes on from one set of keys to the other and merges nothing.
 (The same identity underlies FlashDecoding, Hydragen (Juravsky et al. 2024, arXiv:2402.05099) and cascade inference.)
 
 Registered with transformers' `AttentionInterface` under `IMPLEMENTATION`; no mask is built by transformers for it.

@@ -1,4 +1,4 @@
-/* Matrix products, attention and the largest update sizes in bfloat16 on CPUs with AVX512-BF16; see kernels.py.
+/* Products, attention, norms, gates and the largest update sizes in bfloat16 on CPUs with AVX512-BF16; see kernels.py.
  *
  * Both halves of attention are products too, so one tile of registers does all of it: up to 6 rows times 64 columns.
  * A "packed" matrix B (k, n) is stored as (n / 64, k / 2, 64, 2): one load has two neighbours along k of 16 columns,
@@ -175,7 +175,7 @@ static void pack_values(const bf16 *value, int64_t stride, int64_t n, int64_t di
 
 /* 2^x for |x| <= 126, and 0 for what is far less; Taylor's series to the 6th power, relative error 2e-7. */
 INLINE __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-150)); /* -inf less itself is no number */
+    x = _mm512_max_ps(x, _mm512_set1_ps(-150)); /* far enough for 0; -inf would become no number below */
     __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, whole);
     __m512 y = _mm512_set1_ps(1.5403530e-4f);
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3333558e-3f));

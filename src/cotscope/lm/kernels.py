@@ -1,4 +1,4 @@
-"""Compiled kernels for CPUs with AVX512-BF16: products, shared-prefix attention, norms, the largest update sizes.
+"""Compiled kernels for CPUs with AVX512-BF16: products, attention, norms, gates, the largest update sizes.
 
 PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
 computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
@@ -85,6 +85,11 @@ def _compiled() -> Path:
     return target
 
 
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels take tensors of this dtype on this device, on this machine."""
+    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
+
+
 def multiplies(weight: Tensor) -> bool:
     """Whether `linear` can take a weight (out, in)."""
     out, inner = weight.shape
@@ -110,11 +115,6 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     y = x.new_empty(*x.shape[:-1], out)
     library().linear(x.data_ptr(), packed.data_ptr(), _pointer(bias), y.data_ptr(), x.numel() // inner, inner, out)
     return y
-
-
-def usable(tensor: Tensor) -> bool:
-    """Whether the kernels take tensors of this dtype on this device, on this machine."""
-    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
