@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from cotscope.lm.cpu.packing import PackedLinear
 from cotscope.lm.loading import LoadedModel
-from cotscope.lm.packing import PackedLinear
 from cotscope.lm.rows import PREFILL_TOKENS
 
 ROWS = (1, 4, 16, 64, 96, 256, 1024)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from cotscope.lm import kernels
 from cotscope.lm.attention import _partial
+from cotscope.lm.cpu import kernels
 from cotscope.lm.select import largest
 
 LAYERS = 24  # copies that take turns: more than fits any cache

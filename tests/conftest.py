@@ -17,11 +17,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models
 
 from cotscope.data.answers import parse_flexible
+from cotscope.data.numbers import format_number
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.models import DEFAULT_MODEL, resolve
-from cotscope.numbers import format_number
 
 transformers.utils.logging.disable_progress_bar()
 

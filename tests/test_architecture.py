@@ -15,16 +15,16 @@ ROOT = Path(cotscope.__file__).parent
 ORDER = (
     ("errors",),
     ("records",),
-    ("numbers",),
-    ("data", "prompts", "lm", "stats", "store", "controls"),
-    ("judge", "verdicts"),
-    ("session",),
-    ("conditions", "continuations", "neurons", "correlation", "contexts"),
-    ("activity",),
+    ("data", "lm"),
+    ("prompts", "concepts", "stats"),
+    ("judge",),
+    ("runs",),
+    ("measuring",),
     ("stages",),
-    ("executors",),
     ("report",),
-    ("study", "cli", "__init__"),
+    ("executors",),
+    ("api", "cli"),
+    ("__main__", "__init__"),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 
@@ -77,7 +77,7 @@ def test_files_are_short() -> None:
 
 
 def test_help_does_not_load_torch() -> None:
-    code = "import sys, cotscope, cotscope.cli; cotscope.cli._parser().format_help(); print('torch' in sys.modules)"
+    code = "import sys\nfrom cotscope.cli.commands import _parser\n_parser().format_help()\nprint('torch' in sys.modules)"
     began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

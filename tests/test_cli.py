@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import TinyStudy
 
-from cotscope import cli
+from cotscope.cli import commands as cli
 from cotscope.cli import main
-from cotscope.session import StudyConfig
-from cotscope.store import Run
+from cotscope.runs.folder import Run
+from cotscope.runs.session import StudyConfig
 
 
 def fails(capsys, *arguments: str, code: int = 2) -> str:

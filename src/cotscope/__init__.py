@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
-    "study": "cotscope.study",
-    "StudyConfig": "cotscope.session",
-    "Session": "cotscope.session",
-    "Run": "cotscope.store",
+    "study": "cotscope.api",
+    "StudyConfig": "cotscope.runs.session",
+    "Session": "cotscope.runs.session",
+    "Run": "cotscope.runs.folder",
     "load_model": "cotscope.lm.loading",
     "Engine": "cotscope.lm.engine",
     "ActivePoles": "cotscope.lm.recorders",
@@ -26,6 +26,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
+    from .api import study as study
     from .data.load import load_problems as load_problems
     from .errors import UserError as UserError
     from .lm.engine import Engine as Engine
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from .lm.recorders import ActivePoles as ActivePoles
     from .records import Neuron as Neuron
     from .records import Pole as Pole
-    from .session import Session as Session
-    from .session import StudyConfig as StudyConfig
-    from .store import Run as Run
-    from .study import study as study
+    from .runs.folder import Run as Run
+    from .runs.session import Session as Session
+    from .runs.session import StudyConfig as StudyConfig
 
 
 def __getattr__(name: str) -> Any:

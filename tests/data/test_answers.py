@@ -14,7 +14,7 @@ from cotscope.data.answers import (
     parse_number,
     parse_strict,
 )
-from cotscope.numbers import format_number
+from cotscope.data.numbers import format_number
 
 F = Fraction
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from cotscope.concepts.sets import load_concepts
 from cotscope.data.battery import Task, load_battery
-from cotscope.judge.concepts import load_concepts
 
 BARRED = (
     "zero one two three four five six seven eight nine ten eleven twelve twenty thirty hundred thousand million dozen "

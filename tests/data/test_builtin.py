@@ -12,8 +12,8 @@ import pytest
 
 from cotscope.data.builtin import Template, generate, templates
 from cotscope.data.load import question_key
+from cotscope.data.numbers import evaluate
 from cotscope.errors import DataError
-from cotscope.numbers import evaluate
 from cotscope.records import OPERATIONS, Problem
 
 MANY = generate(2000, seed=3, steps=(1, 4))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from cotscope.judge.lexicon import Candidate
+from cotscope.concepts.lexicon import Candidate
 from cotscope.records import Pole
 
 KEY = "sk-test-4f1d9c0a7e"

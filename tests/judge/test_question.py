@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotscope.concepts.lexicon import Candidate, Context, normalise
 from cotscope.errors import JudgeError
 from cotscope.judge.audit import Item, figures, items
 from cotscope.judge.labels import COLUMNS, read_labels, write_labels
-from cotscope.judge.lexicon import Candidate, Context, normalise
 from cotscope.judge.prompts import NamingForm, PaperForm, concept_form, group
 from cotscope.judge.question import SYSTEM, Answer, ConceptForm, Invalid, described, quoted, shown
 from cotscope.records import Concept, Pole

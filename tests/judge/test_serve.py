@@ -17,7 +17,7 @@ from conftest import TinyStudy
 
 from cotscope.cli import main
 from cotscope.lm.models import resolve
-from cotscope.store import Run
+from cotscope.runs.folder import Run
 
 pytestmark = pytest.mark.model
 JUDGE = "smollm2-135m"

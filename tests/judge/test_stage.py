@@ -15,17 +15,17 @@ from conftest import TinyStudy
 from fault_server import KEY, FaultServer, serving
 
 from cotscope.cli import main
-from cotscope.contexts import contexts
 from cotscope.judge import annotators
 from cotscope.judge.prompts import NAMING
 from cotscope.judge.question import SYSTEM
 from cotscope.lm.engine import Engine
 from cotscope.lm.recorders import ChosenNeurons
+from cotscope.measuring.contexts import contexts
 from cotscope.records import Annotation, Neuron, Pole
 from cotscope.report.judge import MOST_WORDS
-from cotscope.session import Session
+from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
 from cotscope.stats import wilson
-from cotscope.store import Run
 
 
 def oracle(messages: list[dict[str, str]]) -> str:

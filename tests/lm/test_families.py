@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from cotscope.errors import ModelError
-from cotscope.lm import kernels
+from cotscope.lm.cpu import kernels
+from cotscope.lm.cpu.packing import PackedLinear, pack
 from cotscope.lm.families import anatomy, norm_gamma, value_vectors
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
-from cotscope.lm.packing import PackedLinear, pack
 from cotscope.lm.projection import project
 from cotscope.lm.select import argmax, largest
 from cotscope.records import Neuron

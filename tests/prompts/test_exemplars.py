@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotscope.data.numbers import evaluate, format_number
 from cotscope.errors import PromptError
-from cotscope.numbers import evaluate, format_number
 from cotscope.prompts.exemplars import load_exemplars, parse_formula
 from cotscope.records import OPERATIONS, SYMBOLS
 

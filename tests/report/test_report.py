@@ -16,7 +16,7 @@ from cotscope.errors import RunError
 from cotscope.report.build import write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.text import chip, interval, number, p_value, seconds, visible
-from cotscope.store import SCHEMA
+from cotscope.runs.folder import SCHEMA
 
 HOSTILE = [
     "<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "\x00", "\x1b[31m", "\u202eabc",

@@ -15,10 +15,10 @@ from cotscope.lm.families import value_matrix
 from cotscope.lm.interventions import scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import text_scores
-from cotscope.neurons import active_neurons
+from cotscope.measuring.neurons import active_neurons
 from cotscope.records import Neuron
+from cotscope.runs.folder import Run
 from cotscope.stages.keystones import KEYSTONE_KL, SCREENED, SCREENED_REASONING, TOKENS, keystones
-from cotscope.store import Run
 
 HUGE = Neuron(0, 17)
 REASONING = [Neuron(1, 3), Neuron(1, 4), Neuron(2, 40), HUGE]

@@ -19,10 +19,10 @@ from scipy import stats as scipy_stats
 from cotscope.cli import main
 from cotscope.executors.local import stages_of
 from cotscope.lm.loading import load_model
-from cotscope.session import StudyConfig
+from cotscope.runs.folder import Run
+from cotscope.runs.session import StudyConfig
 from cotscope.stats import partial_spearman, wilson
-from cotscope.store import Run
-from cotscope.verdicts import RULE
+from cotscope.stats.verdicts import RULE
 
 
 def exemplar_file(folder: Path) -> str:
@@ -265,7 +265,7 @@ def test_changed_exemplars_are_noticed(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
     study = options(tiny_study, tmp_path, "--variants", "12", "--sentences")
-    command = [sys.executable, "-m", "cotscope.cli", "study", *study, "--rows", "4", "--out"]
+    command = [sys.executable, "-m", "cotscope", "study", *study, "--rows", "4", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     kept = [c for c in killed_after("variant.", command, tmp_path / "killed") if c.startswith("variant.")]
     assert 0 < len(kept) < 30

@@ -19,16 +19,16 @@ from conftest import TinyStudy, killed_after
 import cotscope
 from cotscope import neurons, stats
 from cotscope.cli import main
-from cotscope.controls import CALIPER
+from cotscope.concepts.sets import ConceptSet
 from cotscope.judge.annotators import BUILT_IN
-from cotscope.judge.concepts import ConceptSet
 from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Concept
+from cotscope.runs.folder import Run
 from cotscope.stages import damage
 from cotscope.stats import TOO_FEW, permutation_p, rank_correlation, wilson
-from cotscope.store import Run
+from cotscope.stats.random_sets import CALIPER
 
 FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
 
@@ -247,7 +247,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
 
 
 def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cotscope.cli", "study", *tiny_study.options(), "--out"]
+    command = [sys.executable, "-m", "cotscope", "study", *tiny_study.options(), "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     kept = killed_after("ablate.", command, tmp_path / "killed")
     assert "discover.plain" in kept

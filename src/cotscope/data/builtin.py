@@ -23,8 +23,8 @@ from importlib import resources
 from random import Random
 
 from ..errors import DataError
-from ..numbers import evaluate
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Step
+from .numbers import evaluate
 
 _SHE = (
     "Ada", "Amina", "Beatriz", "Clara", "Dalia", "Elif", "Freya", "Greta", "Hana", "Ines",

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ..session import Session, StudyConfig
+from ..runs.session import Session, StudyConfig
 from ..stages.ablate import ablate
 from ..stages.annotate import annotate
+from ..stages.calibrate import calibrate
+from ..stages.correlate import correlate
 from ..stages.damage import damage
 from ..stages.discover import discover
-from ..stages.disrupt import disrupt
-from ..stages.explain import explain
 from ..stages.keystones import keystones
 from ..stages.measure import measure
 from ..stages.operations import operations
-from ..stages.placebo import placebo
+from ..stages.sweep import sweep
 from ..stages.variants import variants
 
 STAGES: dict[str, Callable[..., None]] = {
@@ -26,17 +26,17 @@ STAGES: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "damage": damage,
     "operations": operations,
-    "disrupt": disrupt,
+    "sweep": sweep,
     "measure": measure,
     "variants": variants,
-    "explain": explain,
-    "placebo": placebo,
+    "correlate": correlate,
+    "calibrate": calibrate,
 }
 
 
 def stages_of(config: StudyConfig) -> tuple[str, ...]:
     """The stages of a study with this configuration, in order. The placebo is a study of its own."""
-    wanted = {"disrupt": config.disruptions, "variants": config.variants > 0 or config.sentences, "placebo": False}
+    wanted = {"sweep": config.disruptions, "variants": config.variants > 0 or config.sentences, "calibrate": False}
     return tuple(name for name in STAGES if wanted.get(name, True))
 
 

@@ -9,13 +9,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from ..concepts.lexicon import Candidate
 from ..errors import JudgeError, UserError
 from ..records import Annotation
 from .asking import Asker, Backend, Progress
 from .budget import Budget, Prices
 from .cache import Cache
 from .client import DEFAULT_URL, Endpoint, Patience
-from .lexicon import Annotator, Candidate, LexiconAnnotator
+from .lexicon import Annotator, LexiconAnnotator
 from .prompts import concept_form
 from .question import Answer, Form, Invalid
 

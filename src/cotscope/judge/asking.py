@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..concepts.lexicon import Candidate
 from .budget import Budget
 from .cache import Cache, Reply, key_of
 from .client import Keep, Request
-from .lexicon import Candidate
 from .question import Answer, Form, Invalid
 
 VERSION = 3  # of the questions' wording and the replies' form: replies to older ones are not found any more

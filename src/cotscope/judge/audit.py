@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..concepts.lexicon import Candidate, normalise
 from ..records import Concept
 from ..stats import cohen_kappa, wilson
-from .lexicon import Candidate, LexiconAnnotator, normalise
+from .lexicon import LexiconAnnotator
 
 Kind = Literal["candidate", "random", "other_concept", "repeat"]
 KINDS: tuple[Kind, ...] = ("candidate", "random", "other_concept", "repeat")

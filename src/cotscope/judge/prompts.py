@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..concepts.lexicon import Candidate
 from ..errors import JudgeError
-from .lexicon import Candidate
 from .question import (
     DATA,
     Answer,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .lexicon import Candidate, Context, normalise
+from ..concepts.lexicon import Candidate, Context, normalise
 
 LONGEST_TOKEN = 40
 LONGEST_DESCRIPTION = 160

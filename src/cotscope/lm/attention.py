@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from . import kernels
+from .cpu import kernels
 
 IMPLEMENTATION = "cotscope_shared_prefix"
 

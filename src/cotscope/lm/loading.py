@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError
+from .cpu.packing import named_weights, pack
 from .families import Anatomy, anatomy
 from .models import quiet_unless_terminal, resolve
-from .packing import named_weights, pack
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
+from .cpu.packing import PackedLinear
 from .families import Anatomy, norm_gamma, value_vectors
-from .packing import PackedLinear
 from .select import largest
 
 PROJECTIONS = ("norm", "raw")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import kernels
+from .cpu import kernels
 
 _TOPK_CHUNK, _ARGMAX_CHUNK = 64, 512
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from ..numbers import evaluate, format_number
+from ..data.numbers import evaluate, format_number
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Prompt, Step
 from .exemplars import Exemplars
 

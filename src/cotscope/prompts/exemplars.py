@@ -17,8 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..data.numbers import evaluate, format_number
 from ..errors import PromptError
-from ..numbers import evaluate, format_number
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Step
 
 GROUPS = ("mixed", *OPERATIONS)

@@ -21,8 +21,8 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import RunError
-from ..store import Run
-from . import damage, disruptions, figures, judge, placebo, text, variants
+from ..runs.folder import Run
+from . import calibrate, damage, figures, judge, sweep, text, variants
 
 KINDS = {
     "none": "nothing disrupted",
@@ -135,8 +135,8 @@ def _page(run: _RunFolder) -> str:
         ablation=_ablation(run),
         damage=damage.damage(run, KINDS),
         operations=damage.operations(run),
-        disruptions=disruptions.disruptions(run, KINDS),
-        placebo=placebo.placebo(run),
+        disruptions=sweep.sweep(run, KINDS),
+        placebo=calibrate.calibrate(run),
         prompts=_prompts(run),
         variants=variants.section(run),
         correlation=_part(run.summary, "correlation"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import text
-from .disruptions import Run
+from .sweep import Run
 
 
 def damage(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..conditions import Condition, solve
 from ..data.load import general_text
-from ..neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
-from ..session import Session
+from ..measuring.generation import Condition, solve
+from ..measuring.neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
+from ..runs.session import Session
 from ..stats import permutation_p, wilson
 
 SETS = pa.schema([(n, t) for n, t in zip(

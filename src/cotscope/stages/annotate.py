@@ -17,18 +17,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..contexts import contexts
+from ..concepts.lexicon import Candidate
 from ..errors import DiscoveryError, JudgeError, UserError
 from ..judge.annotators import JudgeAnnotator, JudgeOptions, Setting, make_annotator
 from ..judge.asking import Progress
 from ..judge.audit import Item, figures, items
 from ..judge.labels import read_labels, write_labels
-from ..judge.lexicon import Annotator, Candidate
+from ..judge.lexicon import Annotator
 from ..judge.prompts import NamingForm, group
 from ..judge.question import Answer
 from ..lm.models import cache_dir
+from ..measuring.contexts import contexts
 from ..records import Annotation, Pole
-from ..session import Session
+from ..runs.session import Session
 
 PEOPLE = "people"
 _POLE = [("layer", pa.int16()), ("index", pa.int32()), ("sign", pa.int8())]

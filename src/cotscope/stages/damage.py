@@ -19,12 +19,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..continuations import Continuation, continuations, mean_scores, score_battery, score_roles
-from ..controls import permuted_sets
 from ..data.roles import ROLES
-from ..neurons import active_neurons, comparison
+from ..measuring.neurons import active_neurons, comparison
+from ..measuring.solutions import Continuation, continuations, mean_scores, score_battery, score_roles
 from ..records import Neuron
-from ..session import Session
+from ..runs.session import Session
 from ..stats import (
     LEAST_PERMUTED,
     SPECIFIC_RULE,
@@ -36,6 +35,7 @@ from ..stats import (
     specific_damage,
     wilson,
 )
+from ..stats.random_sets import permuted_sets
 
 GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("role", pa.string()),
                   ("log_prob", pa.float64()), ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ..conditions import Condition, solve
+from ..concepts.lexicon import candidates
 from ..errors import DiscoveryError
-from ..judge.lexicon import candidates
-from ..neurons import with_promoted
+from ..measuring.generation import Condition, solve
+from ..measuring.neurons import with_promoted
 from ..records import Pole
-from ..session import Session
+from ..runs.session import Session
 
 CANDIDATES = pa.schema(
     [

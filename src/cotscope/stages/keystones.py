@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..data.load import general_text
 from ..records import Neuron
-from ..session import Session
+from ..runs.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor

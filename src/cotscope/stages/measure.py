@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ..activity import JUDGED_ACTIVITY, Place, judged_rows, prompt_rows, record_fixed, write_problems
-from ..conditions import Condition, solve
-from ..continuations import continuations
-from ..session import Session
+from ..measuring.activity import JUDGED_ACTIVITY, Place, judged_rows, prompt_rows, record_fixed, write_problems
+from ..measuring.generation import Condition, solve
+from ..measuring.solutions import continuations
+from ..runs.session import Session
 
 PLACE = Place("measure", "prompt_problems", "fixed", "given", "fixed_problems")
 ROLE_ACTIVITY = pa.schema(

@@ -14,11 +14,11 @@ from statistics import fmean
 
 import numpy as np
 
-from ..continuations import continuation
 from ..data.builtin import generate
+from ..measuring.solutions import continuation
 from ..prompts.derive import render_solution
 from ..records import OPERATIONS, Neuron, Problem
-from ..session import Session
+from ..runs.session import Session
 from ..stats import diagonal_contrast, paired_bootstrap
 
 PLACES = ("operator", "result")

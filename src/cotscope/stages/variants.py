@@ -11,11 +11,11 @@ Reads: `annotations`, completions of the first prompt. Writes: completions and a
 
 from __future__ import annotations
 
-from ..activity import Place, prompt_rows, record_fixed, write_problems
-from ..conditions import Condition, solve
-from ..continuations import continuations
+from ..measuring.activity import Place, prompt_rows, record_fixed, write_problems
+from ..measuring.generation import Condition, solve
+from ..measuring.solutions import continuations
 from ..prompts.sentences import KINDS
-from ..session import THOROUGH, Session
+from ..runs.session import THOROUGH, Session
 from ..stats import paired_bootstrap
 
 PLACE = Place("variant", "variant_problems", "variant_fixed", "variant_given", "variant_fixed_problems")

@@ -1,0 +1,202 @@
+"""Compiled kernels for CPUs with AVX512-BF16: products, attention, norms, gates, the largest update sizes.
+
+PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
+computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
+machine's C compiler when a bfloat16 model is first loaded, and kept in the cache. Without a compiler, on other CPUs,
+and where there is AMX (which PyTorch uses well) everything runs on PyTorch alone; COTSCOPE_KERNELS=0 asks for that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..models import cache_dir
+
+log = logging.getLogger(__name__)
+
+COLUMNS, LANES = 64, 16  # of a block of a packed matrix; float32 numbers of a register
+_SOURCE = Path(__file__).with_name("kernels.c")
+_ISA = ("f", "bw", "dq", "vl", "bf16")
+_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma", *(f"-mavx512{name}" for name in _ISA))
+
+
+class _Attention(ctypes.Structure):
+    """`struct attention` of kernels.c."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("query", "key", "value", "out", "state", "index", "ends")),
+        *((name, c_int64) for name in ("count", "heads", "kv_heads", "queries", "dim", "keys")),
+        *((f"{of}_{axis}", c_int64) for of in ("query", "key", "value") for axis in ("row", "head", "position")),
+        *((name, c_int64) for name in ("shared", "causal", "begins", "finishes")),
+        ("scale", c_double),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they can't be had or are of no use."""
+    if os.environ.get("COTSCOPE_KERNELS") == "0" or torch.cpu._is_amx_tile_supported():
+        return None
+    if not torch.cpu._is_avx512_bf16_supported():
+        return None
+    try:
+        found = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        log.warning("no compiled kernels, so the engine is slower: %s", said[0] if said else error)
+        return None
+    found.linear.argtypes = [c_void_p] * 4 + [c_int64] * 3
+    found.attend.argtypes = [POINTER(_Attention)]
+    found.gated.argtypes = [c_void_p] * 2 + [c_int64]
+    found.rms_norm.argtypes = [c_void_p] * 2 + [c_double] + [c_int64] * 2 + [c_void_p]
+    found.largest.argtypes = [c_void_p] * 2 + [c_int64] * 3 + [c_void_p] * 2
+    return found
+
+
+def _compiled() -> Path:
+    """The shared library, compiled if the cache has none of this source."""
+    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    target = cache_dir() / "kernels" / f"{digest}.so"
+    if target.is_file():
+        return target
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise OSError("there is no C compiler (cc)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as work:
+        made, linked = Path(work) / "kernels.o", Path(work) / "kernels.so"
+        subprocess.run([compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(made)], check=True, capture_output=True, text=True)
+        # Without -fopenmp here: its functions are those of the library that PyTorch has loaded, so both share threads.
+        link = [compiler, "-shared", str(made), "-o", str(linked), "-lm"]
+        subprocess.run(link, check=True, capture_output=True, text=True)
+        os.replace(linked, target)
+    return target
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels take tensors of this dtype on this device, on this machine."""
+    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
+
+
+def multiplies(weight: Tensor) -> bool:
+    """Whether `linear` can take a weight (out, in)."""
+    out, inner = weight.shape
+    return usable(weight) and out % COLUMNS == 0 and inner % 2 == 0
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A weight (out, in) as a packed matrix (out / 64, in / 2, 64): pairs of bfloat16, seen as one int32."""
+    pairs = weight.contiguous().view(torch.int32)
+    return pairs.view(len(pairs) // COLUMNS, COLUMNS, -1).transpose(1, 2).contiguous()
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """A copy of the weight (out, in)."""
+    return packed.transpose(1, 2).contiguous().view(torch.bfloat16).flatten(0, 1)
+
+
+def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """x (…, in) times a packed weight, plus the bias: (…, out), bfloat16; sums are float32."""
+    x, out = x.contiguous(), packed.shape[0] * COLUMNS
+    inner = x.shape[-1]
+    assert x.dtype == torch.bfloat16 and inner == 2 * packed.shape[1], (x.dtype, x.shape)
+    y = x.new_empty(*x.shape[:-1], out)
+    library().linear(x.data_ptr(), packed.data_ptr(), _pointer(bias), y.data_ptr(), x.numel() // inner, inner, out)
+    return y
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, written over `gate`; contiguous, of one shape, a multiple of 16 elements."""
+    assert gate.is_contiguous() and up.is_contiguous() and gate.shape == up.shape and gate.numel() % LANES == 0
+    library().gated(gate.data_ptr(), up.data_ptr(), gate.numel())
+    return gate
+
+
+def rms_norm(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean x² + epsilon) · gamma over the last axis (a multiple of 16 long); gamma is float32."""
+    x = x.contiguous()
+    assert len(gamma) == x.shape[-1] and gamma.dtype == torch.float32 and len(gamma) % LANES == 0
+    y = torch.empty_like(x)
+    library().rms_norm(x.data_ptr(), gamma.data_ptr(), epsilon, x.numel() // len(gamma), len(gamma), y.data_ptr())
+    return y
+
+
+def attends(query: Tensor) -> bool:
+    """Whether `Attention` can take queries (…, dim)."""
+    return usable(query) and query.shape[-1] % COLUMNS == 0
+
+
+class Attention:
+    """Softmax attention of some queries over one set of keys after another (FlashAttention's recurrence: Dao et al.
+    2022, arXiv:2205.14135): scores, weights' sums and outputs are float32, weights are rounded to bfloat16.
+
+    Args:
+        query: (rows, heads, queries, dim), bfloat16.
+        scale: what scores are multiplied by.
+    """
+
+    def __init__(self, query: Tensor, scale: float) -> None:
+        rows, heads, queries, dim = query.shape
+        self._query, self._scale = _dense(query), scale
+        self._state = torch.empty(rows, heads, queries, dim + 2)
+        self.out = query.new_empty(rows, queries, heads, dim)
+
+    def over(
+        self,
+        key: Tensor,
+        value: Tensor,
+        *,
+        begins: bool,
+        finishes: bool,
+        rows: Tensor | None = None,
+        ends: Tensor | None = None,
+        causal: bool = False,
+    ) -> None:
+        """Take in keys and values (rows or 1 for all, kv_heads, keys, dim).
+
+        Args:
+            begins, finishes: whether these are the queries' first keys, and their last: `out` (rows, queries, heads, dim)
+                then stands.
+            rows: the rows that see them, int64; None: all.
+            ends: how many of the keys each row sees, at least 1, int64 (all rows,); None: all of them.
+            causal: query p sees the keys 0…p.
+        """
+        query, state, key, value = self._query, self._state, _dense(key), _dense(value)
+        arguments = _Attention(
+            query.data_ptr(), key.data_ptr(), value.data_ptr(), self.out.data_ptr(), state.data_ptr(),
+            _pointer(rows), _pointer(ends), len(query) if rows is None else len(rows), query.shape[1], key.shape[1],
+            query.shape[2], query.shape[3], key.shape[2], *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
+            len(key) == 1, causal, begins, finishes, self._scale,
+        )  # fmt: skip
+        library().attend(byref(arguments))
+
+
+def largest(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Per row of coefficients (rows, n) the k with the largest |m|·norm: indices, int32, and m, float32; (rows, k)."""
+    m, k = m.contiguous(), min(k, m.shape[1])
+    index, coefficient = torch.empty(len(m), k, dtype=torch.int32), torch.empty(len(m), k)
+    pointers = index.data_ptr(), coefficient.data_ptr()
+    library().largest(m.data_ptr(), norms.data_ptr(), len(m), m.shape[1], k, *pointers)
+    return index, coefficient
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """With its last axis contiguous, as the kernels want it."""
+    assert tensor.dtype == torch.bfloat16, tensor.dtype
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,139 @@
+"""The texts that the model is made to write: one solution per problem, the same under every prompt and intervention.
+
+Scoring a solution that is given costs one pass and has no luck of the draw: its results' log-probability says how much
+of the skill is left (`ablate`), the neurons active on its tokens how much of it a prompt calls up (`measure`: fixed
+activity, design, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from ..data.battery import load_battery
+from ..data.roles import ARITHMETIC, ROLES, token_roles
+from ..prompts.derive import render_solution
+from ..records import Problem, Prompt
+from ..runs.session import Session
+
+if TYPE_CHECKING:
+    from ..lm.engine import Engine
+    from ..lm.interventions import Intervention
+    from ..lm.loading import LoadedModel
+    from ..lm.scoring import TokenScore
+
+CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A solution as tokens.
+
+    Attributes:
+        source: "gold" (the data's own solution) or "own" (what the model wrote when it was right).
+        roles: of each token (`data/roles.py`).
+    """
+
+    problem: Problem
+    source: str
+    text: str
+    tokens: tuple[int, ...]
+    roles: tuple[str, ...]
+
+    @property
+    def results(self) -> frozenset[int]:
+        """Places of the result tokens."""
+        return frozenset(i for i, role in enumerate(self.roles) if role == "result")
+
+
+def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
+    """A text that ends a line, as tokens without the tokenizer's start tokens."""
+    tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
+    return Continuation(problem, source, text, tuple(tokens), token_roles(loaded, tokens))
+
+
+def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:
+    """Mean log-probability of the solutions' arithmetic tokens, and of the others: by solution, then over them."""
+    means = []
+    for arithmetic in (True, False):
+        parts = [[t.log_prob for r, found in s.items() if (r in ARITHMETIC) == arithmetic for t in found] for s in by_role]
+        means.append(fmean(fmean(part) for part in parts if part))
+    return means[0], means[1]
+
+
+def score_roles(
+    engine: Engine, prompt: Prompt, given: Sequence[Continuation], intervention: Intervention | None = None
+) -> list[dict[str, list[TokenScore]]]:
+    """For each solution under a prompt, and an intervention: the scores of its tokens by role; only roles that occur."""
+    from ..lm.scoring import Given, score
+
+    texts = tuple(prompt.text(c.problem.question) for c in given)
+    found = score(engine, Given(texts, tuple(c.tokens for c in given), intervention=intervention))
+    by_role = []
+    for c, scores in zip(given, found, strict=True):
+        here: dict[str, list[TokenScore]] = {}
+        for role, token_score in zip(c.roles, scores, strict=True):
+            here.setdefault(role, []).append(token_score)
+        by_role.append(here)
+    return by_role
+
+
+class BatteryHit(NamedTuple):
+    """Whether every token of an item's answer was the most likely one."""
+
+    task: str
+    item: str
+    hit: bool
+
+
+def score_battery(engine: Engine, items: int, intervention: Intervention | None = None) -> list[BatteryHit]:
+    """The first `items` items of each task of the battery, under an intervention."""
+    from ..lm.scoring import Given, score
+
+    loaded, start = engine.loaded, len(engine.loaded.encode(""))
+    hits = []
+    for task in load_battery():  # apart: a task's items share their shots, which are then run once
+        asked = task.items[:items]
+        answers = tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in asked)
+        found = score(engine, Given(tuple(map(task.prompt, asked)), answers, intervention=intervention))
+        hits += [BatteryHit(task.name, i[0], all(t.greedy for t in f)) for i, f in zip(asked, found, strict=True)]
+    return hits
+
+
+def continuations(session: Session) -> tuple[Continuation, ...]:
+    """One continuation for each of the first `StudyConfig.given` test problems; written to the table `continuations`.
+
+    The gold solution where the data has one; else what the model wrote under the first prompt, if that was right;
+    other problems have none.
+    """
+    run, baseline = session.run, f"measure.{session.prompts[0].name}"
+    own = {
+        r["problem_id"]: r["text"]
+        for r in run.rows("SELECT problem_id, text FROM completions WHERE condition = ? AND correct", [baseline])
+    }
+    found = []
+    for problem in session.split.test:
+        if len(found) == session.config.given:
+            break
+        if problem.steps or problem.solution.strip():
+            found.append(continuation(session.loaded, problem, "gold", render_solution(problem)))
+        elif text := own.get(problem.id, "").strip():
+            found.append(continuation(session.loaded, problem, "own", text))
+    found = [c for c in found if c.results]
+    rows = [
+        {"problem_id": c.problem.id, "source": c.source, "text": c.text, "role": role, "tokens": c.roles.count(role)}
+        for c in found
+        for role in ROLES
+    ]
+    run.write_rows("continuations", rows, CONTINUATIONS)
+    borrowed = sum(c.source == "own" for c in found)
+    if borrowed:
+        run.note(
+            f"The data has no solutions for {borrowed} of {len(found)} problems whose solution is given: there it is what "
+            "the model itself wrote, when it was right, under the first prompt."
+        )
+    return tuple(found)

@@ -1,0 +1,60 @@
+"""The report's part on the placebo: how often the rule was wrong, and where its p-values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .svg import WIDTH, fill, scale, svg, text_at, x_axis
+from .sweep import Run
+from .text import number
+
+KINDS = {
+    "lexicon": "concepts of no arithmetic",
+    "labels": "labels shuffled within layers",
+    "vectors": "value vectors shuffled",
+    "study": "the study's own neurons",
+}
+"""What the report calls each kind of run, in the order in which it shows them."""
+
+
+def calibrate(run: Run) -> dict[str, Any]:
+    """The rates by kind, from summary.json, and the figure of all runs' p-values."""
+    summary = run.summary.get("placebo") or {}
+    rows = [row for row in run.rows("placebo") if row["p_value"] is not None]
+    by_kind = summary.get("by_kind") or {}
+    dots = {
+        label: sorted((max(r["p_value"], r["p_beyond"]), r["verdict"] == "matters") for r in rows if r["kind"] == kind)
+        for kind, label in KINDS.items()
+        if any(row["kind"] == kind for row in rows)
+    }
+    return {
+        "summary": summary,
+        "kinds": [(KINDS[kind], by_kind[kind]) for kind in KINDS if kind in by_kind],
+        "figure": _strips(dots, summary["level"]) if dots else "",
+    }
+
+
+def _strips(dots: Mapping[str, Sequence[tuple[float, bool]]], level: float) -> Markup:
+    """One row of dots (p, said "matters") per kind of run; equal p-values stand above each other."""
+    left, right, y = 240, WIDTH - 30, 8.0
+    parts = []
+    for label, runs in dots.items():
+        values = [p for p, _ in runs]
+        most = max(values.count(v) for v in values)
+        height = max(30.0, 9.0 * most + 14)
+        parts.append(text_at(left - 14, y + height - 8, label, "end", "strong"))
+        for i, (p, said) in enumerate(runs):
+            above = i - values.index(p)
+            parts.append(
+                fill('<g class="kind {}"><circle cx="{}" cy="{}" r="4"/><title>{}</title></g>',
+                      "reasoning" if said else "matched", scale(p, 0, 1, left, right), y + height - 10 - 9 * above,
+                      f"{label}: p {number(p, 3)}")
+            )  # fmt: skip
+        y += height
+    x = scale(level, 0, 1, left, right)
+    parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
+    about = "; ".join(f"{label}: {', '.join(number(p, 3) for p, _ in runs)}" for label, runs in dots.items())
+    return svg("placebo", y + 44, "p-values of the placebo runs", about, [x_axis(0, 1, left, right, y, "p", 0.1), *parts])

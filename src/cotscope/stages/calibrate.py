@@ -1,0 +1,256 @@
+"""Placebo: how often would the rule of `damage` say "matters" of neurons that should not matter?
+
+The pipeline (filter by lexicon, permuted sets, given solutions, `SPECIFIC_RULE`) is run again and again where its answer
+ought to be no:
+
+- lexicon: with concepts that arithmetic does not need, four drawn from the packaged placebo set (as many seeds as the
+  arithmetic concepts have, of the same token frequencies);
+- labels: with the study's own concepts, but the promoted tokens of the active poles shuffled within each layer;
+- vectors: on a model whose value vectors are shuffled within each layer, its poles found anew on solutions that it is
+  made to write, since it solves nothing.
+
+Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
+few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen.
+
+Reads: `poles`, `candidates`, `keystones`. Writes: `placebo_runs` (a file per run), `placebo`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+
+from ..concepts.lexicon import candidates
+from ..concepts.sets import load_concepts
+from ..data.answers import is_correct, parse_flexible
+from ..data.builtin import generate
+from ..measuring.neurons import active_neurons, with_promoted
+from ..measuring.solutions import Continuation, continuation, mean_scores, score_roles
+from ..prompts.derive import derive_prompt, problems_of, render_solution
+from ..records import Concept, Neuron, Pole, Prompt
+from ..runs.session import Session
+from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
+from ..stats.random_sets import Traits, permuted_sets
+
+Orders = dict[int, np.ndarray]  # layer → a permutation of its neurons
+TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
+"""What ten runs are; the study's own neurons come once beside them."""
+KINDS = ("lexicon", "labels", "vectors", "study")
+LEXICON, CONCEPTS = "placebo", 4
+PERMUTED = 20  # sets; the least p is 1/21
+EXEMPLARS = 2  # of the short prompt
+PLACEBO = pa.schema(
+    [
+        ("run", pa.string()),
+        ("kind", pa.string()),
+        ("concepts", pa.list_(pa.string())),
+        ("neurons", pa.int32()),
+        ("compared", pa.int32()),
+        ("solved", pa.int32()),
+        ("problems", pa.int32()),
+        ("change", pa.float64()),
+        ("permuted_mean", pa.float64()),
+        ("p_value", pa.float64()),
+        ("p_beyond", pa.float64()),
+        ("verdict", pa.string()),
+    ]
+)
+UNITS = {
+    "placebo.rate": "share of the runs of lexicon, labels and vectors in which the rule said that the set matters",
+    "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
+    "placebo.rule": SPECIFIC_RULE,
+}
+
+
+def calibrate(session: Session, runs: int = 40, problems: int = 6) -> None:
+    """Run the stage. Runs that have been made are not made again; more can be added.
+
+    Args:
+        runs: how many, those of the study's own neurons not counted.
+        problems: given solutions per run.
+    """
+    run = session.run
+    run.require("keystones", f"cotscope keystones {run.folder}")
+    with run.stage("placebo", UNITS):
+        state, parts = run.manifest.setdefault("placebo", {}), run.folder / "tables/placebo_runs"
+        known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
+        mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems, "rule": SPECIFIC_RULE}
+        if state.get("of") != mark:
+            shutil.rmtree(parts, ignore_errors=True)
+            state["of"] = mark
+            run.save()
+        plan, done = _plan(runs), {part.stem for part in parts.glob("[!.]*.parquet")}
+        missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
+        bench = _Bench(session, problems)
+        with session.bar("placebo", len(missing) * (PERMUTED + 2), "set") as bar:
+            for kind, i in missing:
+                row = bench.run(kind, i, bar.update)
+                run.write_rows(f"placebo_runs/{kind}_{i}", [row], PLACEBO)
+        _summarise(session, plan)
+
+
+def _plan(runs: int) -> list[tuple[str, int]]:
+    """(kind, its number) of each run; kinds take turns, so that fewer runs are a beginning of more."""
+    plan: list[tuple[str, int]] = []
+    for n in range(runs):
+        if n % len(TEN) == 0:
+            plan.append(("study", n // len(TEN)))
+        kind = TEN[n % len(TEN)]
+        plan.append((kind, sum(k == kind for k, _ in plan)))
+    return plan
+
+
+class _Bench:
+    """What all runs share: the model, the short prompt, the active poles."""
+
+    def __init__(self, session: Session, problems: int) -> None:
+        self.session, self.problems, self.known = session, problems, active_neurons(session.run)
+        rows = session.run.rows("SELECT layer, index, sign, promoted FROM poles ORDER BY ALL")
+        self.poles = [Pole(r["layer"], r["index"], r["sign"]) for r in rows]
+        self.promoted = [r["promoted"] for r in rows]
+        self.prompt: Prompt = derive_prompt("full", problems_of(session.exemplars, "full")[:EXEMPLARS])
+        self.seen = {p.question for part in session.split.parts().values() for p in part}
+
+    def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
+        """One run as a row of the table. `progress()` is called per scored set."""
+        rng = np.random.default_rng([self.session.config.seed, KINDS.index(kind), number])
+        given, anatomy = self._given(rng, self.problems), self.session.loaded.anatomy
+        concepts, orders, solved = self.session.concepts.concepts, None, None
+        traits, poles, promoted = self.known.traits, self.poles, self.promoted
+        if kind == "lexicon":
+            concepts = _drawn(load_concepts(LEXICON).concepts, number, self.session.config.seed)
+        elif kind == "labels":
+            promoted = _shuffled_within_layers(poles, promoted, rng)
+        elif kind == "vectors":
+            orders = {i: rng.permutation(anatomy.width) for i in range(anatomy.layers)}
+            solved = self._solved(given, orders)
+            traits, poles, promoted = self._discovered(self._given(rng, 2 * self.problems), orders)
+        keystones = self.known.keystones
+        targets = _found(poles, promoted, concepts) - keystones
+        pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
+        permuted = permuted_sets(targets, pool, traits, range(PERMUTED))
+        row: dict[str, object] = {
+            "run": f"{kind}_{number}",
+            "kind": kind,
+            "concepts": [c.name for c in concepts],
+            "neurons": len(targets),
+            "compared": len(permuted.targets),
+            "solved": solved,
+            "problems": len(given),
+        }
+        if not permuted.targets:
+            return row | {"verdict": "nothing found"}
+        return row | self._damage(given, permuted.targets, permuted.sets, orders, progress)._asdict()
+
+    def _given(self, rng: np.random.Generator, count: int) -> list[Continuation]:
+        """Built-in problems of one or two steps with their solutions."""
+        drawn = generate(count + len(self.seen), seed=int(rng.integers(2**31)), steps=(1, 2))
+        found = [p for p in drawn if p.question not in self.seen][:count]
+        return [continuation(self.session.loaded, p, "gold", render_solution(p)) for p in found]
+
+    def _damage(self, given: Sequence[Continuation], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
+                orders: Orders | None, progress: Callable[[], object]) -> SpecificDamage:  # fmt: skip
+        from ..lm.interventions import scale, shuffled
+
+        anatomy, means = self.session.loaded.anatomy, []
+        for neurons in ((), targets, *sets):
+            intervention = scale(anatomy, neurons, 0.0) if neurons else None
+            if orders is not None:
+                intervention = shuffled(anatomy, orders, intervention)
+            means.append(mean_scores(score_roles(self.session.engine, self.prompt, given, intervention)))
+            progress()
+        return specific_damage(means[0], means[1], means[2:])
+
+    def _solved(self, given: Sequence[Continuation], orders: Orders) -> int:
+        """How many of the problems the model with shuffled value vectors solves."""
+        from ..lm.interventions import shuffled
+
+        config = self.session.config
+        completions = self.session.engine.generate(
+            [self.prompt.text(c.problem.question) for c in given],
+            max_new_tokens=config.new_tokens(self.prompt),
+            stop=self.prompt.stop,
+            intervention=shuffled(self.session.loaded.anatomy, orders),
+        )
+        return sum(is_correct(parse_flexible(c.text), g.problem.answer) for c, g in zip(completions, given, strict=True))
+
+    def _discovered(
+        self, given: Sequence[Continuation], orders: Orders
+    ) -> tuple[dict[Neuron, Traits], list[Pole], list[list[str]]]:
+        """The poles that are active in the shuffled model on solutions that it is made to write, as `discover` has them."""
+        from ..lm.interventions import shuffled
+        from ..lm.recorders import ActivePoles, PoleTally
+        from ..lm.scoring import Given, score
+
+        session, found = self.session, dict[Pole, tuple[int, float]]()
+
+        def add(tally: PoleTally) -> None:
+            for layer, index, sign, steps, size in zip(
+                *(getattr(tally, n).tolist() for n in ("layer", "index", "sign", "steps", "update_size"))
+            ):
+                before = found.get(Pole(layer, index, sign), (0, 0.0))
+                if layer >= session.first_layer:
+                    found[Pole(layer, index, sign)] = before[0] + steps, before[1] + size
+
+        score(
+            session.engine,
+            Given(
+                tuple(self.prompt.text(c.problem.question) for c in given),
+                tuple(c.tokens for c in given),
+                recorder=ActivePoles(session.loaded.anatomy, session.config.k, sink=add),
+                intervention=shuffled(session.loaded.anatomy, orders),
+            ),
+        )
+        poles = sorted(found)
+        totals: dict[Neuron, tuple[int, float]] = {}
+        for pole in poles:
+            neuron, (steps, size) = Neuron(pole.layer, pole.index), found[pole]
+            before = totals.get(neuron, (0, 0.0))
+            totals[neuron] = before[0] + steps, before[1] + size
+        traits = {neuron: Traits(steps, size / steps) for neuron, (steps, size) in totals.items()}
+        return traits, poles, [row["promoted"] for row in with_promoted(session, [p._asdict() for p in poles])]
+
+
+def _found(poles: Sequence[Pole], promoted: Sequence[Sequence[str]], concepts: Sequence[Concept]) -> set[Neuron]:
+    """Neurons with a pole that passes the filter."""
+    return {Neuron(p.layer, p.index) for p, tokens in zip(poles, promoted) if candidates(p, tokens, concepts)}
+
+
+def _drawn(concepts: Sequence[Concept], number: int, seed: int) -> tuple[Concept, ...]:
+    """Some of the concepts; different for each number, until all choices have been drawn."""
+    choices = list(combinations(concepts, min(CONCEPTS, len(concepts))))
+    order = np.random.default_rng(seed).permutation(len(choices))
+    return choices[order[number % len(choices)]]
+
+
+def _shuffled_within_layers(
+    poles: Sequence[Pole], promoted: Sequence[Sequence[str]], rng: np.random.Generator
+) -> list[Sequence[str]]:
+    layers = np.array([p.layer for p in poles])
+    order = np.arange(len(poles))
+    for layer in np.unique(layers):
+        here = np.flatnonzero(layers == layer)
+        order[here] = rng.permutation(here)
+    return [promoted[i] for i in order]
+
+
+def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
+    rows = [r for r in session.run.rows("SELECT * FROM placebo_runs ORDER BY run") if r["run"] in {f"{k}_{i}" for k, i in plan}]
+    session.run.write_rows("placebo", rows, PLACEBO)
+
+    def rate(kinds: Sequence[str]) -> dict[str, object]:
+        verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
+        said = verdicts.count("matters")
+        return {"runs": len(verdicts), "said": said, "rate": said / len(verdicts), "ci": list(wilson(said, len(verdicts)))}
+
+    found = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
+    session.run.summarise(
+        "placebo",
+        rate([kind for kind in found if kind != "study"])
+        | {"by_kind": {kind: rate([kind]) for kind in found}, "permuted": PERMUTED, "level": LEVEL, "rule": SPECIFIC_RULE},
+    )

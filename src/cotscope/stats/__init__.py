@@ -1,0 +1,29 @@
+"""The statistics of an effect: pure functions, seeded where they draw. Checked against scipy and statsmodels in tests.
+
+Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says otherwise.
+"""
+
+from .agreement import cohen_kappa as cohen_kappa
+from .agreement import expected_jaccard as expected_jaccard
+from .agreement import jaccard as jaccard
+from .intervals import LEVEL as LEVEL
+from .intervals import RESAMPLES as RESAMPLES
+from .intervals import paired_bootstrap as paired_bootstrap
+from .intervals import wilson as wilson
+from .ranks import partial_spearman as partial_spearman
+from .ranks import rank_correlation as rank_correlation
+from .ranks import spearman as spearman
+from .ranks import within_rank_correlation as within_rank_correlation
+from .ranks import within_spearman as within_spearman
+from .significance import detectable_difference as detectable_difference
+from .significance import diagonal_contrast as diagonal_contrast
+from .significance import holm as holm
+from .significance import mcnemar_exact as mcnemar_exact
+from .significance import permutation_p as permutation_p
+from .significance import sign_flip_p as sign_flip_p
+from .specific import LEAST_EFFECT as LEAST_EFFECT
+from .specific import LEAST_PERMUTED as LEAST_PERMUTED
+from .specific import SPECIFIC_RULE as SPECIFIC_RULE
+from .specific import TOO_FEW as TOO_FEW
+from .specific import SpecificDamage as SpecificDamage
+from .specific import specific_damage as specific_damage

@@ -1,0 +1,115 @@
+"""Tests of paired outcomes and of permutations, their multiplicity and power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from .intervals import RESAMPLES
+
+
+def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Exact two-sided McNemar test of paired outcomes (McNemar 1947): the binomial test on the discordant pairs.
+
+    Returns: the p-value; 1 if no pair differs.
+    """
+    before, after = np.asarray(before, bool), np.asarray(after, bool)
+    lost, won = int((before & ~after).sum()), int((~before & after).sum())
+    return float(scipy_stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
+    """Two-sided p-value that paired differences have mean 0, by random sign flips (Fisher 1935; Phipson & Smyth 2010).
+
+    Returns: at least 1 / 10,001; 1 if no pair differs.
+    """
+    values = np.asarray(differences, float)
+    if not np.any(values):
+        return 1.0
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RESAMPLES, len(values)))
+    flipped = np.abs(signs @ values)
+    tie = 1e-9 * np.abs(values).sum()  # sums of the same size, summed in another order
+    return (1 + int((flipped >= abs(values.sum()) - tie).sum())) / (RESAMPLES + 1)
+
+
+def permutation_p(target: float, controls: Sequence[float]) -> float:
+    """One-sided p-value that `target` is as low as this if it were one more control: (1 + #{c ≤ target}) / (1 + m).
+
+    (Phipson & Smyth 2010, eq. 2.) With m controls it can't be below 1 / (m + 1).
+    """
+    return (1 + sum(c <= target for c in controls)) / (1 + len(controls))
+
+
+def diagonal_contrast(
+    changes: Sequence[Sequence[Sequence[float]]], seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """How far the diagonal of a square table of means lies below what its rows and columns say.
+
+    The table's cells have the means of their row and of their column taken off (an interaction); the contrast is the
+    mean of the diagonal. p is that of the diagonal being as low if the rows stood in random order, over all orders, or
+    10,000 of them; the interval is a percentile bootstrap over the cases of each column, which its rows share.
+
+    Args:
+        changes: changes[i][j]: the values in row i and column j, one per case; a column has the same cases in each row.
+
+    Returns: contrast, low, high, p.
+    """
+    columns = [np.array([row[j] for row in changes], float) for j in range(len(changes))]  # each (rows, cases)
+    size, rng = len(columns), np.random.default_rng(seed)
+    order = np.arange(size)
+
+    def diagonal(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean over j of the centred table (…, rows, columns) at (rows[…, j], j)."""
+        centred = table - table.mean(-1, keepdims=True) - table.mean(-2, keepdims=True) + table.mean((-1, -2), keepdims=True)
+        return centred[..., rows, order].mean(-1)
+
+    table = np.stack([c.mean(axis=1) for c in columns], axis=1)
+    observed = float(diagonal(table, order))
+    draws = [rng.integers(0, c.shape[1], (RESAMPLES, c.shape[1])) for c in columns]
+    resampled = np.stack([c[:, d].mean(axis=2).T for c, d in zip(columns, draws)], axis=2)
+    low, high = np.quantile(diagonal(resampled, order), [0.5 - level / 2, 0.5 + level / 2])
+    if size <= 7:
+        orders = np.array(list(permutations(range(size))))
+        p = float(np.mean(diagonal(table, orders) <= observed + 1e-12))
+    else:
+        orders = np.stack([rng.permutation(size) for _ in range(RESAMPLES)])
+        p = (1 + int((diagonal(table, orders) <= observed + 1e-12).sum())) / (RESAMPLES + 1)
+    return observed, float(low), float(high), p
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Holm 1979), in the order given."""
+    order = np.argsort(p_values)
+    adjusted, running = np.empty(len(p_values)), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted.tolist()
+
+
+def detectable_difference(discordant: float, n: int, tests: int = 1, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest paired change in a proportion that the exact McNemar test shows with this power.
+
+    Args:
+        discordant: the share of problems whose outcome differs between the conditions; the change needs at least
+            as many.
+        n: problems.
+        tests: how many tests share the level (Bonferroni, which bounds Holm from above).
+
+    Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
+    """
+    alpha = (1 - level) / tests
+    for k in range(1, n + 1):
+        share = max(discordant, k / n)
+        counts = np.arange(n + 1)
+        chance = scipy_stats.binom.pmf(counts, n, share)
+        # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
+        limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
+        limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
+        rarer = (1 - k / n / share) / 2
+        if float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
+            return k / n
+    return 1.0

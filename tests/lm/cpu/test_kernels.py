@@ -1,0 +1,219 @@
+"""The compiled kernels against the same sums in float32, and what happens where they can't be had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cotscope.lm.cpu import kernels
+from cotscope.lm.cpu.packing import PackedLinear, pack
+from cotscope.lm.engine import Engine
+from cotscope.lm.loading import LoadedModel, anatomy
+from cotscope.lm.recorders import ActivePoles
+from cotscope.lm.rows import Job, SharedTable, Work
+
+ROUNDING = 2**-8  # of bfloat16, relative
+
+needed = pytest.mark.skipif(kernels.library() is None, reason="this machine takes PyTorch's own kernels")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@needed
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.sampled_from([1, 2, 5, 6, 7, 12, 13, 16, 31, 95, 96, 97, 200]),
+    inner=st.integers(1, 1100).map(lambda n: 2 * n),
+    blocks=st.integers(1, 9),
+    biased=st.booleans(),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_linear_is_the_float32_product_rounded_once(rows: int, inner: int, blocks: int, biased: bool, threads: int) -> None:
+    x, weight = normal(rows, inner), normal(64 * blocks, inner, seed=1)
+    bias = normal(64 * blocks, seed=2) if biased else None
+    packed = kernels.pack(weight)
+    assert torch.equal(kernels.unpack(packed), weight)
+    expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = kernels.linear(x, packed, bias)
+    finally:
+        torch.set_num_threads(before)
+    noise = 1e-6 * inner**0.5 * x.float().norm(dim=1, keepdim=True).double() * weight.float().norm(dim=1).double()
+    assert ((got.double() - expected).abs() <= expected.abs() * ROUNDING + noise).all()
+
+
+def reference(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
+    """Plain attention in float64: query (rows, heads, queries, dim), keys (rows, heads, keys, dim)."""
+    scores = query.double() @ keys.double().transpose(-1, -2) * scale
+    return torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1) @ values.double()
+
+
+@needed
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 9),
+    kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 3, 7]),
+    queries=st.sampled_from([1, 1, 2, 17, 40]),
+    dim=st.sampled_from([64, 128, 256]),
+    prefix=st.sampled_from([0, 1, 63, 64, 300, 779]),
+    own=st.integers(1, 150),
+    seed=st.integers(0, 1000),
+)
+def test_attention_is_softmax_over_both_sets_of_keys(
+    rows: int, kv_heads: int, group: int, queries: int, dim: int, prefix: int, own: int, seed: int
+) -> None:
+    """Decoding (each row sees so many of its own keys) and prefilling (causal), each over its own keys and a prefix."""
+    decoding = queries == 1
+    own = own if decoding else queries
+    query = normal(rows, queries, kv_heads * group, dim, seed=seed).transpose(1, 2) * 2
+    key, value = (normal(rows, own + 3, kv_heads, dim, seed=seed + i).transpose(1, 2)[:, :, :own] for i in (1, 2))
+    prefix_key, prefix_value = normal(1, kv_heads, prefix, dim, seed=seed + 3), normal(1, kv_heads, prefix, dim, seed=seed + 4)
+    ends = torch.randint(1, own + 1, (rows,), generator=torch.Generator().manual_seed(seed)) if decoding else None
+    seen = torch.arange(own) < ends[:, None] if decoding else torch.ones(queries, own, dtype=torch.bool).tril()
+    seen = seen[:, None, None] if decoding else seen[None, None]
+
+    # Every second row sees the prefix, the others another one of length 0.
+    some, others = torch.arange(0, rows, 2), torch.arange(1, rows, 2)
+    attention = kernels.Attention(query, dim**-0.5)
+    attention.over(key, value, begins=True, finishes=False, ends=ends, causal=not decoding)
+    attention.over(prefix_key, prefix_value, begins=False, finishes=True, rows=some)
+    if len(others):
+        attention.over(key[:1, :, :0], value[:1, :, :0], begins=False, finishes=True, rows=others)
+
+    sees_prefix = (torch.arange(rows) % 2 == 0)[:, None, None, None].expand(rows, 1, queries, prefix)
+    hidden = ~torch.cat([sees_prefix, seen.expand(rows, 1, queries, own)], dim=-1)
+    keys, values = (
+        torch.cat([a.expand(rows, -1, -1, -1), b], dim=2).repeat_interleave(group, dim=1)
+        for a, b in ((prefix_key, key), (prefix_value, value))
+    )
+    expected = reference(query, keys, values, hidden, dim**-0.5).transpose(1, 2)
+    # Weights and output are rounded to bfloat16; values are of the size of 1.
+    assert (attention.out.double() - expected).abs().max() < 4 * ROUNDING
+    assert (attention.out.double() - expected).square().mean().sqrt() < ROUNDING
+
+
+@needed
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 16, 10), (5, 31, 4), (96, 4864, 10), (3, 100, 20), (2, 6, 10)])
+def test_largest_updates(rows: int, n: int, k: int) -> None:
+    m, norms = normal(rows, n), torch.rand(n, generator=torch.Generator().manual_seed(1)) + 0.1
+    index, coefficient = kernels.largest(m, norms, k)
+    expected = (m * norms).abs().topk(min(k, n), dim=1)
+    assert torch.equal(index.long().sort(dim=1).values, expected.indices.sort(dim=1).values)
+    assert torch.equal(coefficient, m.gather(1, index.long()).float())
+
+
+@needed
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 40), width=st.sampled_from([16, 64, 896, 4864]), size=st.sampled_from([1e-3, 1.0, 50.0]))
+def test_norm_and_gate_are_rounded_once(rows: int, width: int, size: float) -> None:
+    x, up, gamma = normal(rows, width) * size, normal(rows, width, seed=1), normal(width, seed=2).float()
+    wide = x.double()
+    expected = wide * (wide.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt() * gamma
+    assert ((kernels.rms_norm(x, gamma, 1e-6) - expected).abs() <= expected.abs() * ROUNDING).all()
+    expected = wide * torch.sigmoid(wide) * up
+    assert ((kernels.gated(x.clone(), up) - expected).abs() <= expected.abs() * ROUNDING + 1e-30).all()
+
+
+def distance(logits: Tensor, expected: Tensor) -> float:
+    return (logits.float() - expected).square().mean().sqrt().item()
+
+
+@needed
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma3", "phi3", "gpt_neox"])
+def test_model_by_kernels_is_as_near_to_float32(family: str) -> None:
+    """A tiny model of the kernels' sizes against the same weights in float32: PyTorch's bfloat16 is no nearer."""
+    from conftest import tiny_model
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
+    sizes |= {"head_dim": 64} if family == "gemma3" else {}
+    plain = tiny_model(family, dtype=torch.bfloat16, **sizes)
+    packed = tiny_model(family, dtype=torch.bfloat16, **sizes)
+    exact = tiny_model(family, **sizes)
+    exact.model.load_state_dict({name: weight.float() for name, weight in plain.model.state_dict().items()})
+    pack(packed.model)
+    packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
+    assert all(isinstance(down, PackedLinear) and down.own for down in packed.anatomy.down)
+    assert packed.weight_hash() == plain.weight_hash()
+    assert torch.equal(packed.anatomy.norms, plain.anatomy.norms)
+    fused = {type(m).__mro__[1].__name__ for m in packed.model.modules()} & {"_FusedNorm", "_FusedGate"}
+    expected_fused = {"qwen2": 2, "llama": 2, "gemma3": 1, "phi3": 1, "gpt_neox": 0}  # Gemma 3 gates by gelu
+    assert len(fused) == expected_fused[family]
+    ids = torch.randint(3, 90, (5, 33), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = exact.model(ids).logits
+        assert distance(packed.model(ids).logits, expected) <= 1.1 * distance(plain.model(ids).logits, expected)
+
+    recorder = ActivePoles(packed.anatomy, k=4, keep_steps=True)
+    engine = Engine(packed)
+    completions = engine.generate([f"3 + {i} = 7 and so {i}" for i in range(7)], max_new_tokens=6, recorder=recorder)
+    assert engine.shares_prefix(20)
+    for i, completion in enumerate(completions):
+        index, coefficient = recorder.steps[i]
+        assert index.shape == (completion.steps, packed.anatomy.layers, 4)
+        assert coefficient.isfinite().all() and (coefficient != 0).all()
+
+
+@needed
+@pytest.mark.parametrize("family", ["qwen2", "gpt_neox"])
+def test_engine_by_kernels_is_near_float32(family: str) -> None:
+    """Prefilling and decoding over a shared prefix: each step's logits against those of float32 on the same tokens."""
+    from conftest import tiny_model
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
+    loaded, exact = tiny_model(family, dtype=torch.bfloat16, **sizes), tiny_model(family, **sizes)
+    exact.model.load_state_dict({name: weight.float() for name, weight in loaded.model.state_dict().items()})
+    pack(loaded.model)
+    loaded = LoadedModel(family, loaded.model, loaded.tokenizer, anatomy(loaded.model))
+    engine, prompts = Engine(loaded), [[5] * 70 + [3 + (7 * i + 5 * row) % 90 for i in range(9 + row)] for row in range(5)]
+    work = Work(0, Job(()), prompts, common=70)
+    tokens = torch.tensor([7, 9, 11, 13, 15])
+    with torch.inference_mode(), engine.hooks([]):
+        table = SharedTable(engine, 5, 20)
+        rows = work.rows()
+        got = [table.admit(deque(rows)), table.decode(tokens)]
+        ids = [prompts[row.number] for row in rows]
+        more = [[*i, int(t)] for i, t in zip(ids, tokens)]
+        for logits, sequences in zip(got, (ids, more)):
+            expected = torch.stack([exact.model(torch.tensor([s])).logits[0, -1] for s in sequences])
+            plain = torch.stack([loaded.model(torch.tensor([s])).logits[0, -1] for s in sequences])
+            assert distance(logits, expected) <= 1.2 * distance(plain, expected)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+
+
+FOUND = "from cotscope.lm import kernels; print(kernels.library() is not None)"
+
+
+def test_without_them(tmp_path: Path) -> None:
+    """Asked for, or for want of a compiler: PyTorch's own are taken, and the latter is said in one line."""
+    off = run_python(FOUND, COTSCOPE_KERNELS="0")
+    assert (off.stdout.strip(), off.stderr) == ("False", "")
+    none = run_python(FOUND, PATH=str(tmp_path), COTSCOPE_CACHE=str(tmp_path))
+    assert none.stdout.strip() == "False"
+    if kernels.library() is not None:
+        assert none.stderr.splitlines() == ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]
+
+
+@needed
+def test_compiled_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_python(FOUND, COTSCOPE_CACHE=str(tmp_path)).stdout.strip() == "True"
+        [made] = (tmp_path / "kernels").iterdir()
+        assert made.suffix == ".so"

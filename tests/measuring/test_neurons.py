@@ -1,0 +1,133 @@
+"""The sets of a study, on tables made up here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cotscope.concepts.sets import load_concepts
+from cotscope.measuring.neurons import LEAST_OTHERS, NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
+from cotscope.records import Neuron
+from cotscope.runs.folder import Run
+
+MEDICINE = ["doctor", " Nurse", "x"]
+NUMBERS = ["plus", "sum", "x"]
+
+
+def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30,
+            concepts: str = "arithmetic") -> SimpleNamespace:  # fmt: skip
+    """Layer 3 has 20 candidates (0…19) and 80 others; steps are 1 + index % 10, but `busiest` for neuron 0."""
+    (folder / "tables").mkdir(parents=True)
+    run = Run(folder, {"stages": {}, "units": {}, "notes": []})
+    run.write_rows(
+        "poles",
+        [
+            {
+                "layer": 3, "index": i, "sign": sign, "steps": busiest if i == 0 else 1 + i % 10, "mean_update_size": 2.0,
+                "promoted": NUMBERS if i < 20 else MEDICINE if i < 20 + medical and sign > 0 else ["x", "doctor"],
+            }
+            for i in range(100)
+            for sign in (1, -1)
+        ],
+    )  # fmt: skip
+    named = [{"layer": 3, "index": i, "sign": 1, "concept": c} for i in range(20) for c in ("addition", "numbers")]
+    run.write_rows("candidates", named)
+    # Rejected are those whose concepts are all rejected; neuron 19 is accepted for one of two.
+    run.write_rows(
+        "annotations",
+        [r | {"accepted": r["index"] >= rejected and not (r["index"] == 19 and r["concept"] == "numbers")} for r in named],
+    )
+    config = SimpleNamespace(seed=7, matched=6, unmatched=2)
+    return SimpleNamespace(run=run, config=config, concepts=load_concepts(concepts))
+
+
+def by_name(here: SimpleNamespace) -> dict[str, NeuronSet]:
+    return {s.name: s for s in neuron_sets(here, active_neurons(here.run))}
+
+
+def test_all_have_an_equal(tmp_path: Path) -> None:
+    here = session(tmp_path, busiest=1)
+    sets = by_name(here)
+    assert list(sets) == ["reasoning", *(f"matched_{i}" for i in range(6)), "unmatched_0", "unmatched_1"]
+    assert {len(s.neurons) for s in sets.values()} == {20}
+    assert [s.seed for s in sets.values()] == [None, *range(7, 13), 7, 8]
+    assert [n for n in here.run.manifest["notes"] if "equal" in n] == []
+    here.run.write_rows("sets", [{"neuron_set": s.name, "layer": n.layer} for s in sets.values() for n in s.neurons])
+    assert comparison(here.run) == "reasoning"
+
+
+def test_the_busiest_has_none(tmp_path: Path) -> None:
+    here = session(tmp_path, busiest=500)
+    sets = by_name(here)
+    assert set(sets["reasoning"].neurons) - set(sets["comparable"].neurons) == {Neuron(3, 0)}
+    assert {len(s.neurons) for s in sets.values() if s.kind != "reasoning"} == {19}
+    assert any(n.startswith("1 of 20 reasoning neurons (with 82% of") for n in here.run.manifest["notes"])
+    here.run.write_rows("sets", [{"neuron_set": s.name, "layer": n.layer} for s in sets.values() for n in s.neurons])
+    assert comparison(here.run) == "comparable"
+    known = active_neurons(here.run)
+    rows = {r["neuron_set"]: r for r in matching_rows(list(sets.values()), "comparable", known.traits)}
+    assert rows["reasoning"]["steps_max"] == 1000 and rows["comparable"]["steps_max"] == 20
+    # Equal steps and sizes are to be had for all of them.
+    for name, row in rows.items():
+        assert row["target_mean_steps"] == rows["comparable"]["mean_steps"]
+        if name.startswith("matched"):
+            assert row["mean_steps"] / row["target_mean_steps"] == pytest.approx(1, abs=0.05)
+            assert abs(row["steps_smd"]) < 0.1
+    found = overlap(list(sets.values()), known.pool)
+    assert 0 < found["jaccard"] < 0.6
+
+
+def test_no_equal_at_all_means_no_matched_sets(tmp_path: Path) -> None:
+    here = session(tmp_path)
+    rows = here.run.rows("SELECT * FROM poles")
+    here.run.write_rows("poles", [r | {"steps": 9999} if r["index"] < 20 else r for r in rows])
+    sets = by_name(here)
+    assert {s.kind for s in sets.values()} == {"reasoning", "unmatched"}
+    assert any("There are no matched sets" in n for n in here.run.manifest["notes"])
+    assert overlap(list(sets.values()), []) == {"caliper": 0.25, "jaccard": None, "by_chance": None}
+
+
+def test_other_concepts_are_the_busiest_that_the_placebo_lexicon_finds(tmp_path: Path) -> None:
+    here = session(tmp_path / "many", medical=40)
+    others = by_name(here)["other_concepts"]
+    targets = len(by_name(here).get("comparable", by_name(here)["reasoning"]).neurons)
+    assert len(others.neurons) == targets < 40
+    assert {n.index for n in others.neurons} <= set(range(20, 60))
+    left = [i for i in range(20, 60) if Neuron(3, i) not in others.neurons]
+    assert min(n.index % 10 for n in others.neurons) >= max(i % 10 for i in left)
+    here = session(tmp_path / "ten", medical=LEAST_OTHERS)
+    assert {n.index for n in by_name(here)["other_concepts"].neurons} == set(range(20, 20 + LEAST_OTHERS))
+    here = session(tmp_path / "few", medical=LEAST_OTHERS - 1)
+    assert "other_concepts" not in by_name(here)
+    assert any(n.startswith("Only 9 active neurons") for n in here.run.manifest["notes"])
+    here = session(tmp_path / "own", medical=40, concepts="placebo")
+    assert "other_concepts" not in by_name(here)
+    assert any("own concepts are the placebo set" in n for n in here.run.manifest["notes"])
+
+
+def test_keystones_are_in_no_set(tmp_path: Path) -> None:
+    here = session(tmp_path, medical=40, rejected=5)
+    keystones = [(3, i) for i in (2, 6, 25, 75)]
+    rows = [{"layer": layer, "index": i, "keystone": (layer, i) in keystones} for layer, i in [*keystones, (3, 7)]]
+    here.run.write_rows("keystones", rows)
+    sets = by_name(here)
+    assert {s.kind for s in sets.values()} >= {"reasoning", "matched", "unmatched", "other_concept", "rejected"}
+    for s in sets.values():
+        assert not {n.index for n in s.neurons} & {2, 6, 25, 75}
+    assert Neuron(3, 7) in sets["reasoning"].neurons
+
+
+def test_rejected_candidates(tmp_path: Path) -> None:
+    assert not {"rejected", "lexicon"} & set(by_name(session(tmp_path / "none")))
+    sets = by_name(session(tmp_path / "some", rejected=5))
+    assert {n.index for n in sets["lexicon"].neurons} == set(range(20))
+    assert {n.index for n in sets["rejected"].neurons} == set(range(5))
+    assert {n.index for n in sets["reasoning"].neurons} == set(range(5, 20))
+    sets = by_name(session(tmp_path / "most", rejected=15))
+    assert len(sets["reasoning"].neurons) == len(sets["rejected"].neurons) == 5
+    assert Neuron(3, 0) in sets["rejected"].neurons  # the busiest
+    for s in sets.values():
+        if s.kind == "matched":
+            assert all(n.index >= 20 for n in s.neurons)

@@ -1,0 +1,101 @@
+"""The placebo on a tiny model: its runs, its rate, and adding runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyStudy, tiny_model
+
+from cotscope.cli import main
+from cotscope.lm.engine import Engine
+from cotscope.lm.families import value_matrix
+from cotscope.lm.interventions import scale, shuffled
+from cotscope.records import Neuron
+from cotscope.runs.folder import Run
+from cotscope.stages.calibrate import KINDS, PERMUTED, TEN, _plan
+from cotscope.stats import LEAST_EFFECT, wilson
+
+
+@pytest.fixture(scope="module")
+def tested(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("placebo") / "run"
+    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    for stage in ("annotate", "keystones"):
+        assert main([stage, str(out)]) == 0
+    assert main(["placebo", str(out), "--runs", "3", "--problems", "2"]) == 0
+    return out
+
+
+def test_fewer_runs_are_a_beginning_of_more() -> None:
+    assert _plan(40)[: len(_plan(13))] == _plan(13)
+    kinds = [kind for kind, _ in _plan(40)]
+    assert len(set(_plan(40))) == len(kinds) == 44
+    assert {kind: kinds.count(kind) for kind in KINDS} == {"lexicon": 20, "labels": 16, "vectors": 4, "study": 4}
+    assert len(TEN) == 10
+
+
+def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
+    before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM placebo")}
+    assert set(before) == {"study_0", "lexicon_0", "labels_0", "lexicon_1"}
+    files = {p: p.stat().st_mtime_ns for p in (tested / "tables/placebo_runs").iterdir()}
+    assert main(["placebo", str(tested), "--runs", "10", "--problems", "2"]) == 0
+    run = Run.open(tested)
+    rows = {r["run"]: r for r in run.rows("SELECT * FROM placebo")}
+    assert len(rows) == 11
+    assert all(p.stat().st_mtime_ns == time for p, time in files.items())
+    assert all(rows[name] == row for name, row in before.items())
+    for r in rows.values():
+        if r["kind"] == "lexicon":  # this model's tokens are single characters: no placebo concept has any
+            assert (r["verdict"], r["compared"]) == ("nothing found", 0)
+            assert len(r["concepts"]) == 4
+            continue
+        assert r["verdict"] in ("matters", "not shown")
+        assert 1 / (PERMUTED + 1) <= r["p_value"] <= 1
+        large = r["permuted_mean"] - r["change"] >= LEAST_EFFECT
+        assert (r["verdict"] == "matters") == (max(r["p_value"], r["p_beyond"]) <= 0.05 and large)
+        assert 0 < r["compared"] <= r["neurons"]
+        assert (r["solved"] is None) == (r["kind"] != "vectors")
+    summary = run.summary["placebo"]
+    said = [r["verdict"] == "matters" for r in rows.values() if r["kind"] != "study"]
+    assert (summary["runs"], summary["said"], summary["rate"]) == (10, sum(said), sum(said) / 10)
+    assert summary["ci"] == list(wilson(sum(said), 10))
+    assert summary["by_kind"]["study"]["runs"] == 1
+    page = (tested / "report.html").read_text()
+    assert "How often would it have said yes" in page and 'id="placebo-title"' in page
+
+
+def test_other_problems_begin_anew(tested: Path) -> None:
+    assert main(["placebo", str(tested), "--runs", "2", "--problems", "3"]) == 0
+    rows = Run.open(tested).rows("SELECT * FROM placebo")
+    assert {r["run"] for r in rows} == {"study_0", "lexicon_0", "labels_0"}
+    assert {r["problems"] for r in rows} == {3}
+    assert json.loads((tested / "summary.json").read_text())["placebo"]["runs"] == 2
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "opt", "gemma3"])
+def test_shuffled_is_the_model_with_its_columns_shuffled(family: str) -> None:
+    """Float32, against a copy whose down-projections' columns were moved; then neurons of that copy zeroed."""
+    loaded, copy = tiny_model(family), tiny_model(family)
+    rng = np.random.default_rng(2)
+    orders = {i: rng.permutation(loaded.anatomy.width) for i in range(loaded.anatomy.layers)}
+    targets = [Neuron(1, 3), Neuron(1, 7), Neuron(2, 0)]
+    with torch.no_grad():
+        for layer, order in orders.items():
+            columns = value_matrix(copy.anatomy.down[layer])  # (hidden, neurons), a view of the weight
+            moved = torch.empty_like(columns)
+            moved[:, torch.as_tensor(order)] = columns  # neuron order[i] writes v[i]
+            for target in targets:
+                if target.layer == layer:
+                    moved[:, order[target.index]] = 0
+            columns.copy_(moved)
+    prompts = [f"the same start and {word}" for word in ("a", "bcd", "xyzz")]
+    zeroed = scale(loaded.anatomy, targets, 0.0)
+    got = Engine(loaded).generate(prompts, max_new_tokens=12, intervention=shuffled(loaded.anatomy, orders, zeroed))
+    plain = Engine(loaded).generate(prompts, max_new_tokens=12)
+    want = Engine(copy).generate(prompts, max_new_tokens=12)
+    assert [c.token_ids for c in got] == [c.token_ids for c in want]
+    assert [c.token_ids for c in got] != [c.token_ids for c in plain]
