@@ -6,11 +6,16 @@ What a notebook needs is here; nothing heavy is imported until it is used.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+__version__ = version("cotscope")
+
 _WHERE = {
-    "study": "cotscope.api",
-    "StudyConfig": "cotscope.runs.session",
+    **dict.fromkeys(
+        ("study", "discover", "annotate", "ablate", "sweep", "measure", "correlate", "calibrate", "status"), "cotscope.api"
+    ),
+    "StudyConfig": "cotscope.runs.config",
     "Session": "cotscope.runs.session",
     "Run": "cotscope.runs.folder",
     "load_model": "cotscope.lm.loading",
@@ -26,7 +31,15 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
+    from .api import ablate as ablate
+    from .api import annotate as annotate
+    from .api import calibrate as calibrate
+    from .api import correlate as correlate
+    from .api import discover as discover
+    from .api import measure as measure
+    from .api import status as status
     from .api import study as study
+    from .api import sweep as sweep
     from .data.load import load_problems as load_problems
     from .errors import UserError as UserError
     from .lm.engine import Engine as Engine
@@ -36,9 +49,9 @@ if TYPE_CHECKING:
     from .lm.recorders import ActivePoles as ActivePoles
     from .records import Neuron as Neuron
     from .records import Pole as Pole
+    from .runs.config import StudyConfig as StudyConfig
     from .runs.folder import Run as Run
     from .runs.session import Session as Session
-    from .runs.session import StudyConfig as StudyConfig
 
 
 def __getattr__(name: str) -> Any:

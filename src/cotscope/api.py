@@ -1,27 +1,100 @@
-"""A whole study from Python: what `cotscope study` does."""
+"""A study, or one command of it, from Python: what the command line does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .executors.local import run_stages
-from .report.build import write_report
+from .errors import UserError
+from .executors.local import Listener, run_study, run_verb
+from .runs.config import StudyConfig
 from .runs.folder import Run
-from .runs.session import Session, StudyConfig
+from .runs.progress import State
+from .runs.session import Session
+from .runs.stage import Stage
+from .stages.registry import STAGES, VERBS
 
 
-def study(out: str | Path, *, quiet: bool | None = None, **config: Any) -> Run:
+def study(out: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
     """Run every stage of a study and write its report.
 
     Args:
         out: the run folder; a study that was stopped goes on there.
+        rows: rows per batch; None: from the memory that is free.
         quiet: no progress bars; None: only on a terminal.
-        config: fields of `StudyConfig`.
+        options: fields of `StudyConfig`, and options of stages (docs/cli.md).
 
     Returns: the run: `summary`, `query`, `folder / "report.html"`.
     """
-    session = Session.create(StudyConfig(**config), Path(out), quiet=quiet)
-    run_stages(session)
-    write_report(session.run.folder)
+    session = begin(Path(out), options, rows=rows, quiet=quiet)
+    run_study(session, Listener())
     return session.run
+
+
+def begin(
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    rows: int | None = None,
+    quiet: bool | None = None,
+    command: tuple[str, ...] = (),
+) -> Session:
+    """Begin a study or go on with it: its options, and those of its stages, in one mapping. Raises: UserError."""
+    known = {f.name for f in fields(StudyConfig)}
+    asked = by_stage({k: v for k, v in options.items() if k not in known}, STAGES)
+    config = StudyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known})
+    checks = [
+        lambda inputs, model, s=s: s.check(inputs, model, s.options(**asked[s.name])) for s in STAGES if s.name in asked
+    ]  # fmt: skip
+    return Session.create(config, out, options=asked, rows=rows, quiet=quiet, command=command, checks=checks)
+
+
+def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str, dict[str, Any]]:
+    """Options by the stage that has them. Raises: UserError if none has."""
+    names = {s.name: {f.name for f in fields(s.options)} for s in stages}
+    if unknown := [name for name in options if not any(name in found for found in names.values())]:
+        known = sorted(set().union(*names.values()))
+        raise UserError(f"there is no option {unknown[0]!r}", expected=", ".join(known) or "none")
+    asked = {s: {k: v for k, v in options.items() if k in found} for s, found in names.items()}
+    return {stage: found for stage, found in asked.items() if found}
+
+
+def _verb(verb: str) -> Callable[..., Run]:
+    def call(run: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
+        session = Session.reopen(Path(run), rows=rows, quiet=quiet)
+        run_verb(session, verb, by_stage(options, VERBS[verb]), None, Listener())
+        return session.run
+
+    call.__name__ = verb
+    call.__doc__ = f"""{"; ".join(s.about for s in VERBS[verb])}.
+
+    Args:
+        run: the run folder.
+        rows: rows per batch; None: what the study began with.
+        quiet: no progress bars; None: only on a terminal.
+        options: as of `cotscope {verb}` (docs/cli.md).
+    """
+    return call
+
+
+annotate = _verb("annotate")
+ablate = _verb("ablate")
+sweep = _verb("sweep")
+measure = _verb("measure")
+correlate = _verb("correlate")
+calibrate = _verb("calibrate")
+
+
+def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
+    """Begin a study: find the poles that are active when problems are solved. Arguments as of `study`."""
+    session = begin(Path(out), options, rows=rows, quiet=quiet)
+    run_verb(session, "discover", {}, None, Listener())
+    return session.run
+
+
+def status(run: str | Path) -> dict[str, State]:
+    """What is done, stale, stopped or missing in a run folder, by stage."""
+    opened = Run.open(run)
+    return {stage.name: opened.state(stage.name) for stage in STAGES}

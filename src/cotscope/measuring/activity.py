@@ -1,194 +1,178 @@
-"""Own and fixed activity under any list of prompts: recorded, then counted from the tables (design, section 2).
+"""Generated and teacher-forced activity under any prompts: recorded, then counted from the tables.
 
-Own activity is measured on the tokens that the model itself generated, fixed activity on one and the same solution
-under every prompt. Both are counted twice: over all reasoning poles, and (columns named `…_first`) over those that
-discovery under the study's first prompt finds: the paper's way, which favours that prompt.
+Generated activity (columns named `own_…`) is measured on the tokens that the model itself wrote (Rai & Yao 2024, section
+5), teacher-forced activity (`fixed_…`) on one and the same reference solution under every prompt, so that only the prompt
+differs (docs/methods.md). Both are counted twice: over all reasoning poles, and (`…_first`) over those that discovery
+under the study's first prompt finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from statistics import fmean
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..errors import PromptError
 from ..records import Prompt
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.tables import FORCED, FORCED_PROBLEMS, FORCED_SCORES, PROMPT_PROBLEMS
 from ..stats import wilson
-from .generation import ACTIVITY, active_poles, by_problem
-from .solutions import Continuation
-
-FIXED = pa.schema([("prompt", pa.string()), *list(ACTIVITY)[1:]])
-_MEANS = pa.schema([(n, pa.float64()) for n in ("poles_per_token", "poles_per_token_first", "log_prob")])
-FIXED_PROBLEMS = pa.schema([*list(FIXED)[:2], *_MEANS])
-JUDGED_ACTIVITY = pa.schema([
-    ("prompt", pa.string()), ("poles", pa.string()), ("own_activity", pa.float64()), ("fixed_activity", pa.float64())
-])  # fmt: skip
+from .generation import active_poles, by_problem
+from .solutions import Solution, fingerprint_of
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a list of prompts has its conditions and tables.
+class MeasuredPrompt:
+    """A prompt and what it is made of.
 
     Attributes:
-        condition: conditions are named `<condition>.<prompt>`.
-        problems: table of own activity by prompt and problem.
-        fixed: table of the active poles on given solutions (a part per prompt), and the manifest's key of what is done.
-        given: table of the given results' log-probability (a part per prompt).
-        fixed_problems: table of fixed activity by prompt and problem.
+        family: "study", "variant" or "sentence".
+        kind: its perturbation, or kind of sentence; of the study's prompts their name.
+        exemplars: how many it shows; None where that is not known.
     """
 
-    condition: str
-    problems: str
-    fixed: str
-    given: str
-    fixed_problems: str
+    prompt: Prompt
+    family: str
+    kind: str
+    exemplars: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its parts."""
+        return f"{self.family}.{self.prompt.name}"
 
 
-def record_fixed(session: Session, place: Place, prompts: Sequence[Prompt], given: Sequence[Continuation]) -> None:
-    """Make the model write the given solutions under every prompt, so that only the prompt differs; once each.
+def record_forced(session: Session, prompts: Sequence[MeasuredPrompt], given: Sequence[Solution]) -> None:
+    """Make the model write the reference solutions under every prompt; once each.
 
     Raises: PromptError, before anything runs, if a prompt with a solution does not fit the model's context.
     """
     from ..lm.scoring import Given, score
 
-    run, done = session.run, session.run.manifest.setdefault(place.fixed, {})
-    mark = sha256(repr([(c.tokens, c.roles) for c in given]).encode()).hexdigest()
-    missing = [p for p in prompts if done.get(p.name) != mark] if given else []
-    for prompt in missing:
-        longest = max(len(session.loaded.encode(prompt.text(c.problem.question))) + len(c.tokens) for c in given)
+    run, mark, k = session.run, fingerprint_of(given), session.config.k
+
+    def done(p: MeasuredPrompt) -> bool:
+        of = fingerprint(mark, p.prompt.text(""), k)
+        return all(run.done(f"{table.name}/{p.name}", of) is not None for table in (FORCED, FORCED_SCORES))
+
+    missing = [p for p in prompts if not done(p)] if given else []
+    for p in missing:
+        longest = max(len(session.loaded.encode(p.prompt.text(s.problem.question))) + len(s.tokens) for s in given)
         if longest > session.loaded.context:
             raise PromptError(
-                f"prompt {prompt.name} with a given solution is longer than the model's context",
+                f"prompt {p.prompt.name} with a reference solution is longer than the model's context",
                 expected=f"at most {session.loaded.context} tokens",
                 got=f"{longest}",
                 remedy="Use fewer exemplars.",
             )
-    ids = np.array([c.problem.id for c in given])
-    with session.bar("fixed activity", len(missing), "prompt") as bar:
-        for prompt in missing:
-            with run.table_writer(f"{place.fixed}/{prompt.name}", FIXED) as writer:
-                recorder = active_poles(
-                    session, lambda tally, p=prompt, w=writer: w.write_table(by_problem(tally, p.name, ids, FIXED))
-                )
+    ids = np.array([s.problem.id for s in given])
+    with session.bar("teacher-forced activity", len(missing), "prompt") as bar:
+        for p in missing:
+            of, about = fingerprint(mark, p.prompt.text(""), k), {"family": p.family, "prompt": p.prompt.name}
+            with run.writer(FORCED, p.name, of) as write:
+                recorder = active_poles(session, lambda t, w=write, a=about: w(by_problem(t, ids, FORCED, a)))  # type: ignore[misc]
                 scores = score(
                     session.engine,
                     Given(
-                        tuple(prompt.text(c.problem.question) for c in given),
-                        tuple(c.tokens for c in given),
-                        tuple(c.results for c in given),
+                        tuple(p.prompt.text(s.problem.question) for s in given),
+                        tuple(s.tokens for s in given),
+                        tuple(s.results for s in given),
                         recorder,
                     ),
                 )
             rows = [
-                {"prompt": prompt.name, "problem_id": c.problem.id, "log_prob": fmean(t.log_prob for t in found)}
-                for c, found in zip(given, scores, strict=True)
+                about | {"problem_id": s.problem.id, "log_prob": fmean(t.log_prob for t in found)}
+                for s, found in zip(given, scores, strict=True)
             ]
-            run.write_rows(f"{place.given}/{prompt.name}", rows)
-            done[prompt.name] = mark
-            run.save()
+            run.write(FORCED_SCORES, rows, p.name, of)
             bar.update()
 
 
-def write_problems(session: Session, place: Place) -> None:
-    """Own and fixed activity problem by problem: what the prompts' means, and changes between prompts, are made of."""
-    run, reasoning = session.run, _Reasoning(session)
-    run.write_table(
-        place.problems,
-        run.query(
-            f"""WITH reasoning AS ({reasoning.sql}),
-                     active AS (SELECT condition, problem_id, sum(steps) AS steps, sum(update_size) AS update_size,
-                                       sum(steps) FILTER (found_first) AS steps_first
-                                FROM activity JOIN reasoning USING (layer, index, sign)
-                                WHERE starts_with(condition, ?) GROUP BY ALL)
-                SELECT prompt, problem_id, correct, correct_strict, tokens,
-                       coalesce(steps, 0)::DOUBLE / tokens AS poles_per_token,
-                       {reasoning.first} / tokens AS poles_per_token_first,
-                       coalesce(update_size, 0) / tokens AS strength_per_token
-                FROM completions LEFT JOIN active USING (condition, problem_id)
-                WHERE starts_with(condition, ?) ORDER BY ALL""",
-            [f"{place.condition}."] * 2,
-        ),
-    )
-    rows = []
-    if run.manifest.get(place.fixed):
-        rows = run.rows(
-            f"""WITH reasoning AS ({reasoning.sql}),
-                     spots AS (SELECT problem_id, sum(tokens) AS tokens FROM continuations GROUP BY ALL),
-                     active AS (SELECT prompt, problem_id, sum(steps) AS steps,
-                                       sum(steps) FILTER (found_first) AS steps_first
-                                FROM {place.fixed} JOIN reasoning USING (layer, index, sign) GROUP BY ALL)
-                SELECT prompt, problem_id, coalesce(steps, 0)::DOUBLE / tokens AS poles_per_token,
-                       {reasoning.first} / tokens AS poles_per_token_first, log_prob
-                FROM {place.given} JOIN spots USING (problem_id) LEFT JOIN active USING (prompt, problem_id)
-                ORDER BY ALL"""
-        )
-    run.write_rows(place.fixed_problems, rows, FIXED_PROBLEMS)
+def write_problems(session: Session, part: str, families: Sequence[str]) -> None:
+    """Both activities problem by problem: what the prompts' means, and changes between prompts, are made of.
 
-
-class _Reasoning:
-    """SQL of the reasoning poles, one row each, and of the steps of those that the first prompt found.
-
-    Attributes:
-        sql: columns layer, index, sign and found_first (NULL in a run that does not know under which prompts).
-        first: a pole's share is counted in `steps_first`; NULL as above.
+    Args:
+        part: of the tables `prompt_problems` and `forced_problems`.
     """
+    run, named = session.run, [list(families)]
+    first = session.prompt.name
+    reasoning = """SELECT layer, index, sign, list_contains(prompts, ?) AS found_first FROM poles
+                   SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)"""
+    generated = run.query(
+        f"""WITH reasoning AS ({reasoning}),
+                 active AS (SELECT condition, problem_id, sum(steps) AS steps, sum(update_size) AS update_size,
+                                   sum(steps) FILTER (found_first) AS steps_first
+                            FROM activity JOIN reasoning USING (layer, index, sign)
+                            WHERE list_contains(?, family) GROUP BY ALL)
+            SELECT family, prompt, problem_id, correct, correct_strict, tokens,
+                   coalesce(steps, 0)::DOUBLE / tokens AS poles_per_token,
+                   coalesce(steps_first, 0)::DOUBLE / tokens AS poles_per_token_first,
+                   coalesce(update_size, 0) / tokens AS strength_per_token
+            FROM completions LEFT JOIN active USING (condition, problem_id)
+            WHERE list_contains(?, family) ORDER BY ALL""",
+        [first, *named, *named],
+    )
+    run.write(PROMPT_PROBLEMS, generated, part)
+    forced = run.query(
+        f"""WITH reasoning AS ({reasoning}),
+                 spots AS (SELECT problem_id, sum(tokens) AS tokens FROM solutions GROUP BY ALL),
+                 active AS (SELECT family, prompt, problem_id, sum(steps) AS steps,
+                                   sum(steps) FILTER (found_first) AS steps_first
+                            FROM forced JOIN reasoning USING (layer, index, sign) GROUP BY ALL)
+            SELECT family, prompt, problem_id, coalesce(steps, 0)::DOUBLE / tokens AS poles_per_token,
+                   coalesce(steps_first, 0)::DOUBLE / tokens AS poles_per_token_first, log_prob
+            FROM forced_scores JOIN spots USING (problem_id) LEFT JOIN active USING (family, prompt, problem_id)
+            WHERE list_contains(?, family) ORDER BY ALL""",
+        [first, *named],
+    )
+    run.write(FORCED_PROBLEMS, forced, part)
 
-    def __init__(self, session: Session) -> None:
-        run = session.run
-        found, self.first = "NULL::BOOLEAN", "NULL"
-        if "prompts" in run.query("SELECT * FROM poles LIMIT 0").column_names:
-            name = session.prompts[0].name.replace("'", "''")
-            found, self.first = f"list_contains(prompts, '{name}')", "coalesce(steps_first, 0)::DOUBLE"
-        self.sql = f"""SELECT layer, index, sign, {found} AS found_first FROM poles
-                       SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)"""
 
-
-def prompt_rows(session: Session, place: Place, names: Sequence[str]) -> list[dict]:
-    """One row per prompt, in the order of the names: means over its problems, from the tables of `write_problems`."""
+def prompt_rows(session: Session, prompts: Sequence[MeasuredPrompt]) -> list[dict[str, Any]]:
+    """Rows of the table `prompts`, in the order given: means over problems, from the tables of `write_problems`."""
     run = session.run
     own = run.rows(
-        f"""SELECT prompt, count(*) AS n, count(*) FILTER (correct) AS correct,
-                   avg(correct_strict::INT) AS accuracy_strict, avg(tokens) AS tokens_per_problem,
-                   avg(poles_per_token) AS poles_per_token, avg(poles_per_token_first) AS poles_per_token_first,
-                   avg(strength_per_token) AS strength_per_token
-            FROM {place.problems} GROUP BY prompt"""
+        """SELECT family, prompt, count(*) AS n, count(*) FILTER (correct) AS correct,
+                  avg(correct_strict::INT) AS accuracy_strict, avg(tokens) AS tokens_per_problem,
+                  avg(poles_per_token) AS poles_per_token, avg(poles_per_token_first) AS poles_per_token_first,
+                  avg(strength_per_token) AS strength_per_token
+           FROM prompt_problems GROUP BY ALL"""
     )
-    fixed = run.rows(
-        f"""SELECT prompt, avg(poles_per_token) AS fixed_activity, avg(poles_per_token_first) AS fixed_activity_first,
-                   avg(log_prob) AS given_log_prob
-            FROM {place.fixed_problems} GROUP BY prompt"""
+    forced = run.rows(
+        """SELECT family, prompt, avg(poles_per_token) AS fixed_activity,
+                  avg(poles_per_token_first) AS fixed_activity_first, avg(log_prob) AS given_log_prob
+           FROM forced_problems GROUP BY ALL"""
     )
     distinct = run.rows(
-        """SELECT condition, count(DISTINCT (layer, index, sign)) AS n
-           FROM activity SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
-           WHERE starts_with(condition, ?) GROUP BY condition""",
-        [f"{place.condition}."],
+        """SELECT family, prompt, count(DISTINCT (layer, index, sign)) AS distinct_poles
+           FROM activity SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign) GROUP BY ALL"""
     )
-    own_of, fixed_of = ({r["prompt"]: r for r in found} for found in (own, fixed))
-    distinct_of = {r["condition"]: r["n"] for r in distinct}
+    of: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in (*own, *forced, *distinct):
+        of.setdefault((row["family"], row["prompt"]), {"distinct_poles": 0}).update(row)
     rows = []
-    for name in names:
-        total = own_of[name]
+    for p in prompts:
+        total = of[p.family, p.prompt.name]
         low, high = wilson(total["correct"], total["n"])
-        more = {"accuracy": total["correct"] / total["n"], "low": low, "high": high}
-        more["distinct_poles"] = distinct_of.get(f"{place.condition}.{name}", 0)
-        for key in ("fixed_activity", "fixed_activity_first", "given_log_prob"):
-            more[key] = fixed_of.get(name, {}).get(key)
-        rows.append(total | more)
+        tokens = len(session.loaded.encode(p.prompt.prefix if p.family == "study" else p.prompt.text("")))
+        rows.append(
+            total
+            | {"accuracy": total["correct"] / total["n"], "low": low, "high": high}
+            | {
+                "kind": p.kind,
+                "exemplars": p.exemplars,
+                "prompt_tokens": tokens if p.prompt.prefix or p.family != "study" else 0,
+            }
+        )
     return rows
 
 
-JUDGED = ("lexicon", "accepted", "rejected")
-"""All candidates (what a lexicon alone would accept), those that the annotator accepted, and the others."""
-
-
-def judged_rows(session: Session, place: Place) -> list[dict]:
-    """Own and fixed activity of all candidates, of accepted and of rejected poles: a row per prompt and word of `JUDGED`.
+def judged_rows(session: Session) -> list[dict[str, Any]]:
+    """Both activities of all candidates ("lexicon"), of accepted and of rejected poles, under each of the study's prompts.
 
     Empty if the annotator rejected none.
     """
@@ -196,29 +180,35 @@ def judged_rows(session: Session, place: Place) -> list[dict]:
     judged = """WITH accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
                      suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
                      rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
-                     judged AS (SELECT *, 'lexicon' AS poles FROM suspects UNION ALL
+                     judged AS (SELECT *, 'lexicon' AS which FROM suspects UNION ALL
                                 SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
     if not run.rows(f"{judged} SELECT 1 FROM rejected LIMIT 1"):
         return []
-    ways = {"own_activity": (f"SELECT prompt, problem_id, tokens FROM {place.problems}",
-                             f"""SELECT prompt, problem_id, poles, sum(steps) AS steps
-                                 FROM activity JOIN completions USING (condition, problem_id)
-                                      JOIN judged USING (layer, index, sign)
-                                 WHERE starts_with(condition, '{place.condition}.') GROUP BY ALL""")}  # fmt: skip
-    if run.manifest.get(place.fixed):
-        ways["fixed_activity"] = (
-            f"""SELECT prompt, problem_id, sum(tokens) AS tokens
-                FROM continuations CROSS JOIN (SELECT DISTINCT prompt FROM {place.given}) GROUP BY ALL""",
-            f"""SELECT prompt, problem_id, poles, sum(steps) AS steps
-                FROM {place.fixed} JOIN judged USING (layer, index, sign) GROUP BY ALL""",
-        )
-    rows: dict[tuple[str, str], dict] = {}
+    ways = {
+        "own_activity": (
+            "SELECT prompt, problem_id, tokens FROM prompt_problems WHERE family = 'study'",
+            """SELECT prompt, problem_id, which, sum(steps) AS steps
+               FROM activity JOIN judged USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+        ),
+        "fixed_activity": (
+            """SELECT prompt, problem_id, sum(tokens) AS tokens
+               FROM solutions CROSS JOIN (SELECT DISTINCT prompt FROM forced_scores WHERE family = 'study') GROUP BY ALL""",
+            """SELECT prompt, problem_id, which, sum(steps) AS steps
+               FROM forced JOIN judged USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+        ),
+    }
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for name, (texts, active) in ways.items():
         for r in run.rows(
             f"""{judged}, texts AS ({texts}), active AS ({active})
-                SELECT prompt, poles, avg(coalesce(steps, 0) / tokens) AS activity
-                FROM texts CROSS JOIN (SELECT DISTINCT poles FROM judged)
-                     LEFT JOIN active USING (prompt, problem_id, poles) GROUP BY ALL"""
+                SELECT prompt, which, avg(coalesce(steps, 0) / tokens) AS per_token
+                FROM texts CROSS JOIN (SELECT DISTINCT which FROM judged)
+                     LEFT JOIN active USING (prompt, problem_id, which) GROUP BY ALL"""
         ):
-            rows.setdefault((r["prompt"], r["poles"]), {"prompt": r["prompt"], "poles": r["poles"]})[name] = r["activity"]
+            key = r["prompt"], r["which"]
+            rows.setdefault(key, {"prompt": key[0], "poles": key[1]})[name] = r["per_token"]
     return list(rows.values())
+
+
+JUDGED = ("lexicon", "accepted", "rejected")
+"""All candidates (what a lexicon alone would accept), those that the annotator accepted, and the others."""

@@ -1,27 +1,25 @@
 """Where poles were most active in what the model wrote: one teacher-forced pass over a few discovery completions.
 
-Reads: completions of discovery. Writes: `contexts`; a row without a token says that a pole has none.
+Who calls it reads discovery's completions and writes `contexts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ..concepts.lexicon import Context
 from ..records import Neuron, Pole
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.tables import CONTEXTS
 
 COMPLETIONS = 12
 PER_POLE = 3
 BEFORE, AFTER = 24, 8  # tokens shown on either side
-SCHEMA = pa.schema(
-    [("layer", pa.int16()), ("index", pa.int32()), ("sign", pa.int8()), ("problem_id", pa.string()), ("before", pa.string()),
-     ("token", pa.string()), ("after", pa.string()), ("coefficient", pa.float64())]
-)  # fmt: skip
 
 
 def contexts(session: Session, poles: Collection[Pole]) -> dict[Pole, tuple[Context, ...]]:
@@ -31,10 +29,11 @@ def contexts(session: Session, poles: Collection[Pole]) -> dict[Pole, tuple[Cont
     completions looked at have none. Kept in the run, so that only poles that are new run the model.
     """
     run = session.run
-    known = run.rows("SELECT * FROM contexts") if (run.folder / "tables/contexts.parquet").exists() else []
+    of = fingerprint(run.rows("SELECT problem_id, token_ids FROM completions WHERE correct ORDER BY ALL"))
+    known = run.rows("SELECT * FROM contexts") if run.done("contexts", of) else []
     if missing := set(poles) - {_pole(row) for row in known}:
         known += _find(session, missing)
-        run.write_rows("contexts", known, SCHEMA)
+        run.write(CONTEXTS, known, of=of)
     found: dict[Pole, list[Context]] = {}
     for row in sorted(known, key=lambda row: -abs(row["coefficient"] or 0)):
         if row["token"] is not None:
@@ -43,21 +42,21 @@ def contexts(session: Session, poles: Collection[Pole]) -> dict[Pole, tuple[Cont
     return {pole: tuple(places) for pole, places in found.items()}
 
 
-def _pole(row: dict) -> Pole:
+def _pole(row: dict[str, Any]) -> Pole:
     return Pole(row["layer"], row["index"], row["sign"])
 
 
-def _find(session: Session, poles: Collection[Pole]) -> list[dict]:
+def _find(session: Session, poles: Collection[Pole]) -> list[dict[str, Any]]:
     from ..lm.recorders import ChosenNeurons
     from ..lm.scoring import Given, score
 
-    prompt, questions = session.prompts[0], {p.id: p.question for p in session.split.discovery}
+    prompt, questions = session.prompt, {p.id: p.question for p in session.inputs.split.discovery}
     written = [
         row
         for row in session.run.rows(
             """SELECT problem_id, token_ids FROM completions WHERE condition = ? AND correct AND len(token_ids) > 0
                ORDER BY problem_id LIMIT ?""",
-            [f"discover.{prompt.name}", COMPLETIONS],
+            [f"discovery.{prompt.name}", COMPLETIONS],
         )
         if row["problem_id"] in questions
     ]
@@ -85,7 +84,7 @@ def _find(session: Session, poles: Collection[Pole]) -> list[dict]:
     return rows
 
 
-def _row(session: Session, pole: Pole, written: dict, step: int, coefficient: float) -> dict:
+def _row(session: Session, pole: Pole, written: dict[str, Any], step: int, coefficient: float) -> dict[str, Any]:
     ids, decode = written["token_ids"], session.loaded.tokenizer.decode
     return {
         **pole._asdict(),

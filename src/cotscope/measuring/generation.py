@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,71 +18,48 @@ import pyarrow as pa
 from ..data.answers import is_correct, parse_flexible, parse_strict
 from ..data.numbers import format_number
 from ..data.roles import ROLES, token_roles
-from ..records import Completion, Problem, Prompt
+from ..records import Completion, Neuron, Problem, Prompt
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.tables import ACTIVITY, COMPLETIONS, Table
 
 if TYPE_CHECKING:
-    from ..lm.interventions import Intervention
+    from numpy.typing import NDArray
+
     from ..lm.recorders import ActivePoles, PoleTally
 
 log = logging.getLogger(__name__)
 
-COMPLETIONS = pa.schema(
-    [
-        ("condition", pa.string()),
-        ("prompt", pa.string()),
-        ("neuron_set", pa.string()),
-        ("split", pa.string()),
-        ("problem_id", pa.string()),
-        ("text", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("roles", pa.list_(pa.string())),
-        ("tokens", pa.int32()),
-        ("finish", pa.string()),
-        ("strict", pa.string()),
-        ("flexible", pa.string()),
-        ("correct_strict", pa.bool_()),
-        ("correct", pa.bool_()),
-    ]
-)
-ACTIVITY = pa.schema(
-    [
-        ("condition", pa.string()),
-        ("problem_id", pa.string()),
-        ("role", pa.string()),
-        ("layer", pa.int16()),
-        ("index", pa.int32()),
-        ("sign", pa.int8()),
-        ("steps", pa.int32()),
-        ("update_size", pa.float64()),
-        ("coefficient", pa.float64()),
-    ]
-)
-
 
 @dataclass(frozen=True)
 class Condition:
-    """What the model writes under one prompt and one intervention.
+    """What the model writes under one prompt, with some neurons zeroed or none.
 
     Attributes:
-        name: unique in the run.
+        family: as in `tables.FAMILIES`.
         split: "test" or "discovery".
-        neuron_set: what is disrupted; "none" without an intervention.
+        neuron_set: the name of what is zeroed; "none" without.
+        neurons: what is zeroed.
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
     """
 
-    name: str
+    family: str
     prompt: Prompt
     split: str
     neuron_set: str = "none"
-    intervention: Intervention | None = None
+    neurons: tuple[Neuron, ...] = ()
     record: bool = False
     limit: int | None = None
 
+    @property
+    def name(self) -> str:
+        """Unique in the run; the name of its part of the tables."""
+        return f"{self.family}.{self.prompt.name if self.neuron_set == 'none' else self.neuron_set}"
+
 
 def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
-    """Run the conditions that have not been run: write `completions/<name>` and, recorded, `activity/<name>`.
+    """Run the conditions that have not been run: their parts of `completions`, and of `activity` where recorded.
 
     They share batches: as rows of one end, rows of the next take their places. Each is written as it ends, so a study
     that is killed loses those on their way only. A condition's seconds are its share of its batches', by tokens.
@@ -90,25 +67,25 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
     Args:
         what: what the progress bar says.
     """
+    from ..lm.interventions import scale
     from ..lm.rows import Job
 
-    done = session.run.manifest["conditions"]
-    missing = [c for c in conditions if c.name not in done or (c.record and not done[c.name]["recorded"])]
+    jobs_of = [(c, *_problems(session, c)) for c in conditions]
+    missing = [(c, problems, of) for c, problems, of in jobs_of if not _done(session, c, of)]
     if not missing:
         return
-    problems = [getattr(session.split, c.split)[: c.limit] for c in missing]
     session.engine.shares_prefix(1)  # loads the model and checks its attention: no part of the conditions' time
-    with session.bar(what, sum(map(len, problems)), "problem") as bar, ExitStack() as open_tables:
-        sinks = [_Sink(session, c, p, open_tables) for c, p in zip(missing, problems)]
+    with session.bar(what, sum(len(p) for _, p, _ in missing), "problem") as bar, ExitStack() as open_tables:
+        sinks = [_Sink(session, c, p, of, open_tables) for c, p, of in missing]
         jobs = [
             Job(
-                tuple(c.prompt.text(p.question) for p in part),
+                tuple(c.prompt.text(p.question) for p in problems),
                 session.config.new_tokens(c.prompt),
                 c.prompt.stop,
                 sink.recorder,
-                c.intervention,
+                scale(session.loaded.anatomy, c.neurons, 0.0) if c.neurons else None,
             )
-            for c, part, sink in zip(missing, problems, sinks)
+            for (c, problems, _), sink in zip(missing, sinks, strict=True)
         ]
         began = time.monotonic()
         tokens = 0
@@ -125,49 +102,56 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
         session.engine.run(jobs, progress, finished)
 
 
+def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ...], str]:
+    """A condition's problems, and the fingerprint of all that decides what the model writes."""
+    problems = getattr(session.inputs.split, condition.split)[: condition.limit]
+    prompt, config = condition.prompt, session.config
+    asked = [(p.id, p.question, str(p.answer)) for p in problems]
+    return problems, fingerprint(prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k)
+
+
+def _done(session: Session, condition: Condition, of: str) -> bool:
+    written = session.run.done(f"completions/{condition.name}", of) is not None
+    return written and (not condition.record or session.run.done(f"activity/{condition.name}", of) is not None)
+
+
 class _Sink:
     """Where one condition's completions and activity go."""
 
-    def __init__(self, session: Session, condition: Condition, problems: tuple[Problem, ...], open_tables: ExitStack) -> None:
-        self.session, self.condition, self.problems = session, condition, problems
+    def __init__(
+        self, session: Session, condition: Condition, problems: tuple[Problem, ...], of: str, open_tables: ExitStack
+    ) -> None:
+        self.session, self.condition, self.problems, self.of = session, condition, problems, of
         self.recorder: ActivePoles | None = None
         self._table = open_tables.enter_context(ExitStack())  # closed early when the condition ends well
         if condition.record:
             ids = np.array([p.id for p in problems])
-            writer = self._table.enter_context(session.run.table_writer(f"activity/{condition.name}", ACTIVITY))
-            self.recorder = active_poles(
-                session, lambda tally: writer.write_table(by_problem(tally, condition.name, ids, ACTIVITY))
-            )
+            write = self._table.enter_context(session.run.writer(ACTIVITY, condition.name, of))
+            about = {"condition": condition.name, "family": condition.family, "prompt": condition.prompt.name}
+            self.recorder = active_poles(session, lambda tally: write(by_problem(tally, ids, ACTIVITY, about)))
 
     def finish(self, completions: list[Completion], seconds_per_token: float) -> None:
-        """Write what the condition's rows said, then that it is done."""
+        """Write what the condition's rows said."""
         self._table.close()
-        run, condition = self.session.run, self.condition
+        session, condition = self.session, self.condition
         rows = []
         for problem, completion in zip(self.problems, completions, strict=True):
             end = ("elsewhere",) * (completion.steps - len(completion.token_ids))  # the end token is counted, not kept
-            places = token_roles(self.session.loaded, completion.token_ids) + end
-            rows.append(_graded(condition, problem, completion) | {"roles": places})
-        run.write_rows(f"completions/{condition.name}", rows, COMPLETIONS)
-        written = sum(r["tokens"] for r in rows)
-        seconds = written * seconds_per_token
-        run.manifest["conditions"][condition.name] = {
-            "seconds": round(seconds, 2),
-            "tokens": written,
-            "rows": len(rows),
-            "recorded": condition.record,
-        }
-        run.save()
-        recorded = [c for c in run.manifest["conditions"].values() if c["recorded"]]
-        run.summarise("timing", {"generate_s": round(sum(c["seconds"] for c in recorded), 2)})
-        right = sum(r["correct"] for r in rows)
+            places = token_roles(session.loaded, completion.token_ids) + end
+            rows.append(_graded(condition, problem, completion) | {"roles": list(places)})
+        written = sum(c.steps for c in completions)
+        seconds = round(written * seconds_per_token, 2)
+        facts = {"seconds": seconds, "tokens": written, "recorded": condition.record}
+        session.run.write(COMPLETIONS, rows, condition.name, self.of, **facts)
+        right = sum(bool(r["correct"]) for r in rows)
         log.info("%s: %d of %d right, %d tokens in %.1f s", condition.name, right, len(rows), written, seconds)
 
 
-def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, object]:
+def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, Any]:
     strict, flexible = parse_strict(completion.text), parse_flexible(completion.text)
     return {
         "condition": condition.name,
+        "family": condition.family,
         "prompt": condition.prompt.name,
         "neuron_set": condition.neuron_set,
         "split": condition.split,
@@ -196,15 +180,17 @@ def active_poles(session: Session, sink: Callable[[PoleTally], None]) -> ActiveP
     )
 
 
-def by_problem(tally: PoleTally, name: str, ids: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """A tally of `active_poles` as a table.
+def by_problem(tally: PoleTally, ids: NDArray[Any], table: Table, about: dict[str, str]) -> pa.Table:
+    """A tally of `active_poles` as rows of a table.
 
     Args:
-        name: stands in the schema's first column (condition, or prompt).
         ids: of the problems, by row number.
+        about: the columns that are the same in every row.
     """
-    columns = {column: getattr(tally, column) for column in schema.names[3:]}
-    problem = pa.DictionaryArray.from_arrays(tally.row, ids).cast(pa.string())
-    role = pa.DictionaryArray.from_arrays(tally.label, list(ROLES)).cast(pa.string())
-    first, second, third = schema.names[:3]
-    return pa.table({first: pa.repeat(name, len(tally.row)), second: problem, third: role, **columns}, schema)
+    found = {
+        "problem_id": pa.DictionaryArray.from_arrays(tally.row, ids).cast(pa.string()),
+        "role": pa.DictionaryArray.from_arrays(tally.label, list(ROLES)).cast(pa.string()),
+        **{name: pa.repeat(value, len(tally.row)) for name, value in about.items()},
+    }
+    columns = {n: found[n] if n in found else getattr(tally, n) for n in table.schema.names}
+    return pa.table(columns, table.schema)

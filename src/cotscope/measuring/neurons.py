@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -43,7 +43,7 @@ class ActiveNeurons(NamedTuple):
 
 
 def active_neurons(run: Run) -> ActiveNeurons:
-    """Read them from the tables `poles`, `candidates`, `annotations` and, once it is there, `keystones`."""
+    """Read them from the tables `poles`, `candidates`, `annotations` and `keystones`."""
     traits = {
         Neuron(r["layer"], r["index"]): Traits(r["steps"], r["update_size"])
         for r in run.rows(
@@ -51,7 +51,7 @@ def active_neurons(run: Run) -> ActiveNeurons:
                FROM poles GROUP BY ALL ORDER BY ALL"""
         )
     }
-    keystones = frozenset(_neurons(run, "keystones WHERE keystone")) if run.has("keystones") else frozenset()
+    keystones = frozenset(_neurons(run, "keystones WHERE keystone"))
     accepted, suspects = _neurons(run, "annotations WHERE accepted"), _neurons(run, "candidates")
     return ActiveNeurons(
         traits,
@@ -70,7 +70,7 @@ def with_promoted(session: Session, active: list[dict[str, Any]]) -> list[dict[s
     """Add promoted and suppressed tokens with their logits to poles, given as rows with layer, index and sign."""
     from ..lm.projection import project
 
-    vocabulary = session.vocabulary
+    vocabulary = session.model.vocabulary
     neurons = sorted({Neuron(row["layer"], row["index"]) for row in active})
     place = {neuron: i for i, neuron in enumerate(neurons)}
     with session.bar("projecting", len(neurons), "neuron") as bar:
@@ -108,16 +108,23 @@ class NeuronSet:
     neurons: tuple[Neuron, ...]
 
 
-def comparison(run: Run) -> str:
-    """The set in the table `sets` that the matched sets match: "comparable", or "reasoning" where all have an equal."""
-    found = run.rows("SELECT count(*) AS n FROM sets WHERE neuron_set = 'comparable'")
-    return "comparable" if found[0]["n"] else "reasoning"
+def read_sets(run: Run) -> dict[str, NeuronSet]:
+    """The sets of the table `sets`, by name, in their order there."""
+    found: dict[tuple[str, str, int | None], list[Neuron]] = {}
+    for r in run.rows("SELECT * FROM sets"):
+        found.setdefault((r["neuron_set"], r["kind"], r["seed"]), []).append(Neuron(r["layer"], r["index"]))
+    return {about[0]: NeuronSet(*about, tuple(neurons)) for about, neurons in found.items()}
 
 
-def neuron_sets(session: Session, known: ActiveNeurons) -> list[NeuronSet]:
+def comparison(sets: Iterable[NeuronSet]) -> str:
+    """The set that the matched sets match: "comparable", or "reasoning" where all have an equal."""
+    return "comparable" if any(s.kind == "comparable" for s in sets) else "reasoning"
+
+
+def neuron_sets(session: Session, known: ActiveNeurons, count_matched: int, count_unmatched: int) -> list[NeuronSet]:
     """The sets of a study: the reasoning set, what of it has equals, and every control. Notes say what is missing."""
-    run, config, reasoning = session.run, session.config, known.reasoning
-    seeds = range(config.seed, config.seed + config.matched)
+    run, first, reasoning = session.run, session.config.seed, known.reasoning
+    seeds = range(first, first + count_matched)
     targets, matched = matched_sets(reasoning, known.pool, known.traits, seeds)
     sets = [NeuronSet("reasoning", "reasoning", None, reasoning)]
     if len(targets) < len(reasoning):
@@ -132,8 +139,8 @@ def neuron_sets(session: Session, known: ActiveNeurons) -> list[NeuronSet]:
     if targets:
         sets += [NeuronSet(f"matched_{i}", "matched", seed, s) for i, (seed, s) in enumerate(zip(seeds, matched))]
     drawn = [n for n in known.traits if n not in known.keystones]
-    for i in range(config.unmatched):
-        seed = config.seed + i
+    for i in range(count_unmatched):
+        seed = first + i
         chosen = tuple(unmatched_set(targets or reasoning, drawn, seed))
         sets.append(NeuronSet(f"unmatched_{i}", "unmatched", seed, chosen))
     others = _other_concepts(session, known, len(targets or reasoning))
@@ -148,7 +155,7 @@ def neuron_sets(session: Session, known: ActiveNeurons) -> list[NeuronSet]:
 def _other_concepts(session: Session, known: ActiveNeurons, limit: int) -> tuple[Neuron, ...]:
     """Active neurons that the lexicon filter finds for the placebo concepts, and not for the study's own."""
     others = load_concepts(OTHERS)
-    if others.sha256 == session.concepts.sha256:
+    if others.sha256 == session.inputs.concepts.sha256:
         session.run.note(f"The study's own concepts are the {OTHERS} set: no set of other concepts is disrupted.")
         return ()
     found = {

@@ -1,8 +1,7 @@
-"""The texts that the model is made to write: one solution per problem, the same under every prompt and intervention.
+"""Reference solutions: the texts that the model is made to write, one per problem, the same under every prompt.
 
-Scoring a solution that is given costs one pass and has no luck of the draw: its results' log-probability says how much
-of the skill is left (`ablate`), the neurons active on its tokens how much of it a prompt calls up (`measure`: fixed
-activity, design, section 2).
+Scoring a solution costs one pass and has no luck of the draw: its results' log-probability says how much of the skill is
+left (`damage`), the neurons active on its tokens how much of it a prompt calls up (`measure`: teacher-forced activity).
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
-
 from ..data.battery import load_battery
 from ..data.roles import ARITHMETIC, ROLES, token_roles
 from ..prompts.derive import render_solution
 from ..records import Problem, Prompt
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.tables import SOLUTIONS
 
 if TYPE_CHECKING:
     from ..lm.engine import Engine
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
     from ..lm.scoring import TokenScore
 
-CONTINUATIONS = pa.schema([(n, pa.string()) for n in ("problem_id", "source", "text", "role")] + [("tokens", pa.int32())])
+BASELINE = "completions/study.{first}"
+"""What `reference_solutions` reads; who calls it reads that too, and writes `solutions`."""
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """A solution as tokens.
+class Solution:
+    """A reference solution as tokens.
 
     Attributes:
         source: "gold" (the data's own solution) or "own" (what the model wrote when it was right).
@@ -50,10 +50,15 @@ class Continuation:
         return frozenset(i for i, role in enumerate(self.roles) if role == "result")
 
 
-def continuation(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Continuation:
+def solution(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Solution:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
     tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    return Continuation(problem, source, text, tuple(tokens), token_roles(loaded, tokens))
+    return Solution(problem, source, text, tuple(tokens), token_roles(loaded, tokens))
+
+
+def fingerprint_of(given: Sequence[Solution]) -> str:
+    """Of what the model is made to write."""
+    return fingerprint([(s.problem.id, s.problem.question, s.tokens, s.roles) for s in given])
 
 
 def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:
@@ -66,17 +71,17 @@ def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, 
 
 
 def score_roles(
-    engine: Engine, prompt: Prompt, given: Sequence[Continuation], intervention: Intervention | None = None
+    engine: Engine, prompt: Prompt, given: Sequence[Solution], intervention: Intervention | None = None
 ) -> list[dict[str, list[TokenScore]]]:
     """For each solution under a prompt, and an intervention: the scores of its tokens by role; only roles that occur."""
     from ..lm.scoring import Given, score
 
-    texts = tuple(prompt.text(c.problem.question) for c in given)
-    found = score(engine, Given(texts, tuple(c.tokens for c in given), intervention=intervention))
+    texts = tuple(prompt.text(s.problem.question) for s in given)
+    found = score(engine, Given(texts, tuple(s.tokens for s in given), intervention=intervention))
     by_role = []
-    for c, scores in zip(given, found, strict=True):
+    for s, scores in zip(given, found, strict=True):
         here: dict[str, list[TokenScore]] = {}
-        for role, token_score in zip(c.roles, scores, strict=True):
+        for role, token_score in zip(s.roles, scores, strict=True):
             here.setdefault(role, []).append(token_score)
         by_role.append(here)
     return by_role
@@ -104,36 +109,38 @@ def score_battery(engine: Engine, items: int, intervention: Intervention | None 
     return hits
 
 
-def continuations(session: Session) -> tuple[Continuation, ...]:
-    """One continuation for each of the first `StudyConfig.given` test problems; written to the table `continuations`.
+def reference_solutions(session: Session) -> tuple[Solution, ...]:
+    """One for each of the first `StudyConfig.given` test problems; written to the table `solutions`.
 
     The gold solution where the data has one; else what the model wrote under the first prompt, if that was right;
     other problems have none.
     """
-    run, baseline = session.run, f"measure.{session.prompts[0].name}"
+    run = session.run
     own = {
         r["problem_id"]: r["text"]
-        for r in run.rows("SELECT problem_id, text FROM completions WHERE condition = ? AND correct", [baseline])
+        for r in run.rows(
+            "SELECT problem_id, text FROM completions WHERE family = 'study' AND prompt = ? AND correct", [session.prompt.name]
+        )
     }
     found = []
-    for problem in session.split.test:
+    for problem in session.inputs.split.test:
         if len(found) == session.config.given:
             break
         if problem.steps or problem.solution.strip():
-            found.append(continuation(session.loaded, problem, "gold", render_solution(problem)))
+            found.append(solution(session.loaded, problem, "gold", render_solution(problem)))
         elif text := own.get(problem.id, "").strip():
-            found.append(continuation(session.loaded, problem, "own", text))
-    found = [c for c in found if c.results]
+            found.append(solution(session.loaded, problem, "own", text))
+    found = [s for s in found if s.results]
     rows = [
-        {"problem_id": c.problem.id, "source": c.source, "text": c.text, "role": role, "tokens": c.roles.count(role)}
-        for c in found
+        {"problem_id": s.problem.id, "source": s.source, "text": s.text, "role": role, "tokens": s.roles.count(role)}
+        for s in found
         for role in ROLES
     ]
-    run.write_rows("continuations", rows, CONTINUATIONS)
-    borrowed = sum(c.source == "own" for c in found)
+    run.write(SOLUTIONS, rows)
+    borrowed = sum(s.source == "own" for s in found)
     if borrowed:
         run.note(
-            f"The data has no solutions for {borrowed} of {len(found)} problems whose solution is given: there it is what "
+            f"The data has no solutions for {borrowed} of {len(found)} problems with a reference solution: there it is what "
             "the model itself wrote, when it was right, under the first prompt."
         )
     return tuple(found)

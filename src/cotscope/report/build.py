@@ -1,14 +1,11 @@
 """The report of a run: one self-contained HTML file, written from the run folder and nothing else.
 
-Figures of the headline come from `summary.json`, rows of tables and charts from `tables/*.parquet`. A part whose
-stage has not run yet is replaced by a line that names the command.
+A part whose stage has not run, or is stale, is replaced by a line that says so and names the command.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,13 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import jinja2
 from markupsafe import Markup
 
-from ..errors import RunError
+from ..runs.files import write_text
 from ..runs.folder import Run
+from ..runs.stage import stale_because
+from ..stages.registry import VERB_OF
 from . import calibrate, damage, figures, judge, sweep, text, variants
+from .reading import Reading
 
 KINDS = {
     "none": "nothing disrupted",
@@ -56,60 +55,21 @@ _BY_LAYER_SQL = """
 """
 
 
-def write_report(folder: Path) -> Path:
+def write_report(run: Run) -> Path:
     """Write `report.html` into a run folder, in one step, and return its path.
 
     Args:
-        folder: the run folder; it may be of a run whose later stages have not run yet.
+        run: it may be one whose later stages have not run yet, or are stale.
 
     Raises:
-        RunError: the folder has no manifest.json, or a file in it cannot be read.
+        RunError: a file in it cannot be read.
     """
-    folder = Path(folder)
-    page = _page(_RunFolder(folder))
-    target, fresh = folder / "report.html", folder / f".report.html.{os.getpid()}.tmp"
-    try:
-        with fresh.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
+    target = run.folder / "report.html"
+    write_text(target, _page(Reading(run)))
     return target
 
 
-class _RunFolder:
-    """Reads a run folder: its two JSON files at once, its tables when asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        run = Run.open(folder)
-        self.manifest, self.summary = run.manifest, run.summary
-        self._tables = duckdb.connect(":memory:", config={"threads": 2})
-
-    def has(self, *tables: str) -> bool:
-        """Whether all of these tables are there."""
-        return all((self.folder / "tables" / f"{table}.parquet").is_file() for table in tables)
-
-    def rows(self, table: str, sql: str = "", *values: Any, others: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """The rows of one table, or of a query over it and `others`; none if one of the tables is not there."""
-        names = (table, *others)
-        if not self.has(*names):
-            return []
-        try:
-            for name in names:
-                # A folder's name may hold the characters of a pattern.
-                path = glob.escape(str((self.folder / "tables" / f"{name}.parquet").resolve()))
-                self._tables.read_parquet(path).create_view(name, replace=True)
-            result = self._tables.execute(sql or f'SELECT * FROM "{table}"', values)
-            columns = [column[0] for column in result.description]
-            return [dict(zip(columns, row)) for row in result.fetchall()]
-        except duckdb.Error as error:
-            raise RunError(f"a table of {self.folder} cannot be read", got=f"{table}: {error}") from error
-
-
-def _page(run: _RunFolder) -> str:
+def _page(run: Reading) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
@@ -121,7 +81,7 @@ def _page(run: _RunFolder) -> str:
         finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
     environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
-    environment.globals |= {"interval": text.interval, "is_number": text.is_number}
+    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "state": run.state, "verb": VERB_OF}
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         written=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -142,7 +102,7 @@ def _page(run: _RunFolder) -> str:
         correlation=_part(run.summary, "correlation"),
         stability=_part(run.summary, "stability"),
         phenomena=run.rows("phenomena"),
-        explained=run.has("phenomena") or _part(run.manifest, "stages", "explain").get("status") == "done",
+        explained=run.state("correlate").current,
         concepts=_concepts(run),
         judge=judge.judge(run),
         account=_account(run),
@@ -158,14 +118,14 @@ def _part(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return dict(content)
 
 
-def _first_prompt(run: _RunFolder) -> str:
+def _first_prompt(run: Reading) -> str:
     """The prompt under which the set was discovered: the first of the study."""
     prompts = run.manifest.get("prompts") or [{}]
     return str(prompts[0].get("name") or _part(run.summary, "baseline").get("prompt") or "")
 
 
-def _headline(run: _RunFolder) -> dict[str, Any]:
-    """The figures of the first paragraph, from summary.json, and the sentences that follow from them."""
+def _headline(run: Reading) -> dict[str, Any]:
+    """The figures of the first paragraph, and the sentences that follow from them."""
     ablation = _part(run.summary, "ablation")
     matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
     matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
@@ -225,7 +185,7 @@ def _kind_order(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [kind for kind in KINDS if kind in found] + [kind for kind in found if kind not in KINDS]
 
 
-def _ablation(run: _RunFolder) -> dict[str, Any]:
+def _ablation(run: Reading) -> dict[str, Any]:
     """The conditions of the ablation by kind, their figure, and how well the sets are matched."""
     rows = run.rows("ablation")
     groups = []
@@ -253,17 +213,15 @@ def _ablation(run: _RunFolder) -> dict[str, Any]:
     return {"groups": groups, "figure": figure, "matching": matching}
 
 
-def _prompts(run: _RunFolder) -> dict[str, Any]:
-    """The prompts' rows and their scatter figure; fixed activity is only in the summary, and only if measured."""
-    rows = run.rows("prompts")
-    for row in rows:
-        row["fixed_activity"] = _part(run.summary, "prompts", row["prompt"]).get("fixed_activity")
+def _prompts(run: Reading) -> dict[str, Any]:
+    """The study's prompts and their scatter figure."""
+    rows = run.rows("prompts", "SELECT * FROM prompts WHERE family = 'study'")
     points = [
         figures.Point(row["prompt"], row["poles_per_token"], row["accuracy"], row.get("low"), row.get("high"))
         for row in rows
         if text.is_number(row["poles_per_token"]) and text.is_number(row["accuracy"])
     ]
-    label = "own activity (active reasoning poles per generated token)"
+    label = "generated activity (active reasoning poles per generated token)"
     return {
         "rows": rows,
         "figure": figures.prompt_scatter(points, label) if points else "",
@@ -275,7 +233,7 @@ def _prompts(run: _RunFolder) -> dict[str, Any]:
     }
 
 
-def _by_role(run: _RunFolder) -> dict[tuple[str, str, str], float]:
+def _by_role(run: Reading) -> dict[tuple[str, str, str], float]:
     """("own" or "fixed", prompt, role) → activity, concepts added up; places that no solution has are left out."""
     found: dict[tuple[str, str, str], float] = {}
     for row in run.rows("prompt_roles"):
@@ -286,7 +244,7 @@ def _by_role(run: _RunFolder) -> dict[tuple[str, str, str], float]:
     return found
 
 
-def _concepts(run: _RunFolder) -> dict[str, Any]:
+def _concepts(run: Reading) -> dict[str, Any]:
     """The accepted poles: how many per layer and concept, and the strongest of each concept."""
     counts = {(row["concept"], row["layer"]): row["poles"] for row in run.rows("annotations", _BY_LAYER_SQL)}
     by_concept = _part(run.summary, "neurons", "by_concept")
@@ -295,7 +253,7 @@ def _concepts(run: _RunFolder) -> dict[str, Any]:
     highest = max((layer for _, layer in counts), default=-1) + 1
     columns = max(layers if isinstance(layers, int) else 0, highest)
     strongest: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for row in run.rows("annotations", _STRONGEST_SQL, STRONGEST, others=("poles", "candidates")):
+    for row in run.rows("annotations", _STRONGEST_SQL, [STRONGEST]):
         seeds = {token.strip().lower() for token in row["evidence"] or ()}
         row["chips"] = [text.chip(token, token.strip().lower() in seeds) for token in row["promoted"] or ()]
         strongest[row["concept"]].append(row)
@@ -306,7 +264,7 @@ def _concepts(run: _RunFolder) -> dict[str, Any]:
     return {"annotated": annotated, "strongest": strongest, "totals": totals, "figure": figure if annotated else ""}
 
 
-def _account(run: _RunFolder) -> dict[str, Any]:
+def _account(run: Reading) -> dict[str, Any]:
     """What the run was: its command, configuration, data, stages, versions and notes."""
     manifest = run.manifest
     data = _part(manifest, "data")
@@ -318,7 +276,8 @@ def _account(run: _RunFolder) -> dict[str, Any]:
         "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
         "prompts": manifest.get("prompts") or [],
         "stages": [
-            (name, stage.get("status", text.MISSING), stage.get("seconds")) for name, stage in _part(manifest, "stages").items()
+            (name, stale_because(run.state(name)), stage.get("seconds"), stage.get("finding", ""))
+            for name, stage in _part(manifest, "stages").items()
         ],
         "generate_s": _part(run.summary, "timing").get("generate_s"),
         "versions": list(_part(manifest, "versions").items()),
@@ -326,7 +285,7 @@ def _account(run: _RunFolder) -> dict[str, Any]:
         "duplicates": len(duplicates),
         "duplicates_shown": duplicates[:_MOST_DUPLICATES],
         "halved": data.get("halved"),
-        "notes": [str(note) for note in manifest.get("notes") or []],
+        "notes": run.notes,
         "units": [(key, str(value)) for key, value in _part(manifest, "units").items()],
     }
 

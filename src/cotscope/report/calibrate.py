@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .reading import Reading
 from .svg import WIDTH, fill, scale, svg, text_at, x_axis
-from .sweep import Run
 from .text import number
 
 KINDS = {
@@ -20,10 +20,10 @@ KINDS = {
 """What the report calls each kind of run, in the order in which it shows them."""
 
 
-def calibrate(run: Run) -> dict[str, Any]:
+def calibrate(run: Reading) -> dict[str, Any]:
     """The rates by kind, from summary.json, and the figure of all runs' p-values."""
     summary = run.summary.get("placebo") or {}
-    rows = [row for row in run.rows("placebo") if row["p_value"] is not None]
+    rows = [row for row in run.rows("calibration") if row["p_value"] is not None]
     by_kind = summary.get("by_kind") or {}
     dots = {
         label: sorted((max(r["p_value"], r["p_beyond"]), r["verdict"] == "matters") for r in rows if r["kind"] == kind)

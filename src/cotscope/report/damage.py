@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import text
-from .sweep import Run
+from .reading import Reading
 
 
-def damage(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
+def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
     """What each set does to the given results, to other skills and to general text; what is specific in it."""
     of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
     rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
     of_kind = [row["kind"] for row in rows]
     for row in rows:
         row["label"], row["several"] = kinds.get(row["kind"], row["kind"]), of_kind.count(row["kind"]) > 1
-    changes = run.rows("damage_given")
+    changes = run.rows("damage_solutions")
     summary = run.summary.get("damage") or {}
     labels = {"accuracy": "accuracy", "battery": "other skills"}
     specific = [
@@ -44,7 +44,7 @@ def damage(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def operations(run: Run) -> dict[str, Any]:
+def operations(run: Reading) -> dict[str, Any]:
     """The tables of operations disrupted and asked, one per role, each with its test."""
     rows, summary = run.rows("operations"), run.summary.get("operations") or {}
     return {

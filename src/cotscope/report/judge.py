@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .reading import Reading
 from .text import chip, is_number, number
 
 DECOYS = {
@@ -35,15 +36,15 @@ _NAMES_SQL = """
 """
 
 
-def judge(run: Any) -> dict[str, Any]:
+def judge(run: Reading) -> dict[str, Any]:
     """The figures of `summary.judge`, the rows of `audit`, single words and free names. Empty without an audit."""
     summary = run.summary.get("judge") or {}
     rows = run.rows("audit")
     shares = [row for row in rows if row["measure"] == "accepted" and row["other"] in DECOYS]
-    words = run.rows("annotations", _WORDS_SQL, MOST_WORDS, others=("poles",)) if summary else []
+    words = run.rows("annotations", _WORDS_SQL, [MOST_WORDS]) if summary else []
     for word in words:
         word["chips"] = [chip(token, token in (word["evidence"] or ())) for token in word["promoted"] or ()]
-    names = run.rows("names", _NAMES_SQL, MOST_GROUPS)
+    names = run.rows("names", _NAMES_SQL, [MOST_GROUPS])
     difference = run.rows("judged")
     return {
         "summary": summary,
@@ -59,10 +60,10 @@ def judge(run: Any) -> dict[str, Any]:
     }
 
 
-def _difference(run: Any) -> list[dict[str, Any]]:
+def _difference(run: Reading) -> list[dict[str, Any]]:
     """One row per set: its neurons, what zeroing them does, the activity of its poles and how that goes with accuracy."""
     ablation = {row["neuron_set"]: row for row in run.rows("ablation")}
-    change = {(row["neuron_set"], row["role"]): row for row in run.rows("damage_given")}
+    change = {(row["neuron_set"], row["role"]): row for row in run.rows("damage_solutions")}
     judged = {(row["poles"], row["activity"]): row for row in run.rows("judged")}
     rows = []
     for poles, (name, label) in JUDGED.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from .reading import Reading
 from .svg import WIDTH, decimals, fill, round_range, scale, svg, text_at, ticks, x_axis
 from .text import is_number, number
 
@@ -40,22 +41,13 @@ PANELS = (
 )
 
 
-class Run(Protocol):
-    """What is read of a run folder."""
-
-    summary: dict[str, Any]
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows of one table; none if it is not there."""
-
-
-def sweep(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
+def sweep(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
     """The part's content.
 
     Args:
         kinds: what the report calls each kind of set.
     """
-    rows = [row for row in run.rows("disruptions") if row["set_kind"] != "none"]
+    rows = [row for row in run.rows("sweep") if row["set_kind"] != "none"]
     if not rows:
         return {"rows": []}
     sets = {row["neuron_set"]: row["set_kind"] for row in rows}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup
 
 from .figures import Axes, Box, Point
+from .reading import Reading
 from .svg import WIDTH, fill, short, svg, text_at
 from .text import is_number, number
 
@@ -32,33 +33,22 @@ _FOUND_SQL = """
 """
 
 
-class RunFolder(Protocol):
-    """What this part reads."""
-
-    summary: dict[str, Any]
-    manifest: dict[str, Any]
-
-    def has(self, *tables: str) -> bool: ...
-
-    def rows(self, table: str, sql: str = "", *values: Any, others: Sequence[str] = ()) -> list[dict[str, Any]]: ...
-
-
-def section(run: RunFolder) -> dict[str, Any]:
+def section(run: Reading) -> dict[str, Any]:
     """What the template shows: figures, the table of correlations, kinds of sentences, and how the poles were found."""
     correlation = run.summary.get("correlation") or {}
-    rows = run.rows("variants")
+    rows = run.rows("prompts", "SELECT * FROM prompts WHERE family != 'study'")
     parts = []
     for family, name in _SECTIONS.items():
         own = [row for row in rows if row["family"] == family]
         if own:
             parts.append({
                 "name": name, "rows": own,
-                "figure": _figure(own, name, "poles_per_token", "own activity (active reasoning poles per generated token)"),
-                "fixed": _figure(own, name, "fixed_activity", "fixed activity (active reasoning poles per given token)"),
+                "figure": _figure(own, name, "poles_per_token", "generated activity (active reasoning poles per token)"),
+                "fixed": _figure(own, name, "fixed_activity", "teacher-forced activity (active reasoning poles per token)"),
                 "says": _says(correlation.get(name) or {}, name, _WITHIN[family]),
             })  # fmt: skip
     table, families = _table(run, correlation)
-    prompts = run.rows("prompts")
+    prompts = run.rows("prompts", "SELECT * FROM prompts WHERE family = 'study'")
     return {
         "parts": parts,
         "table": table,
@@ -71,18 +61,15 @@ def section(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _discovery(run: RunFolder) -> list[dict[str, Any]]:
+def _discovery(run: Reading) -> list[dict[str, Any]]:
     """Under which prompts how many of the reasoning poles were found; the study's order. Empty in a run that has no such
     column."""
-    sample = run.rows("poles", "SELECT * FROM poles LIMIT 1")
-    if not sample or "prompts" not in sample[0]:
-        return []
     order = [prompt.get("name") for prompt in run.manifest.get("prompts") or []]
-    found = run.rows("poles", _FOUND_SQL, others=("annotations",))
+    found = run.rows("annotations", _FOUND_SQL)
     return sorted(found, key=lambda row: order.index(row["prompt"]) if row["prompt"] in order else len(order))
 
 
-def _table(run: RunFolder, correlation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+def _table(run: Reading, correlation: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
     """Rows of the table of correlations, a cell per family; and the families with their number of prompts."""
     found = run.rows("correlations")
     families = {row["family"]: row["prompts"] for row in found}
@@ -99,7 +86,7 @@ def _table(run: RunFolder, correlation: Mapping[str, Any]) -> tuple[list[dict[st
         row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family)) or {}).get(key))
                for family in families]  # fmt: skip
         if any(row):
-            label = f"own activity of matched random sets{said}"
+            label = f"generated activity of matched random sets{said}"
             rows.append({"label": label, "cells": row, "poles": "random", "random": True})
     return rows, [(FAMILIES.get(family, family), count) for family, count in families.items()]
 
@@ -118,7 +105,7 @@ def _says(found: Mapping[str, Any], name: str, kinds: str) -> str:
         return f"Over the {name} the correlation could not be computed: accuracy or activity does not vary."
     low, high = found.get("ci") or (None, None)
     side = _side(low, high)
-    said = f"Over the {name} own activity {_RELATION[side]}"
+    said = f"Over the {name} generated activity {_RELATION[side]}"
     p = (found.get("random") or {}).get("p_value")
     if side > 0 and is_number(p):
         said += (

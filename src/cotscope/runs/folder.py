@@ -1,7 +1,9 @@
-"""A run folder (design, section 4): manifest, tables, summary. Written atomically; one writer at a time.
+"""A run folder: manifest, tables, arrays, summary. Written atomically; one writer at a time.
 
-Tables are Parquet in long form; `tables/<name>.parquet`, or `tables/<name>/<condition>.parquet` where each condition
-writes its own part. `query` sees every table under its name. Arrays are `arrays/<name>.safetensors`.
+Tables are Parquet in long form (`tables.py`), arrays `arrays/<name>.safetensors`. The manifest has a record of every
+file: its hash, its rows, what it was made from (`of`). A file that is missing or is not what its record says is no part
+of the run: the unit of work that made it is done again, and its stage is stale. That is the only mechanism by which
+anything counts as done.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import fcntl
 import glob
 import json
-import math
+import logging
 import os
 import platform
-import tempfile
-import time
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +31,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..errors import RunError
+from .files import hash_of, json_values, read_json, replacing, write_text
+from .progress import State, digest, lost, matches, state, states, summary_of
+from .tables import TABLES, Table
 
-SCHEMA = 2
+log = logging.getLogger(__name__)
+SCHEMA = 3
 """Of the tables and the manifest: raised when a reader would stumble over what an older version wrote."""
+_SECTIONS = {"files": dict, "stages": dict, "options": dict, "units": dict, "notes": list, "summary": dict}
+_OURS = (".lock", "manifest.json", "summary.json", "report.html", "tables", "arrays")
 
 
 class Arrays(NamedTuple):
@@ -49,16 +57,19 @@ class Run:
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
+        self._stage: dict[str, Any] | None = None  # the record of the stage that is running
+        self._touched: set[str] = set()  # files that it wrote, or found done
 
     # -- opening --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, study: dict[str, Any]) -> Run:
+    def create(cls, folder: Path, study: dict[str, Any], defaults: dict[str, Any]) -> Run:
         """Begin a study in `folder`, or continue the same one.
 
         Args:
             study: what defines the study (model, data, prompts, config with its seeds), JSON values that become keys
                 of the manifest. A folder whose manifest has other ones is refused.
+            defaults: of `study["config"]`: an option that the folder does not know had this value.
 
         Raises: RunError if the folder holds another study or something else.
         """
@@ -67,13 +78,15 @@ class Run:
             raise RunError(f"{folder} can't be a run folder: there is a file of that name on its path")
         if (folder / "manifest.json").exists():
             run = cls.open(folder)
-            differing = [k for k in study if run.manifest.get(k) != study[k]]
+            known = dict(run.manifest)
+            known["config"] = json.loads(json.dumps(defaults)) | known.get("config", {})
+            differing = [k for k in study if known.get(k) != study[k]]
             if differing:
                 key = differing[0]
                 raise RunError(
                     f"{folder} holds another study: {', '.join(differing)} differ",
-                    expected=f"{key} = {_short(study[key], run.manifest.get(key))}",
-                    got=_short(run.manifest.get(key), study[key]),
+                    expected=f"{key} = {_short(study[key], known.get(key))}",
+                    got=_short(known.get(key), study[key]),
                     remedy="Give another --out, or remove the folder.",
                 )
             return run
@@ -86,20 +99,20 @@ class Run:
             "versions": {n: version(n) for n in ("cotscope", "torch", "transformers")}
             | {"python": platform.python_version()},
             **study,
-            "stages": {},
-            "conditions": {},
-            "units": {},
-            "notes": [],
+            **{key: kind() for key, kind in _SECTIONS.items()},
         })  # fmt: skip
         run.save()
         return run
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
-        """Open a run folder. Raises: RunError if it is none, or one of another schema version."""
+        """Open a run folder.
+
+        Raises: RunError if it is none, one of another schema version, damaged, or has links where its own files go.
+        """
         folder = Path(folder)
         try:
-            manifest = _json_object(folder / "manifest.json")
+            manifest = read_json(folder / "manifest.json")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(
                 f"{folder} is not a run folder",
@@ -113,178 +126,256 @@ class Run:
                 got=str(manifest.get("schema")),
                 remedy="Run the study again with another --out, or read it with the version that its manifest names.",
             )
+        for key, kind in (_SECTIONS | {"config": dict, "model": dict, "data": dict, "prompts": list}).items():
+            if not isinstance(manifest.get(key), kind):
+                raise RunError(f"{folder / 'manifest.json'} is damaged", expected=f"{key!r}, a {kind.__name__}")
+        for name in _OURS:  # a folder from someone else must not lead a writer elsewhere
+            if (folder / name).is_symlink():
+                raise RunError(
+                    f"{folder / name} is a link", expected="a run folder's own files", remedy="Copy what it links to."
+                )
         return cls(folder, manifest)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the folder for this process. Raises: RunError if another process holds it."""
-        with (self.folder / ".lock").open("a+") as lock:
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(handle, "r+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                lock.seek(0)
                 raise RunError(
                     f"{self.folder} is in use by another process",
-                    got=f"process {lock.read().strip() or 'unknown'}",
+                    got=f"process {lock.read(20).strip() or 'unknown'}",
                     remedy="Wait until it ends.",
                 ) from error
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            self.manifest = json.loads((self.folder / "manifest.json").read_text())
-            for leftover in (p for at in (".", "tables/**", "arrays") for p in self.folder.glob(f"{at}/.*-*.part")):
-                leftover.unlink()  # what a killed process was writing
+            self.manifest = Run.open(self.folder).manifest
+            self.__dict__.pop("whole", None)
+            for place in (self.folder, *self._places()):
+                for leftover in place.glob(".*-*.part"):
+                    leftover.unlink()  # what a killed process was writing
+            if gone := sorted(set(self.manifest["files"]) - self.whole):
+                shown = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+                log.warning("missing or changed in %s, to be made again: %s", self.folder, shown)
             yield
 
-    # -- manifest and summary -------------------------------------------------------------------------------------
+    def _places(self) -> Iterator[Path]:
+        """The folders that tables and arrays lie in; links are none."""
+        for top in (self.folder / "arrays", self.folder / "tables"):
+            if top.is_dir():
+                yield top
+                yield from (p for p in top.iterdir() if p.is_dir() and not p.is_symlink())
+
+    # -- manifest, stages, summary --------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the manifest."""
-        text = json.dumps(_json_values(self.manifest), indent=1, ensure_ascii=False)
-        write_atomically(self.folder / "manifest.json", text)
-
-    @contextmanager
-    def stage(self, name: str, units: dict[str, str] | None = None) -> Iterator[None]:
-        """Run one stage: its status and seconds go to the manifest, those of earlier attempts (unless killed) added."""
-        entry = self.manifest["stages"].setdefault(name, {"status": "started", "seconds": 0.0})
-        entry["status"] = "started"
-        self.manifest["units"].update(units or {})
-        self.save()
-        began = time.monotonic()
-        try:
-            yield
-            entry["status"] = "done"
-        finally:
-            entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 2)
-            self.save()
-        self.summarise("timing", {f"{name}_s": entry["seconds"]})
-
-    def stage_done(self, name: str) -> bool:
-        return self.manifest["stages"].get(name, {}).get("status") == "done"
-
-    def require(self, stage: str, command: str) -> None:
-        """Raise RunError unless `stage` is done."""
-        if not self.stage_done(stage):
-            raise RunError(f"{self.folder} has no finished stage {stage!r}", remedy=f"Run `{command}` first.")
+        write_text(self.folder / "manifest.json", json.dumps(json_values(self.manifest), indent=1, ensure_ascii=False))
 
     def note(self, text: str) -> None:
-        """Record something a reader must know (once)."""
-        if text not in self.manifest["notes"]:
-            self.manifest["notes"].append(text)
+        """Record something a reader must know (once): of the stage that is running, or else of the study."""
+        notes = self.manifest["notes"] if self._stage is None else self._stage["notes"]
+        if text not in notes:
+            notes.append(text)
             self.save()
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The headline figures so far."""
-        path = self.folder / "summary.json"
-        return _json_object(path) if path.exists() else {}
+    def notes(self) -> list[str]:
+        """Notes of the study and of its stages."""
+        of_stages = (note for record in self.manifest["stages"].values() for note in record["notes"])
+        return list(dict.fromkeys([*self.manifest["notes"], *of_stages]))
 
     def summarise(self, section: str, values: dict[str, Any]) -> None:
-        """Set keys of one section of summary.json; what is no finite number becomes null."""
-        summary = self.summary
-        summary.setdefault(section, {}).update(_json_values(values))
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        """Set keys of one section of the summary, for the stage that is running, or else for the study."""
+        fragment = self.manifest["summary"] if self._stage is None else self._stage["summary"]
+        fragment.setdefault(section, {}).update(json_values(values))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The headline figures of the stages that are done and not stale (and of the one that is running)."""
+        return summary_of(self.manifest, self.whole, self._stage)
+
+    def state(self, stage: str) -> State:
+        """Whether a stage is done, stale, stopped or missing, and why."""
+        return state(self.manifest, stage, self.whole)
+
+    def states(self) -> dict[str, State]:
+        """The same of all stages that have begun."""
+        return states(self.manifest, self.whole)
+
+    def write_summary(self) -> None:
+        """Write `summary.json`, for readers that are not cotscope."""
+        write_text(self.folder / "summary.json", json.dumps(json_values(self.summary), indent=1, ensure_ascii=False))
+
+    @contextmanager
+    def working(self, record: dict[str, Any]) -> Iterator[None]:
+        """While a stage runs: its record takes notes and figures; it sees what it declared, and of what it writes only
+        what it has written or found done. Parts of an earlier attempt that it did not ask for are removed at its end.
+        """
+        self._stage, self._touched = record, set()
+        try:
+            yield
+            for name in [n for n in self.manifest["files"] if matches(n, record["writes"]) and n not in self._touched]:
+                del self.manifest["files"][name]
+                self.whole.discard(name)
+                self._path(name).unlink(missing_ok=True)
+            record["wrote"] = self._written(record)
+            record["read"] = {p: digest(self.manifest, p, self.whole) for p in record["reads"]}
+        finally:
+            self._stage = None
+
+    @contextmanager
+    def amending(self, stage: str, record: dict[str, Any]) -> Iterator[None]:
+        """Add to what a stage has written: that stays, and the stage stays what it is."""
+        was_current = self.state(stage).current
+        self._stage, self._touched = record, {n for n in self.whole if matches(n, record["writes"])}
+        try:
+            yield
+            if was_current:
+                record["wrote"] = self._written(record)
+        finally:
+            self._stage = None
+            self.save()
+            self.write_summary()
+
+    def _written(self, record: dict[str, Any]) -> dict[str, str]:
+        return {n: self.manifest["files"][n]["sha256"] for n in sorted(self.whole) if matches(n, record["writes"])}
+
+    def stands(self, record: dict[str, Any]) -> bool:
+        """Whether all that a stage wrote is as it was."""
+        return lost(self.manifest, record, self.whole) is None
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def whole(self) -> set[str]:
+        """Names of the recorded files that are there and are what their records say; looked at once."""
+        return {name for name, record in self.manifest["files"].items() if self._is_whole(name, record)}
+
+    def _is_whole(self, name: str, record: Any) -> bool:
+        try:
+            path = self._path(name)
+            links = any(p.is_symlink() for p in (path, path.parent))
+            return not links and path.stat().st_size == record["bytes"] and hash_of(path) == record["sha256"]
+        except (OSError, KeyError, TypeError, ValueError):
+            return False
+
+    def _path(self, name: str) -> Path:
+        """Where the file of this name is: `poles`, `completions/study.full`, `arrays/reference`."""
+        top, _, rest = name.partition("/")
+        if not rest and top in TABLES:
+            return self.folder / "tables" / f"{top}.parquet"
+        if "/" in rest or rest.startswith(".") or not rest or (top != "arrays" and top not in TABLES):
+            raise ValueError(f"no file of a run: {name!r}")
+        if top == "arrays":
+            return self.folder / "arrays" / f"{rest}.safetensors"
+        return self.folder / "tables" / top / f"{rest}.parquet"
+
+    def _record(self, name: str, path: Path, facts: dict[str, Any]) -> None:
+        assert self._stage is None or matches(name, self._stage["writes"]), f"{name} is not declared"
+        self.manifest["files"][name] = {"sha256": hash_of(path), "bytes": path.stat().st_size, **facts}
+        self.whole.add(name)
+        self._touched.add(name)
+        self.save()
+
+    def done(self, name: str, of: str) -> dict[str, Any] | None:
+        """The record of a file that is whole and was made from `of` (a fingerprint); None: it must be made."""
+        if name not in self.whole or self.manifest["files"][name].get("of") != of:
+            return None
+        self._touched.add(name)
+        return dict(self.manifest["files"][name])
+
+    def keep(self, table: Table, of: str | None = None) -> list[str]:
+        """Parts of a table that are there, all or those made from `of`; they stay when the stage ends."""
+        found = [n for n in sorted(self.whole) if n.partition("/")[0] == table.name]
+        found = [n for n in found if of is None or self.manifest["files"][n].get("of") == of]
+        self._touched.update(found)
+        return [n.partition("/")[2] for n in found]
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write `tables/<name>.parquet`; a name may be `table/part`."""
-        path = self.folder / "tables" / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+    def write(
+        self, table: Table, rows: Sequence[dict[str, Any]] | pa.Table, part: str = "", of: str = "", **facts: Any
+    ) -> None:
+        """Write a table, or a part of one.
+
+        Args:
+            rows: rows with the table's columns; a column that a row lacks is null.
+            of: what it was made from, for `done`.
+            facts: more for its record.
+        """
+        content = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=table.schema)
+        if not isinstance(rows, pa.Table):
+            unknown = {key for row in rows for key in row} - set(table.schema.names)
+            assert not unknown, f"{table.name} has no columns {unknown}"
+        with self.writer(table, part, of, **facts) as write:
+            write(content.select(table.schema.names).cast(table.schema))
 
     @contextmanager
-    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-        """Write a table piece by piece (`write_table` of the writer); it appears when the block ends well."""
-        path = self.folder / "tables" / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            yield writer
+    def writer(self, table: Table, part: str = "", of: str = "", **facts: Any) -> Iterator[Any]:
+        """Write a table piece by piece (call what is given with Arrow tables); it appears when the block ends well."""
+        assert bool(part) == bool(table.part), (table.name, part)
+        name, rows = f"{table.name}/{part}" if part else table.name, 0
 
-    def write_rows(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
-        """Write a table from dictionaries."""
-        self.write_table(name, pa.Table.from_pylist(rows, schema=schema))
+        def write(piece: pa.Table) -> None:
+            nonlocal rows
+            rows += len(piece)
+            to.write_table(piece)
 
-    def has(self, table: str) -> bool:
-        """Whether a table in one file is there."""
-        return (self.folder / "tables" / f"{table}.parquet").exists()
+        with (
+            replacing(path := self._path(name)) as temporary,
+            pq.ParquetWriter(temporary, table.schema, compression="zstd") as to,
+        ):
+            yield write
+        self._record(name, path, {"rows": rows, "of": of, **facts})
 
-    def query(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-        """Run SQL (DuckDB) over the run's tables."""
-        with duckdb.connect() as connection:
-            for path in sorted((self.folder / "tables").glob("[!.]*")):
-                parts = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
-                if parts:
-                    # DuckDB reads [ and * in a path as a pattern.
-                    listed = ", ".join("'" + glob.escape(str(p)).replace("'", "''") + "'" for p in parts)
-                    connection.execute(f'CREATE VIEW "{path.stem}" AS SELECT * FROM read_parquet([{listed}])')
-            return connection.sql(sql, params=parameters or []).to_arrow_table()
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Run SQL (DuckDB) over the run's tables; one that has not been written is empty."""
+        with duckdb.connect(config={"threads": 2}) as connection:
+            # Stages name their tables after FROM and JOIN; whose query it is otherwise, any word may be one.
+            words = re.findall(r"\b(?:FROM|JOIN)\s+(\w+)" if self._stage is not None else r"\w+", sql)
+            for table in [TABLES[name] for name in dict.fromkeys(words) if name in TABLES]:
+                if files := self._seen(table):
+                    paths = [glob.escape(str(self._path(name).resolve())) for name in files]  # DuckDB reads * as a pattern
+                    connection.read_parquet(paths).create_view(table.name)
+                else:
+                    connection.register(table.name, table.schema.empty_table())
+            return connection.sql(sql, params=list(parameters)).to_arrow_table()
 
-    def rows(self, sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
+    def _seen(self, table: Table) -> list[str]:
+        """The table's files: all that are whole, or what the stage that is running may see of them."""
+        files = sorted(n for n in self.whole if n.partition("/")[0] == table.name)
+        if self._stage is None:
+            return files
+        reads, writes = self._stage["reads"], self._stage["writes"]
+        assert any(p.partition("/")[0] == table.name for p in (*reads, *writes)), f"{table.name} is not declared"
+        return [n for n in files if n in self._touched or (matches(n, reads) and not matches(n, writes))]
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """`query`, as a list of dictionaries."""
         return self.query(sql, parameters).to_pylist()
 
+    def has(self, table: Table) -> bool:
+        """Whether any of a table is there."""
+        return bool(self._seen(table))
+
     # -- arrays ---------------------------------------------------------------------------------------------------
 
-    def write_arrays(self, name: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray], metadata: dict[str, str], of: str) -> None:
         """Write `arrays/<name>.safetensors`."""
-        path = self.folder / "arrays" / f"{name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary:
+        with replacing(path := self._path(f"arrays/{name}")) as temporary:
             save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary, metadata)
+        self._record(f"arrays/{name}", path, {"of": of})
 
-    def arrays(self, name: str) -> Arrays | None:
-        """Read `arrays/<name>.safetensors`; None if there is none."""
-        path = self.folder / "arrays" / f"{name}.safetensors"
-        if not path.exists():
+    def arrays(self, name: str, of: str) -> Arrays | None:
+        """Read `arrays/<name>.safetensors`; None if there is none made from `of`."""
+        if self.done(f"arrays/{name}", of) is None:
             return None
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(self._path(f"arrays/{name}"), framework="numpy") as file:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    mask = os.umask(0)
-    os.umask(mask)
-    os.fchmod(handle, 0o666 & ~mask)  # mkstemp's files are for their owner alone
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of it."""
-    with _replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises: RunError if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged", expected="JSON", got=str(error)) from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged", expected="a JSON object", got=type(content).__name__)
-    return content
-
-
-def _json_values(value: Any) -> Any:
-    """Plain JSON values: NaN and infinities as None, numpy numbers as Python's."""
-    if isinstance(value, dict):
-        return {str(k): _json_values(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_values(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: Any, other: Any) -> str:

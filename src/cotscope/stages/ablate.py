@@ -1,79 +1,85 @@
 """Ablate: zero the reasoning neurons, and sets to compare them with, on test problems.
 
 The comparison is between the reasoning neurons that have an equal and the matched sets of those equals
-(`controls.matched_sets`); unmatched sets, neurons of other concepts, all candidates and rejected ones stand beside it.
+(`stats/random_sets.py`); unmatched sets, neurons of other concepts, all candidates and rejected ones stand beside it.
 Coefficients are zeroed as they pass; weights are never touched, and their hash before and after proves it.
-
-Reads: `poles`, `candidates`, `annotations`, `keystones`. Writes: `sets`, `matching`, `ablation`; completions of
-`ablate.<set>`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
-
-import pyarrow as pa
 
 from ..data.load import general_text
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.stage import Stage, option
+from ..runs.tables import ABLATION, ANNOTATIONS, CANDIDATES, KEYSTONES, MATCHING, POLES, SETS, TEXT_SCORES
 from ..stats import permutation_p, wilson
 
-SETS = pa.schema([(n, t) for n, t in zip(
-    ("neuron_set", "kind", "seed", "layer", "index"),
-    (pa.string(), pa.string(), pa.int32(), pa.int16(), pa.int32()))])  # fmt: skip
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
+
+    matched: int = option(5, "matched random sets in the ablation", kind="natural")
+    unmatched: int = option(2, "unmatched random sets in the ablation", kind="natural")
 
 
-def ablate(session: Session) -> None:
+def ablate(session: Session, options: Options) -> str:
     """Run the stage. Sets that have been run are not run again."""
-    from ..lm.interventions import scale
-    from ..lm.scoring import text_scores, windows
-
-    run, prompt = session.run, session.prompts[0]
-    run.require("annotate", f"cotscope annotate {run.folder}")
-    run.require("keystones", f"cotscope keystones {run.folder}")
-    with run.stage("ablate", UNITS):
-        known = active_neurons(run)
-        sets = neuron_sets(session, known)
-        previous = run.rows("SELECT * FROM sets") if run.has("sets") else []
-        rows = [
+    run, prompt = session.run, session.prompt
+    known = active_neurons(run)
+    sets = neuron_sets(session, known, options.matched, options.unmatched)
+    run.write(
+        SETS,
+        [
             {"neuron_set": s.name, "kind": s.kind, "seed": s.seed, "layer": n.layer, "index": n.index}
             for s in sets
             for n in s.neurons
-        ]
-        if previous != rows:  # another annotator's word: conditions of the old sets are void
-            for s in sets:
-                run.manifest["conditions"].pop(f"ablate.{s.name}", None)
-            run.manifest["text"] = {}
-            run.save()  # before the sets: a kill between the two must not leave old conditions under new sets
-            run.write_rows("sets", rows, SETS)
-        target = comparison(run)
-        matching = matching_rows(sets, target, known.traits)
-        run.write_rows("matching", matching)
-        before = session.loaded.weight_hash()
-        baseline = f"measure.{prompt.name}"
-        disrupted = {s.name: scale(session.loaded.anatomy, s.neurons, 0.0) for s in sets}
-        conditions = [Condition(baseline, prompt, "test", record=True)]
-        conditions += [Condition(f"ablate.{name}", prompt, "test", name, i) for name, i in disrupted.items()]
-        solve(session, conditions, "ablating")
-        scores = run.manifest.setdefault("text", {})
-        missing = {n: i for n, i in {"none": None, **disrupted}.items() if n not in scores}
-        text = general_text()
-        with session.bar("general text", len(missing) * windows(session.loaded, text), "pass") as bar:
-            found = text_scores(session.loaded, text, missing, bar.update)
-        scores |= {name: asdict(score) for name, score in found.items()}
-        run.save()
-        after = session.loaded.weight_hash()
-        assert after == before, "an intervention changed the weights"
-        run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
-        run.save()
-        _summarise(session, sets, target, baseline, scores)
-        worst = [abs(r[f"{t}_smd"]) for r in matching if r["kind"] == "matched" for t in ("steps", "update_size")]
-        alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
-        run.summarise("ablation", {"target": target, "matching": alike})
+        ],
+    )
+    target = comparison(sets)
+    matching = matching_rows(sets, target, known.traits)
+    run.write(MATCHING, matching)
+    before = session.loaded.weight_hash()
+    conditions = [Condition("study", prompt, "test", record=True)]
+    conditions += [Condition("ablation", prompt, "test", s.name, s.neurons) for s in sets]
+    solve(session, conditions, "ablating")
+    text = _text(session, sets)
+    after = session.loaded.weight_hash()
+    assert after == before, "an intervention changed the weights"
+    run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
+    _summarise(session, sets, target, text)
+    worst = [abs(r[f"{t}_smd"]) for r in matching if r["kind"] == "matched" for t in ("steps", "update_size")]
+    alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
+    run.summarise("ablation", {"target": target, "matching": alike})
+    figures = run.summary
+    matched = figures["ablation"].get("matched_mean")
+    return (
+        f"accuracy {figures['baseline']['accuracy']:.3f} untouched, {figures['ablation']['comparable']['accuracy']:.3f} "
+        "without the reasoning neurons" + (f", {matched['accuracy']:.3f} without matched random ones" if matched else "")
+    )
+
+
+def _text(session: Session, sets: Sequence[NeuronSet]) -> dict[str, dict[str, float]]:
+    """Set → perplexity and KL on the general text, with it zeroed."""
+    from ..lm.interventions import scale
+    from ..lm.scoring import text_scores, windows
+
+    run, text = session.run, general_text()
+    of = {s.name: fingerprint(s.neurons) for s in (NeuronSet("none", "none", None, ()), *sets)}
+    zeroed = {s.name: scale(session.loaded.anatomy, s.neurons, 0.0) for s in sets}
+    missing = {n: zeroed.get(n) for n in of if run.done(f"text_scores/{n}", of[n]) is None}
+    with session.bar("general text", len(missing) * windows(session.loaded, text), "pass") as bar:
+        found = text_scores(session.loaded, text, missing, bar.update)
+    for name, score in found.items():
+        run.write(TEXT_SCORES, [{"unit": name, "perplexity": score.perplexity, "kl": score.kl}], name, of[name])
+    return {r["unit"]: r for r in run.rows("SELECT * FROM text_scores")}
 
 
 UNITS = {
@@ -88,19 +94,18 @@ UNITS = {
 }
 
 
-def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: str,
-               text: dict[str, dict[str, float]]) -> None:  # fmt: skip
+def _summarise(session: Session, sets: list[NeuronSet], target: str, text: Mapping[str, Mapping[str, float]]) -> None:
     run = session.run
     counts = {
-        r["condition"]: r
+        r["neuron_set"]: r
         for r in run.rows(
-            """SELECT condition, count(*) AS n, count(*) FILTER (correct) AS correct,
-                      count(*) FILTER (correct_strict) AS strict FROM completions GROUP BY condition"""
+            """SELECT neuron_set, count(*) AS n, count(*) FILTER (correct) AS correct,
+                      count(*) FILTER (correct_strict) AS strict FROM completions GROUP BY neuron_set"""
         )
     }
     rows = []
     for s in [NeuronSet("none", "none", None, ()), *sets]:
-        count = counts[baseline if s.kind == "none" else f"ablate.{s.name}"]
+        count = counts[s.name]
         low, high = wilson(count["correct"], count["n"])
         rows.append(
             {
@@ -117,7 +122,7 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: s
                 "accuracy_strict": count["strict"] / count["n"],
             }
         )
-    run.write_rows("ablation", rows)
+    run.write(ABLATION, rows)
     none, of_set = rows[0], {r["neuron_set"]: r for r in rows}
     of_kind = {kind: [r for r in rows if r["kind"] == kind] for kind in ("matched", "unmatched")}
     means = {
@@ -133,7 +138,7 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: s
             "accuracy_strict": none["accuracy_strict"],
             "ci": [none["low"], none["high"]],
             "n": none["n"],
-            "prompt": session.prompts[0].name,
+            "prompt": session.prompt.name,
         },
     )
     run.summarise(
@@ -157,3 +162,18 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, baseline: s
 def _figures(row: dict[str, Any]) -> dict[str, Any]:
     """A set's figures for the summary."""
     return {"ci": [row["low"], row["high"]]} | {k: row[k] for k in ("accuracy", "perplexity", "kl", "neurons")}
+
+
+STAGE = Stage(
+    "ablate",
+    "ablate",
+    "zero the reasoning neurons, and sets to compare them with: accuracy, perplexity of general text",
+    ablate,
+    Options,
+    after=("annotate", "keystones"),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES),
+    writes=(SETS, MATCHING, ABLATION, TEXT_SCORES, "completions/study.{first}", "activity/study.{first}",
+            "completions/ablation."),
+    units=UNITS,
+    chosen_by={"--outcomes": {"accuracy": {}}, "--by": {"set": {}}},
+)  # fmt: skip

@@ -1,7 +1,7 @@
 """Annotate: an annotator says which candidates stand for their concept; those are the reasoning neurons.
 
-Reads: `poles`, `candidates`. Writes: `annotations`; `judgements` (a file per annotator: its words on candidates and on
-decoys), `audit`; with naming, `names`.
+Its words on candidates and decoys are kept beside those of earlier annotators (`judgements`), so that they can be
+compared (`audit`); the last one's are the run's annotations.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from ..concepts.lexicon import Candidate
 from ..errors import DiscoveryError, JudgeError, UserError
@@ -30,19 +28,10 @@ from ..lm.models import cache_dir
 from ..measuring.contexts import contexts
 from ..records import Annotation, Pole
 from ..runs.session import Session
+from ..runs.stage import Stage, option
+from ..runs.tables import ANNOTATIONS, AUDIT, CANDIDATES, CONTEXTS, JUDGEMENTS, NAMES, POLES
 
 PEOPLE = "people"
-_POLE = [("layer", pa.int16()), ("index", pa.int32()), ("sign", pa.int8())]
-_WORD = [("accepted", pa.bool_()), ("annotator", pa.string()), ("status", pa.string()), ("confidence", pa.float64()),
-         ("description", pa.string()), ("evidence", pa.list_(pa.string()))]  # fmt: skip
-ANNOTATIONS = pa.schema([*_POLE, ("concept", pa.string()), *_WORD])
-JUDGEMENTS = pa.schema([("id", pa.string()), ("kind", pa.string()), *ANNOTATIONS])
-AUDIT = pa.schema(
-    [("measure", pa.string()), ("annotator", pa.string()), ("other", pa.string()), ("n", pa.int32()), ("count", pa.int32()),
-     ("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64())]
-)  # fmt: skip
-NAMES = pa.schema([*_POLE, ("name", pa.string()), ("concept", pa.string()), ("description", pa.string()),
-                   ("status", pa.string()), ("strength", pa.float64()), ("annotator", pa.string())])  # fmt: skip
 UNITS = {
     "judge.decoys.*.rate": "share of blind decoys that the annotator accepted: its rate of false acceptances",
     "judge.retest.agreement": "share of candidates on which it said the same when their tokens stood in another order",
@@ -50,31 +39,61 @@ UNITS = {
 }
 
 
-def annotate(
-    session: Session,
-    annotator: str | None = None,
-    options: JudgeOptions = JudgeOptions(),  # noqa: B008
-    export_to: Path | None = None,
-    import_from: Path | None = None,
-) -> None:
-    """Run the stage with the annotator of this name; its word replaces an earlier annotator's.
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage; those of a judge are fields of `JudgeOptions`, where their defaults stand."""
 
-    Args:
-        annotator: None: leave the run's annotations as they are, or take the lexicon's if there are none.
-        export_to, import_from: write or read a CSV file of labels, and annotate nothing.
+    annotator: str = option(
+        "lexicon",
+        "lexicon, llm (an OpenAI-compatible endpoint), local (a model in this process), or one that a package adds",
+    )
+    judge_model: str | None = option(
+        JudgeOptions.model, "the model to ask: its name at the endpoint, or for local whatever --model takes"
+    )
+    judge_prompt: str = option(JudgeOptions.prompt, "cotscope, paper, or a text file with {tokens} and {question}")
+    judge_dtype: str = option(JudgeOptions.dtype, "of a local judge", choices=("auto", "bfloat16", "float32", "float16"))
+    judge_timeout: float = option(
+        JudgeOptions.timeout, "seconds to wait for a reply; servers on a CPU are slow", kind="seconds"
+    )
+    judge_max_tokens: int | None = option(
+        JudgeOptions.max_tokens,
+        "tokens to generate at most per pole; models that think aloud need thousands (default 400)",
+        kind="positive",
+    )
+    max_cost: float | None = option(JudgeOptions.max_cost, "stop before this command costs more; needs prices", kind="amount")
+    max_calls: int | None = option(JudgeOptions.max_calls, "stop after so many calls", kind="positive")
+    price_in: float | None = option(JudgeOptions.price_in, "price of a million tokens sent", kind="amount")
+    price_out: float | None = option(JudgeOptions.price_out, "price of a million tokens received", kind="amount")
+    concurrency: int = option(JudgeOptions.concurrency, "calls at once", kind="positive")
+    poles_per_call: int = option(JudgeOptions.poles_per_call, "poles of one concept that share a call", kind="positive")
+    audit: int = option(JudgeOptions.audit, "blind decoys of either kind, and repeats, among the candidates", kind="natural")
+    naming: int = option(JudgeOptions.naming, "name the N strongest active poles freely too", kind="natural")
+    export_to: str | None = option(
+        None,
+        "write a CSV file for people to label (with --audit decoys) and annotate nothing",
+        kind="path",
+        flag="--export",
+        alone=True,
+    )
+    import_from: str | None = option(None, "read such a file back, for the audit", kind="path", flag="--import", alone=True)
+
+    @property
+    def judge(self) -> JudgeOptions:
+        """What of them a judge is told."""
+        names = {f.name for f in fields(self)}
+        own = {f.name: f.name if f.name in names else f"judge_{f.name}" for f in fields(JudgeOptions)}
+        return JudgeOptions(**{name: getattr(self, field) for name, field in own.items()})
+
+
+def annotate(session: Session, options: Options) -> str:
+    """Run the stage; this annotator's word replaces an earlier one's.
 
     Raises: UserError for an unknown annotator; JudgeError as a judge does (what it said so far is kept); DiscoveryError
     if nothing is accepted.
     """
-    run = session.run
-    run.require("discover", f"cotscope discover {run.folder}")
-    if export_to is not None:
-        cases = _items(session, options.audit)
-        return print(f"{write_labels(export_to, cases, _questions(session))} cases in {export_to}", file=sys.stderr)
-    if import_from is not None:
-        return _import(session, import_from)
-    if annotator is None and run.stage_done("annotate"):
-        return
+    session.run.keep(JUDGEMENTS)  # of other annotators, for the audit
+    session.run.keep(CONTEXTS)
+    session.run.keep(NAMES)
     with session.bar("asking", 0, "call") as bar:
 
         def begin(calls: int) -> None:
@@ -82,19 +101,23 @@ def annotate(
             bar.refresh()
 
         progress = Progress(lambda text: print(f"cotscope: {text}", file=sys.stderr), begin, bar.update)
-        setting = Setting(_questions(session), options, cache_dir() / "judge.sqlite", progress)
-        maker = make_annotator(annotator or "lexicon", setting)
+        setting = Setting(_questions(session), options.judge, cache_dir() / "judge.sqlite", progress)
+        maker = make_annotator(options.annotator, setting)
         if options.naming and not isinstance(maker, JudgeAnnotator):
             raise JudgeError("--naming needs a model to ask", expected="--annotator llm or local", got=maker.name)
-        before = run.stage_done("annotate")
-        try:
-            with run.stage("annotate", UNITS):
-                _annotate(session, maker, options, plain=annotator in (None, "lexicon"))
-        except UserError:
-            if before:  # no word has been replaced: what the run holds is whole
-                run.manifest["stages"]["annotate"]["status"] = "done"
-                run.save()
-            raise
+        _annotate(session, maker, options.judge, plain=options.annotator == "lexicon")
+    found = session.run.summary["neurons"]
+    return f"{found['total']:,} reasoning neurons ({found['poles']:,} poles), accepted by {found['annotator']}"
+
+
+def labels(session: Session, options: Options) -> str | None:
+    """Write a file for people to label, or read one back; None if neither is asked for."""
+    if options.export_to is not None:
+        cases = _items(session, options.audit)
+        return f"{write_labels(Path(options.export_to), cases, _questions(session))} cases in {options.export_to}"
+    if options.import_from is not None:
+        return _import(session, Path(options.import_from))
+    return None
 
 
 def _annotate(session: Session, maker: Annotator, options: JudgeOptions, plain: bool) -> None:
@@ -110,19 +133,17 @@ def _annotate(session: Session, maker: Annotator, options: JudgeOptions, plain: 
             _book(session, maker)
     if not plain:
         rows = [{"id": item.id, "kind": item.kind} | _word(a) for item, a in zip(cases, said, strict=True)]
-        run.write_rows(f"judgements/{_part(maker.name)}", rows, JUDGEMENTS)
+        run.write(JUDGEMENTS, rows, _part(maker.name))
     kept = [a for item, a in zip(cases, said) if item.kind == "candidate"]
-    try:
-        _write(session, maker.name, kept)
-    finally:
-        _audit(session)
+    _write(session, maker.name, kept)
+    _audit(session)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
 
 
 def _questions(session: Session) -> dict[str, str]:
-    return {c.name: c.question for c in session.concepts.concepts}
+    return {c.name: c.question for c in session.inputs.concepts.concepts}
 
 
 def _items(session: Session, decoys: int, described: bool = True) -> list[Item]:
@@ -133,7 +154,7 @@ def _items(session: Session, decoys: int, described: bool = True) -> list[Item]:
     if described:
         found = _with_contexts(session, found)
     tokens = run.rows("SELECT DISTINCT token FROM (SELECT unnest(promoted || suppressed) AS token FROM poles) ORDER BY token")
-    return items(found, session.concepts.concepts, [t["token"] for t in tokens], decoys, session.config.seed)
+    return items(found, session.inputs.concepts.concepts, [t["token"] for t in tokens], decoys, session.config.seed)
 
 
 def _case(row: dict[str, Any], concept: str, evidence: tuple[str, ...] = ()) -> Candidate:
@@ -157,7 +178,6 @@ def _with_contexts(session: Session, cases: Sequence[Candidate]) -> list[Candida
 def _write(session: Session, name: str, kept: list[Annotation]) -> None:
     """An annotator's words on the candidates, as the run's annotations. Raises: DiscoveryError if it accepts none."""
     run, failed = session.run, sum(a.status == "failed" for a in kept)
-    run.manifest["notes"] = [n for n in run.manifest["notes"] if not n.endswith(_FAILED)]
     if failed:
         run.note(f"{failed} of {len(kept)} candidates got no usable reply from {name}; they {_FAILED}")
         print(f"cotscope: {failed} of {len(kept)} candidates got no usable reply; they {_FAILED}", file=sys.stderr)
@@ -165,9 +185,9 @@ def _write(session: Session, name: str, kept: list[Annotation]) -> None:
     if not accepted:
         raise DiscoveryError(f"annotator {name} accepted none of {len(kept)} candidates", got=f"{failed} failed")
     kept.sort(key=lambda a: (a.pole, a.concept))
-    run.write_rows("annotations", [_word(a) for a in kept], ANNOTATIONS)
+    run.write(ANNOTATIONS, [_word(a) for a in kept])
     by_layer = Counter(layer for layer, _ in {(a.pole.layer, a.pole.index) for a in accepted})
-    by_concept = {c.name: len({a.pole[:2] for a in accepted if a.concept == c.name}) for c in session.concepts.concepts}
+    by_concept = {c.name: len({a.pole[:2] for a in accepted if a.concept == c.name}) for c in session.inputs.concepts.concepts}
     run.summarise(
         "neurons",
         {
@@ -214,8 +234,8 @@ def _name(session: Session, maker: JudgeAnnotator, count: int) -> None:
     )
     cases = _with_contexts(session, [_case(row, "") for row in rows])
     words = maker.ask(NamingForm(), cases)
-    session.run.write_rows(
-        "names",
+    session.run.write(
+        NAMES,
         [
             {
                 **case.pole._asdict(),
@@ -228,14 +248,13 @@ def _name(session: Session, maker: JudgeAnnotator, count: int) -> None:
             }
             for row, case, word in zip(rows, cases, (words[i] for i in range(len(cases))))
         ],
-        NAMES,
     )
 
 
 # -- people and the audit ---------------------------------------------------------------------------------------------
 
 
-def _import(session: Session, file: Path) -> None:
+def _import(session: Session, file: Path) -> str:
     """People's answers, as one more annotator's; the annotations stay what they are."""
     said = read_labels(file)
     known = {item.id: item for item in _items(session, len(said), described=False)}
@@ -247,14 +266,15 @@ def _import(session: Session, file: Path) -> None:
         {"id": i, "kind": known[i].kind} | _word(Annotation(known[i].case.pole, known[i].case.concept, accepted, PEOPLE))
         for i, accepted in said.items()
     ]
-    session.run.write_rows(f"judgements/{_part(PEOPLE)}", rows, JUDGEMENTS)
+    session.run.write(JUDGEMENTS, rows, _part(PEOPLE))
     _audit(session)
+    return f"{len(rows)} labels of people taken into the audit"
 
 
 def _audit(session: Session) -> None:
     """The audit's table, and as `summary.judge` the figures of the annotator whose word holds."""
     run = session.run
-    if not all((run.folder / "tables" / name).exists() for name in ("judgements", "annotations.parquet")):
+    if not (run.has(JUDGEMENTS) and run.has(ANNOTATIONS)):
         return
     [name] = [row["annotator"] for row in run.rows("SELECT DISTINCT annotator FROM annotations")]
     said = run.rows("SELECT * FROM judgements ORDER BY annotator, id")
@@ -262,7 +282,7 @@ def _audit(session: Session) -> None:
     said += [j | {"annotator": "lexicon", "accepted": j["kind"] in ("candidate", "repeat"), "status": "answered"}
              for j in every]  # fmt: skip
     rows = figures(said)
-    run.write_rows("audit", rows, AUDIT)
+    run.write(AUDIT, rows)
     own = [j for j in said if j["annotator"] == name and j["kind"] == "candidate"]
     value = {"rate": "value", "n": "n", "accepted": "count"}
     decoys = {r["other"]: {k: r[v] for k, v in value.items()} | {"ci": [r["low"], r["high"]]} for r in rows
@@ -286,3 +306,18 @@ def _audit(session: Session) -> None:
             **{k: run.manifest.get("judge", {}).get(name, {}).get(k) for k in ("calls", "tokens_in", "tokens_out", "cost")},
         },
     )
+
+
+STAGE = Stage(
+    "annotate",
+    "annotate",
+    "say which candidates stand for their concept",
+    annotate,
+    Options,
+    after=("discover",),
+    reads=(POLES, CANDIDATES, "completions/discovery."),
+    writes=(ANNOTATIONS, JUDGEMENTS, AUDIT, NAMES, CONTEXTS),
+    units=UNITS,
+    repeats=True,
+    instead=labels,
+)

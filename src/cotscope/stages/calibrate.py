@@ -1,6 +1,6 @@
-"""Placebo: how often would the rule of `damage` say "matters" of neurons that should not matter?
+"""Calibrate: how often would the rule of `damage` say "matters" of neurons that should not matter?
 
-The pipeline (filter by lexicon, permuted sets, given solutions, `SPECIFIC_RULE`) is run again and again where its answer
+The pipeline (filter by lexicon, permuted sets, reference solutions, `SPECIFIC_RULE`) is run again and again where its answer
 ought to be no:
 
 - lexicon: with concepts that arithmetic does not need, four drawn from the packaged placebo set (as many seeds as the
@@ -11,55 +11,39 @@ ought to be no:
 
 Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
 few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen.
-
-Reads: `poles`, `candidates`, `keystones`. Writes: `placebo_runs` (a file per run), `placebo`.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
 from ..data.answers import is_correct, parse_flexible
 from ..data.builtin import generate
 from ..measuring.neurons import active_neurons, with_promoted
-from ..measuring.solutions import Continuation, continuation, mean_scores, score_roles
+from ..measuring.solutions import Solution, mean_scores, score_roles, solution
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.stage import Stage, never, option
+from ..runs.tables import ANNOTATIONS, CALIBRATION, CALIBRATION_RUNS, CANDIDATES, KEYSTONES, POLES
 from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
 from ..stats.random_sets import Traits, permuted_sets
 
-Orders = dict[int, np.ndarray]  # layer → a permutation of its neurons
+Orders = dict[int, NDArray[np.int64]]  # layer → a permutation of its neurons
 TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
 """What ten runs are; the study's own neurons come once beside them."""
 KINDS = ("lexicon", "labels", "vectors", "study")
 LEXICON, CONCEPTS = "placebo", 4
 PERMUTED = 20  # sets; the least p is 1/21
 EXEMPLARS = 2  # of the short prompt
-PLACEBO = pa.schema(
-    [
-        ("run", pa.string()),
-        ("kind", pa.string()),
-        ("concepts", pa.list_(pa.string())),
-        ("neurons", pa.int32()),
-        ("compared", pa.int32()),
-        ("solved", pa.int32()),
-        ("problems", pa.int32()),
-        ("change", pa.float64()),
-        ("permuted_mean", pa.float64()),
-        ("p_value", pa.float64()),
-        ("p_beyond", pa.float64()),
-        ("verdict", pa.string()),
-    ]
-)
 UNITS = {
     "placebo.rate": "share of the runs of lexicon, labels and vectors in which the rule said that the set matters",
     "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
@@ -67,31 +51,26 @@ UNITS = {
 }
 
 
-def calibrate(session: Session, runs: int = 40, problems: int = 6) -> None:
-    """Run the stage. Runs that have been made are not made again; more can be added.
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
 
-    Args:
-        runs: how many, those of the study's own neurons not counted.
-        problems: given solutions per run.
-    """
+    runs: int = option(40, "how many runs, those of the study's own neurons not counted", kind="positive")
+    problems: int = option(6, "reference solutions per run", kind="positive")
+
+
+def calibrate(session: Session, options: Options) -> str:
+    """Run the stage. Runs that have been made are not made again; more can be added."""
     run = session.run
-    run.require("keystones", f"cotscope keystones {run.folder}")
-    with run.stage("placebo", UNITS):
-        state, parts = run.manifest.setdefault("placebo", {}), run.folder / "tables/placebo_runs"
-        known = sha256(repr(run.rows("SELECT layer, index, sign, steps FROM poles")).encode()).hexdigest()
-        mark = {"poles": known, "concepts": session.concepts.sha256, "problems": problems, "rule": SPECIFIC_RULE}
-        if state.get("of") != mark:
-            shutil.rmtree(parts, ignore_errors=True)
-            state["of"] = mark
-            run.save()
-        plan, done = _plan(runs), {part.stem for part in parts.glob("[!.]*.parquet")}
-        missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
-        bench = _Bench(session, problems)
-        with session.bar("placebo", len(missing) * (PERMUTED + 2), "set") as bar:
-            for kind, i in missing:
-                row = bench.run(kind, i, bar.update)
-                run.write_rows(f"placebo_runs/{kind}_{i}", [row], PLACEBO)
-        _summarise(session, plan)
+    poles = run.rows("SELECT layer, index, sign, steps FROM poles")
+    of = fingerprint(poles, session.inputs.concepts.sha256, options.problems, SPECIFIC_RULE)
+    plan, done = _plan(options.runs), set(run.keep(CALIBRATION_RUNS, of))
+    missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
+    bench = _Bench(session, options.problems)
+    with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
+        for kind, i in missing:
+            run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", of)
+    return _summarise(session, plan)
 
 
 def _plan(runs: int) -> list[tuple[str, int]]:
@@ -113,14 +92,14 @@ class _Bench:
         rows = session.run.rows("SELECT layer, index, sign, promoted FROM poles ORDER BY ALL")
         self.poles = [Pole(r["layer"], r["index"], r["sign"]) for r in rows]
         self.promoted = [r["promoted"] for r in rows]
-        self.prompt: Prompt = derive_prompt("full", problems_of(session.exemplars, "full")[:EXEMPLARS])
-        self.seen = {p.question for part in session.split.parts().values() for p in part}
+        self.prompt: Prompt = derive_prompt("full", problems_of(session.inputs.exemplars, "full")[:EXEMPLARS])
+        self.seen = {p.question for part in session.inputs.split.parts().values() for p in part}
 
     def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
         """One run as a row of the table. `progress()` is called per scored set."""
         rng = np.random.default_rng([self.session.config.seed, KINDS.index(kind), number])
         given, anatomy = self._given(rng, self.problems), self.session.loaded.anatomy
-        concepts, orders, solved = self.session.concepts.concepts, None, None
+        concepts, orders, solved = self.session.inputs.concepts.concepts, None, None
         traits, poles, promoted = self.known.traits, self.poles, self.promoted
         if kind == "lexicon":
             concepts = _drawn(load_concepts(LEXICON).concepts, number, self.session.config.seed)
@@ -147,13 +126,13 @@ class _Bench:
             return row | {"verdict": "nothing found"}
         return row | self._damage(given, permuted.targets, permuted.sets, orders, progress)._asdict()
 
-    def _given(self, rng: np.random.Generator, count: int) -> list[Continuation]:
+    def _given(self, rng: np.random.Generator, count: int) -> list[Solution]:
         """Built-in problems of one or two steps with their solutions."""
         drawn = generate(count + len(self.seen), seed=int(rng.integers(2**31)), steps=(1, 2))
         found = [p for p in drawn if p.question not in self.seen][:count]
-        return [continuation(self.session.loaded, p, "gold", render_solution(p)) for p in found]
+        return [solution(self.session.loaded, p, "gold", render_solution(p)) for p in found]
 
-    def _damage(self, given: Sequence[Continuation], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
+    def _damage(self, given: Sequence[Solution], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
                 orders: Orders | None, progress: Callable[[], object]) -> SpecificDamage:  # fmt: skip
         from ..lm.interventions import scale, shuffled
 
@@ -166,7 +145,7 @@ class _Bench:
             progress()
         return specific_damage(means[0], means[1], means[2:])
 
-    def _solved(self, given: Sequence[Continuation], orders: Orders) -> int:
+    def _solved(self, given: Sequence[Solution], orders: Orders) -> int:
         """How many of the problems the model with shuffled value vectors solves."""
         from ..lm.interventions import shuffled
 
@@ -180,7 +159,7 @@ class _Bench:
         return sum(is_correct(parse_flexible(c.text), g.problem.answer) for c, g in zip(completions, given, strict=True))
 
     def _discovered(
-        self, given: Sequence[Continuation], orders: Orders
+        self, given: Sequence[Solution], orders: Orders
     ) -> tuple[dict[Neuron, Traits], list[Pole], list[list[str]]]:
         """The poles that are active in the shuffled model on solutions that it is made to write, as `discover` has them."""
         from ..lm.interventions import shuffled
@@ -239,9 +218,11 @@ def _shuffled_within_layers(
     return [promoted[i] for i in order]
 
 
-def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
-    rows = [r for r in session.run.rows("SELECT * FROM placebo_runs ORDER BY run") if r["run"] in {f"{k}_{i}" for k, i in plan}]
-    session.run.write_rows("placebo", rows, PLACEBO)
+def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
+    rows = [
+        r for r in session.run.rows("SELECT * FROM calibration_runs ORDER BY run") if r["run"] in {f"{k}_{i}" for k, i in plan}
+    ]
+    session.run.write(CALIBRATION, rows)
 
     def rate(kinds: Sequence[str]) -> dict[str, object]:
         verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
@@ -254,3 +235,20 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> None:
         rate([kind for kind in found if kind != "study"])
         | {"by_kind": {kind: rate([kind]) for kind in found}, "permuted": PERMUTED, "level": LEVEL, "rule": SPECIFIC_RULE},
     )
+    found = session.run.summary["placebo"]
+    interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
+    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval}"
+
+
+STAGE = Stage(
+    "calibrate",
+    "calibrate",
+    "how often the rule of `ablate` says that neurons matter which should not",
+    calibrate,
+    Options,
+    after=("keystones",),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES),
+    writes=(CALIBRATION_RUNS, CALIBRATION),
+    units=UNITS,
+    wanted=never,
+)

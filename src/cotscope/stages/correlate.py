@@ -1,26 +1,40 @@
-"""Explain: does the reasoning neurons' activity move with accuracy? Over prompts, and for the four phenomena.
+"""Correlate: does the reasoning neurons' activity move with accuracy? Over prompts, and for the four phenomena.
 
 The claim to test is the paper's (Rai & Yao 2024, section 5): where a change of the prompt changes accuracy, it changes
 the activity of reasoning neurons the same way.
 
 Activity could move with accuracy for any neurons (a prompt that makes the model write more formulas moves many), so
 matched random sets are correlated with accuracy too, and length is held constant.
-
-Reads: `prompts`, `prompt_problems`, `fixed_problems`, `variants`, `activity`, `judged_activity`. Writes: `phenomena`,
-`correlations`, `random_correlations`, `judged`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from ..measuring.activity import JUDGED
 from ..measuring.neurons import active_neurons
 from ..records import Neuron, Pole
 from ..runs.session import Session
+from ..runs.stage import NoOptions, Stage
+from ..runs.tables import (
+    ANNOTATIONS,
+    CANDIDATES,
+    CORRELATIONS,
+    FORCED_PROBLEMS,
+    JUDGED_ACTIVITY,
+    KEYSTONES,
+    MEASURED,
+    PHENOMENA,
+    POLES,
+    PROMPT_PROBLEMS,
+    PROMPTS,
+    RANDOM_CORRELATIONS,
+)
+from ..runs.tables import JUDGED as JUDGED_TABLE
 from ..stats import (
     detectable_difference,
     expected_jaccard,
@@ -36,19 +50,10 @@ from ..stats.correlation import KEYS, Points, correlations
 from ..stats.random_sets import matched_sets
 from ..stats.verdicts import RULE, verdict
 
-CORRELATIONS = pa.schema([
-    ("family", pa.string()), ("prompts", pa.int32()), *[(n, pa.string()) for n in ("activity", "poles", "given")],
-    *[(n, pa.float64()) for n in KEYS],
-])  # fmt: skip
-RANDOM = pa.schema([("family", pa.string()), ("neuron_set", pa.string()), ("spearman", pa.float64())])
-JUDGED_CORRELATIONS = pa.schema([
-    ("poles", pa.string()), ("activity", pa.string()), ("prompts", pa.int32()),
-    *[(n, pa.float64()) for n in ("first", *KEYS)],
-])  # fmt: skip
 RANDOM_SETS = 100  # matched sets whose activity is correlated with accuracy; they cost no run of the model
 
 # Each phenomenon and the prompts that show it: the derived ones, then the stems of the paper's files.
-PHENOMENA = {
+PHENOMENON_PROMPTS = {
     "without_formulas": ("text_only",),
     "without_text": ("formulas_only", "equation_only"),
     "one_operation": (
@@ -59,35 +64,37 @@ PHENOMENA = {
 
 UNITS = {
     "phenomena.verdict": RULE,
-    "correlation.fixed": "Spearman of fixed activity and accuracy over prompts",
-    "correlation.first": "the same for own activity of the poles that discovery under the first prompt finds (the paper's way)",
+    "correlation.fixed": "Spearman of teacher-forced activity and accuracy over prompts",
+    "correlation.first": "the same for generated activity of the poles that discovery under the first prompt finds",
     "correlation.variants": "the same over prompts of random exemplars; .sentences: over zero-shot sentences",
     "correlation.variants.within": "Spearman of ranks within perturbations (for sentences: within kinds), pooled",
-    "correlation.given_length": "partial Spearman of own activity and accuracy given the prompt's and the completions' tokens",
+    "correlation.given_length": "partial Spearman of generated activity and accuracy given the tokens in prompt, completions",
     "correlation.random": "Spearman for matched random sets, both signs counted; p: share of them as high as the reasoning set",
     "stability.jaccard": "overlap of the reasoning poles that two halves of the solved discovery problems find",
     "stability.by_chance": "expected overlap of as many poles drawn at random from all that were active",
 }
 
 
-def correlate(session: Session) -> None:
+def correlate(session: Session, options: NoOptions) -> str:
     """Run the stage."""
     run = session.run
-    run.require("measure", f"cotscope measure {run.folder}")
-    with run.stage("explain", UNITS):
-        _note_cut(session)
-        _over_prompts(session)
-        _judged(session)
-        _stability(session)
-        rows = _phenomena(session)
-        if rows:
-            run.write_rows("phenomena", rows)
-        if run.manifest.get("rules", {}).get("phenomena") != RULE:
-            run.note("The rule for the verdicts is not one that was written down when this study began.")
-        keys = ("accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_fixed", "detectable")
-        run.summarise(
-            "phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows}
-        )
+    _note_cut(session)
+    _over_prompts(session)
+    _judged(session)
+    _stability(session)
+    rows = _phenomena(session)
+    run.write(PHENOMENA, rows)
+    if run.manifest.get("rules", {}).get("phenomena") != RULE:
+        run.note("The rule for the verdicts is not one that was written down when this study began.")
+    keys = ("accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_fixed", "detectable")
+    run.summarise("phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows})
+    verdicts = "; ".join(f"{r['phenomenon'].replace('_', ' ')}: {r['verdict']}" for r in rows)
+    found = run.summary["correlation"]
+    said = "activity and accuracy: no correlation can be computed"
+    if found["spearman"] is not None:
+        said = f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}"
+        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]"
+    return f"{said}; {verdicts}" if verdicts else said
 
 
 def _note_cut(session: Session) -> None:
@@ -130,24 +137,20 @@ def _over_prompts(session: Session) -> None:
             for i, activity in enumerate(points.random)
         ]
         run.summarise("correlation", summary if family == "study" else {_SECTIONS[family]: summary})
-    run.write_rows("correlations", table, CORRELATIONS)
-    run.write_rows("random_correlations", sets, RANDOM)
+    run.write(CORRELATIONS, table)
+    run.write(RANDOM_CORRELATIONS, sets)
 
 
 _SECTIONS = {"variant": "variants", "sentence": "sentences"}
 
 
-def _families(session: Session) -> dict[str, list[dict]]:
-    """Family → its prompts: what was measured under each, with the condition, the kind and the prompt's tokens."""
-    run = session.run
-    length = {p["name"]: p["tokens"] for p in run.manifest["prompts"]}
-    study = [
-        r | {"condition": f"measure.{r['prompt']}", "kind": r["prompt"], "prompt_tokens": length[r["prompt"]]}
-        for r in run.rows("SELECT * FROM prompts")
-    ]
-    extra = run.rows("SELECT 'variant.' || prompt AS condition, * FROM variants") if run.stage_done("variants") else []
-    parts = {family: [r for r in extra if r["family"] == family] for family in _SECTIONS}
-    return {"study": study} | {family: rows for family, rows in parts.items() if rows}
+def _families(session: Session) -> dict[str, list[dict[str, Any]]]:
+    """Family → its prompts: what was measured under each, with its condition."""
+    rows = session.run.rows("SELECT family || '.' || prompt AS condition, * FROM prompts")
+    found: dict[str, list[dict[str, Any]]] = {"study": []}
+    for row in rows:
+        found.setdefault(row["family"], []).append(row)
+    return {family: found[family] for family in ("study", *_SECTIONS) if found.get(family)}
 
 
 def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float], list[list[float]]]:
@@ -156,11 +159,12 @@ def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float],
     known = active_neurons(run)
     rows = run.query(
         """SELECT condition, layer, index, sum(steps / tokens) AS activity
-           FROM activity JOIN completions USING (condition, problem_id) WHERE list_contains(?, condition) GROUP BY ALL""",
+           FROM activity JOIN completions USING (condition, family, prompt, problem_id)
+           WHERE list_contains(?, condition) GROUP BY ALL""",
         [conditions],
     ).to_pydict()
     place = {condition: i for i, condition in enumerate(conditions)}
-    activity: dict[Neuron, np.ndarray] = defaultdict(lambda: np.zeros(len(conditions)))
+    activity: dict[Neuron, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(conditions)))
     for condition, layer, index, value in zip(rows["condition"], rows["layer"], rows["index"], rows["activity"]):
         activity[Neuron(layer, index)][place[condition]] = value
     first = 1000 + session.config.seed
@@ -176,8 +180,8 @@ def _judged(session: Session) -> None:
     for poles in JUDGED:
         points = run.rows(
             """SELECT j.own_activity, j.fixed_activity, accuracy FROM judged_activity j JOIN prompts USING (prompt)
-               WHERE poles = ? ORDER BY prompt != ?, prompt""",
-            [poles, session.prompts[0].name],
+               WHERE family = 'study' AND poles = ? ORDER BY prompt != ?, prompt""",
+            [poles, session.prompt.name],
         )
         for way in ("own", "fixed"):
             values = [p[f"{way}_activity"] for p in points]
@@ -185,7 +189,7 @@ def _judged(session: Session) -> None:
                 found = spearman(values, [p["accuracy"] for p in points], session.config.seed)
                 row = {"poles": poles, "activity": way, "prompts": len(values), "first": values[0]}
                 rows.append(row | dict(zip(KEYS, found)))
-    run.write_rows("judged", rows, JUDGED_CORRELATIONS)
+    run.write(JUDGED_TABLE, rows)
 
 
 def _stability(session: Session) -> None:
@@ -193,7 +197,7 @@ def _stability(session: Session) -> None:
     run = session.run
     rows = run.rows(
         """SELECT problem_id, layer, index, sign, any_value(accepted) AS accepted
-           FROM activity JOIN completions USING (condition, problem_id)
+           FROM activity JOIN completions USING (condition, family, prompt, problem_id)
                 LEFT JOIN (SELECT DISTINCT layer, index, sign, true AS accepted FROM annotations WHERE accepted)
                 USING (layer, index, sign)
            WHERE split = 'discovery' AND correct AND layer >= ? GROUP BY ALL ORDER BY ALL""",
@@ -217,17 +221,17 @@ def _stability(session: Session) -> None:
     )
 
 
-def _phenomena(session: Session) -> list[dict]:
+def _phenomena(session: Session) -> list[dict[str, Any]]:
     seed = session.config.seed
-    reference = session.prompts[0].name
+    reference = session.prompt.name
     solved, measured = _per_problem(session)
     problems = sorted(solved[reference])
     rows = []
-    for phenomenon, names in PHENOMENA.items():
+    for phenomenon, names in PHENOMENON_PROMPTS.items():
         shown = [n for n in names if n in solved and n != reference]
         if not shown:
             continue
-        row = {"phenomenon": phenomenon, "prompts": shown, "n": len(problems)}
+        row: dict[str, Any] = {"phenomenon": phenomenon, "prompts": shown, "n": len(problems)}
         changes = _changes(solved, reference, shown)
         row |= _tested("accuracy", changes, seed)
         if len(shown) == 1:
@@ -244,7 +248,7 @@ def _phenomena(session: Session) -> list[dict]:
     for row in rows:
         row["detectable"] = detectable_difference(row.pop("discordant"), row["n"], tests=len(rows))
         for name in measured:
-            row[_VERDICTS[name]] = verdict(
+            row[MEASURED[name]] = verdict(
                 (row["accuracy_change"], row["accuracy_p_holm"]),
                 (row[f"{name}_change"], row[f"{name}_p_holm"]),
                 row["detectable"],
@@ -252,14 +256,6 @@ def _phenomena(session: Session) -> list[dict]:
                 len(rows),
             )
     return rows
-
-
-_VERDICTS = {
-    "activity": "verdict",
-    "activity_first": "verdict_first",
-    "fixed": "verdict_fixed",
-    "fixed_first": "verdict_fixed_first",
-}  # kind of activity → column of the verdict on it
 
 
 def _changes(values: dict[str, dict[str, float]], reference: str, shown: list[str]) -> list[float]:
@@ -274,7 +270,9 @@ def _tested(name: str, changes: list[float], seed: int) -> dict[str, float]:
 
 def _per_problem(session: Session) -> tuple[dict[str, dict[str, bool]], dict[str, dict[str, dict[str, float]]]]:
     """prompt → problem id → solved; kind of activity → prompt → problem id → active reasoning poles per token."""
-    own, fixed = (session.run.rows(f"SELECT * FROM {table}") for table in ("prompt_problems", "fixed_problems"))
+    own, fixed = (
+        session.run.rows(f"SELECT * FROM {table} WHERE family = 'study'") for table in ("prompt_problems", "forced_problems")
+    )
     solved: dict[str, dict[str, bool]] = {}
     for row in own:
         solved.setdefault(row["prompt"], {})[row["problem_id"]] = row["correct"]
@@ -286,3 +284,18 @@ def _per_problem(session: Session) -> tuple[dict[str, dict[str, bool]], dict[str
                     of_prompt = measured.setdefault(f"{name}{end}", {}).setdefault(row["prompt"], {})
                     of_prompt[row["problem_id"]] = value
     return solved, measured
+
+
+STAGE = Stage(
+    "correlate",
+    "correlate",
+    "relate activity to accuracy over prompts, and judge the four phenomena",
+    correlate,
+    after=("annotate", "measure"),
+    beside=("keystones", "variants"),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, PROMPTS, PROMPT_PROBLEMS, FORCED_PROBLEMS, JUDGED_ACTIVITY,
+           "completions/study.", "completions/variant.", "completions/sentence.", "completions/discovery.",
+           "activity/study.", "activity/variant.", "activity/sentence.", "activity/discovery."),
+    writes=(PHENOMENA, CORRELATIONS, RANDOM_CORRELATIONS, JUDGED_TABLE),
+    units=UNITS,
+)  # fmt: skip

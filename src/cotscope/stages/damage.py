@@ -1,31 +1,48 @@
-"""Damage: what a set's removal does to the skill and to everything else, measured on texts that are given.
+"""Damage: what a set's removal does to the skill and to everything else, measured on reference solutions.
 
 For each set of neurons that `ablate` disrupted: the log-probability of solutions that the model is made to write, apart
 for operators, equals signs, results and the rest (one pass, no luck of the draw; it tells a model that no longer knows
 which step to take from one that miscalculates), and a battery of tasks about words that arithmetic has nothing to do
 with. Damage is *specific* as far as it exceeds what the matched sets do to the same problems. Whether that could be chance
-is asked of permuted sets (`controls.permuted_sets`), which are scored on the solutions alone: the headline.
-
-Reads: `sets`, `poles`, completions of the first prompt. Writes: `continuations`; `gold`, `battery`, `permuted` (a file per
-set); `damage`, `damage_given`.
+is asked of permuted sets (`stats/random_sets.py`), which are scored on the solutions alone: the headline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
-
 from ..data.roles import ROLES
-from ..measuring.neurons import active_neurons, comparison
-from ..measuring.solutions import Continuation, continuations, mean_scores, score_battery, score_roles
+from ..measuring.neurons import NeuronSet, active_neurons, comparison, read_sets
+from ..measuring.solutions import (
+    BASELINE,
+    Solution,
+    fingerprint_of,
+    mean_scores,
+    reference_solutions,
+    score_battery,
+    score_roles,
+)
 from ..records import Neuron
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.stage import Stage, option
+from ..runs.tables import (
+    ANNOTATIONS,
+    BATTERY,
+    CANDIDATES,
+    DAMAGE,
+    DAMAGE_SOLUTIONS,
+    KEYSTONES,
+    PERMUTED,
+    POLES,
+    SETS,
+    SOLUTION_SCORES,
+    SOLUTIONS,
+)
 from ..stats import (
-    LEAST_PERMUTED,
     SPECIFIC_RULE,
     TOO_FEW,
     mcnemar_exact,
@@ -37,10 +54,6 @@ from ..stats import (
 )
 from ..stats.random_sets import permuted_sets
 
-GOLD = pa.schema([("neuron_set", pa.string()), ("problem_id", pa.string()), ("role", pa.string()),
-                  ("log_prob", pa.float64()), ("tokens", pa.int32()), ("greedy", pa.float64())])  # fmt: skip
-BATTERY = pa.schema([("neuron_set", pa.string()), ("task", pa.string()), ("item", pa.string()), ("hit", pa.bool_())])
-PERMUTED = pa.schema([("neuron_set", pa.string()), ("arithmetic", pa.float64()), ("elsewhere", pa.float64())])
 UNITS = {
     "damage.*.given.<role>": "mean over problems of the given solution's mean log-probability (nats) at tokens of this role",
     "damage.*.change.<role>": "the same, less that of the untouched model",
@@ -51,72 +64,69 @@ UNITS = {
 }
 
 
-def damage(session: Session) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
+
+    permuted: int = option(20, "permuted sets for the verdict; with fewer than 19 there is none", kind="natural")
+    battery: int = option(16, "items per task of the battery of other skills", kind="positive")
+
+
+def damage(session: Session, options: Options) -> str:
     """Run the stage. Sets that have been scored are not scored again."""
     run = session.run
-    run.require("ablate", f"cotscope ablate {run.folder}")
-    with run.stage("damage", UNITS):
-        sets: dict[str, list[Neuron]] = {"none": []}
-        for r in run.rows("SELECT neuron_set, layer, index FROM sets"):
-            sets.setdefault(r["neuron_set"], []).append(Neuron(r["layer"], r["index"]))
-        given = continuations(session)
-        if not given:
-            run.note("No solution could be given: the data has none and the model solved nothing. `damage` is empty.")
-            return
-        for name, neurons in _missing(session, "damage", sets, given):
-            _score(session, name, neurons, given)
-        _summarise(session, list(sets), _headline(session, given))
-
-
-def _missing(
-    session: Session, what: str, sets: Mapping[str, Sequence[Neuron]], given: tuple[Continuation, ...]
-) -> Iterator[tuple[str, Sequence[Neuron]]]:
-    """The sets that have not been scored on these solutions; one counts as scored when the next is asked for."""
-    run, state = session.run, session.run.manifest.setdefault(what, {})
-    mark = sha256(repr((sets, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
-    if state.get("of") != mark:
-        state |= {"of": mark, "done": []}
-    missing = [name for name in sets if name not in state["done"]]
-    with session.bar(what, len(missing), "set") as bar:
-        for name in missing:
-            yield name, sets[name]
-            state["done"].append(name)
-            run.save()
+    sets = {"none": NeuronSet("none", "none", None, ())} | read_sets(run)
+    given = reference_solutions(session)
+    if not given:
+        run.note("No reference solution is there: the data has none and the model solved nothing. `damage` is empty.")
+        return "no reference solutions"
+    mark = fingerprint_of(given), session.prompt.text(""), options.battery
+    of = {s.name: fingerprint(s.neurons, *mark) for s in sets.values()}
+    parts = [f"{table.name}/{{}}" for table in (SOLUTION_SCORES, BATTERY)]
+    missing = [s for s in sets.values() if not all(run.done(part.format(s.name), of[s.name]) for part in parts)]
+    with session.bar("damage", len(missing), "set") as bar:
+        for s in missing:
+            _score(session, s, given, options.battery, of[s.name])
             bar.update()
+    headline = _headline(session, given, options.permuted)
+    _summarise(session, list(sets.values()), headline)
+    p = f" (p = {headline['p_value']:.3f})" if headline["sets"] else ""
+    return f"specific damage to arithmetic: {headline['verdict']}{p}"
 
 
-def _score(session: Session, name: str, neurons: Sequence[Neuron], given: tuple[Continuation, ...]) -> None:
+def _score(session: Session, s: NeuronSet, given: Sequence[Solution], items: int, of: str) -> None:
     from ..lm.interventions import scale
 
-    intervention = scale(session.loaded.anatomy, neurons, 0.0) if neurons else None
-    found = score_roles(session.engine, session.prompts[0], given, intervention)
+    intervention = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
+    found = score_roles(session.engine, session.prompt, given, intervention)
     rows = [
         {
-            "neuron_set": name,
-            "problem_id": c.problem.id,
+            "neuron_set": s.name,
+            "problem_id": solution.problem.id,
             "role": role,
             "log_prob": fmean(t.log_prob for t in scores[role]),
             "tokens": len(scores[role]),
             "greedy": fmean(t.greedy for t in scores[role]),
         }
-        for c, scores in zip(given, found, strict=True)
+        for solution, scores in zip(given, found, strict=True)
         for role in ROLES
         if role in scores
     ]
-    session.run.write_rows(f"gold/{name}", rows, GOLD)
-    hits = score_battery(session.engine, session.config.battery, intervention)
-    session.run.write_rows(f"battery/{name}", [{"neuron_set": name, **hit._asdict()} for hit in hits], BATTERY)
+    session.run.write(SOLUTION_SCORES, rows, s.name, of)
+    hits = score_battery(session.engine, items, intervention)
+    session.run.write(BATTERY, [{"neuron_set": s.name, **hit._asdict()} for hit in hits], s.name, of)
 
 
-def _summarise(session: Session, sets: list[str], headline: dict[str, Any]) -> None:
+def _summarise(session: Session, sets: Sequence[NeuronSet], headline: dict[str, Any]) -> None:
     run, seed = session.run, session.config.seed
-    gold = {role: values for role in ROLES if (values := _by_set(session, "gold", "problem_id", "log_prob", role))}
-    target = comparison(run)
+    gold = {role: values for role in ROLES if (values := _by_set(session, "solution_scores", "problem_id", "log_prob", role))}
+    target = comparison(sets)
     right = _by_set(session, "battery", "task || '/' || item", "hit")
     solved = _by_set(session, "completions", "problem_id", "correct")
-    matched = [name for name in sets if name.startswith("matched_")]
-    rows, summary = [], {}
-    for name in sets:
+    names, matched = [s.name for s in sets], [s.name for s in sets if s.kind == "matched"]
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, dict[str, Any]] = {}
+    for name in names:
         hits = sum(right[name].values())
         low, high = wilson(hits, len(right[name]))
         p = mcnemar_exact(list(right["none"].values()), list(right[name].values()))
@@ -125,7 +135,7 @@ def _summarise(session: Session, sets: list[str], headline: dict[str, Any]) -> N
         summary[name] = {"given": {}, "change": {}, "battery": row["battery"]}
     changes = []
     for role, values in gold.items():
-        for name in sets:
+        for name in names:
             change = [values[name][problem] - before for problem, before in values["none"].items()]
             mean, low, high = paired_bootstrap(change, seed)
             given = fmean(values[name].values())
@@ -142,9 +152,15 @@ def _summarise(session: Session, sets: list[str], headline: dict[str, Any]) -> N
                 }
             )
             summary[name]["given"][role], summary[name]["change"][role] = given, mean
-    run.write_rows("damage", rows)
-    run.write_rows("damage_given", changes)
-    found = {"none": summary["none"], "reasoning": summary["reasoning"], "target": target, "specific": {}, "headline": headline}
+    run.write(DAMAGE, rows)
+    run.write(DAMAGE_SOLUTIONS, changes)
+    found: dict[str, Any] = {
+        "none": summary["none"],
+        "reasoning": summary.get("reasoning"),
+        "target": target,
+        "specific": {},
+        "headline": headline,
+    }
     if matched:
         for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
             beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
@@ -158,34 +174,36 @@ def _summarise(session: Session, sets: list[str], headline: dict[str, Any]) -> N
     run.summarise("damage", found | {"problems": problems, "items": rows[0]["items"]})
 
 
-def _headline(session: Session, given: tuple[Continuation, ...]) -> dict[str, Any]:
-    """`SPECIFIC_RULE` on the given solutions: reasoning neurons that share their stratum with others, among permuted sets.
-
-    As many permuted sets as matched ones; with too few for any p-value they are not scored at all.
-    """
+def _headline(session: Session, given: Sequence[Solution], count: int) -> dict[str, Any]:
+    """`SPECIFIC_RULE` on the reference solutions: reasoning neurons that share their stratum with others, among permuted
+    sets."""
     from ..lm.interventions import scale
 
-    run, config, known = session.run, session.config, active_neurons(session.run)
-    seeds = range(config.seed, config.seed + config.matched)
-    targets, permuted = permuted_sets(known.reasoning, known.pool, known.traits, seeds)
-    if config.matched < LEAST_PERMUTED or not targets:
+    run, first, known = session.run, session.config.seed, active_neurons(session.run)
+    targets, permuted = permuted_sets(known.reasoning, known.pool, known.traits, range(first, first + count))
+    if not count or not targets:
         return {"verdict": TOO_FEW, "neurons": len(targets), "sets": 0}
-    sets = {"none": (), "target": targets} | {f"permuted_{i}": neurons for i, neurons in enumerate(permuted)}
-    for name, neurons in _missing(session, "permuted", sets, given):
-        intervention = scale(session.loaded.anatomy, neurons, 0.0) if neurons else None
-        means = mean_scores(score_roles(session.engine, session.prompts[0], given, intervention))
-        run.write_rows(f"permuted/{name}", [dict(zip(PERMUTED.names, (name, *means)))], PERMUTED)
-    means = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in run.rows("SELECT * FROM permuted")}
-    found = specific_damage(means["none"], means["target"], [means[f"permuted_{i}"] for i in range(len(permuted))])
+    sets: dict[str, Sequence[Neuron]] = {"none": (), "target": targets}
+    sets |= {f"permuted_{i}": neurons for i, neurons in enumerate(permuted)}
+    mark = fingerprint_of(given), session.prompt.text("")
+    of = {name: fingerprint(tuple(neurons), *mark) for name, neurons in sets.items()}
+    missing = [name for name in sets if run.done(f"permuted/{name}", of[name]) is None]
+    with session.bar("permuted sets", len(missing), "set") as bar:
+        for name in missing:
+            intervention = scale(session.loaded.anatomy, sets[name], 0.0) if sets[name] else None
+            means = mean_scores(score_roles(session.engine, session.prompt, given, intervention))
+            row = {"neuron_set": name, "arithmetic": means[0], "elsewhere": means[1]}
+            run.write(PERMUTED, [row], name, of[name])
+            bar.update()
+    scored = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in run.rows("SELECT * FROM permuted")}
+    found = specific_damage(scored["none"], scored["target"], [scored[f"permuted_{i}"] for i in range(len(permuted))])
     return found._asdict() | {"neurons": len(targets), "sets": len(permuted)}
 
 
 def _by_set(session: Session, table: str, key: str, value: str, role: str | None = None) -> dict[str, dict[str, float]]:
     """set → problem or item → value; accuracy with nothing disrupted is that of the first prompt."""
-    where, parameters = "", []
-    if table == "completions":
-        where, parameters = "WHERE split = 'test' AND prompt = ?", [session.prompts[0].name]
-    elif role is not None:
+    where, parameters = "", list[Any]()
+    if role is not None:
         where, parameters = "WHERE role = ?", [role]
     rows = session.run.rows(
         f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} {where} ORDER BY ALL", parameters
@@ -194,3 +212,17 @@ def _by_set(session: Session, table: str, key: str, value: str, role: str | None
     for r in rows:
         found.setdefault(r["neuron_set"], {})[r["key"]] = r["value"]
     return found
+
+
+STAGE = Stage(
+    "damage",
+    "ablate",
+    "what each set's removal does to reference solutions, and to other skills; the verdict (--outcomes solutions)",
+    damage,
+    Options,
+    after=("ablate",),
+    reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, BASELINE, "completions/ablation."),
+    writes=(SOLUTIONS, SOLUTION_SCORES, BATTERY, PERMUTED, DAMAGE, DAMAGE_SOLUTIONS),
+    units=UNITS,
+    chosen_by={"--outcomes": {"solutions": {}}, "--by": {"set": {}}},
+)

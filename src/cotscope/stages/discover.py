@@ -1,18 +1,17 @@
 """Discover: which poles are active when problems are solved, and which of them promote a concept's tokens.
 
 Rai & Yao 2024, Algorithm 1 (collect the active neurons of correctly solved problems) and Algorithm 2 (filter them by
-what they promote), with poles instead of neurons (design, section 2).
+what they promote), with poles instead of neurons (docs/methods.md).
 
 The paper looks under one prompt, and then finds its neurons more active under that prompt than under others. Here each
-of several prompts (`StudyConfig.discover_prompts`) is given all discovery problems, and a pole keeps the names of those
+of several prompts (`--discover-prompts`) is given all discovery problems, and a pole keeps the names of those
 under which it was found: the paper's way are the poles with the first prompt's name.
-
-Reads: the discovery problems. Writes: completions and activity of `discover.<prompt>`; `poles`, `candidates`.
 """
 
 from __future__ import annotations
 
-import pyarrow as pa
+from dataclasses import dataclass
+from typing import Any
 
 from ..concepts.lexicon import candidates
 from ..errors import DiscoveryError
@@ -20,63 +19,50 @@ from ..measuring.generation import Condition, solve
 from ..measuring.neurons import with_promoted
 from ..records import Pole
 from ..runs.session import Session
-
-CANDIDATES = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("index", pa.int32()),
-        ("sign", pa.int8()),
-        ("concept", pa.string()),
-        ("matches", pa.int32()),
-        ("evidence", pa.list_(pa.string())),
-    ]
-)
+from ..runs.stage import Stage, option
+from ..runs.tables import CANDIDATES, POLES
 
 
-def discover(session: Session) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
+
+    discover_prompts: int = option(3, "prompts, the first ones, that discovery looks under; 0: all", kind="natural")
+
+
+def discover(session: Session, options: Options) -> str:
     """Run the stage.
 
     Raises: DiscoveryError if no problem was solved or no pole passed the filter.
     """
     run = session.run
-    if run.stage_done("discover"):
-        return
-    with run.stage("discover"):
-        prompts = session.prompts[: session.config.discover_prompts or None]
-        conditions = [Condition(f"discover.{p.name}", p, "discovery", record=True) for p in prompts]
-        solve(session, conditions, "discovering")
-        active = _active_poles(session)
-        promoted = with_promoted(session, active)
-        found = []
-        for row in promoted:
-            pole = Pole(row["layer"], row["index"], row["sign"])
-            found += candidates(pole, row["promoted"], session.concepts.concepts)
-        if not found:
-            raise DiscoveryError(
-                f"none of the {len(promoted)} active poles promotes the tokens of a concept",
-                expected="poles with at least two seed tokens among their promoted tokens",
-                remedy=f"Look at the seeds in {session.concepts.source}, or discover from more problems.",
-            )
-        run.write_rows("poles", promoted)
-        run.write_rows(
-            "candidates",
-            [
-                {**c.pole._asdict(), "concept": c.concept, "matches": len(c.evidence), "evidence": list(c.evidence)}
-                for c in found
-            ],
-            CANDIDATES,
+    prompts = session.inputs.prompts[: options.discover_prompts or None]
+    solve(session, [Condition("discovery", p, "discovery", record=True) for p in prompts], "discovering")
+    promoted = with_promoted(session, _active_poles(session))
+    found = []
+    for row in promoted:
+        pole = Pole(row["layer"], row["index"], row["sign"])
+        found += candidates(pole, row["promoted"], session.inputs.concepts.concepts)
+    if not found:
+        raise DiscoveryError(
+            f"none of the {len(promoted)} active poles promotes the tokens of a concept",
+            expected="poles with at least two seed tokens among their promoted tokens",
+            remedy=f"Look at the seeds in {session.inputs.concepts.source}, or discover from more problems.",
         )
-        run.summarise(
-            "neurons",
-            {
-                "active_poles": len(promoted),
-                "candidates": len({c.pole for c in found}),
-                "discovery_prompts": [p.name for p in prompts],
-            },
-        )
+    run.write(POLES, promoted)
+    run.write(
+        CANDIDATES,
+        [{**c.pole._asdict(), "concept": c.concept, "matches": len(c.evidence), "evidence": list(c.evidence)} for c in found],
+    )
+    suspects = len({c.pole for c in found})
+    run.summarise(
+        "neurons",
+        {"active_poles": len(promoted), "candidates": suspects, "discovery_prompts": [p.name for p in prompts]},
+    )
+    return f"{len(promoted):,} active poles, {suspects:,} of them promote a concept's tokens"
 
 
-def _active_poles(session: Session) -> list[dict]:
+def _active_poles(session: Session) -> list[dict[str, Any]]:
     """The poles that were active on correctly solved problems, with how often, how strongly and under which prompts."""
     run = session.run
     scores = run.rows(
@@ -98,8 +84,18 @@ def _active_poles(session: Session) -> list[dict]:
         """SELECT layer, index, sign, sum(steps)::INT AS steps, count(DISTINCT problem_id)::INT AS problems,
                   sum(update_size) / sum(steps) AS mean_update_size, sum(coefficient) / sum(steps) AS mean_coefficient,
                   list_sort(list(DISTINCT prompt)) AS prompts
-           FROM activity JOIN completions USING (condition, problem_id)
+           FROM activity JOIN completions USING (condition, family, prompt, problem_id)
            WHERE split = 'discovery' AND correct AND layer >= ?
            GROUP BY ALL ORDER BY layer, index, sign""",
         [session.first_layer],
     )
+
+
+STAGE = Stage(
+    "discover",
+    "discover",
+    "find the poles that are active when problems are solved, and those that promote a concept's tokens",
+    discover,
+    Options,
+    writes=("completions/discovery.", "activity/discovery.", POLES, CANDIDATES),
+)

@@ -6,19 +6,18 @@ before any set is disrupted, in every layer, and left out of the reasoning set a
 
 Screening: the largest update size of each neuron over a general text, relative to the median of its layer. The first 24,
 and the first reasoning neurons, are then zeroed one at a time.
-
-Reads: `annotations`. Writes: `keystones`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from ..data.load import general_text
 from ..records import Neuron
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.stage import NoOptions, Stage
+from ..runs.tables import ANNOTATIONS, KEYSTONES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,18 +31,6 @@ KEYSTONE_KL = 0.1
 On the default model no neuron reaches it: a random one moves the distribution by 0.0005 (rounding), the reasoning set of
 hundreds by 0.03, the neuron of the largest update alone by 0.033, two thirds of it at the first token.
 """
-KEYSTONES = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("index", pa.int32()),
-        ("kl", pa.float64()),
-        ("perplexity_ratio", pa.float64()),
-        ("max_update_size", pa.float64()),
-        ("relative_update_size", pa.float64()),
-        ("keystone", pa.bool_()),
-        ("reasoning", pa.bool_()),
-    ]
-)
 UNITS = {
     "keystones.kl": f"mean over {TOKENS} tokens of general text of KL(untouched ‖ neuron zeroed), nats; keystone: at least "
     f"{KEYSTONE_KL}",
@@ -52,42 +39,38 @@ UNITS = {
 }
 
 
-def keystones(session: Session) -> None:
-    """Run the stage. A neuron that was tried is not tried again."""
+def keystones(session: Session, options: NoOptions) -> str:
+    """Run the stage. Neurons that were tried are not tried again."""
     run = session.run
-    run.require("annotate", f"cotscope annotate {run.folder}")
-    with run.stage("keystones", UNITS):
-        reasoning = {
-            Neuron(r["layer"], r["index"]) for r in run.rows("SELECT DISTINCT layer, index FROM annotations WHERE accepted")
-        }
-        marks = {"tokens": TOKENS, "screened": [SCREENED, SCREENED_REASONING], "kl": KEYSTONE_KL}
-        marks["reasoning"] = sorted(map(list, reasoning))
-        if not (run.has("keystones") and run.manifest.get("keystones") == marks):
-            run.write_rows("keystones", _try(session, reasoning), KEYSTONES)
-            run.manifest["keystones"] = marks
-            run.save()
-        rows = run.rows("SELECT * FROM keystones")
-        found = [r for r in rows if r["keystone"]]
-        among = [r for r in found if r["reasoning"]]
-        run.summarise(
-            "keystones",
-            {
-                "found": len(found),
-                "reasoning": len(among),
-                "tried": len(rows),
-                "largest_kl": max(r["kl"] for r in rows),
-                "threshold": KEYSTONE_KL,
-                "neurons": [[r["layer"], r["index"]] for r in found],
-            },
-        )
-        if among:
-            which = ", ".join(f"layer {r['layer']} neuron {r['index']} (KL {r['kl']:.2f})" for r in among)
-            run.note(f"Without this neuron alone the model breaks; it is left out of the reasoning set: {which}.")
-        if among and len(among) == len(reasoning):
-            run.note("All reasoning neurons are keystones: there is nothing left to disrupt.")
+    reasoning = {
+        Neuron(r["layer"], r["index"]) for r in run.rows("SELECT DISTINCT layer, index FROM annotations WHERE accepted")
+    }
+    of = fingerprint(TOKENS, SCREENED, SCREENED_REASONING, KEYSTONE_KL, sorted(reasoning))
+    if run.done("keystones", of) is None:
+        run.write(KEYSTONES, _try(session, reasoning), of=of)
+    rows = run.rows("SELECT * FROM keystones")
+    found = [r for r in rows if r["keystone"]]
+    among = [r for r in found if r["reasoning"]]
+    run.summarise(
+        "keystones",
+        {
+            "found": len(found),
+            "reasoning": len(among),
+            "tried": len(rows),
+            "largest_kl": max(r["kl"] for r in rows),
+            "threshold": KEYSTONE_KL,
+            "neurons": [[r["layer"], r["index"]] for r in found],
+        },
+    )
+    if among:
+        which = ", ".join(f"layer {r['layer']} neuron {r['index']} (KL {r['kl']:.2f})" for r in among)
+        run.note(f"Without this neuron alone the model breaks; it is left out of the reasoning set: {which}.")
+    if among and len(among) == len(reasoning):
+        run.note("All reasoning neurons are keystones: there is nothing left to disrupt.")
+    return f"{len(found)} of {len(rows)} neurons break the model when they alone are zeroed"
 
 
-def _try(session: Session, reasoning: set[Neuron]) -> list[dict]:
+def _try(session: Session, reasoning: set[Neuron]) -> list[dict[str, Any]]:
     """One row per neuron that was zeroed alone, the largest KL first."""
     from ..lm.interventions import scale
     from ..lm.scoring import text_scores
@@ -151,3 +134,15 @@ def _largest_updates(session: Session, text: str) -> Tensor:
     with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, observe):
         loaded.model(input_ids=ids)
     return largest
+
+
+STAGE = Stage(
+    "keystones",
+    "ablate",
+    "find neurons whose removal alone breaks the model, to leave them out of every set",
+    keystones,
+    after=("annotate",),
+    reads=(ANNOTATIONS,),
+    writes=(KEYSTONES,),
+    units=UNITS,
+)

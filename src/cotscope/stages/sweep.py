@@ -1,51 +1,43 @@
-"""Disrupt: does a set matter however it is disrupted, and how much of it must be?
+"""Sweep: does a set matter however it is disrupted, and how much of it must be?
 
 The target set and a few random ones are scaled, set to their mean or to what they were on other problems, and given
 noise, in several doses, and zeroed in the prompt alone or in what follows it alone. Outcomes cost a pass each and need
-no luck: the log-probability of given solutions by role, the battery of other skills, perplexity and KL on general text.
-
-Reads: `sets`, completions of the first prompt. Writes: `continuations`; `arrays/reference.safetensors`;
-`disruption_items` (a file per set and disruption); `disruptions`.
+no luck: the log-probability of reference solutions by role, the battery of other skills, perplexity and KL on general text.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
-from hashlib import sha256
 from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..data.load import general_text
 from ..data.roles import ROLES
-from ..measuring.neurons import comparison
-from ..measuring.solutions import Continuation, continuations, score_battery, score_roles
+from ..measuring.neurons import NeuronSet, comparison, read_sets
+from ..measuring.solutions import BASELINE, Solution, fingerprint_of, reference_solutions, score_battery, score_roles
 from ..records import Neuron
+from ..runs.files import fingerprint
 from ..runs.session import Session
+from ..runs.stage import Stage, option
+from ..runs.tables import SETS, SOLUTIONS, SWEEP, SWEEP_ITEMS, SWEEP_TEXT
 from ..stats import paired_bootstrap, sign_flip_p
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..lm.interventions import Intervention, Reference, Scope
 
 MATCHED, UNMATCHED = 2, 1  # random sets that are disrupted in every way, the first ones of the ablation
-BATTERY_ITEMS = 8  # per task, at most
 REFERENCE_PROBLEMS = 16  # discovery problems, at most, that reference coefficients come from
 OUTCOMES = (*ROLES, "battery")
 TEXT_OUTCOMES = ("perplexity", "kl")
-ITEMS = pa.schema([(n, pa.string()) for n in ("unit", "outcome", "item")] + [("value", pa.float64())])
-TABLE = pa.schema(
-    [(n, pa.string()) for n in ("neuron_set", "set_kind", "kind")]
-    + [("dose", pa.float64()), ("scope", pa.string()), ("outcome", pa.string()), ("n", pa.int32())]
-    + [(n, pa.float64()) for n in ("value", "change", "low", "high", "p")]
-)
 UNITS = {
-    "disruptions.value": "given solutions: mean over problems of the mean log-probability (nats) at tokens of a role; "
+    "disruptions.value": "reference solutions: mean over problems of the mean log-probability (nats) at tokens of a role; "
     "battery: share of items right; perplexity and KL (nats): over the first 512 tokens of the general text",
     "disruptions.change": "the same, less that of the untouched model; interval: paired bootstrap over problems or items",
     "disruptions.specific": "change under the target set less the mean change under the matched sets, paired likewise",
@@ -85,76 +77,62 @@ DISRUPTIONS = (
 )
 
 
+_UNTOUCHED, _NOTHING = NeuronSet("none", "none", None, ()), Disruption("none")
+
+
 @dataclass(frozen=True)
-class _Set:
-    name: str
-    kind: str
-    neurons: tuple[Neuron, ...]
+class Options:
+    """Options of the stage."""
 
-    def unit(self, disruption: Disruption) -> str:
-        """The name of this set's file for one disruption."""
-        return f"{self.name}.{disruption.name}"
+    disruptions: bool = option(False, "compare kinds, doses and scopes of disruption too")
+    sweep_battery: int = option(8, "items per task of the battery under each disruption", kind="positive")
 
 
-_UNTOUCHED, _NOTHING = _Set("none", "none", ()), Disruption("none")
+def _unit(s: NeuronSet, disruption: Disruption) -> str:
+    """The name of the part for one set and one disruption."""
+    return f"{s.name}.{disruption.name}"
 
 
-def sweep(session: Session) -> None:
+def sweep(session: Session, options: Options) -> str:
     """Run the stage. What has been scored is not scored again."""
     run = session.run
-    run.require("ablate", f"cotscope ablate {run.folder}")
-    with run.stage("disrupt", UNITS):
-        sets = _sets(session)
-        given = continuations(session)
-        if not given:
-            run.note("No solution could be given: the data has none and the model solved nothing. `disruptions` is empty.")
-            return
-        state = _state(session, sets, given)
-        reference = _reference(session, sets, state["of"])
-        ways = [d for d in DISRUPTIONS if reference is not None or d.kind not in ("mean", "resample")]
-        plan = [(_UNTOUCHED, [_NOTHING]), *((s, ways) for s in sets)]
-        missing = sum(s.unit(d) not in state["done"] for s, its in plan for d in its)
-        with session.bar("disrupt", missing, "disruption") as bar:
-            for s, its in plan:
-                left = [d for d in its if s.unit(d) not in state["done"]]
-                interventions = {s.unit(d): _intervention(session, d, s.neurons, reference) for d in left}
-                _score_text(session, state, interventions)
-                for unit, intervention in interventions.items():
-                    items = _items(session, unit, given, intervention)
-                    run.write_rows(f"disruption_items/{unit}", items, ITEMS)
-                    state["done"].append(unit)
-                    run.save()
-                    bar.update()
-        _summarise(session, plan, state["text"])
+    sets = _sets(session)
+    given = reference_solutions(session)
+    if not given:
+        run.note("No reference solution is there: the data has none and the model solved nothing. `sweep` is empty.")
+        return "no reference solutions"
+    reference, mark = _reference(session, sets)
+    ways = [d for d in DISRUPTIONS if reference is not None or d.kind not in ("mean", "resample")]
+    plan = [(_UNTOUCHED, [_NOTHING]), *((s, ways) for s in sets)]
+    units = {_unit(s, d): (s, d) for s, its in plan for d in its}
+    made_of = fingerprint_of(given), session.prompt.text(""), session.config.seed, mark
+    of = {u: fingerprint(s.neurons, d, options.sweep_battery, *made_of) for u, (s, d) in units.items()}
+    missing = {u for u in units if not run.done(f"sweep_items/{u}", of[u])}
+    without_text = {u for u, (_, d) in units.items() if d.scope != "generated" and not run.done(f"sweep_text/{u}", of[u])}
+    with session.bar("sweep", len(missing), "disruption") as bar:
+        for s, its in plan:
+            interventions = {
+                u: _intervention(session, d, s.neurons, reference) for d in its if (u := _unit(s, d)) in missing | without_text
+            }
+            _score_text(session, {u: i for u, i in interventions.items() if u in without_text}, of)
+            for u in [u for u in interventions if u in missing]:
+                run.write(SWEEP_ITEMS, _items(session, u, given, interventions[u], options.sweep_battery), u, of[u])
+                bar.update()
+    return _summarise(session, plan)
 
 
-def _sets(session: Session) -> list[_Set]:
+def _sets(session: Session) -> list[NeuronSet]:
     """The target (the comparable set, where there is one), the first matched sets and the first unmatched one."""
-    found: dict[tuple[str, str], list[Neuron]] = {}
-    for r in session.run.rows("SELECT neuron_set, kind, layer, index FROM sets ORDER BY kind, seed, neuron_set, layer, index"):
-        found.setdefault((r["neuron_set"], r["kind"]), []).append(Neuron(r["layer"], r["index"]))
-    sets = [_Set(name, kind, tuple(neurons)) for (name, kind), neurons in found.items()]
-
-    def first(kind: str, count: int) -> list[_Set]:
-        return [s for s in sets if s.kind == kind][:count]
-
-    target = first(comparison(session.run), 1)
-    return target + first("matched", MATCHED) + first("unmatched", UNMATCHED)
+    sets = read_sets(session.run)
+    chosen = [sets[comparison(sets.values())]]
+    for kind, count in (("matched", MATCHED), ("unmatched", UNMATCHED)):
+        chosen += [s for s in sets.values() if s.kind == kind][:count]
+    return chosen
 
 
-def _state(session: Session, sets: list[_Set], given: tuple[Continuation, ...]) -> dict[str, Any]:
-    """What has been done, in the manifest; void if the sets, the solutions or the ways to disrupt are others."""
-    run = session.run
-    mark = sha256(repr((sets, DISRUPTIONS, [(c.tokens, c.roles) for c in given])).encode()).hexdigest()
-    state = run.manifest.setdefault("disruptions", {})
-    if state.get("of") != mark:
-        shutil.rmtree(run.folder / "tables" / "disruption_items", ignore_errors=True)
-        state |= {"of": mark, "done": [], "text": {}}
-    return state
-
-
-def _reference(session: Session, sets: list[_Set], mark: str) -> Reference | None:
-    """Every coefficient of the sets' neurons on right completions of discovery problems; None if there is none.
+def _reference(session: Session, sets: list[NeuronSet]) -> tuple[Reference | None, str]:
+    """Every coefficient of the sets' neurons on right completions of discovery problems, None if there is none; and the
+    fingerprint of what they come from.
 
     Recorded once, at the positions that chose the completions' tokens, and kept in `arrays/reference.safetensors`.
     """
@@ -162,23 +140,24 @@ def _reference(session: Session, sets: list[_Set], mark: str) -> Reference | Non
     from ..lm.recorders import ChosenNeurons
     from ..lm.scoring import Given, score
 
-    run, prompt = session.run, session.prompts[0]
-    if (stored := run.arrays("reference")) is not None and stored.metadata["of"] == mark:
-        where = zip(stored.arrays["layer"].tolist(), stored.arrays["index"].tolist())
-        return Reference(tuple(Neuron(*n) for n in where), stored.arrays["coefficients"])
+    run, prompt = session.run, session.prompt
     right = {
         r["problem_id"]: r["token_ids"]
         for r in run.rows(
             """SELECT problem_id, token_ids FROM completions
-               WHERE split = 'discovery' AND prompt = ? AND neuron_set = 'none' AND correct AND len(token_ids) > 0""",
+               WHERE family = 'discovery' AND prompt = ? AND correct AND len(token_ids) > 0""",
             [prompt.name],
         )
     }
-    problems = [p for p in session.split.discovery if p.id in right][:REFERENCE_PROBLEMS]
+    problems = [p for p in session.inputs.split.discovery if p.id in right][:REFERENCE_PROBLEMS]
+    mark = fingerprint([s.neurons for s in sets], [(p.id, right[p.id]) for p in problems])
     if not problems:
         run.note("No discovery problem was solved: neurons could not be set to their mean or to other problems' values.")
-        return None
-    rows: dict[int, np.ndarray] = {}
+        return None, mark
+    if (stored := run.arrays("reference", mark)) is not None:
+        where = zip(stored.arrays["layer"].tolist(), stored.arrays["index"].tolist(), strict=True)
+        return Reference(tuple(Neuron(*n) for n in where), stored.arrays["coefficients"]), mark
+    rows: dict[int, NDArray[Any]] = {}
     recorder = ChosenNeurons(
         session.loaded.anatomy,
         {n for s in sets for n in s.neurons},
@@ -194,8 +173,8 @@ def _reference(session: Session, sets: list[_Set], mark: str) -> Reference | Non
         "index": np.array([n.index for n in neurons], np.int32),
         "problem": np.repeat(np.arange(len(problems), dtype=np.int32), [len(t) for t in tokens]),
     }
-    run.write_arrays("reference", arrays, {"of": mark, "problems": json.dumps([p.id for p in problems])})
-    return Reference(neurons, coefficients)
+    run.write_arrays("reference", arrays, {"problems": json.dumps([p.id for p in problems])}, mark)
+    return Reference(neurons, coefficients), mark
 
 
 def _intervention(
@@ -215,41 +194,37 @@ def _intervention(
     return make[disruption.kind]()
 
 
-def _score_text(session: Session, state: dict[str, Any], interventions: dict[str, Intervention | None]) -> None:
-    """Perplexity and KL of those that have none yet. Under the scope "generated" a text that is only read has none."""
+def _score_text(session: Session, interventions: dict[str, Intervention | None], of: dict[str, str]) -> None:
+    """Perplexity and KL. Under the scope "generated" a text that is only read has none: it is not asked here."""
     from ..lm.scoring import text_scores
 
-    reading = {
-        unit: i for unit, i in interventions.items() if unit not in state["text"] and (i is None or i.scope != "generated")
-    }
-    if reading:
-        found = text_scores(session.loaded, general_text(), reading, at_most=1)
-        for unit, score in found.items():  # JSON has no infinity, which a broken model's perplexity may be
-            state["text"][unit] = {key: value if isfinite(value) else None for key, value in asdict(score).items()}
-        session.run.save()
+    if interventions:
+        for unit, score in text_scores(session.loaded, general_text(), interventions, at_most=1).items():
+            session.run.write(SWEEP_TEXT, [{"unit": unit, "perplexity": score.perplexity, "kl": score.kl}], unit, of[unit])
 
 
 def _items(
-    session: Session, unit: str, given: tuple[Continuation, ...], intervention: Intervention | None
+    session: Session, unit: str, given: tuple[Solution, ...], intervention: Intervention | None, battery: int
 ) -> list[dict[str, object]]:
     """One row per outcome and problem or item."""
     rows: list[dict[str, object]] = [
         {"unit": unit, "outcome": role, "item": c.problem.id, "value": fmean(t.log_prob for t in scores[role])}
-        for c, scores in zip(given, score_roles(session.engine, session.prompts[0], given, intervention), strict=True)
+        for c, scores in zip(given, score_roles(session.engine, session.prompt, given, intervention), strict=True)
         for role in ROLES
         if role in scores
     ]
-    for task, item, hit in score_battery(session.engine, min(BATTERY_ITEMS, session.config.battery), intervention):
+    for task, item, hit in score_battery(session.engine, battery, intervention):
         rows.append({"unit": unit, "outcome": "battery", "item": f"{task}/{item}", "value": float(hit)})
     return rows
 
 
-def _summarise(session: Session, plan: list[tuple[_Set, list[Disruption]]], text: dict[str, dict[str, float | None]]) -> None:
+def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]]) -> str:
     run, seed = session.run, session.config.seed
     values: dict[tuple[str, str], dict[str, float]] = {}  # (unit, outcome) → item → value
-    for r in run.rows("SELECT unit, outcome, item, value FROM disruption_items ORDER BY ALL"):
+    for r in run.rows("SELECT unit, outcome, item, value FROM sweep_items ORDER BY ALL"):
         values.setdefault((r["unit"], r["outcome"]), {})[r["item"]] = r["value"]
-    untouched = _UNTOUCHED.unit(_NOTHING)
+    text = {r["unit"]: r for r in run.rows("SELECT * FROM sweep_text")}
+    untouched = _unit(_UNTOUCHED, _NOTHING)
     outcomes = [o for o in OUTCOMES if (untouched, o) in values]
     tokens = _text_tokens(session)
     rows = []
@@ -257,32 +232,41 @@ def _summarise(session: Session, plan: list[tuple[_Set, list[Disruption]]], text
         for d in its:
             about = {"neuron_set": s.name, "set_kind": s.kind, "kind": d.kind, "dose": d.dose, "scope": d.scope}
             for outcome in outcomes:
-                own = values[s.unit(d), outcome]
+                own = values[_unit(s, d), outcome]
                 changes = [own[item] - value for item, value in values[untouched, outcome].items()]
                 change, low, high = paired_bootstrap(changes, seed)
                 row = {"outcome": outcome, "n": len(changes), "value": fmean(own.values()), "change": change}
                 rows.append(about | row | {"low": low, "high": high, "p": sign_flip_p(changes, seed)})
             for outcome in TEXT_OUTCOMES:
-                value, before = (text.get(unit, {}).get(outcome) for unit in (s.unit(d), untouched))
-                change = None if None in (value, before) else value - before
+                value, before = (text.get(unit, {}).get(outcome) for unit in (_unit(s, d), untouched))
+                # JSON has no infinity, which a broken model's perplexity may be
+                value, before = (v if v is not None and isfinite(v) else None for v in (value, before))
+                change = None if value is None or before is None else value - before
                 rows.append(about | {"outcome": outcome, "n": tokens, "value": value, "change": change})
-    run.write_rows("disruptions", rows, TABLE)
+    run.write(SWEEP, rows)
     target = plan[1][0]
     matched = [s for s, _ in plan if s.kind == "matched"]
     specific: dict[str, dict[str, Any]] = {}
     for d in plan[1][1]:
         found: dict[str, Any] = {}
         for outcome in outcomes:
-            own, controls = values[target.unit(d), outcome], [values[s.unit(d), outcome] for s in matched]
-            beyond = [value - fmean(c[item] for c in controls) for item, value in own.items()]
+            own, controls = values[_unit(target, d), outcome], [values[_unit(s, d), outcome] for s in matched]
+            beyond = [value - fmean(c[item] for c in controls) for item, value in own.items()] if controls else []
             found[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
         for outcome in TEXT_OUTCOMES:
-            own, *controls = (text.get(s.unit(d), {}).get(outcome) for s in (target, *matched))
-            if None not in (own, *controls):
+            own, *controls = (text.get(_unit(s, d), {}).get(outcome) for s in (target, *matched))
+            if controls and all(v is not None and isfinite(v) for v in (own, *controls)):
                 found[outcome] = {"change": own - fmean(controls)}
         specific[d.name] = asdict(d) | {"outcomes": found}
     names = {"target": target.name, "matched": [s.name for s in matched]}
     run.summarise("disruptions", names | {"specific": specific})
+    if not matched:
+        return f"{len(specific)} ways to disrupt; no matched set to compare with"
+    halved = specific["scale_0.5"]["outcomes"].get("operator", {}).get("change")
+    zeroed = specific["scale_0"]["outcomes"].get("operator", {}).get("change")
+    if halved is None or zeroed is None:
+        return f"{len(specific)} ways to disrupt"
+    return f"operators beyond matched sets: {zeroed:+.2f} nats zeroed, {halved:+.2f} at half"
 
 
 def _text_tokens(session: Session) -> int:
@@ -291,3 +275,17 @@ def _text_tokens(session: Session) -> int:
 
     start = len(session.loaded.encode(""))
     return min(WINDOW, len(session.loaded.encode(general_text())) - start) + start - 1
+
+
+STAGE = Stage(
+    "sweep",
+    "sweep",
+    "compare kinds, doses and scopes of disruption",
+    sweep,
+    Options,
+    after=("ablate",),
+    reads=(SETS, BASELINE, "completions/discovery.{first}"),
+    writes=(SOLUTIONS, SWEEP_ITEMS, SWEEP_TEXT, SWEEP, "arrays/reference"),
+    units=UNITS,
+    wanted=lambda options: options.disruptions,
+)

@@ -1,0 +1,44 @@
+"""What a report reads: the figures and tables of the stages that are current. What a stale stage wrote is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+
+from ..errors import RunError
+from ..runs.folder import Run
+from ..runs.progress import State
+from ..runs.tables import TABLES
+
+OF_STUDY = frozenset({"problems"})
+"""Files that no stage writes."""
+
+
+class Reading:
+    """A run as the report sees it: never two states in one figure."""
+
+    def __init__(self, run: Run) -> None:
+        self.folder, self.manifest, self.summary = run.folder, run.manifest, run.summary
+        self.notes, self.states = run.notes, run.states()
+        current = (run.manifest["stages"][name] for name, found in self.states.items() if found.current)
+        self._view = Run(run.folder, run.manifest)
+        self._view.whole = run.whole & OF_STUDY.union(*(record["wrote"] for record in current))
+
+    def state(self, stage: str) -> State:
+        """What became of a stage."""
+        return self.states.get(stage, State("missing"))
+
+    def has(self, *tables: str) -> bool:
+        """Whether all of these tables are there."""
+        return all(self._view.has(TABLES[table]) for table in tables)
+
+    def rows(self, table: str, sql: str = "", values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of one table, or of a query over it and others; none if the table is not there."""
+        if not self.has(table):
+            return []
+        try:
+            return self._view.rows(sql or f'SELECT * FROM "{table}"', values)
+        except duckdb.Error as error:
+            raise RunError(f"a table of {self.folder} can't be read", got=f"{table}: {error}") from error

@@ -1,0 +1,125 @@
+"""What a study is made of besides its model: problems, prompts, concepts. Read once; compared with what a run began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..concepts.sets import ConceptSet, load_concepts
+from ..data.load import Loaded, Split, load_problems, split
+from ..data.numbers import format_number
+from ..errors import RunError
+from ..prompts.derive import derive_prompts, left_out
+from ..prompts.exemplars import Exemplars, load_exemplars
+from ..prompts.extra import ExtraPrompt, extra_prompts
+from ..prompts.files import load_prompt_files
+from ..records import Prompt
+from .config import StudyConfig
+
+
+class Inputs:
+    """The inputs of a study.
+
+    Args:
+        config: says where they are.
+        began: the manifest of the run that goes on, in `folder`; None: it begins.
+
+    What is read raises RunError if it is not what the run began with.
+    """
+
+    def __init__(self, config: StudyConfig, began: Mapping[str, Any] | None = None, folder: Path | None = None) -> None:
+        self.config, self._began, self._folder = config, began, folder
+
+    def changed(self, what: str) -> RunError:
+        """The error that says so."""
+        return RunError(
+            f"{what}: not what it was when {self._folder} was begun", remedy="Begin a new study with another --out."
+        )
+
+    @cached_property
+    def data(self) -> Loaded:
+        """All problems."""
+        found = load_problems(self.config.data, seed=self.config.seed)
+        if self._began and found.sha256 != self._began["data"]["sha256"]:
+            raise self.changed(self.config.data)
+        return found
+
+    @cached_property
+    def split(self) -> Split:
+        """Test, discovery and tuning problems, disjoint."""
+        return split(self.data.problems, self.config.limit, self.config.discover_limit, self.config.tune_limit)
+
+    @cached_property
+    def exemplars(self) -> Exemplars:
+        """What prompts are derived from: the configured ones, or the built-in ones."""
+        return load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
+
+    @property
+    def derives(self) -> bool:
+        """Whether prompts are derived from the exemplars."""
+        return self.config.exemplars is not None or not self.config.prompt_files
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts of the study; the first is the one that discovery uses."""
+        derived = derive_prompts(self.exemplars, seed=self.config.seed) if self.derives else ()
+        taken = [p.name for p in derived]
+        prompts = load_prompt_files([Path(f) for f in self.config.prompt_files], taken) + derived
+        if self._began:
+            before = [(p["name"], p["sha256"]) for p in self._began["prompts"]]
+            differing = [p.name for p, known in zip(prompts, before) if (p.name, prompt_hash(p)) != known]
+            if differing or len(prompts) != len(before):
+                raise self.changed(f"prompt {differing[0]}" if differing else "the list of prompts")
+        return prompts
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Prompts that the exemplars do not allow."""
+        return left_out(self.exemplars) if self.derives else ()
+
+    def extra_prompts(self, variants: int, sentences: bool) -> tuple[ExtraPrompt, ...]:
+        """Prompts beside the study's own: variants of the exemplars, and zero-shot sentences.
+
+        Raises: PromptError if the exemplars do not allow so many.
+        """
+        return extra_prompts(self.exemplars, variants, sentences, self.config.seed)
+
+    @cached_property
+    def concepts(self) -> ConceptSet:
+        """The concept set."""
+        concepts = load_concepts(self.config.concepts)
+        if self._began and concepts.sha256 != self._began["concepts"]["sha256"]:
+            raise self.changed(f"concept file {concepts.source}")
+        return concepts
+
+    def problem_rows(self) -> list[dict[str, Any]]:
+        """Rows of the table `problems`."""
+        return [
+            {"problem_id": p.id, "split": name, "question": p.question, "answer": format_number(p.answer)}
+            for name, part in self.split.parts().items()
+            for p in part
+        ]
+
+    def notes(self) -> list[str]:
+        """What a reader must know of them."""
+        parts, notes = self.split, []
+        if parts.halved:
+            notes.append(
+                f"The data has fewer problems than asked for: it was split in halves, {len(parts.test)} test and "
+                f"{len(parts.discovery)} discovery problems."
+            )
+        if parts.tuning_short:
+            notes.append(f"The data has fewer problems than asked for: {len(parts.tuning)} are left for tuning.")
+        if self.data.duplicates:
+            notes.append(f"{len(self.data.duplicates)} problems repeat a question and were left out.")
+        if self.left_out:
+            notes.append(f"The exemplars allow no prompt {', '.join(self.left_out)}: those were left out.")
+        return notes
+
+
+def prompt_hash(prompt: Prompt) -> str:
+    """Of all that is the same for every question."""
+    return sha256(prompt.text("").encode("utf-8")).hexdigest()

@@ -1,0 +1,187 @@
+"""A stage: one record beside its function, from which command line, executor, status, report and docs follow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunError, UserError
+from .progress import State
+from .tables import TABLES, Table
+
+if TYPE_CHECKING:
+    from .inputs import Inputs
+    from .model import StudyModel
+    from .session import Session
+
+
+def option(
+    default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), alone: bool = False
+) -> Any:
+    """A field of an options class that the command line offers.
+
+    Args:
+        help: for the command line; the default is added to it.
+        kind: "natural" (0, 1, …), "positive" (1, 2, …), "seconds", "amount" (0 and more), "share" (0 to below 1), "path";
+            empty: a text, or for a bool a switch. A tuple may be given several times.
+        flag: empty: `--` and the field's name.
+        choices: the values allowed.
+        alone: only the stage's own command has it, not `cotscope study`.
+    """
+    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "alone": alone}
+    return field(default=default, metadata=about)
+
+
+def never(options: Any) -> bool:
+    """Of a stage that is no part of a study."""
+    return False
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a stage that has none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study.
+
+    Attributes:
+        name: unique; the key of its record, and of its seconds (`timing.<name>_s`).
+        verb: the command that runs it. Stages of one verb run one after another.
+        about: what it does, in a line.
+        run: does it, with the options; returns its finding in a line.
+        options: the class of its options, each made by `option`.
+        after: stages that must be done before.
+        beside: stages that need not have run; but if one has begun, it must be done.
+        reads, writes: tables, parts of them (`completions/study.`) or arrays (`arrays/reference`); `{first}` is the name
+            of the study's first prompt. A stage sees nothing else, and is stale when any of it changes.
+        units: what the keys of its part of the summary mean.
+        chosen_by: which words after a flag of the verb choose it (`{"--prompts": {"variants": {"variants": 40}}}`), each
+            with the options that the word sets where the user did not.
+        repeats: running it again when nothing has changed is of use.
+        wanted: whether `cotscope study` runs it with these options.
+        check: raises UserError, before a study's folder is made, if the options can't be had.
+        instead: does something else if the options ask for it; returns what it did, or None.
+    """
+
+    name: str
+    verb: str
+    about: str
+    run: Callable[[Session, Any], str]
+    options: type = NoOptions
+    after: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    reads: tuple[Table | str, ...] = ()
+    writes: tuple[Table | str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    chosen_by: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    repeats: bool = False
+    wanted: Callable[[Any], bool] = lambda options: True
+    check: Callable[[Inputs, StudyModel, Any], None] = lambda inputs, model, options: None
+    instead: Callable[[Session, Any], str | None] = lambda session, options: None
+
+    def tables(self, which: str) -> list[Table]:
+        """The tables that it reads, or writes, whole or in part."""
+        names = (str(pattern).partition("/")[0] for pattern in getattr(self, which))
+        return [TABLES[name] for name in dict.fromkeys(names) if name in TABLES]
+
+
+def explicit(options: Any) -> dict[str, Any]:
+    """What of some options is not the default, as JSON has it."""
+    found = {}
+    for f in fields(options):
+        default = f.default if f.default is not MISSING else None
+        if getattr(options, f.name) != default:
+            value = getattr(options, f.name)
+            found[f.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def options_of(stage: Stage, stored: Mapping[str, Any]) -> Any:
+    """A stage's options from what is stored of them; keys that it does not have are left alone."""
+    names = {f.name: f.default for f in fields(stage.options)}
+    return stage.options(**{
+        k: tuple(v) if isinstance(names[k], tuple) else v for k, v in stored.items() if k in names
+    })  # fmt: skip
+
+
+def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
+    """Raise RunError unless all that must be done before a stage is. `verbs`: stage → its command."""
+    for earlier in (*stage.after, *stage.beside):
+        found = session.run.state(earlier)
+        if not found.current and not (found.status == "missing" and earlier in stage.beside):
+            said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why} changed"}[found.status]
+            raise RunError(
+                f"{session.run.folder}: stage {earlier!r}, which {stage.name!r} builds on, {said}",
+                remedy=f"Run `cotscope {verbs[earlier]} {session.run.folder}` first, or `cotscope study` for all.",
+            )
+
+
+def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = None) -> str:
+    """Run a stage and keep its record. Returns its finding. What was done of it earlier is not done again.
+
+    Args:
+        asked: options that replace those which the run has for it; None: it keeps them.
+
+    Raises: UserError as the stage does; if it was done before and what it wrote stands, it stays what it was.
+    """
+    run = session.run
+    earlier, before = run.manifest["stages"].get(stage.name), run.manifest["options"].get(stage.name)
+    if asked is not None:
+        run.manifest["options"][stage.name] = dict(asked)
+    options = options_of(stage, run.manifest["options"].get(stage.name, {}))
+    record = fresh_record(session, stage, options)
+    if earlier and earlier["status"] != "done":
+        record["seconds"] = earlier["seconds"]  # of an attempt that was stopped, and is gone on with
+    run.manifest["stages"][stage.name] = record
+    run.manifest["units"].update(stage.units)
+    run.save()
+    began = time.monotonic()
+    try:
+        with run.working(record):
+            finding = stage.run(session, options)
+        record["status"], record["finding"] = "done", finding
+    except UserError:
+        if earlier and earlier["status"] == "done" and run.stands(earlier):
+            run.manifest["stages"][stage.name] = earlier
+            run.manifest["options"].pop(stage.name)
+            run.manifest["options"] |= {} if before is None else {stage.name: before}
+        raise
+    finally:
+        record["seconds"] = round(record["seconds"] + time.monotonic() - began, 2)
+        run.save()
+        run.write_summary()
+    return finding
+
+
+def run_instead(session: Session, stage: Stage, options: Any) -> str | None:
+    """What a stage does instead of running, if its options ask for it; what it has written stays."""
+    record = session.run.manifest["stages"].get(stage.name) or fresh_record(session, stage, options)
+    with session.run.amending(stage.name, record):
+        return stage.instead(session, options)
+
+
+def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]:
+    """The record of a stage that begins."""
+    first = session.prompt.name
+    return {
+        "status": "started",
+        "seconds": 0.0,
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+        "after": list(stage.after),
+        "beside": list(stage.beside),
+        "reads": [str(p).format(first=first) for p in stage.reads],
+        "writes": [str(p).format(first=first) for p in stage.writes],
+        "read": {},
+        "wrote": {},
+        "summary": {},
+        "notes": [],
+    }
+
+
+def stale_because(found: State) -> str:
+    """A state in words."""
+    return f"{found.status} ({found.why} changed)" if found.why else found.status

@@ -1,0 +1,292 @@
+"""Every table of a run folder: its columns, and what a row is. Nothing is written that does not have these columns.
+
+A table is `tables/<name>.parquet`, or, where it has parts, `tables/<name>/<part>.parquet`; SQL sees all parts as one.
+Kinds and families are columns: nothing has to be read off a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+WHOLE, REAL, YES = pa.int32(), pa.float64(), pa.bool_()
+NEURON = {"layer": pa.int16(), "index": pa.int32()}
+POLE = NEURON | {"sign": pa.int8()}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        about: what a row is.
+        part: what has a file of its own; empty: there is one file.
+    """
+
+    name: str
+    schema: pa.Schema
+    about: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TABLES: dict[str, Table] = {}
+
+
+def _table(name: str, about: str, columns: dict[str, pa.DataType], part: str = "") -> Table:
+    TABLES[name] = Table(name, pa.schema(list(columns.items())), about, part)
+    return TABLES[name]
+
+
+def _interval(name: str) -> dict[str, pa.DataType]:
+    return dict.fromkeys((name, f"{name}_low", f"{name}_high"), REAL)
+
+
+FAMILIES = ("discovery", "study", "ablation", "variant", "sentence")
+"""Of conditions: discovery's prompts; the study's prompts on test problems; sets of neurons disrupted under the first
+prompt; prompts of random exemplars; zero-shot sentences."""
+
+PROBLEMS = _table("problems", "a problem", {"problem_id": TEXT, "split": TEXT, "question": TEXT, "answer": TEXT})
+_CONDITION = {"condition": TEXT, "family": TEXT, "prompt": TEXT}
+COMPLETIONS = _table(
+    "completions",
+    "what the model wrote for one problem under one condition",
+    _CONDITION
+    | {"neuron_set": TEXT, "split": TEXT, "problem_id": TEXT, "text": TEXT, "token_ids": pa.list_(pa.int32()),
+       "roles": TEXTS, "tokens": WHOLE, "finish": TEXT, "strict": TEXT, "flexible": TEXT, "correct_strict": YES,
+       "correct": YES},
+    part="condition",
+)  # fmt: skip
+_ACTIVE = {"problem_id": TEXT, "role": TEXT} | POLE | {"steps": WHOLE, "update_size": REAL, "coefficient": REAL}
+ACTIVITY = _table(
+    "activity",
+    "a pole that was active at tokens of one role of one completion; update sizes and coefficients are sums over its steps",
+    _CONDITION | _ACTIVE,
+    part="condition",
+)
+POLES = _table(
+    "poles",
+    "a pole that was active when discovery problems were solved, with the tokens it promotes and suppresses",
+    POLE
+    | {"steps": WHOLE, "problems": WHOLE, "mean_update_size": REAL, "mean_coefficient": REAL, "prompts": TEXTS,
+       "promoted": TEXTS, "promoted_scores": pa.list_(REAL), "suppressed": TEXTS, "suppressed_scores": pa.list_(REAL)},
+)  # fmt: skip
+CANDIDATES = _table(
+    "candidates",
+    "a pole and a concept whose seeds it promotes",
+    POLE | {"concept": TEXT, "matches": WHOLE, "evidence": TEXTS},
+)
+CONTEXTS = _table(
+    "contexts",
+    "a place where a pole was most active in what the model wrote; without a token: the pole has none",
+    POLE | {"problem_id": TEXT, "before": TEXT, "token": TEXT, "after": TEXT, "coefficient": REAL},
+)
+_WORD = {"accepted": YES, "annotator": TEXT, "status": TEXT, "confidence": REAL, "description": TEXT, "evidence": TEXTS}
+_ANNOTATION = POLE | {"concept": TEXT} | _WORD
+ANNOTATIONS = _table("annotations", "the annotator's word on one candidate", _ANNOTATION)
+JUDGEMENTS = _table(
+    "judgements", "an annotator's word on a candidate or a decoy", {"id": TEXT, "kind": TEXT} | _ANNOTATION, part="annotator"
+)
+AUDIT = _table(
+    "audit",
+    "a measure of how far to trust an annotator",
+    {"measure": TEXT, "annotator": TEXT, "other": TEXT, "n": WHOLE, "count": WHOLE, "value": REAL, "low": REAL, "high": REAL},
+)
+NAMES = _table(
+    "names",
+    "an active pole that a judge named freely",
+    POLE | {"name": TEXT, "concept": TEXT, "description": TEXT, "status": TEXT, "strength": REAL, "annotator": TEXT},
+)
+KEYSTONES = _table(
+    "keystones",
+    "a neuron that was zeroed alone, the largest KL first",
+    NEURON
+    | {"kl": REAL, "perplexity_ratio": REAL, "max_update_size": REAL, "relative_update_size": REAL, "keystone": YES,
+       "reasoning": YES},
+)  # fmt: skip
+SETS = _table("sets", "a neuron of a set that is disrupted", {"neuron_set": TEXT, "kind": TEXT, "seed": pa.int64()} | NEURON)
+_TRAITS = [f"{trait}_{end}" for trait in ("steps", "update_size") for end in ("q10", "q50", "q90", "max", "smd")]
+MATCHING = _table(
+    "matching",
+    "how like the target a set is in both traits",
+    {"neuron_set": TEXT, "kind": TEXT, "target": TEXT, "neurons": WHOLE}
+    | dict.fromkeys([f"{of}mean_{t}" for t in ("steps", "update_size") for of in ("", "target_")] + _TRAITS, REAL),
+)
+TEXT_SCORES = _table(
+    "text_scores",
+    "perplexity on general text, and KL from the untouched model (nats), with a set zeroed",
+    {"unit": TEXT, "perplexity": REAL, "kl": REAL},
+    part="set",
+)
+_ACCURACY = {"accuracy": REAL, "low": REAL, "high": REAL}
+ABLATION = _table(
+    "ablation",
+    "a set of neurons zeroed: accuracy on test problems, perplexity and KL on general text",
+    {"neuron_set": TEXT, "kind": TEXT, "neurons": WHOLE, "correct": WHOLE, "n": WHOLE}
+    | _ACCURACY
+    | {"perplexity": REAL, "kl": REAL, "accuracy_strict": REAL},
+)
+SOLUTIONS = _table(
+    "solutions",
+    "a role in one reference solution",
+    {"problem_id": TEXT, "source": TEXT, "text": TEXT, "role": TEXT, "tokens": WHOLE},
+)
+SOLUTION_SCORES = _table(
+    "solution_scores",
+    "tokens of one role in one reference solution with a set zeroed: mean log-probability (nats), share most likely",
+    {"neuron_set": TEXT, "problem_id": TEXT, "role": TEXT, "log_prob": REAL, "tokens": WHOLE, "greedy": REAL},
+    part="set",
+)
+BATTERY = _table(
+    "battery",
+    "an item of the battery of other skills with a set zeroed",
+    {"neuron_set": TEXT, "task": TEXT, "item": TEXT, "hit": YES},
+    part="set",
+)
+PERMUTED = _table(
+    "permuted",
+    "a permuted set zeroed: mean log-probability of the reference solutions' arithmetic tokens, and of the others (nats)",
+    {"neuron_set": TEXT, "arithmetic": REAL, "elsewhere": REAL},
+    part="set",
+)
+DAMAGE = _table(
+    "damage",
+    "a set's battery, against the untouched model",
+    {"neuron_set": TEXT, "items": WHOLE, "battery": REAL, "battery_low": REAL, "battery_high": REAL, "battery_p": REAL},
+)
+_CHANGE = {"change": REAL, "low": REAL, "high": REAL}
+DAMAGE_SOLUTIONS = _table(
+    "damage_solutions",
+    "what the log-probability of reference solutions' tokens of one role loses with a set zeroed (nats)",
+    {"neuron_set": TEXT, "role": TEXT, "problems": WHOLE, "log_prob": REAL} | _CHANGE | {"p": REAL},
+)
+OPERATION_PROBLEMS = _table(
+    "operation_problems",
+    "one problem of one operation with one operation's neurons zeroed: mean log-probability of tokens of a role (nats)",
+    {"disrupted": TEXT, "role": TEXT, "operation": TEXT, "problem_id": TEXT, "log_prob": REAL},
+    part="operation zeroed",
+)
+OPERATIONS = _table(
+    "operations",
+    "one operation's neurons zeroed, another's problems asked",
+    {"role": TEXT, "disrupted": TEXT, "neurons": WHOLE, "operation": TEXT, "problems": WHOLE, "untouched": REAL} | _CHANGE,
+)
+SWEEP_ITEMS = _table(
+    "sweep_items",
+    "one problem or item, by outcome, under one set and one way to disrupt it",
+    {"unit": TEXT, "outcome": TEXT, "item": TEXT, "value": REAL},
+    part="set and disruption",
+)
+SWEEP_TEXT = _table(
+    "sweep_text",
+    "the same on the text's first window, under one set and one way to disrupt it",
+    {"unit": TEXT, "perplexity": REAL, "kl": REAL},
+    part="set and disruption",
+)
+SWEEP = _table(
+    "sweep",
+    "an outcome under one set and one way to disrupt it, against the untouched model",
+    {"neuron_set": TEXT, "set_kind": TEXT, "kind": TEXT, "dose": REAL, "scope": TEXT, "outcome": TEXT, "n": WHOLE,
+     "value": REAL} | _CHANGE | {"p": REAL},
+)  # fmt: skip
+FORCED = _table(
+    "forced",
+    "a pole that was active at tokens of one role of one reference solution under a prompt (sums as in `activity`)",
+    {"family": TEXT, "prompt": TEXT} | _ACTIVE,
+    part="prompt",
+)
+FORCED_SCORES = _table(
+    "forced_scores",
+    "mean log-probability (nats) of the results in one reference solution under a prompt",
+    {"family": TEXT, "prompt": TEXT, "problem_id": TEXT, "log_prob": REAL},
+    part="prompt",
+)
+_PER_TOKEN = {"poles_per_token": REAL, "poles_per_token_first": REAL}
+PROMPT_PROBLEMS = _table(
+    "prompt_problems",
+    "generated activity and the answer of one problem under one prompt",
+    {"family": TEXT, "prompt": TEXT, "problem_id": TEXT, "correct": YES, "correct_strict": YES, "tokens": WHOLE}
+    | _PER_TOKEN
+    | {"strength_per_token": REAL},
+    part="study or extra prompts",
+)
+FORCED_PROBLEMS = _table(
+    "forced_problems",
+    "teacher-forced activity on one reference solution under one prompt",
+    {"family": TEXT, "prompt": TEXT, "problem_id": TEXT} | _PER_TOKEN | {"log_prob": REAL},
+    part="study or extra prompts",
+)
+PROMPTS = _table(
+    "prompts",
+    "a prompt: accuracy, generated (own) and teacher-forced (fixed) activity, means over problems",
+    {"family": TEXT, "kind": TEXT, "prompt": TEXT, "exemplars": WHOLE, "prompt_tokens": WHOLE, "n": WHOLE, "correct": WHOLE}
+    | _ACCURACY
+    | {"accuracy_strict": REAL, "tokens_per_problem": REAL}
+    | _PER_TOKEN
+    | {"strength_per_token": REAL, "distinct_poles": WHOLE, "fixed_activity": REAL, "fixed_activity_first": REAL,
+       "given_log_prob": REAL},
+    part="study or extra prompts",
+)  # fmt: skip
+_BOTH = {"own_activity": REAL, "fixed_activity": REAL}
+PROMPT_CONCEPTS = _table(
+    "prompt_concepts",
+    "generated activity of one concept's poles under one prompt",
+    {"prompt": TEXT, "concept": TEXT, "poles_per_token": REAL, "strength_per_token": REAL, "distinct_poles": WHOLE},
+)
+PROMPT_ROLES = _table(
+    "prompt_roles",
+    "activity of one concept's poles at tokens of one role under one prompt",
+    {"prompt": TEXT, "concept": TEXT, "role": TEXT} | _BOTH,
+)
+JUDGED_ACTIVITY = _table(
+    "judged_activity",
+    "activity of all, accepted or rejected candidates under one prompt",
+    {"prompt": TEXT, "poles": TEXT} | _BOTH,
+)
+SENTENCE_KINDS = _table(
+    "sentence_kinds",
+    "what a kind of sentence does, intervals over problems",
+    {"kind": TEXT, "prompts": WHOLE}
+    | {k: t for name in ("accuracy", "activity", "fixed") for k, t in ({f"{name}_n": WHOLE} | _interval(name)).items()},
+)
+_SPEARMAN = {"spearman": REAL, "low": REAL, "high": REAL, "p_value": REAL}
+CORRELATIONS = _table(
+    "correlations",
+    "a rank correlation of activity and accuracy over one family of prompts",
+    {"family": TEXT, "prompts": WHOLE, "activity": TEXT, "poles": TEXT, "given": TEXT} | _SPEARMAN,
+)
+RANDOM_CORRELATIONS = _table(
+    "random_correlations",
+    "the rank correlation of one matched random set's activity with accuracy",
+    {"family": TEXT, "neuron_set": TEXT, "spearman": REAL},
+)
+JUDGED = _table(
+    "judged",
+    "the rank correlation with accuracy of all, accepted or rejected candidates' activity",
+    {"poles": TEXT, "activity": TEXT, "prompts": WHOLE, "first": REAL} | _SPEARMAN,
+)
+MEASURED = {"activity": "verdict", "activity_first": "verdict_first", "fixed": "verdict_fixed",
+            "fixed_first": "verdict_fixed_first"}  # fmt: skip
+"""Kind of activity → the column of `phenomena` with the verdict on it."""
+_TESTED = [
+    {f"{name}_change": REAL, f"{name}_low": REAL, f"{name}_high": REAL, f"{name}_p": REAL, f"{name}_p_holm": REAL}
+    | ({} if name == "accuracy" else {f"{name}_n": WHOLE})
+    for name in ("accuracy", *MEASURED)
+]
+PHENOMENA = _table(
+    "phenomena",
+    "one of the four phenomena: changes from the first prompt, tests and verdicts; null: that activity was not measured",
+    {"phenomenon": TEXT, "prompts": TEXTS, "n": WHOLE}
+    | {k: t for tested in _TESTED for k, t in tested.items()}
+    | {"detectable": REAL}
+    | dict.fromkeys(MEASURED.values(), TEXT),
+)
+_CALIBRATION = {"run": TEXT, "kind": TEXT, "concepts": TEXTS, "neurons": WHOLE, "compared": WHOLE, "solved": WHOLE,
+                "problems": WHOLE, "change": REAL, "permuted_mean": REAL, "p_value": REAL, "p_beyond": REAL,
+                "verdict": TEXT}  # fmt: skip
+CALIBRATION_RUNS = _table("calibration_runs", "one run of the calibration", _CALIBRATION, part="run")
+CALIBRATION = _table("calibration", "one run of the calibration that its rate counts", _CALIBRATION)

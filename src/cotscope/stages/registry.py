@@ -1,0 +1,32 @@
+"""All stages, in the order in which a study runs them. A new one is added here, and nowhere else."""
+
+from __future__ import annotations
+
+from ..runs.stage import Stage
+from . import ablate, annotate, calibrate, correlate, damage, discover, keystones, measure, operations, sweep, variants
+
+STAGES: tuple[Stage, ...] = (
+    discover.STAGE,
+    annotate.STAGE,
+    keystones.STAGE,
+    ablate.STAGE,
+    damage.STAGE,
+    operations.STAGE,
+    sweep.STAGE,
+    measure.STAGE,
+    variants.STAGE,
+    correlate.STAGE,
+    calibrate.STAGE,
+)
+BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
+VERB_OF: dict[str, str] = {stage.name: stage.verb for stage in STAGES}
+VERBS: dict[str, tuple[Stage, ...]] = {
+    verb: tuple(s for s in STAGES if s.verb == verb) for verb in dict.fromkeys(VERB_OF.values())
+}
+THOROUGH: dict[str, dict[str, object]] = {
+    "study": {"limit": 192},
+    "ablate": {"matched": 20},
+    "variants": {"variants": variants.MANY, "sentences": True},
+    "sweep": {"disruptions": True},
+}
+"""What `--thorough` sets where the user did not: options of the study, and of stages."""
