@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -29,10 +28,10 @@ from peers import PEERS, Cotscope, compare
 from transformers.utils import logging as transformers_logging
 
 import cotscope
+from cotscope.lm.jobs import Job
 from cotscope.lm.models import DEFAULT_MODEL, resolve
 from cotscope.lm.projection import project
 from cotscope.lm.recorders import ChosenNeurons
-from cotscope.lm.rows import Job
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
 from cotscope.prompts.files import load_prompt_file
@@ -90,9 +89,8 @@ def peers(arguments: argparse.Namespace) -> None:
     running = {}
     for name in names:
         command = [sys.executable, __file__, "child", *same, "--peer", name]
-        environment = os.environ | getattr(PEERS[name], "environment", {})
         pipe = subprocess.PIPE
-        running[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        running[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         answer(running[name])
     results: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(arguments.rounds):

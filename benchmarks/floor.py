@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cotscope.lm.cpu.packing import PackedLinear
+from cotscope.lm.cpu import PackedLinear
+from cotscope.lm.cpu.kernels import missing
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.rows import PREFILL_TOKENS
 
@@ -34,7 +35,7 @@ def gemm_rate(rows: int, inner: int, outer: int, dtype: torch.dtype) -> float:
     with torch.inference_mode():
         ways = [linear]
         if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            ways.append(PackedLinear(linear, None))
+            ways += [PackedLinear(linear, None, compiled) for compiled in {False, missing() is None}]
         return 2 * rows * inner * outer / min(median_seconds(lambda way=way: way(x)) for way in ways)
 
 

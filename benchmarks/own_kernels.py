@@ -1,6 +1,6 @@
 """The compiled kernels beside PyTorch's own, alone: weights and keys come from memory, as between a model's layers.
 
-    python benchmarks/own_kernels.py
+python benchmarks/own_kernels.py
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def distance(out: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def main() -> None:
     torch.manual_seed(0)
-    if kernels.library() is None:
-        print("This machine takes PyTorch's own kernels: no AVX512-BF16, or AMX, or no C compiler.")
+    if (lacks := kernels.missing()) is not None:
+        print(f"This machine takes PyTorch's own kernels: {lacks}.")
         return
     onednn = torch.ops.mkldnn
     print(f"{'':44}{'PyTorch us':>11}{'ours us':>9}{'ratio':>7}")

@@ -186,8 +186,10 @@ class _Padded(_Loaded, ABC):
 class Cotscope:
     """cotscope's engine; it chooses the number of rows itself."""
 
+    kernels = "auto"
+
     def __init__(self, folder: str, dtype: str) -> None:
-        self.loaded = cotscope.load_model(folder, dtype=dtype)
+        self.loaded = cotscope.load_model(folder, dtype=dtype, kernels=self.kernels)
         self.engine = cotscope.Engine(self.loaded, prefix_bytes=0)  # no round profits from the one before
 
     def run(self, texts: list[str], stop: tuple[str, ...], max_new_tokens: int = 120, batch: int = 16) -> Recorded:
@@ -200,7 +202,7 @@ class Cotscope:
 class CotscopeByPyTorch(Cotscope):
     """The same engine on PyTorch's own kernels."""
 
-    environment = {"COTSCOPE_KERNELS": "0"}
+    kernels = "pytorch"
 
 
 class TransformersGenerate(_Padded):

@@ -11,12 +11,13 @@ from torch import Tensor
 from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
 from cotscope.lm.attention import Prefix
-from cotscope.lm.engine import Engine, common_prefix
+from cotscope.lm.engine import Engine
 from cotscope.lm.interventions import coefficient_hooks, scale
+from cotscope.lm.jobs import Job, Work
 from cotscope.lm.loading import LoadedModel
+from cotscope.lm.passes import Passes, common_prefix
 from cotscope.lm.prefixes import SLACK, Prefixes
 from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
-from cotscope.lm.rows import Job, Work
 from cotscope.lm.scoring import Given, score
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
@@ -162,13 +163,13 @@ def test_prefixes_of_earlier_jobs_are_used_and_change_nothing(tiny: LoadedModel,
     texts = [[start[:n] + x + "?" for x in ("one", "two", "a third", "3")] for n in (60, 50, 57, 20)] + [prompts(4, seed=5)]
     answers = tuple(tuple(tiny.encode(a)[len(tiny.encode("")) :]) for a in (" one", " 2", " three", " x"))
     computed: list[int] = []
-    run_prefix = Engine.run_prefix
+    run_prefix = Passes.run_prefix
 
-    def counted(self: Engine, work: Work) -> Prefix:
+    def counted(self: Passes, work: Work) -> Prefix:
         computed.append(work.common)
         return run_prefix(self, work)
 
-    monkeypatch.setattr(Engine, "run_prefix", counted)
+    monkeypatch.setattr(Passes, "run_prefix", counted)
     engine, work = Engine(tiny), 0
     if not engine.shares_prefix(70):
         pytest.skip("this model takes the plain path")

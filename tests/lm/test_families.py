@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from cotscope.errors import ModelError
-from cotscope.lm.cpu import kernels
-from cotscope.lm.cpu.packing import PackedLinear, pack
+from cotscope.lm import cpu
 from cotscope.lm.families import anatomy, norm_gamma, value_vectors
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
@@ -80,19 +79,18 @@ def test_chunked_argmax_is_the_first_of_the_largest(vocabulary: int, values: int
     assert argmax(logits).tolist() == first
 
 
-def test_packed_weights_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_weights_change_nothing() -> None:
     """The same logits bit for bit, the same weights, the same hash, whatever the number of rows.
 
     By PyTorch's kernels; for our own there is `test_kernels.py`.
     """
     from conftest import tiny_model
 
-    monkeypatch.setattr(kernels, "library", lambda: None)
     for family in ("qwen2", "phi", "gemma3"):
         plain, packed = tiny_model(family, dtype=torch.bfloat16), tiny_model(family, dtype=torch.bfloat16)
-        pack(packed.model)
+        cpu.prepare(packed.model, "pytorch")
         packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
-        if not isinstance(packed.anatomy.down[0], PackedLinear):
+        if not isinstance(packed.anatomy.down[0], cpu.PackedLinear):
             pytest.skip("this CPU does not compute in bfloat16")
         for shape in ((1, 40), (33, 1), (7, 5)):
             ids = torch.randint(3, 100, shape, generator=torch.Generator().manual_seed(1))

@@ -25,8 +25,8 @@ from cotscope.lm.interventions import (
     resample,
     scale,
 )
+from cotscope.lm.jobs import Job
 from cotscope.lm.loading import LoadedModel
-from cotscope.lm.rows import Job
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.records import Neuron
 

@@ -22,8 +22,9 @@ from .question import Invalid, Message
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..lm.jobs import Row, Work
     from ..lm.loading import LoadedModel
-    from ..lm.rows import Row, Table, Work
+    from ..lm.rows import Table
 
 MOST_ROWS = 16
 
@@ -77,7 +78,8 @@ class LocalModel:
             raise LimitReached("the limit of calls is reached", got=f"--max-calls {most}", remedy=KEPT)
 
     def _ask(self, numbers: list[int], requests: Sequence[Request], keep: Keep) -> None:
-        from ..lm.rows import Job, PlainTable, SharedTable, Work
+        from ..lm.jobs import Job, Work
+        from ..lm.rows import PlainTable, SharedTable
 
         limit = requests[numbers[0]].max_tokens
         prompts = {i: self._encode(requests[i].messages) for i in numbers}
@@ -92,10 +94,10 @@ class LocalModel:
         rows = min(MOST_ROWS, len(prompts), self._engine.batch_rows(length))
         numbers = list(prompts)
         if self._engine.shares_prefix(length):
-            self._engine.share(work, work.ids)
-            table: Table = SharedTable(self._engine, rows, length - work.common)
+            self._engine.passes.share(work, work.ids)
+            table: Table = SharedTable(self._engine.passes, rows, length - work.common)
         else:
-            table = PlainTable(self._engine, rows)
+            table = PlainTable(self._engine.passes, rows)
         self._write(table, work, {n: requests[i] for n, i in enumerate(numbers)}, lambda n, reply: keep(numbers[n], reply))
 
     def _write(self, table: Table, work: Work, requests: dict[int, Request], keep: Keep) -> None:
@@ -106,7 +108,7 @@ class LocalModel:
         device = self.loaded.model.device
         queue = deque(work.rows())
         tokens = torch.empty(0, dtype=torch.long, device=device)
-        with torch.inference_mode(), self._engine.hooks([work.job]):
+        with torch.inference_mode(), self._engine.passes.hooks([work.job]):
             while queue or table.rows:
                 before = len(table.rows)
                 if (logits := table.admit(queue)) is not None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .cpu import kernels
+from . import cpu
 
 IMPLEMENTATION = "cotscope_shared_prefix"
 
@@ -133,10 +133,11 @@ class SharedPrefixCache(Cache):
         slots: rows that fit in.
         columns: tokens per row beyond its prefix.
         device: where the model runs.
+        compiled: whether the model runs on compiled kernels.
     """
 
-    def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
-        self.slots, self.columns = slots, columns
+    def __init__(self, layers: int, slots: int, columns: int, device: torch.device, compiled: bool) -> None:
+        self.slots, self.columns, self.compiled = slots, columns, compiled
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # columns in use, by slot
         self.end = 0  # columns that the current pass looks at
         self.now: Pass
@@ -205,7 +206,7 @@ def shared_prefix_attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     scale = dim**-0.5 if scaling is None else scaling
-    if kernels.attends(query):
+    if cache.compiled and cpu.attends(query):
         return _compiled(module.layer_idx, now, query, key, value, scale), None
     if now.stage == "prefix":
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=group > 1)
@@ -236,7 +237,7 @@ def shared_prefix_attention(
 
 def _compiled(layer: int, now: Pass, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """The same by our own kernel, which goes on from the rows' own keys to the prefix."""
-    attention = kernels.Attention(query, scale)
+    attention = cpu.Attention(query, scale)
     alone = now.stage == "prefix"
     attention.over(key, value, begins=True, finishes=alone, ends=now.ends, causal=now.ends is None)
     for prefix, rows in () if alone else now.prefixes:

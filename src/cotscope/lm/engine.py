@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ..errors import PromptError
 from ..records import Completion
-from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
-from .interventions import Intervention, Places, block_hooks
+from .interventions import Intervention
+from .jobs import Job, Row, Work
 from .loading import LoadedModel
-from .prefixes import PREFIX_BYTES, Prefixes
+from .passes import Passes
+from .prefixes import PREFIX_BYTES
 from .recorders import Recorder
-from .rows import Job, PlainTable, Row, SharedTable, Table, View, Work
+from .rows import PlainTable, SharedTable, Table
 from .select import argmax
 
 log = logging.getLogger(__name__)
@@ -57,10 +56,8 @@ class Engine:
     ) -> None:
         self.loaded, self.rows, self._share = loaded, rows, share_prefix
         self.ahead = loaded.model.device.type == "cuda" if ahead is None else ahead
-        self._prefixes = Prefixes(prefix_bytes)
+        self.passes = Passes(loaded, prefix_bytes)
         self._said = False  # that the plain path is taken
-        self._view: View
-        self._places: Places
 
     def generate(
         self,
@@ -90,22 +87,22 @@ class Engine:
         lengths = [self.check_length(work) for work in works]
         shares = [bool(work.ids) and self.shares_prefix(length) for work, length in zip(works, lengths)]
         shared = []
-        with self.hooks(jobs):
+        with self.passes.hooks(jobs):
             for work, length, share in zip(works, lengths, shares):
                 if not work.ids:
                     self._finish(work, finished)
                 elif share:
-                    self.share(work, work.ids)
+                    self.passes.share(work, work.ids)
                     shared.append(work)
                 else:
-                    table = PlainTable(self, self.rows or self.batch_rows(length))
+                    table = PlainTable(self.passes, self.rows or self.batch_rows(length))
                     self._run(table, deque(work.rows()), progress, finished)
             if shared:
                 slots = self.rows or self.batch_rows(max(lengths))
                 slots = min(slots, sum(len(work.ids) for work in shared))
                 columns = max(max(map(len, w.ids)) - w.common + w.job.max_new_tokens for w in shared) + self.ahead
                 queue = deque(row for work in shared for row in work.rows())
-                self._run(SharedTable(self, slots, columns), queue, progress, finished)
+                self._run(SharedTable(self.passes, slots, columns), queue, progress, finished)
         return [[work.done[i] for i in range(len(work.ids))] for work in works]
 
     def check_length(self, work: Work) -> int:
@@ -174,105 +171,7 @@ class Engine:
         if finished is not None:
             finished(work.number, [work.done[i] for i in range(len(work.ids))])
 
-    # -- one forward pass -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Coefficients pass through `_on_coefficients`, and only the places that matter are unembedded."""
-        used = any(job.recorder is not None or job.intervention is not None for job in jobs)
-        adds = any(job.intervention is not None and job.intervention.adds for job in jobs)
-        head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
-        try:
-            before, after = self._on_coefficients if used else None, self._on_output if adds else None
-            with block_hooks(self.loaded.anatomy, before, after):
-                yield
-        finally:
-            head.remove()
-
-    def forward(self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None) -> Tensor:
-        """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
-        self._view = view
-        self._places = Places(ids, positions, view.stage == "generated" if view.given is None else view.given)
-        shared = isinstance(cache, SharedPrefixCache)
-        with use_shared_prefix(self.loaded.model, cache) if shared else nullcontext():
-            out = self.loaded.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                logits_to_keep=0 if view.unembedded is not None else 1,
-            )
-        if view.numbers is not None:
-            for (work, _), numbers in zip(view.groups, view.numbers, strict=True):
-                if work.job.recorder is not None:
-                    work.job.recorder.end_step(numbers)
-        return out.logits[:, -1]
-
-    def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        view, hidden = self._view, args[0]
-        return None if view.unembedded is None else (hidden[view.unembedded][:, None],)
-
-    def _on_coefficients(self, layer: int, m: Tensor) -> None:
-        view, places = self._view, self._places
-        if m.ndim == 2:  # OPT flattens rows and positions
-            m = m.unflatten(0, (view.rows, -1))
-        for work, index in view.groups:
-            intervention = work.job.intervention
-            if intervention is None:
-                continue
-            if index is None:
-                intervention.apply(layer, m, places)
-            else:
-                part = m[index]
-                intervention.apply(layer, part, places.at(index))
-                m[index] = part
-        if view.numbers is None:
-            return
-        place: Tensor | None = None
-        for work, index in view.groups:
-            if work.job.recorder is not None:
-                if place is None:
-                    place = m[:, -1] if view.recorded is None else m[view.recorded]
-                work.job.recorder.observe(layer, place if index is None else place[index])
-
-    def _on_output(self, layer: int, m: Tensor, y: Tensor) -> None:
-        view, places = self._view, self._places
-        if m.ndim == 2:
-            m, y = m.unflatten(0, (view.rows, -1)), y.unflatten(0, (view.rows, -1))
-        for work, index in view.groups:
-            intervention = work.job.intervention
-            if intervention is None or not intervention.adds:
-                continue
-            if index is None:
-                intervention.add(layer, m, y, places)
-            else:
-                part = y[index]
-                intervention.add(layer, m[index], part, places.at(index))
-                y[index] = part
-
-    # -- the shared prefix ----------------------------------------------------------------------------------------
-
-    def share(self, work: Work, prompts: list[list[int]]) -> None:
-        """Settle how many tokens a job's prompts share; an earlier job may have left their keys and values."""
-        work.common = common_prefix(prompts)
-        work.prefix = self._prefixes.find(work.prefix_key, prompts[0][: work.common])
-        if work.prefix is not None:
-            work.common = work.prefix.length
-
-    def run_prefix(self, work: Work) -> Prefix:
-        """Keys and values of the tokens that a job's prompts share, under its intervention."""
-        prefix = Prefix([], [], 0)
-        ids = work.ids[0][: work.common]
-        if ids:
-            cache = SharedPrefixCache(self.loaded.anatomy.layers, 0, 0, self.loaded.model.device)
-            cache.now = Pass("prefix", (0, 0), [(prefix, None)])
-            tokens = torch.tensor([ids], device=self.loaded.model.device)
-            positions = torch.arange(len(ids), device=self.loaded.model.device)[None]
-            self.forward(cache, tokens, positions, View("prompt", [(work, None)], 1))
-        prefix.length = len(ids)
-        self._prefixes.keep(work.prefix_key, ids, prefix)
-        return prefix
+    # -- which path, and how many rows -----------------------------------------------------------------------------------
 
     def shares_prefix(self, length: int) -> bool:
         """Whether prompts of this many tokens can share a prefix on this model."""
@@ -296,8 +195,8 @@ class Engine:
         work = Work(0, Job(()), [[5] * 6 + row for row in reversed(ids)], common=6)
         first, second = [], []
         try:
-            with self.hooks([]):
-                for table, logits in ((PlainTable(self, 3), first), (SharedTable(self, 3, 12), second)):
+            with self.passes.hooks([]):
+                for table, logits in ((PlainTable(self.passes, 3), first), (SharedTable(self.passes, 3, 12), second)):
                     logits.append(table.admit(deque(work.rows())))
                     logits.append(table.decode(torch.tensor([7, 9, 11], device=self.loaded.model.device)))
         except Exception as error:  # whatever a foreign architecture's forward raises, the plain path remains
@@ -338,10 +237,3 @@ class _Reading:
         if self._event is not None:
             self._event.synchronize()
         return self._tokens.tolist()
-
-
-def common_prefix(ids: list[list[int]]) -> int:
-    """Tokens that all rows share at their start, leaving at least one to each row."""
-    first, last = min(ids), max(ids)  # in lexicographic order these two share the least
-    limit = min(map(len, ids)) - 1
-    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b or i >= limit), limit)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError
-from .cpu.packing import named_weights, pack
+from . import cpu
 from .families import Anatomy, anatomy
 from .models import quiet_unless_terminal, resolve
 
@@ -41,10 +41,15 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def dtype_name(self) -> str:
+        """As `load_model` takes it: "bfloat16", "float32" or "float16"."""
+        return str(self.dtype).removeprefix("torch.")
+
     @cached_property
     def kernels(self) -> str:
-        """Whose kernels multiply its weights: "compiled" (`lm/kernels.py`) or "PyTorch"; in bfloat16 they round apart."""
-        return "compiled" if any(getattr(down, "own", False) for down in self.anatomy.down) else "PyTorch"
+        """Whose kernels it runs on: "compiled" (`cpu/kernels.c`) or "pytorch"; in bfloat16 they round apart."""
+        return "compiled" if cpu.is_compiled(self.anatomy.down[0]) else "pytorch"
 
     @cached_property
     def context(self) -> int:
@@ -85,29 +90,36 @@ class LoadedModel:
 
     def parameters(self) -> int:
         """How many numbers the weights are."""
-        return sum(tensor.numel() for _, tensor in named_weights(self.model))
+        return sum(tensor.numel() for _, tensor in cpu.named_weights(self.model))
 
     def weight_hash(self) -> str:
         """SHA-256 over every parameter's name and bytes, in name order."""
         digest = hashlib.sha256()
-        for name, tensor in named_weights(self.model):
+        for name, tensor in cpu.named_weights(self.model):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 
-def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) -> LoadedModel:
+def load_model(source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto") -> LoadedModel:
     """Load a model by name (design, section 5), hub id, local folder or `.gguf` file.
 
     Args:
         source: what to load.
-        dtype: "bfloat16", "float32" or "float16".
+        dtype: "bfloat16", "float32", "float16", or "auto": what this machine multiplies faster (`cpu.choose_dtype`).
         device: None takes the GPU if there is one.
+        kernels: "compiled"; "pytorch"; or "auto": compiled where this machine can.
 
-    Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read.
+    Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read, or if the kernels can't be had.
     """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = cpu.choose_dtype(device).dtype
     if dtype not in DTYPES:
-        raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
+        raise ModelError("unknown dtype", expected=" or ".join(("auto", *DTYPES)), got=dtype)
+    if kernels not in cpu.KERNELS:
+        raise ModelError("unknown kernels", expected=" or ".join(cpu.KERNELS), got=kernels)
     folder = resolve(source)
     quiet_unless_terminal()
     try:
@@ -132,10 +144,8 @@ def load_model(source: str, dtype: str = "bfloat16", device: str | None = None) 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {source!r} can't be loaded", got=str(error).split("\n")[0][:300]) from error
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval().requires_grad_(False)
-    pack(model)
+    cpu.prepare(model, kernels)
     # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     name = Path(source).name if Path(source).exists() else source

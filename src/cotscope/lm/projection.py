@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
-from .cpu.packing import PackedLinear
+from . import cpu
 from .families import Anatomy, norm_gamma, value_vectors
 from .select import largest
 
@@ -53,7 +53,7 @@ def project(
     assert projection in PROJECTIONS
     gamma, centred = norm_gamma(anatomy.final_norm) if projection == "norm" else (None, False)
     unembedding, head = anatomy.unembedding, anatomy.head
-    packed = isinstance(head, PackedLinear) and head.bias is None
+    packed = isinstance(head, cpu.PackedLinear) and head.bias is None
     results: list[tuple[Tensor, ...]] = []
     order: list[Tensor] = []
     for layer in sorted({n.layer for n in neurons}):

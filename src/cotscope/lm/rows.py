@@ -3,102 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..records import Completion
-from .attention import Pass, Prefix, SharedPrefixCache
-from .interventions import Intervention
-from .recorders import Recorder
+from .attention import Pass
+from .jobs import Job, Row, Work
+from .passes import Passes, View
 
-if TYPE_CHECKING:
-    from .engine import Engine
+__all__ = ["Job", "PlainTable", "Row", "SharedTable", "Table", "Work"]
 
 PREFILL_TOKENS = 1536  # tokens per prefill pass: enough to reach the GEMM rate, small enough to pad little
 REFILL = 8  # rows join when this share of the slots (one in so many) is free: a pass over few questions wastes little
-
-
-@dataclass(frozen=True)
-class Job:
-    """One condition: prompts that are continued under one intervention.
-
-    Attributes:
-        prompts: the texts.
-        max_new_tokens: a row ends after so many tokens, at the model's end token or at a stop string.
-        stop: the stop strings.
-        recorder: sees the coefficients at the step that chose each token.
-        intervention: acts on the neurons.
-    """
-
-    prompts: tuple[str, ...]
-    max_new_tokens: int = 120
-    stop: tuple[str, ...] = ()
-    recorder: Recorder | None = None
-    intervention: Intervention | None = None
-
-
-@dataclass(eq=False)
-class Work:
-    """A job on its way: its prompts as tokens, the prefix that they share, and what has been written."""
-
-    number: int
-    job: Job
-    ids: list[list[int]]
-    common: int = 0  # tokens that all its prompts share at their start
-    prefix: Prefix | None = None
-    done: dict[int, Completion] = field(default_factory=dict)
-
-    @property
-    def prefix_key(self) -> str:
-        """Of what happens to the prefix."""
-        return "" if self.job.intervention is None else self.job.intervention.prefix_key
-
-    def rows(self) -> list[Row]:
-        """Longest first, so that rows of one prefill pass are of about one length."""
-        return [Row(self, i) for i in sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))]
-
-
-@dataclass(eq=False)
-class Row:
-    """One prompt that is being continued."""
-
-    work: Work
-    number: int
-    written: list[int] = field(default_factory=list)
-    tail: str = ""
-
-    @property
-    def suffix(self) -> list[int]:
-        """Its prompt beyond the shared prefix."""
-        return self.work.ids[self.number][self.work.common :]
-
-
-@dataclass
-class View:
-    """What a forward pass means for interventions and recorders.
-
-    Attributes:
-        stage: "prompt" or "generated": whose positions the pass runs over.
-        groups: (work, indices of its rows in the pass or None for all).
-        rows: rows in the pass.
-        unembedded: places (rows (n,), positions (n,)) whose logits are wanted; None: the last position of all rows.
-        recorded: places that recorders see, likewise.
-        numbers: for each group, whose the recorded places are; None where nothing is recorded.
-        given: which tokens of the pass belong to continuations that are given, (rows, positions): they count as
-            generated, whatever `stage` says; None: none.
-    """
-
-    stage: str
-    groups: list[tuple[Work, Tensor | None]]
-    rows: int
-    unembedded: tuple[Tensor, Tensor] | None = None
-    recorded: tuple[Tensor, Tensor] | None = None
-    numbers: list[list[int]] | None = None
-    given: Tensor | None = None
 
 
 def groups_of(rows: list[Row], device: torch.device) -> tuple[list[tuple[Work, Tensor | None]], list[list[int]]]:
@@ -138,10 +56,10 @@ class Table(Protocol):
 class SharedTable:
     """Rows over shared prefixes. Rows of several jobs stand in it at once; as some end, others take their slots."""
 
-    def __init__(self, engine: Engine, slots: int, columns: int) -> None:
-        self.engine, self.slots, self.rows = engine, slots, []
-        self.device = engine.loaded.model.device
-        self.cache = SharedPrefixCache(engine.loaded.anatomy.layers, slots, columns, self.device)
+    def __init__(self, passes: Passes, slots: int, columns: int) -> None:
+        self.passes, self.slots, self.device = passes, slots, passes.device
+        self.rows: list[Row] = []
+        self.cache = passes.cache(slots, columns)
         self.prefix_lengths = torch.zeros(slots, dtype=torch.long, device=self.device)  # by slot
         self.lengths: list[int] = []  # columns in use by slot, as the host knows them
         self._groups: tuple[list[tuple[Work, Tensor | None]], list[list[int]]] | None = None
@@ -164,7 +82,7 @@ class SharedTable:
 
     def _prefill(self, work: Work, new: list[Row]) -> Tensor:
         if work.prefix is None:
-            work.prefix = self.engine.run_prefix(work)
+            work.prefix = self.passes.run_prefix(work)
         first, width = len(self.rows), max(len(row.suffix) for row in new)
         suffixes = [row.suffix for row in new]
         self.rows += new
@@ -175,10 +93,10 @@ class SharedTable:
         self.prefix_lengths[slots] = work.prefix.length
         self.cache.end = width
         self.cache.now = Pass("prefill", (first, len(self.rows)), [(work.prefix, None)])
-        ids, positions = padded(suffixes, work.prefix.length, self.engine.loaded.context, self.device)
+        ids, positions = padded(suffixes, work.prefix.length, self.passes.loaded.context, self.device)
         last = (torch.arange(len(new), device=self.device), lengths - 1)
         view = View("prompt", [(work, None)], len(new), last, last, [[row.number for row in new]])
-        return self.engine.forward(self.cache, ids, positions, view)
+        return self.passes.forward(self.cache, ids, positions, view)
 
     def decode(self, tokens: Tensor) -> Tensor:
         count = len(self.rows)
@@ -189,7 +107,7 @@ class SharedTable:
         self.cache.end = max(self.lengths) + 1
         self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], lengths + 1)
         positions = (self.prefix_lengths[:count] + lengths)[:, None]
-        logits = self.engine.forward(
+        logits = self.passes.forward(
             self.cache, tokens[:, None], positions, View("generated", groups, count, None, None, numbers)
         )
         lengths += 1
@@ -214,9 +132,9 @@ class SharedTable:
 class PlainTable:
     """Whole prompts of one job at a time, padded on the left, with transformers' own attention and cache."""
 
-    def __init__(self, engine: Engine, slots: int) -> None:
-        self.engine, self.slots, self.rows = engine, slots, []
-        self.device = engine.loaded.model.device
+    def __init__(self, passes: Passes, slots: int) -> None:
+        self.passes, self.slots, self.device = passes, slots, passes.device
+        self.rows: list[Row] = []
 
     def admit(self, queue: deque[Row]) -> Tensor | None:
         if self.rows or not queue:
@@ -224,7 +142,7 @@ class PlainTable:
         work = queue[0].work
         while queue and queue[0].work is work and len(self.rows) < self.slots:
             self.rows.append(queue.popleft())
-        self.cache = DynamicCache(config=self.engine.loaded.model.config)
+        self.cache = DynamicCache(config=self.passes.loaded.model.config)
         prompts = [work.ids[row.number] for row in self.rows]
         width = max(map(len, prompts))
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -247,4 +165,4 @@ class PlainTable:
     def _forward(self, ids: Tensor, positions: Tensor, stage: str) -> Tensor:
         groups, numbers = groups_of(self.rows, self.device)
         view = View(stage, groups, len(self.rows), None, None, numbers)
-        return self.engine.forward(self.cache, ids, positions, view, self.mask)
+        return self.passes.forward(self.cache, ids, positions, view, self.mask)

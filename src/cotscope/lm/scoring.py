@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Pass, SharedPrefixCache
+from .attention import Pass
 from .engine import Engine
 from .interventions import Intervention, coefficient_hooks
+from .jobs import Job, Row, Work
 from .loading import LoadedModel
+from .passes import View
 from .recorders import Recorder
-from .rows import PREFILL_TOKENS, Job, Row, View, Work, padded
+from .rows import PREFILL_TOKENS, padded
 from .select import argmax
 
 WINDOW = 512  # tokens per pass
@@ -68,23 +70,23 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
 
     Raises: PromptError if a prompt and its continuation do not fit the model's context.
     """
-    loaded = engine.loaded
-    device, layers = loaded.model.device, loaded.anatomy.layers
+    loaded, passes = engine.loaded, engine.passes
+    device = passes.device
     starts = [loaded.encode(p) for p in given.prompts]
     whole = [start + list(tokens) for start, tokens in zip(starts, given.continuations, strict=True)]
     work = Work(0, Job(given.prompts, 0, (), given.recorder, given.intervention), whole)
     shared = bool(whole) and engine.shares_prefix(engine.check_length(work))
     if shared:
-        engine.share(work, starts)
+        passes.share(work, starts)
     scores: list[list[TokenScore]] = [[] for _ in whole]
-    with engine.hooks([work.job]):
-        prefix = (work.prefix or engine.run_prefix(work)) if shared else None
+    with passes.hooks([work.job]):
+        prefix = (work.prefix or passes.run_prefix(work)) if shared else None
         for rows in _batches(work.rows()):
             suffixes = [row.suffix for row in rows]
             ids, positions = padded(suffixes, work.common, loaded.context, device)
             cache, mask = None, None
             if prefix is not None:
-                cache = SharedPrefixCache(layers, 0, 0, device)
+                cache = passes.cache(0, 0)
                 cache.end = ids.shape[1]
                 cache.now = Pass("score", (0, 0), [(prefix, None)])
             else:
@@ -101,7 +103,7 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
             view.given = positions >= begins[:, None]
             if given.recorder is not None:
                 view.numbers = [[p.prompt for p in places]]
-            logits = engine.forward(cache, ids, positions, view, mask)
+            logits = passes.forward(cache, ids, positions, view, mask)
             for place, token_score in zip(wanted, _scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])):
                 scores[place.prompt].append(token_score)
             if given.recorder is not None:

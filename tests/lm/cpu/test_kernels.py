@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cotscope.errors import ModelError
+from cotscope.lm import cpu
 from cotscope.lm.cpu import kernels
-from cotscope.lm.cpu.packing import PackedLinear, pack
 from cotscope.lm.engine import Engine
+from cotscope.lm.jobs import Job, Work
 from cotscope.lm.loading import LoadedModel, anatomy
 from cotscope.lm.recorders import ActivePoles
-from cotscope.lm.rows import Job, SharedTable, Work
+from cotscope.lm.rows import SharedTable
 
 ROUNDING = 2**-8  # of bfloat16, relative
 
-needed = pytest.mark.skipif(kernels.library() is None, reason="this machine takes PyTorch's own kernels")
+needed = pytest.mark.skipif(kernels.missing() is not None, reason=str(kernels.missing()))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -144,9 +146,9 @@ def test_model_by_kernels_is_as_near_to_float32(family: str) -> None:
     packed = tiny_model(family, dtype=torch.bfloat16, **sizes)
     exact = tiny_model(family, **sizes)
     exact.model.load_state_dict({name: weight.float() for name, weight in plain.model.state_dict().items()})
-    pack(packed.model)
+    cpu.prepare(packed.model, "compiled")
     packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
-    assert all(isinstance(down, PackedLinear) and down.own for down in packed.anatomy.down)
+    assert packed.kernels == "compiled" and all(map(cpu.is_compiled, packed.anatomy.down))
     assert packed.weight_hash() == plain.weight_hash()
     assert torch.equal(packed.anatomy.norms, plain.anatomy.norms)
     fused = {type(m).__mro__[1].__name__ for m in packed.model.modules()} & {"_FusedNorm", "_FusedGate"}
@@ -176,13 +178,13 @@ def test_engine_by_kernels_is_near_float32(family: str) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
     loaded, exact = tiny_model(family, dtype=torch.bfloat16, **sizes), tiny_model(family, **sizes)
     exact.model.load_state_dict({name: weight.float() for name, weight in loaded.model.state_dict().items()})
-    pack(loaded.model)
+    cpu.prepare(loaded.model, "compiled")
     loaded = LoadedModel(family, loaded.model, loaded.tokenizer, anatomy(loaded.model))
     engine, prompts = Engine(loaded), [[5] * 70 + [3 + (7 * i + 5 * row) % 90 for i in range(9 + row)] for row in range(5)]
     work = Work(0, Job(()), prompts, common=70)
     tokens = torch.tensor([7, 9, 11, 13, 15])
-    with torch.inference_mode(), engine.hooks([]):
-        table = SharedTable(engine, 5, 20)
+    with torch.inference_mode(), engine.passes.hooks([]):
+        table = SharedTable(engine.passes, 5, 20)
         rows = work.rows()
         got = [table.admit(deque(rows)), table.decode(tokens)]
         ids = [prompts[row.number] for row in rows]
@@ -198,22 +200,64 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
 
 
-FOUND = "from cotscope.lm import kernels; print(kernels.library() is not None)"
+PREPARED = """
+import torch, transformers
+from cotscope.errors import ModelError
+from cotscope.lm import cpu
+config = transformers.Qwen2Config(hidden_size=128, intermediate_size=192, num_hidden_layers=1, num_attention_heads=2,
+                                  num_key_value_heads=2, vocab_size=64)
+model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+try:
+    cpu.prepare(model, "%s")
+    print(cpu.is_compiled(model.model.layers[0].mlp.down_proj))
+except ValueError as error:
+    print(error)
+"""
 
 
-def test_without_them(tmp_path: Path) -> None:
-    """Asked for, or for want of a compiler: PyTorch's own are taken, and the latter is said in one line."""
-    off = run_python(FOUND, COTSCOPE_KERNELS="0")
-    assert (off.stdout.strip(), off.stderr) == ("False", "")
-    none = run_python(FOUND, PATH=str(tmp_path), COTSCOPE_CACHE=str(tmp_path))
-    assert none.stdout.strip() == "False"
-    if kernels.library() is not None:
-        assert none.stderr.splitlines() == ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]
+def test_without_a_compiler(tmp_path: Path) -> None:
+    """By themselves models take PyTorch's kernels then, which is said in one line; who wants ours gets an error."""
+    environment = {"PATH": str(tmp_path), "COTSCOPE_CACHE": str(tmp_path)}
+    auto, wanted = (run_python(PREPARED % wish, **environment) for wish in ("auto", "compiled"))
+    assert auto.stdout.strip() == "False"
+    if kernels.missing() is None:
+        assert auto.stderr.splitlines() == ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]
+        assert "compiled kernels can't run this model here; got there is no C compiler (cc). Take the kernels" in wanted.stdout
+    assert len(wanted.stdout.splitlines()) == 1 and not wanted.stderr
+
+
+def test_on_a_cpu_that_cannot() -> None:
+    environment = {"ATEN_CPU_CAPABILITY": "avx2"}  # what PyTorch is told not to use, we don't
+    auto, wanted = (run_python(PREPARED % wish, **environment) for wish in ("auto", "compiled"))
+    assert (auto.stdout.strip(), auto.stderr) == ("False", "")
+    assert "got this CPU has no AVX512-BF16" in wanted.stdout
+
+
+def test_models_that_they_do_not_take() -> None:
+    from conftest import tiny_model
+
+    for dtype, words in ((torch.float32, r"got \(32, 48\) in float32, cpu"), (torch.bfloat16, r"got \(32, 48\) in bfloat16")):
+        with pytest.raises(ModelError, match=words):
+            cpu.prepare(tiny_model("qwen2", dtype=dtype).model, "compiled")
+
+
+@needed
+def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products, attention, norms, gates and the largest update sizes: none is ours where a model wants PyTorch's."""
+    from conftest import tiny_model
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
+    loaded = tiny_model("qwen2", dtype=torch.bfloat16, **sizes)
+    cpu.prepare(loaded.model, "pytorch")
+    loaded = LoadedModel("qwen2", loaded.model, loaded.tokenizer, anatomy(loaded.model))
+    assert loaded.kernels == "pytorch"
+    monkeypatch.setattr(kernels, "library", lambda: pytest.fail("a compiled kernel was called"))
+    Engine(loaded).generate(["3 + 4", "3 + 5"], max_new_tokens=4, recorder=ActivePoles(loaded.anatomy, k=4))
 
 
 @needed
 def test_compiled_once(tmp_path: Path) -> None:
     for _ in range(2):
-        assert run_python(FOUND, COTSCOPE_CACHE=str(tmp_path)).stdout.strip() == "True"
+        assert run_python(PREPARED % "auto", COTSCOPE_CACHE=str(tmp_path)).stdout.strip() == "True"
         [made] = (tmp_path / "kernels").iterdir()
         assert made.suffix == ".so"

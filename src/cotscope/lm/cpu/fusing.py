@@ -22,7 +22,7 @@ class _FusedNorm:
     fused: tuple[Tensor, float]
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.rms_norm(x, *self.fused) if kernels.usable(x) else super().forward(x)
+        return kernels.rms_norm(x, *self.fused) if kernels.takes(x) else super().forward(x)
 
 
 class _FusedGate:
@@ -31,7 +31,7 @@ class _FusedGate:
     fused: tuple[nn.Module, nn.Module, nn.Module]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not kernels.usable(x):
+        if not kernels.takes(x):
             return super().forward(x)
         gate, up, down = self.fused
         return down(kernels.gated(gate(x), up(x)))
@@ -44,7 +44,7 @@ def fuse(model: PreTrainedModel) -> None:
         if norm.weight.numel() % kernels.LANES == 0:
             _mix_in(_FusedNorm, norm, norm.weight.numel(), norm_gamma(norm)[0], epsilon)
     for block, gate, up, down in silu_gates(model):
-        if getattr(gate, "own", False) and getattr(up, "own", False):
+        if getattr(gate, "compiled", False) and getattr(up, "compiled", False):
             _mix_in(_FusedGate, block, gate.in_features, gate, up, down)
 
 

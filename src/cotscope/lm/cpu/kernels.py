@@ -3,7 +3,9 @@
 PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
 computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
 machine's C compiler when a bfloat16 model is first loaded, and kept in the cache. Without a compiler, on other CPUs,
-and where there is AMX (which PyTorch uses well) everything runs on PyTorch alone; COTSCOPE_KERNELS=0 asks for that.
+and where there is AMX (which PyTorch uses well) everything runs on PyTorch alone.
+
+Which models they run is `packing.py`'s to say; the functions here take any tensors of the right kind.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
@@ -23,10 +24,10 @@ import torch
 from torch import Tensor
 
 from ..models import cache_dir
-
-log = logging.getLogger(__name__)
+from .rates import bfloat16_instructions
 
 COLUMNS, LANES = 64, 16  # of a block of a packed matrix; float32 numbers of a register
+NO_INSTRUCTIONS = "this CPU has no AVX512-BF16"
 _SOURCE = Path(__file__).with_name("kernels.c")
 _ISA = ("f", "bw", "dq", "vl", "bf16")
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma", *(f"-mavx512{name}" for name in _ISA))
@@ -45,18 +46,22 @@ class _Attention(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they can't be had or are of no use."""
-    if os.environ.get("COTSCOPE_KERNELS") == "0" or torch.cpu._is_amx_tile_supported():
-        return None
-    if not torch.cpu._is_avx512_bf16_supported():
-        return None
+def missing() -> str | None:
+    """Why this machine can't run the kernels; None: it can, and they are compiled."""
+    if bfloat16_instructions() is None or not torch.cpu._is_avx512_bf16_supported():
+        return NO_INSTRUCTIONS
     try:
-        found = ctypes.CDLL(str(_compiled()))
+        library()
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        log.warning("no compiled kernels, so the engine is slower: %s", said[0] if said else error)
-        return None
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        return said[0] if said else repr(error)
+    return None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises: OSError, SubprocessError."""
+    found = ctypes.CDLL(str(_compiled()))
     found.linear.argtypes = [c_void_p] * 4 + [c_int64] * 3
     found.attend.argtypes = [POINTER(_Attention)]
     found.gated.argtypes = [c_void_p] * 2 + [c_int64]
@@ -85,15 +90,15 @@ def _compiled() -> Path:
     return target
 
 
-def usable(tensor: Tensor) -> bool:
-    """Whether the kernels take tensors of this dtype on this device, on this machine."""
-    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and library() is not None
+def takes(tensor: Tensor) -> bool:
+    """Whether the kernels take tensors of this dtype on this device."""
+    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
 
 
 def multiplies(weight: Tensor) -> bool:
     """Whether `linear` can take a weight (out, in)."""
     out, inner = weight.shape
-    return usable(weight) and out % COLUMNS == 0 and inner % 2 == 0
+    return takes(weight) and out % COLUMNS == 0 and inner % 2 == 0
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ def rms_norm(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
 
 def attends(query: Tensor) -> bool:
     """Whether `Attention` can take queries (…, dim)."""
-    return usable(query) and query.shape[-1] % COLUMNS == 0
+    return takes(query) and query.shape[-1] % COLUMNS == 0
 
 
 class Attention:

@@ -1,4 +1,4 @@
-"""Weights in the order in which the matrix kernel reads them.
+"""Weights in the order in which the matrix kernel reads them, and whose kernels a model runs on.
 
 For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order; doing that once,
 at loading, gives the same result bit for bit. Where our own kernels run (`kernels.py`), the weight is in their order,
@@ -7,16 +7,22 @@ and few rows are multiplied as fast as the weight can be read.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...errors import ModelError
+from ..families import anatomy
 from . import kernels
 from .fusing import fuse
 
+KERNELS = ("auto", "compiled", "pytorch")
 _ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
+
+log = logging.getLogger(__name__)
 
 
 class PackedLinear(nn.Module):
@@ -25,25 +31,26 @@ class PackedLinear(nn.Module):
     Args:
         linear: the layer.
         dense: the same weight where it lives on in another module: then there is nothing to unpack.
+        compiled: let our own kernels multiply it, if its sizes suit them.
     """
 
-    def __init__(self, linear: nn.Linear, dense: nn.Parameter | None) -> None:
+    def __init__(self, linear: nn.Linear, dense: nn.Parameter | None, compiled: bool) -> None:
         super().__init__()
         self.dense = dense
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.own = kernels.multiplies(linear.weight)
-        pack = kernels.pack if self.own else _packed_by_onednn
+        self.compiled = compiled and kernels.multiplies(linear.weight)
+        pack = kernels.pack if self.compiled else _packed_by_onednn
         self.packed, self.bias = pack(linear.weight.detach()), linear.bias
 
     @property
     def weight(self) -> Tensor:
         if self.dense is not None:
             return self.dense
-        return kernels.unpack(self.packed) if self.own else self.packed.to_dense()
+        return kernels.unpack(self.packed) if self.compiled else self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) → (…, out)."""
-        if self.own:
+        if self.compiled:
             return kernels.linear(x, self.packed, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
@@ -52,25 +59,52 @@ def _packed_by_onednn(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
 
 
-def pack(model: PreTrainedModel) -> None:
-    """Replace the linear layers of a model by packed ones, where that helps: bfloat16 on a CPU that computes in it.
+def is_compiled(module: nn.Module) -> bool:
+    """Whether our own kernels multiply a linear layer; those of a model that runs on them do so for its `down`."""
+    return isinstance(module, PackedLinear) and module.compiled
+
+
+def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
+    """Let a model run on compiled kernels or on PyTorch's, and pack its weights for them where that helps: bfloat16 on
+    a CPU that computes in it.
 
     An unembedding that is tied to the embedding keeps its dense copy there. The other weights are copied out of the
     file's memory map, which can then be closed: otherwise all weights would stay in memory twice.
+
+    Args:
+        wanted: "compiled"; "pytorch"; "auto": compiled where this machine can, and has no AMX.
+
+    Raises: ModelError if "compiled" is wanted and can't be had.
     """
+    down = [layer.weight for layer in anatomy(model).down]
+    suits = all(map(kernels.multiplies, down))
+    compiled = suits and wanted != "pytorch" and not (wanted == "auto" and torch.cpu._is_amx_tile_supported())
+    lacks = kernels.missing() if compiled else None
+    if wanted == "compiled" and (lacks is not None or not suits):
+        raise ModelError(
+            "compiled kernels can't run this model here",
+            expected="AVX512-BF16, a C compiler, and weights in bfloat16 whose sizes are multiples of 64",
+            got=lacks or f"{tuple(down[0].shape)} in {str(down[0].dtype).removeprefix('torch.')}, {down[0].device}",
+            remedy='Take the kernels "pytorch" or "auto".',
+        )
+    if lacks is not None and lacks != kernels.NO_INSTRUCTIONS:
+        log.warning("no compiled kernels, so the engine is slower: %s", lacks)
     ops = torch.ops.mkldnn
-    if not (torch.backends.mkldnn.is_available() and ops._is_mkldnn_bf16_supported()):
-        return
+    if torch.backends.mkldnn.is_available() and ops._is_mkldnn_bf16_supported():
+        _pack(model, compiled and lacks is None)
+
+
+def _pack(model: PreTrainedModel, compiled: bool) -> None:
     embedding = model.get_input_embeddings().weight
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             weight = getattr(child, "weight", None)
             if type(child) is nn.Linear and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
                 tied = weight.data_ptr() == embedding.data_ptr()
-                setattr(parent, name, PackedLinear(child, embedding if tied else None))
+                setattr(parent, name, PackedLinear(child, embedding if tied else None, compiled))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    if kernels.usable(embedding):
+    if compiled:
         fuse(model)
 
 
