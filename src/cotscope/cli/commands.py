@@ -223,7 +223,7 @@ def _status(run: Any, as_json: bool) -> None:
     print(f"{'stage':12}{'command':11}{'status':9}{'time':>9}  finding, or what changed")
     for r in rows:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f} s"
-        said = f"{r['why']} changed" if r["why"] else r["finding"] if r["status"] == "done" else ""
+        said = r["why"] if r["why"] else r["finding"] if r["status"] == "done" else ""
         print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {said or ''}".rstrip())
     again = [r for r in rows if r["status"] in ("stale", "stopped")]
     if again:

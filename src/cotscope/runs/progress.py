@@ -19,7 +19,7 @@ class State(NamedTuple):
 
     Attributes:
         status: "done"; "stale": what it read or wrote has changed; "stopped": it did not end; "missing": it never began.
-        why: what has changed, for a stale one.
+        why: what has changed, for a stale one, in words.
     """
 
     status: Literal["done", "stale", "stopped", "missing"]
@@ -55,15 +55,15 @@ def state(manifest: Manifest, stage: str, whole: Collection[str]) -> State:
     for earlier in (*record["after"], *record["beside"]):
         found = state(manifest, earlier, whole)
         if not found.current and not (found.status == "missing" and earlier in record["beside"]):
-            return State("stale", f"stage {earlier}")
+            return State("stale", f"stage {earlier} is {found.status}")
     if (name := lost(manifest, record, whole)) is not None:
-        return State("stale", name)
+        return State("stale", f"{name} changed")
     for pattern, before in record["read"].items():
         if digest(manifest, pattern, whole) != before:
-            return State("stale", pattern.rstrip("."))
+            return State("stale", f"{pattern.rstrip('.')} changed")
     options = record["options"]
     changed = [k for k, v in manifest["options"].get(stage, {}).items() if k in options and options[k] != v]
-    return State("stale", f"option {changed[0]}") if changed else State("done")
+    return State("stale", f"option {changed[0]} changed") if changed else State("done")
 
 
 def lost(manifest: Manifest, record: Mapping[str, Any], whole: Collection[str]) -> str | None:

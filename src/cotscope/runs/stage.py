@@ -113,7 +113,7 @@ def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
     for earlier in (*stage.after, *stage.beside):
         found = session.run.state(earlier)
         if not found.current and not (found.status == "missing" and earlier in stage.beside):
-            said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why} changed"}[found.status]
+            said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why}"}[found.status]
             raise RunError(
                 f"{session.run.folder}: stage {earlier!r}, which {stage.name!r} builds on, {said}",
                 remedy=f"Run `cotscope {verbs[earlier]} {session.run.folder}` first, or `cotscope study` for all.",
@@ -184,4 +184,4 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
 
 def stale_because(found: State) -> str:
     """A state in words."""
-    return f"{found.status} ({found.why} changed)" if found.why else found.status
+    return f"{found.status} ({found.why})" if found.why else found.status
