@@ -102,8 +102,9 @@ def _pack(model: PreTrainedModel, compiled: bool) -> None:
             if type(child) is nn.Linear and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
                 tied = weight.data_ptr() == embedding.data_ptr()
                 setattr(parent, name, PackedLinear(child, embedding if tied else None, compiled))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     if compiled:
         fuse(model)
 
