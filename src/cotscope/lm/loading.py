@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError, PromptError
 from . import cpu
-from .families import Anatomy, anatomy
+from .families import Anatomy, anatomy, weight_of
 from .models import quiet_unless_terminal, resolve
 from .reading import check_run, check_together, on_device, read_config, read_tokenizer, read_weights
 
@@ -75,11 +75,11 @@ class LoadedModel:
     def encode(self, text: str) -> list[int]:
         """Token ids with the tokenizer's own special tokens. Raises: PromptError for a token without embedding."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows = len(weight_of(self.model.get_input_embeddings()))
         if ids and max(ids) >= rows:
             raise PromptError(
                 "a text holds a special token that the model has no embedding for",
-                got=repr(self.tokenizer.decode([max(ids)])),
+                got=repr(self.decode([max(ids)])),
                 remedy="Take it out of the text.",
             )
         return ids
@@ -87,7 +87,13 @@ class LoadedModel:
     def piece(self, token: int) -> str:
         """One token decoded by itself (half characters become U+FFFD)."""
         if (text := self._pieces.get(token)) is None:
-            text = self._pieces[token] = self.tokenizer.decode([token])
+            text = self._pieces[token] = self.decode([token])
+        return text
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = False) -> str:
+        """The text of some tokens."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+        assert isinstance(text, str)
         return text
 
     def free_memory(self) -> int:
@@ -105,7 +111,7 @@ class LoadedModel:
         digest = hashlib.sha256()
         for name, tensor in cpu.named_weights(self.model):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -134,9 +140,10 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None, kern
     model = read_weights(folder, source, DTYPES[dtype])
     check_together(model, tokenizer, source)
     try:
-        model = model.to(device).eval().requires_grad_(False)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps it in what has no types
     except torch.OutOfMemoryError as error:
         raise ModelError(f"model {source!r} does not fit into the memory of {device}") from error
+    model.eval().requires_grad_(False)
     cpu.prepare(model, kernels)
     # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))

@@ -134,7 +134,7 @@ def installed_parts(model: NamedModel) -> list[Path]:
             continue
         if distribution.version != model.version:
             continue
-        paths = [Path(distribution.locate_file(f)) for f in distribution.files or () if re.search(model.part, str(f))]
+        paths = [Path(str(distribution.locate_file(f))) for f in distribution.files or () if re.search(model.part, str(f))]
         found += [p for p in paths if p.is_file()]
     return found
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
+from .families import weight_of
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -148,7 +149,7 @@ def read_weights(folder: str, source: str, dtype: torch.dtype, **settings: Any) 
     Raises: ModelError if some are missing, have other shapes, or are not finite in `dtype`, or if there are more layers.
     """
     with foreign(source, "the GGUF file" if "gguf_file" in settings else "the weights"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
@@ -156,6 +157,8 @@ def read_weights(folder: str, source: str, dtype: torch.dtype, **settings: Any) 
             ignore_mismatched_sizes=True,  # so that they can be named
             **settings,
         )
+        model: PreTrainedModel = read[0]
+        info: dict[str, Any] = read[1]
     parameters = dict(model.named_parameters())
     if missing := sorted(set(info["missing_keys"]) & parameters.keys()):
         raise ModelError(f"the weights of model {source!r} are not whole", expected=_named(missing), got="none in its files")
@@ -207,7 +210,7 @@ def check_together(model: PreTrainedModel, tokenizer: Tokenizer, source: str) ->
     Raises: ModelError.
     """
     with foreign(source, "the tokenizer"):
-        rows, special = model.get_input_embeddings().num_embeddings, tokenizer.added_tokens_decoder
+        rows, special = len(weight_of(model.get_input_embeddings())), tokenizer.added_tokens_decoder
         beyond = {i: word for word, i in tokenizer.get_vocab().items() if i >= rows and i not in special}
     if beyond:
         raise ModelError(
