@@ -65,7 +65,7 @@ class Cache:
                 remedy="Move it away, or set COTSCOPE_CACHE to a folder that can be written.",
             ) from error  # fmt: skip
 
-    def _run(self, sql: str, *values: Any) -> list[tuple]:
+    def _run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, self._readable():
             return self._db.execute(sql, values).fetchall()
 
@@ -89,9 +89,12 @@ class Cache:
         self._run("UPDATE replies SET valid = ? WHERE number = (SELECT max(number) FROM replies WHERE key = ?)", valid, key)
 
     def fact(self, name: str) -> Any:
-        """Something learnt about an endpoint, as it was given to `learn`; None if nothing was."""
+        """Something learnt about an endpoint, as it was given to `learn`; None if nothing was, or nothing readable."""
         rows = self._run("SELECT value FROM facts WHERE name = ?", name)
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except (TypeError, ValueError):
+            return None
 
     def learn(self, name: str, value: Any) -> None:
         self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))
