@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JudgeError
+from .question import short
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class Cache:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise JudgeError(
-                f"the judge's cache {self.path} can't be used", got=str(error),
+                f"the judge's cache {short(str(self.path), 200)} can't be used", got=short(str(error), 200),
                 remedy="Move it away, or set COTSCOPE_CACHE to a folder that can be written.",
             ) from error  # fmt: skip
 

@@ -82,8 +82,9 @@ class Endpoint:
         bare, secrets = _parts(url)
         self._openai, self._address, self._key = openai, url, key
         self._redact = Redactor([key, *secrets])
-        if self.clean(model) != model:
-            raise JudgeError("the model's name holds the key", expected="--judge-model NAME, as the endpoint calls it")
+        if self.clean(model) != model or not model.isprintable():
+            wrong = "holds the key" if model.isprintable() else "holds what is no character"
+            raise JudgeError(f"the model's name {wrong}", expected="--judge-model NAME, as the endpoint calls it")
         self.model, self.url, self.budget, self.patience = model, self.clean(bare), budget, patience
         self.name = model
         self._cache, self._fact = cache, f"abilities of {model} at {self.url}"
@@ -195,10 +196,11 @@ class Endpoint:
 
     def _gone(self, reason: str) -> JudgeError:
         return JudgeError(
-            f"no answer from the endpoint {self.url}", got=reason,
-            remedy=f"Check OPENAI_BASE_URL, that a server listens there and that it has --judge-model {self.name}. Replies so "
-            "far are kept.",
-        )  # fmt: skip
+            f"no answer from the endpoint {self.url}",
+            got=reason,
+            remedy="Check OPENAI_BASE_URL, that a server listens there and that it has --judge-model "
+            f"{short(self.name, LONGEST_SAID)}. Replies so far are kept.",
+        )
 
     # -- one call -------------------------------------------------------------------------------------------------
 
@@ -255,7 +257,7 @@ class Endpoint:
             ) from None
         if status == 404 or code == "model_not_found":
             raise JudgeError(
-                f"{self.url} does not know the model", got=self.model,
+                f"{self.url} does not know the model", got=short(self.model, LONGEST_SAID),
                 remedy=f"Give one that it serves with --judge-model; check the path of OPENAI_BASE_URL. {kept}",
             ) from None  # fmt: skip
         if code == "insufficient_quota" or status == 402:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 
 MARK = "[key]"
+LONGEST = 200_000  # characters: a longer text with a secret in it is given up, for finding each place takes much memory
 SHORTEST = 8  # characters: a shorter piece of a key may stand in any text
 _CODED = re.compile(  # backslashes may be escaped themselves, again and again
     r"\\{1,8}u(?P<u>[0-9a-fA-F]{4})|\\{1,8}x(?P<x>[0-9a-fA-F]{2})|%(?P<p>[0-9a-fA-F]{2})|"
@@ -50,6 +51,8 @@ class Redactor:
         core = _core(plain)
         if not any(piece in plain for piece in self._pieces) and not any(one in core for one in self._cores):
             return text
+        if len(text) > LONGEST:
+            return MARK
         cut, begin, parts = self._spans(text), 0, []
         for start, end in cut:
             parts += [text[begin:start], MARK]
