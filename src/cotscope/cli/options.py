@@ -1,4 +1,4 @@
-"""Options on the command line, made from the fields of options classes (`runs/stage.py: option`)."""
+"""Options on the command line, made from the fields of options classes (`runs/options.py`)."""
 
 from __future__ import annotations
 

@@ -27,8 +27,9 @@ from ..judge.question import Answer
 from ..lm.models import cache_dir
 from ..measuring.contexts import contexts
 from ..records import Annotation, Pole
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, AUDIT, CANDIDATES, CONTEXTS, JUDGEMENTS, NAMES, POLES
 
 PEOPLE = "people"
