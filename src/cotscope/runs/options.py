@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def option(
-    default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), alone: bool = False
-) -> Any:
+def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), where: str = "") -> Any:
     """A field of an options class that the command line offers.
 
     Args:
@@ -17,9 +15,9 @@ def option(
             empty: a text, or for a bool a switch. A tuple may be given several times.
         flag: empty: `--` and the field's name.
         choices: the values allowed.
-        alone: only the stage's own command has it, not `cotscope study`.
+        where: "command": only the stage's own command has it; "study": only commands that begin a study.
     """
-    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "alone": alone}
+    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "where": where}
     return field(default=default, metadata=about)
 
 
