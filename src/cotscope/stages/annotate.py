@@ -74,9 +74,11 @@ class Options:
         "write a CSV file for people to label (with --audit decoys) and annotate nothing",
         kind="path",
         flag="--export",
-        alone=True,
+        where="command",
     )
-    import_from: str | None = option(None, "read such a file back, for the audit", kind="path", flag="--import", alone=True)
+    import_from: str | None = option(
+        None, "read such a file back, for the audit", kind="path", flag="--import", where="command"
+    )
 
     @property
     def judge(self) -> JudgeOptions:

@@ -85,7 +85,7 @@ _UNTOUCHED, _NOTHING = NeuronSet("none", "none", None, ()), Disruption("none")
 class Options:
     """Options of the stage."""
 
-    disruptions: bool = option(False, "compare kinds, doses and scopes of disruption too")
+    disruptions: bool = option(False, "compare kinds, doses and scopes of disruption too", flag="--sweep", where="study")
     sweep_battery: int = option(8, "items per task of the battery under each disruption", kind="positive")
 
 
