@@ -15,6 +15,11 @@ from cotscope.errors import ConceptError, DataError, PromptError
 ROW = '{"question": "How many?", "answer": 1}\n'
 
 
+def short(value: object) -> str:
+    """A parameter's place in a test's name."""
+    return ascii(value)[:40]
+
+
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path, got in ((tmp_path, "got a folder"), (tmp_path / "pipe.jsonl", "got a pipe"), (Path("/dev/zero"), "device")):
@@ -113,6 +118,7 @@ def test_other_names_are_fine(tmp_path: Path, name: str) -> None:
         (ROW.encode() * 2 + "é".encode("latin-1"), "line 3: not UTF-8; got byte 0xe9"),
         (b"\xed\xa0\x80", "not UTF-8; got byte 0xed"),  # a surrogate, encoded as if it were a character
     ],
+    ids=short,
 )
 def test_what_is_not_utf8(tmp_path: Path, raw: bytes, words: str) -> None:
     path = tmp_path / "a.jsonl"
@@ -138,6 +144,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
         ("a = 1\na = 2", "is not TOML"),
         ("a = 1979-13-01", "is not TOML"),
     ],
+    ids=short,
 )
 def test_toml_that_cannot_be_read(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "a.toml"

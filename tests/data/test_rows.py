@@ -14,6 +14,11 @@ from cotscope.errors import DataError
 from cotscope.records import Problem
 
 
+def short(value: object) -> str:
+    """A parameter's place in a test's name."""
+    return ascii(value)[:40]
+
+
 def load(folder: Path, text: str, name: str = "a.jsonl") -> tuple[Problem, ...]:
     path = folder / name
     path.write_text(text, encoding="utf-8")
@@ -64,6 +69,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str)
     "answer",
     ["1e400", "-1e400", "1e-400", "1e99999999999999999999", "1e-99999999999999999999", "NaN", "Infinity", "-Infinity",
      '"1e400"', '"' + "9" * 4301 + '"', '".' + "9" * 4300 + '"', '"\\ud800"', '"ſix"', "[" * 300 + "]" * 300],
+    ids=short,
 )  # fmt: skip
 def test_what_is_no_number_or_none_that_can_be_held(tmp_path: Path, answer: str) -> None:
     began = time.monotonic()
@@ -84,7 +90,7 @@ def test_what_is_no_number_or_none_that_can_be_held(tmp_path: Path, answer: str)
         ("12.50", Fraction(25, 2)),
         ('"' + "9" * 4300 + '"', 10**4300 - 1),
     ],
-    ids=str,
+    ids=["int", "float", "small", "0e", "-0", "0.0e", "decimal", "text"],
 )
 def test_extreme_numbers_that_are_exact(tmp_path: Path, answer: str, value: Fraction) -> None:
     assert load(tmp_path, row(answer))[0].answer == value
