@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.active -= 1
         if hang:  # the client gives up long before
-            server.closing.wait(2)
+            server.closing.wait(5)
             self.close_connection = True
 
     def _answer(self, body: dict[str, Any]) -> bool:

@@ -85,6 +85,9 @@ def test_several_neurons_in_one_reply() -> None:
         f"{json.dumps(entries[0])} {json.dumps(entries[1])}",
     ):
         assert all(isinstance(found, Invalid) for found in FORM.parse(text, two))
+    for number in (0, 3, True, "2", None, 1.0):  # counted from 0, every "no" would be another neuron's
+        strange = json.dumps({"neurons": [{"number": number, **NO}, {"number": 1, **NO}]})
+        assert all(isinstance(found, Invalid) for found in FORM.parse(strange, two))
     other = json.dumps({"neurons": [entries[0], {"number": 2, **YES}]})
     first, second = FORM.parse(f"{json.dumps({'neurons': entries})} {other}", two)
     assert isinstance(first, Answer) and isinstance(second, Invalid)

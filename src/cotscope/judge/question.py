@@ -222,13 +222,14 @@ def _read(content: Mapping[str, Any], cases: Sequence[Candidate], read: Read) ->
     entries = content.get("neurons")
     if not isinstance(entries, list):
         return [Invalid('there is no list "neurons"')] * len(cases)
-    by_number: dict[int, list[dict[str, Any]]] = {}
+    by_number: dict[int, list[dict[str, Any]]] = {number: [] for number in range(1, len(cases) + 1)}
     for entry in entries:
-        if isinstance(entry, dict) and type(entry.get("number")) is int:
-            by_number.setdefault(entry["number"], []).append(entry)
+        number = entry.get("number") if isinstance(entry, dict) else None
+        if type(number) is not int or number not in by_number:  # counted from 0, say: then no entry is known to be whose
+            return [Invalid(f"an entry's number is none from 1 to {len(cases)}")] * len(cases)
+        by_number[number].append(entry)
     answers: list[Answer | Invalid] = []
-    for number, case in enumerate(cases, start=1):
-        own = by_number.get(number, [])
+    for (number, own), case in zip(by_number.items(), cases, strict=True):
         answers.append(read(own[0], case) if len(own) == 1 else Invalid(f"neuron {number} has {len(own)} entries"))
     return answers
 
