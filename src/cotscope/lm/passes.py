@@ -52,6 +52,8 @@ class Passes:
     def __init__(self, loaded: LoadedModel, prefix_bytes: int = PREFIX_BYTES) -> None:
         self.loaded, self.device = loaded, loaded.model.device
         self._prefixes = Prefixes(prefix_bytes)
+        self.residuals: list[Tensor] | None = None
+        """Where what enters the final norm at the unembedded places (places, hidden) is put, pass by pass; None: nowhere."""
         self._view: View
         self._places: Places
 
@@ -66,12 +68,16 @@ class Passes:
         used = any(job.recorder is not None or job.intervention is not None for job in jobs)
         adds = any(job.intervention is not None and job.intervention.adds for job in jobs)
         head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
+        last = self.loaded.anatomy.final_norm
+        norm = None if last is None else last.register_forward_pre_hook(self._on_final_norm)
         try:
             before, after = self._on_coefficients if used else None, self._on_output if adds else None
             with block_hooks(self.loaded.anatomy, before, after):
                 yield
         finally:
             head.remove()
+            if norm is not None:
+                norm.remove()
 
     def forward(self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None) -> Tensor:
         """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
@@ -97,6 +103,14 @@ class Passes:
     def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         view, hidden = self._view, args[0]
         return None if view.unembedded is None else (hidden[view.unembedded][:, None],)
+
+    def unembedded(self) -> tuple[Tensor, Tensor] | None:
+        """The places (rows, positions) whose logits are wanted of the pass that runs; None: the last position of all rows."""
+        return self._view.unembedded
+
+    def _on_final_norm(self, module: torch.nn.Module, args: tuple[Tensor]) -> None:
+        if self.residuals is not None and self._view.unembedded is not None:
+            self.residuals.append(args[0][self._view.unembedded])
 
     def _on_coefficients(self, layer: int, m: Tensor) -> None:
         view, places = self._view, self._places

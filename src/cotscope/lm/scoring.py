@@ -61,10 +61,18 @@ class _Place(NamedTuple):
 
 
 @torch.inference_mode()
-def score(engine: Engine, given: Given, progress: Callable[[int], None] | None = None) -> list[list[TokenScore]]:
+def score(
+    engine: Engine,
+    given: Given,
+    progress: Callable[[int], None] | None = None,
+    places: list[tuple[int, int]] | None = None,
+) -> list[list[TokenScore]]:
     """Teacher forcing: how likely the given continuations are, token by token.
 
     One pass over each prompt and its continuation; tokens that all prompts share are run once, where the model can.
+
+    Args:
+        places: gets (prompt number, token number) of every scored token in the order in which the passes reach it.
 
     Returns: for each prompt the scores of its continuation's tokens in `given.scored`, in order.
 
@@ -92,18 +100,20 @@ def score(engine: Engine, given: Given, progress: Callable[[int], None] | None =
             else:
                 lengths = torch.tensor([len(s) for s in suffixes], device=device)
                 mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
-            places = [
+            every = [
                 _Place(i, len(starts[row.number]) - work.common - 1 + t, row.number, t)
                 for i, row in enumerate(rows)
                 for t in range(len(given.continuations[row.number]))
             ]
-            wanted = [p for p in places if given.scored is None or p.token in given.scored[p.prompt]]
-            view = View("prompt", [(work, None)], len(rows), _tensors(wanted, device), _tensors(places, device))
+            wanted = [p for p in every if given.scored is None or p.token in given.scored[p.prompt]]
+            view = View("prompt", [(work, None)], len(rows), _tensors(wanted, device), _tensors(every, device))
             begins = torch.tensor([len(starts[row.number]) for row in rows], device=device)
             view.given = positions >= begins[:, None]
             if given.recorder is not None:
-                view.numbers = [[p.prompt for p in places]]
+                view.numbers = [[p.prompt for p in every]]
             logits = passes.forward(cache, ids, positions, view, mask)
+            if places is not None:
+                places += [(p.prompt, p.token) for p in wanted]
             for place, token_score in zip(wanted, _scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])):
                 scores[place.prompt].append(token_score)
             if given.recorder is not None:

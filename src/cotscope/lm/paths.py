@@ -1,0 +1,197 @@
+"""Effects of a set of neurons taken apart by path: what it writes to the logits itself, and what later layers make of it.
+
+A neuron's update m·v enters the residual stream, and with it the final norm and the unembedding (its *direct* effect on
+the logits) and all later layers (its *indirect* effect): Elhage et al. 2021, "A Mathematical Framework for Transformer
+Circuits"; the split of an ablation after McGrath et al. 2023, arXiv:2307.15771. With r₀ and r₁ the streams that enter the
+final norm, untouched and with the set zeroed, and d = Σ m·v of the set in the untouched model:
+
+    total     logits of r₁
+    direct    logits of r₀ − d: the set's own push is taken away, later layers run as if it were there
+    indirect  logits of r₁ + d: the set is zeroed, and its own push put back
+
+On a linear readout the two parts add up to the total: (r₀ − d) + (r₁ + d) = r₀ + r₁. With the set in the last layer alone
+the indirect part is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..records import Neuron
+from .engine import Engine
+from .families import Anatomy, value_matrix
+from .interventions import scale
+from .recorders import ChosenNeurons
+from .scoring import Given, score
+
+Path = Literal["total", "direct", "indirect"]
+PATHS: tuple[Path, ...] = ("total", "direct", "indirect")
+_ROWS = 64  # positions whose logits stand in float32 at once
+
+
+class PathScore(NamedTuple):
+    """A given token under one path.
+
+    Attributes:
+        log_prob: its log-probability (nats).
+        margin: its logit less the largest of the others' (nats); it has no ceiling.
+    """
+
+    log_prob: float
+    margin: float
+
+
+class Untouched(NamedTuple):
+    """What the untouched model did at the places of the given tokens, in order.
+
+    Attributes:
+        residual: what entered the final norm, (places, hidden), float32.
+        coefficients: of `neurons`, (places, neurons), float32.
+        outputs: per layer with a norm over the block's output, what enters that norm, (places, hidden); else None.
+    """
+
+    residual: Tensor
+    neurons: tuple[Neuron, ...]
+    coefficients: Tensor
+    outputs: tuple[Tensor | None, ...]
+
+
+class PathEffects:
+    """Scores of given continuations under sets of neurons, by path.
+
+    One untouched pass is kept for all sets; each set costs one pass more.
+
+    Args:
+        given: prompts and continuations; without recorder and intervention, and all tokens scored.
+        neurons: all that any set has.
+
+    Raises: ModelError if the model's logits are not its unembedding of its final norm.
+    """
+
+    def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron]) -> None:
+        assert given.recorder is None and given.intervention is None and given.scored is None
+        self._engine, self._given = engine, given
+        self._targets = [t for tokens in given.continuations for t in tokens]
+        self._untouched = self._look(neurons)
+        self._check()
+
+    @torch.inference_mode()
+    def untouched(self) -> list[list[PathScore]]:
+        """Each continuation's tokens with nothing disrupted."""
+        return self._by_prompt(self._scores(self._untouched.residual))
+
+    @torch.inference_mode()
+    def of(self, neurons: Sequence[Neuron]) -> Mapping[Path, list[list[PathScore]]]:
+        """Each continuation's tokens with a set zeroed, by path."""
+        zeroed = scale(self._engine.loaded.anatomy, tuple(neurons), 0.0)
+        disrupted, _ = self._run(replace(self._given, intervention=zeroed))
+        push = self._push(neurons)
+        streams = {"total": disrupted, "direct": self._untouched.residual - push, "indirect": disrupted + push}
+        return {path: self._by_prompt(self._scores(streams[path])) for path in PATHS}
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def _look(self, neurons: Sequence[Neuron]) -> Untouched:
+        found: dict[int, Tensor] = {}
+        recorder = ChosenNeurons(self._engine.loaded.anatomy, neurons, found.__setitem__)
+        residual, outputs = self._run(replace(self._given, recorder=recorder))
+        coefficients = torch.cat([found[i] for i in range(len(self._given.prompts))])
+        return Untouched(residual, tuple(recorder.neurons), coefficients, outputs)
+
+    def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """One pass: what enters the final norm, and the norms over blocks' outputs, at each given token's place, in order."""
+        passes, anatomy = self._engine.passes, self._engine.loaded.anatomy
+        order: list[tuple[int, int]] = []
+        self._engine.shares_prefix(1)  # its check of the model runs passes of its own
+        passes.residuals = []
+        try:
+            with _norm_inputs(anatomy, passes.unembedded) as inputs:
+                score(self._engine, given, places=order)
+            residual = torch.cat(passes.residuals).float()
+        finally:
+            passes.residuals = None
+        back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=residual.device)
+        return residual[back], tuple(torch.cat(y)[back] if y else None for y in inputs)
+
+    def _push(self, neurons: Sequence[Neuron]) -> Tensor:
+        """What a set writes to the residual stream of the untouched model, (places, hidden), float32: Σ m·v; where a norm
+        over the block's output stands between, the difference that the set makes to its output."""
+        anatomy, seen = self._engine.loaded.anatomy, self._untouched
+        place = {n: i for i, n in enumerate(seen.neurons)}
+        push = torch.zeros_like(seen.residual)
+        for layer in sorted({n.layer for n in neurons}):
+            here = sorted({n for n in neurons if n.layer == layer})
+            columns = torch.tensor([place[n] for n in here], device=push.device)
+            index = torch.tensor([n.index for n in here], device=push.device)
+            values = value_matrix(anatomy.down[layer]).detach()[:, index].float()  # (hidden, neurons)
+            written = seen.coefficients[:, columns] @ values.T
+            norm, y = anatomy.post_norm[layer], seen.outputs[layer]
+            if norm is not None and y is not None:  # what of the normalised output is gone with the set
+                written = (norm(y[None]) - norm((y - written.to(y.dtype))[None]))[0].float()
+            push += written
+        return push
+
+    # -- logits ------------------------------------------------------------------------------------------------------
+
+    def _logits(self, residual: Tensor) -> Tensor:
+        anatomy, dtype = self._engine.loaded.anatomy, self._engine.loaded.dtype
+        hidden = residual.to(dtype)
+        hidden = hidden if anatomy.final_norm is None else anatomy.final_norm(hidden[None])[0]
+        return anatomy.head(hidden).float()
+
+    def _scores(self, residual: Tensor) -> list[PathScore]:
+        found = []
+        for part, tokens in zip(residual.split(_ROWS), torch.tensor(self._targets[: len(residual)]).split(_ROWS), strict=True):
+            logits, at = self._logits(part), tokens.to(part.device)[:, None]
+            own = logits.gather(1, at)[:, 0]
+            log_prob = own - logits.logsumexp(dim=1)
+            others = logits.scatter(1, at, -torch.inf).amax(dim=1)
+            found += list(map(PathScore, log_prob.tolist(), (own - others).tolist()))
+        return found
+
+    def _by_prompt(self, scores: list[PathScore]) -> list[list[PathScore]]:
+        rows, at = [], 0
+        for tokens in self._given.continuations:
+            rows.append(scores[at : at + len(tokens)])
+            at += len(tokens)
+        return rows
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Some models cap or scale their logits after the unembedding; asked of the model itself."""
+        first = replace(self._given, prompts=self._given.prompts[:1], continuations=self._given.continuations[:1])
+        [plain] = score(self._engine, first)
+        found = [s.log_prob for s in self._scores(self._untouched.residual[: len(plain)])]
+        loose = 0.15 if self._engine.loaded.dtype != torch.float32 else 1e-3
+        if any(abs(a - b.log_prob) > loose for a, b in zip(found, plain, strict=True)):
+            raise ModelError(
+                f"the logits of {self._engine.loaded.name} are not its unembedding of its final norm",
+                expected="a model that neither caps nor scales them, to tell direct effects from indirect ones",
+            )
+
+
+@contextmanager
+def _norm_inputs(anatomy: Anatomy, unembedded: Callable[[], tuple[Tensor, Tensor] | None]) -> Iterator[list[list[Tensor]]]:
+    """Per layer, pass by pass, what enters a norm over the block's output at unembedded places; empty without such a norm."""
+    found: list[list[Tensor]] = [[] for _ in anatomy.down]
+    handles = []
+    for layer, norm in enumerate(anatomy.post_norm):
+
+        def take(module: nn.Module, args: tuple[Tensor], layer: int = layer) -> None:
+            if (places := unembedded()) is not None:
+                found[layer].append(args[0][places])
+
+        if norm is not None:
+            handles.append(norm.register_forward_pre_hook(take))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,88 @@
+"""Effects by path, in float32 against plain passes with hooks of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from cotscope.errors import ModelError
+from cotscope.lm.engine import Engine
+from cotscope.lm.families import value_matrix
+from cotscope.lm.interventions import scale
+from cotscope.lm.paths import PathEffects
+from cotscope.lm.scoring import Given, score
+from cotscope.records import Neuron
+
+PROMPTS = ("the same start and one", "the same start and another one")
+CONTINUATIONS = ((40, 41, 42, 43, 44), (50, 51, 52))
+SET = (Neuron(0, 3), Neuron(0, 7), Neuron(1, 5), Neuron(2, 0), Neuron(2, 11))
+GIVEN = Given(PROMPTS, CONTINUATIONS)
+LINEAR = ["qwen2", "llama", "gpt2", "gpt_neox", "opt", "phi", "gemma3", "olmo2"]
+
+
+@pytest.mark.parametrize("family", LINEAR)
+def test_total_is_what_scoring_says(family: str) -> None:
+    loaded = tiny_model(family)
+    engine = Engine(loaded)
+    found = PathEffects(engine, GIVEN, SET)
+    expected = score(engine, GIVEN)
+    for got, want in zip(found.untouched(), expected, strict=True):
+        assert [s.log_prob for s in got] == pytest.approx([s.log_prob for s in want], abs=2e-4)
+        assert [s.margin > 0 for s in got] == [s.greedy for s in want]
+    zeroed = score(engine, Given(PROMPTS, CONTINUATIONS, intervention=scale(loaded.anatomy, SET, 0.0)))
+    for got, want in zip(found.of(SET)["total"], zeroed, strict=True):
+        assert [s.log_prob for s in got] == pytest.approx([s.log_prob for s in want], abs=2e-4)
+
+
+@pytest.mark.parametrize("family", LINEAR)
+def test_parts_add_up_in_the_stream_and_the_last_layer_has_no_indirect_effect(family: str) -> None:
+    loaded = tiny_model(family)
+    found = PathEffects(Engine(loaded), GIVEN, SET)
+    last = tuple(n for n in SET if n.layer == 2)
+    untouched, by_path = found.untouched(), found.of(last)
+    for a, b in zip(untouched, by_path["indirect"], strict=True):
+        assert [s.margin for s in a] == pytest.approx([s.margin for s in b], abs=2e-3)
+    for a, b in zip(by_path["total"], by_path["direct"], strict=True):
+        assert [s.margin for s in a] == pytest.approx([s.margin for s in b], abs=2e-3)
+    assert any(abs(a.margin - b.margin) > 0.01 for a, b in zip(untouched[0], by_path["total"][0]))
+    early = tuple(n for n in SET if n.layer == 0)
+    assert any(abs(a.margin - b.margin) > 0.01 for a, b in zip(untouched[0], found.of(early)["indirect"][0]))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma3"])
+def test_the_push_is_the_sets_own_updates(family: str) -> None:
+    """Against m·v taken by hooks of the test's own in a plain pass of one prompt."""
+    loaded = tiny_model(family)
+    found = PathEffects(Engine(loaded), GIVEN, SET)
+    push = found._push(SET)
+    anatomy, at = loaded.anatomy, 0
+    for prompt, tokens in zip(PROMPTS, CONTINUATIONS):
+        ids = torch.tensor([loaded.encode(prompt) + list(tokens)])
+        coefficients: dict[int, torch.Tensor] = {}
+        outputs: dict[int, torch.Tensor] = {}
+        hooks = [
+            d.register_forward_hook(
+                lambda _, a, y, i=i, c=coefficients, o=outputs: c.__setitem__(i, a[0]) or o.__setitem__(i, y)
+            )
+            for i, d in enumerate(anatomy.down)
+        ]
+        with torch.inference_mode():
+            loaded.model(input_ids=ids)
+        for hook in hooks:
+            hook.remove()
+        want = 0
+        for layer in range(anatomy.layers):
+            here = [n.index for n in SET if n.layer == layer]
+            written = coefficients[layer][0][:, here] @ value_matrix(anatomy.down[layer])[:, here].T
+            if (norm := anatomy.post_norm[layer]) is not None:
+                written = norm(outputs[layer])[0] - norm(outputs[layer] - written)[0]
+            want = want + written
+        want = want[ids.shape[1] - len(tokens) - 1 : -1]
+        torch.testing.assert_close(push[at : at + len(tokens)], want, atol=2e-4, rtol=2e-3)
+        at += len(tokens)
+
+
+def test_logits_that_are_capped_are_refused() -> None:
+    with pytest.raises(ModelError, match="not its unembedding"):
+        PathEffects(Engine(tiny_model("gemma2")), GIVEN, SET)
