@@ -65,6 +65,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def json_text(value: Any) -> str:
+    """A JSON file's content. Half a character, as a path that is no UTF-8 has them, is escaped: no file can hold it."""
+    text = json.dumps(json_values(value), indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def json_values(value: Any) -> Any:
     """Plain JSON values: NaN and infinities as None, numpy numbers as Python's."""
     if isinstance(value, dict):

@@ -31,7 +31,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..errors import RunError
-from .files import hash_of, json_values, read_json, replacing, write_text
+from .files import hash_of, json_text, json_values, read_json, replacing, write_text
 from .progress import State, digest, lost, matches, state, states, summary_of
 from .tables import TABLES, Table
 
@@ -173,7 +173,7 @@ class Run:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_text(self.folder / "manifest.json", json.dumps(json_values(self.manifest), indent=1, ensure_ascii=False))
+        write_text(self.folder / "manifest.json", json_text(self.manifest))
 
     def note(self, text: str) -> None:
         """Record something a reader must know (once): of the stage that is running, or else of the study."""
@@ -208,7 +208,7 @@ class Run:
 
     def write_summary(self) -> None:
         """Write `summary.json`, for readers that are not cotscope."""
-        write_text(self.folder / "summary.json", json.dumps(json_values(self.summary), indent=1, ensure_ascii=False))
+        write_text(self.folder / "summary.json", json_text(self.summary))
 
     @contextmanager
     def working(self, record: dict[str, Any]) -> Iterator[None]:
