@@ -157,7 +157,7 @@ def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] 
         {
             "baseline": {"accuracy": 0.6251, "ci": [0.5252, 0.7153], "n": 96, "prompt": "full"},
             "ablation": {
-                "reasoning": {"accuracy": reasoning, "ci": [0.0577, 0.1811], "perplexity": 43.94},
+                "reasoning": {"accuracy": reasoning, "ci": [0.0577, 0.1811], "perplexity": 43.94, "neurons": 11},
                 "matched_mean": {"accuracy": sum(matched) / len(matched), "perplexity": 46.36},
                 "unmatched_mean": {"accuracy": 0.5812, "perplexity": 44.21}, "none": {"perplexity": 43.52},
                 "matched_each": [{"accuracy": v, "perplexity": 45.0, "seed": i} for i, v in enumerate(matched)],

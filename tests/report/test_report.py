@@ -272,6 +272,9 @@ def test_many_prompts(tmp_path: Path) -> None:
             "Within perturbations it goes with accuracy.") in text  # fmt: skip
     assert "Over the sentences generated activity shows no established relation to accuracy (the interval includes 0)." in text
     assert "measured on 32 test problems, their teacher-forced activity on 8 reference solutions" in text
+    for label in ("generated activity, given length", "teacher-forced activity, within kinds"):
+        assert label in text
+    assert not re.search(r"\b(own|fixed) activity|given solution", text)
     assert "The paper's way: poles that discovery under the first prompt finds" in text
     assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
     # A mark per prompt, and one per kind in the legend; sentences have no teacher-forced activity here.
