@@ -181,13 +181,20 @@ def test_what_is_no_run_folder_or_cannot_be_read(tmp_path: Path) -> None:
             read(folder)
     complete(tmp_path)
     path = tmp_path / "tables" / "ablation.parquet"
-    path.write_bytes(b"PAR1 no more")
-    run = Run.open(tmp_path)
-    run.manifest["files"]["ablation"] |= {"sha256": hash_of(path), "bytes": path.stat().st_size}  # as if it had been so
-    run.save()
-    did(tmp_path, "ablate")
-    with pytest.raises(RunError, match="ablation"):
-        read(tmp_path)
+    content = path.read_bytes()
+    # Its hash says that it is what was written; no page, or no table, can be read from it.
+    for damaged in (b"PAR1" + bytes(400) + content[404:], b"PAR1 no more"):
+        path.write_bytes(damaged)
+        run = Run.open(tmp_path)
+        run.manifest["files"]["ablation"] |= {"sha256": hash_of(path), "bytes": path.stat().st_size}
+        run.manifest["stages"]["ablate"]["wrote"]["ablation"] = hash_of(path)
+        run.save()
+        if len(damaged) > 400:
+            with pytest.raises(RunError, match="ablation"):
+                read(tmp_path)
+            assert not (tmp_path / "report.html").exists()
+    assert "stale (ablation changed)" in read(tmp_path).text
+    (tmp_path / "report.html").unlink()
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(RunError, match="JSON object"):
         read(tmp_path)

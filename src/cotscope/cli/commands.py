@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
         for stage in stages:
             options.add(sub, options.of_class(stage.options, begins=False))
-        sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
+        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     install = command("models", "list the models that need no hub, or install one")
@@ -99,7 +99,7 @@ def _begins(sub: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
         if offered := options.of_class(stage.options, begins=True):
             options.add(sub.add_argument_group(f"options of {stage.name}"), offered)
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
-    sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
+    sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
 
 
 def chosen_by(verb: str) -> dict[str, list[str]]:

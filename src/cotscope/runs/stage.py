@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
-from .options import NoOptions
+from .options import NoOptions, check
 from .progress import State
 from .tables import TABLES, Table
 
@@ -69,11 +69,11 @@ class Stage:
 
 
 def options_of(stage: Stage, stored: Mapping[str, Any]) -> Any:
-    """A stage's options from what is stored of them; keys that it does not have are left alone."""
-    names = {f.name: f.default for f in fields(stage.options)}
-    return stage.options(**{
-        k: tuple(v) if isinstance(names[k], tuple) else v for k, v in stored.items() if k in names
-    })  # fmt: skip
+    """A stage's options from what is stored of them; keys that it does not have are left alone. Raises: UserError."""
+    mine = [f for f in fields(stage.options) if f.name in stored]
+    for f in mine:
+        check(f, stored[f.name])
+    return stage.options(**{f.name: tuple(v) if isinstance(v := stored[f.name], list) else v for f in mine})
 
 
 def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
