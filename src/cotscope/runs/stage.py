@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
@@ -84,7 +85,7 @@ def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
             said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why}"}[found.status]
             raise RunError(
                 f"{session.run.folder}: stage {earlier!r}, which {stage.name!r} builds on, {said}",
-                remedy=f"Run `cotscope {verbs[earlier]} {session.run.folder}` first, or `cotscope study` for all.",
+                remedy=f"Run {again_with(earlier, session.run.folder, verbs)} first, or `cotscope study` for all.",
             )
 
 
@@ -148,6 +149,12 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
         "summary": {},
         "notes": [],
     }
+
+
+def again_with(stage: str, folder: Path, verbs: Mapping[str, str]) -> str:
+    """The command that makes a stage again. The one that begins a study wants its options too."""
+    verb = verbs[stage]
+    return f"`cotscope {verb} … --out {folder}`" if verb == "discover" else f"`cotscope {verb} {folder}`"
 
 
 def stale_because(found: State) -> str:
