@@ -39,7 +39,7 @@ class Points:
         family: "study", "variant" or "sentence".
         rows: one per prompt, with `accuracy`, `tokens_per_problem`, `prompt_tokens` and the columns of `MEASURES`.
         groups: each prompt's kind; None where no kind has two prompts.
-        reasoning: own activity of the reasoning neurons (both signs) by prompt.
+        reasoning: generated activity of the reasoning neurons (both signs) by prompt.
         random: the same of each random set.
     """
 
