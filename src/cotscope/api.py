@@ -54,9 +54,9 @@ def begin(
 def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str, dict[str, Any]]:
     """Options by the stage that has them. Raises: UserError if none has."""
     names = {s.name: {f.name for f in fields(s.options)} for s in stages}
-    if unknown := [name for name in options if not any(name in found for found in names.values())]:
-        known = sorted(set().union(*names.values()))
-        raise UserError(f"there is no option {unknown[0]!r}", expected=", ".join(known) or "none")
+    known = sorted(set().union(*names.values()))
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(known)}" if known else "none")
     asked = {s: {k: v for k, v in options.items() if k in found} for s, found in names.items()}
     return {stage: found for stage, found in asked.items() if found}
 

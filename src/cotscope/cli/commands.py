@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         for flag, words in chosen_by(verb).items():
             sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
         for stage in stages:
-            options.add(sub, options.of_class(stage.options))
+            options.add(sub, options.of_class(stage.options, begins=False))
         sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
@@ -94,9 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _begins(sub: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
     """Options of a command that begins a study."""
-    options.add(sub, options.of_class(StudyConfig))
+    options.add(sub, options.of_class(StudyConfig, begins=True))
     for stage in stages:
-        options.add(sub, options.of_class(stage.options, alone=False))
+        if offered := options.of_class(stage.options, begins=True):
+            options.add(sub.add_argument_group(f"options of {stage.name}"), offered)
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
     sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
 
@@ -144,7 +145,7 @@ def _study(arguments: argparse.Namespace) -> Session:
     from ..executors.local import run_study, run_verb
 
     stages = IN_STUDY if arguments.command == "study" else VERBS["discover"]
-    found = [*options.of_class(StudyConfig), *(f for s in stages for f in options.of_class(s.options, alone=False))]
+    found = [f for c in (StudyConfig, *(s.options for s in stages)) for f in options.of_class(c, begins=True)]
     given = options.given(arguments, found)
     if getattr(arguments, "thorough", False):
         given = {k: v for part in THOROUGH.values() for k, v in part.items()} | given
@@ -173,7 +174,7 @@ def _verb(arguments: argparse.Namespace) -> Session:
         raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
     asked: dict[str, dict[str, Any]] = {}
     for stage in VERBS[verb]:
-        if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options)):
+        if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options, begins=False)):
             asked[stage.name] = own
     session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
     run_verb(session, verb, asked, stages, _prints(arguments.json))

@@ -1,4 +1,4 @@
-"""Options on the command line, made from the fields of options classes (`runs/stage.py: option`)."""
+"""Options on the command line, made from the fields of options classes (`runs/options.py`)."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def described(f: Field[Any]) -> str:
     )
 
 
-def of_class(options: type, alone: bool = True) -> list[Field[Any]]:
-    """The options of a class; without `alone` those that `cotscope study` has too."""
-    return [f for f in fields(options) if alone or not f.metadata["alone"]]
+def of_class(options: type, begins: bool) -> list[Field[Any]]:
+    """The options of a class that a command offers which begins a study, or one which works on a run that exists."""
+    return [f for f in fields(options) if f.metadata["where"] != ("command" if begins else "study")]
 
 
-def add(parser: argparse.ArgumentParser, found: Iterable[Field[Any]]) -> None:
+def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None:
     """Offer options; those that are not given are not in the namespace."""
     for f in found:
         kind, about = f.metadata["kind"], {"dest": f.name, "help": described(f).replace("%", "%%")}

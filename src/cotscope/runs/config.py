@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..data.load import DEFAULT_LIMIT
 from ..lm.models import DEFAULT_MODEL
 from ..records import Prompt
-from .stage import option
+from .options import option
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
+from .options import NoOptions
 from .progress import State
 from .tables import TABLES, Table
 
@@ -17,31 +18,9 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def option(
-    default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), alone: bool = False
-) -> Any:
-    """A field of an options class that the command line offers.
-
-    Args:
-        help: for the command line; the default is added to it.
-        kind: "natural" (0, 1, …), "positive" (1, 2, …), "seconds", "amount" (0 and more), "share" (0 to below 1), "path";
-            empty: a text, or for a bool a switch. A tuple may be given several times.
-        flag: empty: `--` and the field's name.
-        choices: the values allowed.
-        alone: only the stage's own command has it, not `cotscope study`.
-    """
-    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "alone": alone}
-    return field(default=default, metadata=about)
-
-
 def never(options: Any) -> bool:
     """Of a stage that is no part of a study."""
     return False
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Of a stage that has none."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +66,6 @@ class Stage:
         """The tables that it reads, or writes, whole or in part."""
         names = (str(pattern).partition("/")[0] for pattern in getattr(self, which))
         return [TABLES[name] for name in dict.fromkeys(names) if name in TABLES]
-
-
-def explicit(options: Any) -> dict[str, Any]:
-    """What of some options is not the default, as JSON has it."""
-    found = {}
-    for f in fields(options):
-        default = f.default if f.default is not MISSING else None
-        if getattr(options, f.name) != default:
-            value = getattr(options, f.name)
-            found[f.name] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def options_of(stage: Stage, stored: Mapping[str, Any]) -> Any:

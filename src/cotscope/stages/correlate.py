@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ..measuring.activity import JUDGED
 from ..measuring.neurons import active_neurons
 from ..records import Neuron, Pole
+from ..runs.options import NoOptions
 from ..runs.session import Session
-from ..runs.stage import NoOptions, Stage
+from ..runs.stage import Stage
 from ..runs.tables import (
     ANNOTATIONS,
     CANDIDATES,

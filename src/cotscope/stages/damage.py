@@ -27,8 +27,9 @@ from ..measuring.solutions import (
 )
 from ..records import Neuron
 from ..runs.files import fingerprint
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import (
     ANNOTATIONS,
     BATTERY,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..data.load import general_text
 from ..records import Neuron
 from ..runs.files import fingerprint
+from ..runs.options import NoOptions
 from ..runs.session import Session
-from ..runs.stage import NoOptions, Stage
+from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, KEYSTONES
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from ..measuring.solutions import solution
 from ..prompts.derive import render_solution
 from ..records import OPERATIONS, Neuron, Problem
 from ..runs.files import fingerprint
+from ..runs.options import NoOptions
 from ..runs.session import Session
-from ..runs.stage import NoOptions, Stage
+from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, OPERATION_PROBLEMS
 from ..runs.tables import OPERATIONS as OPERATIONS_TABLE
 from ..stats import diagonal_contrast, paired_bootstrap

@@ -22,8 +22,9 @@ from ..measuring.neurons import NeuronSet, comparison, read_sets
 from ..measuring.solutions import BASELINE, Solution, fingerprint_of, reference_solutions, score_battery, score_roles
 from ..records import Neuron
 from ..runs.files import fingerprint
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import SETS, SOLUTIONS, SWEEP, SWEEP_ITEMS, SWEEP_TEXT
 from ..stats import paired_bootstrap, sign_flip_p
 
@@ -84,7 +85,7 @@ _UNTOUCHED, _NOTHING = NeuronSet("none", "none", None, ()), Disruption("none")
 class Options:
     """Options of the stage."""
 
-    disruptions: bool = option(False, "compare kinds, doses and scopes of disruption too")
+    disruptions: bool = option(False, "compare kinds, doses and scopes of disruption too", flag="--sweep", where="study")
     sweep_battery: int = option(8, "items per task of the battery under each disruption", kind="positive")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...errors import ModelError
-from ..families import anatomy
+from ..families import anatomy, weight_of
 from . import kernels
 from .fusing import fuse
 
@@ -76,7 +76,7 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
 
     Raises: ModelError if "compiled" is wanted and can't be had.
     """
-    down = [layer.weight for layer in anatomy(model).down]
+    down = [weight_of(layer) for layer in anatomy(model).down]
     suits = all(map(kernels.multiplies, down))
     compiled = suits and wanted != "pytorch" and not (wanted == "auto" and torch.cpu._is_amx_tile_supported())
     lacks = kernels.missing() if compiled else None
@@ -96,14 +96,15 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
 
 def _pack(model: PreTrainedModel, compiled: bool) -> None:
     embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, nn.Parameter)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            weight = getattr(child, "weight", None)
-            if type(child) is nn.Linear and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
-                tied = weight.data_ptr() == embedding.data_ptr()
+            if type(child) is nn.Linear and kernels.takes(child.weight):
+                tied = child.weight.data_ptr() == embedding.data_ptr()
                 setattr(parent, name, PackedLinear(child, embedding if tied else None, compiled))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     if compiled:
         fuse(model)
 
