@@ -164,6 +164,18 @@ DAMAGE_SOLUTIONS = _table(
     "what the log-probability of reference solutions' tokens of one role loses with a set zeroed (nats)",
     {"neuron_set": TEXT, "role": TEXT, "problems": WHOLE, "log_prob": REAL} | _CHANGE | {"p": REAL},
 )
+_PATH = {"neuron_set": TEXT, "role": TEXT, "path": TEXT}
+PATH_SCORES = _table(
+    "path_scores",
+    "tokens of one role in one reference solution with a set zeroed, by path: mean log-probability and logit margin (nats)",
+    {"problem_id": TEXT} | _PATH | {"log_prob": REAL, "margin": REAL},
+    part="set",
+)
+PATHS = _table(
+    "paths",
+    "what tokens of one role lose with a set zeroed, by path (nats; intervals over problems)",
+    _PATH | {"kind": TEXT, "problems": WHOLE} | _interval("log_prob") | _interval("margin"),
+)
 OPERATION_PROBLEMS = _table(
     "operation_problems",
     "one problem of one operation with one operation's neurons zeroed: mean log-probability of tokens of a role (nats)",
