@@ -25,7 +25,7 @@ from ..judge.lexicon import Annotator
 from ..judge.prompts import NamingForm, group
 from ..judge.question import Answer
 from ..lm.models import cache_dir
-from ..measuring.contexts import contexts
+from ..measuring.contexts import contexts, keep_contexts
 from ..records import Annotation, Pole
 from ..runs.session import Session
 from ..runs.stage import Stage, option
@@ -92,7 +92,7 @@ def annotate(session: Session, options: Options) -> str:
     if nothing is accepted.
     """
     session.run.keep(JUDGEMENTS)  # of other annotators, for the audit
-    session.run.keep(CONTEXTS)
+    keep_contexts(session.run)
     session.run.keep(NAMES)
     with session.bar("asking", 0, "call") as bar:
 
