@@ -95,7 +95,7 @@ class Completion:
 
 
 class Neuron(NamedTuple):
-    """Index i of layer l's down-projection input (design, section 2)."""
+    """Place i of the input of layer l's down-projection (Geva et al. 2022, arXiv:2203.14680; docs/methods.md)."""
 
     layer: int
     index: int
