@@ -95,17 +95,17 @@ class Completion:
 
 
 class Neuron(NamedTuple):
-    """Place i of the input of layer l's down-projection (Geva et al. 2022, arXiv:2203.14680; docs/methods.md)."""
+    """Index i of layer l's down-projection input (Geva et al. 2022, arXiv:2203.14680)."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # takes the place of tuple.index
 
 
 class Pole(NamedTuple):
     """A neuron when its coefficient has this sign (+1 or -1); it writes sign·v."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # takes the place of tuple.index
     sign: int
 
 

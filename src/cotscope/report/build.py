@@ -21,7 +21,7 @@ from ..runs.folder import Run
 from ..runs.stage import stale_because
 from ..stages.registry import VERB_OF
 from . import calibrate, damage, figures, judge, sweep, text, variants
-from .reading import Reading
+from .reading import Reading, showing
 
 KINDS = {
     "none": "nothing disrupted",
@@ -62,10 +62,12 @@ def write_report(run: Run) -> Path:
         run: it may be one whose later stages have not run yet, or are stale.
 
     Raises:
-        RunError: a file in it cannot be read.
+        RunError: a table in it can't be read, or a figure is of another kind than cotscope writes.
     """
     target = run.folder / "report.html"
-    write_text(target, _page(Reading(run)))
+    with showing(run.folder):
+        page = _page(Reading(run))
+    write_text(target, page)
     return target
 
 

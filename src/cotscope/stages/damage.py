@@ -56,7 +56,7 @@ from ..stats import (
 from ..stats.random_sets import permuted_sets
 
 UNITS = {
-    "damage.*.given.<role>": "mean over problems of a reference solution's mean log-probability (nats) at tokens of a role",
+    "damage.*.given.<role>": "mean over problems of the reference solution's mean log-probability (nats) at tokens of a role",
     "damage.*.change.<role>": "the same, less that of the untouched model",
     "damage.*.battery": "share of battery items whose answer is the most likely continuation, 0 to 1",
     "damage.specific": "change under the set that the matched sets match (`damage.target`) less their mean change, paired by "
