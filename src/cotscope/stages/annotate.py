@@ -290,7 +290,7 @@ def _audit(session: Session) -> None:
     value = {"rate": "value", "n": "n", "accepted": "count"}
     decoys = {r["other"]: {k: r[v] for k, v in value.items()} | {"ci": [r["low"], r["high"]]} for r in rows
               if r["measure"] == "accepted" and r["annotator"] == name and r["other"] != "candidate"}  # fmt: skip
-    [retest] = [r for r in rows if r["measure"] == "retest" and r["annotator"] == name] or [None]
+    retest = next((r for r in rows if r["measure"] == "retest" and r["annotator"] == name), None)
     agreement = {}
     for r in rows:
         if r["measure"] == "kappa" and name in (r["annotator"], r["other"]):
