@@ -56,7 +56,7 @@ class Prompt:
     """A prompt under which problems are solved: `prefix + "Question: " + question + cue`.
 
     Attributes:
-        name: unique within a study; a prompt file's stem.
+        name: unique within a study; a prompt file's stem, less dots at its beginning.
         prefix: the exemplars, shared by all rows; empty for zero-shot prompts. Ends in a blank line otherwise.
         cue: what follows the question, from its newline on, e.g. "\\nLet's think step by step\\n".
         source: "derived" (from structured exemplars) or the file that it was read from.

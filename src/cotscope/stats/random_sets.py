@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from ..records import Neuron
 
@@ -136,6 +135,8 @@ def unmatched_set(targets: Sequence[Neuron], active: Collection[Neuron], seed: i
 
 def _assign(cost: NDArray[np.float64], alike: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the cheapest assignment among those with the most pairs that are alike; rows ascend."""
+    from scipy.optimize import linear_sum_assignment
+
     never = 4.0 * (len(cost) + 1)  # dearer than all the others together, which cost below 3 each
     return linear_sum_assignment(np.where(alike, cost, never))
 

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from .intervals import RESAMPLES
 
@@ -133,5 +132,7 @@ def _rank_correlation(x: Floats, y: Floats, z: Floats | None = None) -> Floats:
 
 def _centred_ranks(values: Floats) -> Floats:
     """Ranks along axis 1, less their mean."""
+    from scipy import stats as scipy_stats
+
     ranks = scipy_stats.rankdata(values, axis=1)
     return ranks - ranks.mean(axis=1, keepdims=True)

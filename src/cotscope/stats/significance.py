@@ -7,7 +7,6 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from .intervals import RESAMPLES
 
@@ -17,6 +16,8 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
 
     Returns: the p-value; 1 if no pair differs.
     """
+    from scipy import stats as scipy_stats
+
     right, still = np.asarray(before, bool), np.asarray(after, bool)
     lost, won = int((right & ~still).sum()), int((~right & still).sum())
     return float(scipy_stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
@@ -102,6 +103,8 @@ def detectable_difference(discordant: float, n: int, tests: int = 1, power: floa
 
     Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
     """
+    from scipy import stats as scipy_stats
+
     alpha = (1 - level) / tests
     for k in range(1, n + 1):
         share = max(discordant, k / n)
