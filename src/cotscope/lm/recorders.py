@@ -167,9 +167,8 @@ class ChosenNeurons:
     def __init__(self, anatomy: Anatomy, neurons: Iterable[Neuron], sink: Callable[[int, Tensor], None]) -> None:
         self.neurons = sorted(set(neurons))
         self.sink = sink
-        device = anatomy.down[0].weight.device
         self._index = {
-            layer: torch.tensor([n.index for n in self.neurons if n.layer == layer], device=device)
+            layer: torch.tensor([n.index for n in self.neurons if n.layer == layer], device=anatomy.device)
             for layer in sorted({n.layer for n in self.neurons})
         }
         self._layers: list[Tensor] = []

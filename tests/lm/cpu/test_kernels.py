@@ -202,35 +202,36 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 PREPARED = """
 import torch, transformers
-from cotscope.errors import ModelError
 from cotscope.lm import cpu
-config = transformers.Qwen2Config(hidden_size=128, intermediate_size=192, num_hidden_layers=1, num_attention_heads=2,
-                                  num_key_value_heads=2, vocab_size=64)
-model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-try:
-    cpu.prepare(model, "%s")
-    print(cpu.is_compiled(model.model.layers[0].mlp.down_proj))
-except ValueError as error:
-    print(error)
+sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+config = transformers.Qwen2Config(**sizes, num_key_value_heads=2)
+for wanted in ("auto", "compiled"):
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    try:
+        cpu.prepare(model, wanted)
+        print(cpu.is_compiled(model.model.layers[0].mlp.down_proj))
+    except ValueError as error:
+        print(error)
 """
 
 
-def test_without_a_compiler(tmp_path: Path) -> None:
-    """By themselves models take PyTorch's kernels then, which is said in one line; who wants ours gets an error."""
-    environment = {"PATH": str(tmp_path), "COTSCOPE_CACHE": str(tmp_path)}
-    auto, wanted = (run_python(PREPARED % wish, **environment) for wish in ("auto", "compiled"))
-    assert auto.stdout.strip() == "False"
+@pytest.mark.parametrize(
+    ("lacking", "why", "said"),
+    [
+        ("PATH", "there is no C compiler (cc)", ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]),
+        ("ATEN_CPU_CAPABILITY", "this CPU has no AVX512-BF16", []),  # what PyTorch is told not to use, we don't
+    ],
+)
+def test_without_them(tmp_path: Path, lacking: str, why: str, said: list[str]) -> None:
+    """By themselves models take PyTorch's kernels then; who asks for ours gets an error."""
+    value = {"PATH": str(tmp_path), "ATEN_CPU_CAPABILITY": "avx2"}[lacking]
+    got = run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path), **{lacking: value})
+    auto, wanted = got.stdout.splitlines()
+    assert auto == "False"
+    assert wanted.startswith("compiled kernels can't run this model here; expected AVX512-BF16, a C compiler")
     if kernels.missing() is None:
-        assert auto.stderr.splitlines() == ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]
-        assert "compiled kernels can't run this model here; got there is no C compiler (cc). Take the kernels" in wanted.stdout
-    assert len(wanted.stdout.splitlines()) == 1 and not wanted.stderr
-
-
-def test_on_a_cpu_that_cannot() -> None:
-    environment = {"ATEN_CPU_CAPABILITY": "avx2"}  # what PyTorch is told not to use, we don't
-    auto, wanted = (run_python(PREPARED % wish, **environment) for wish in ("auto", "compiled"))
-    assert (auto.stdout.strip(), auto.stderr) == ("False", "")
-    assert "got this CPU has no AVX512-BF16" in wanted.stdout
+        assert f"got {why}. Take the kernels" in wanted
+        assert got.stderr.splitlines() == said
 
 
 def test_models_that_they_do_not_take() -> None:
@@ -258,6 +259,6 @@ def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @needed
 def test_compiled_once(tmp_path: Path) -> None:
     for _ in range(2):
-        assert run_python(PREPARED % "auto", COTSCOPE_CACHE=str(tmp_path)).stdout.strip() == "True"
+        assert run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path)).stdout.split() == ["True", "True"]
         [made] = (tmp_path / "kernels").iterdir()
         assert made.suffix == ".so"

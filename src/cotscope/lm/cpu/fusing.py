@@ -6,17 +6,19 @@ what the module itself does, which is asked first. Results are rounded once, so 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..families import norm_gamma, root_mean_square_norms, silu_gates
+from ..families import norm_gamma, root_mean_square_norms, silu_gates, weight_of
 from . import kernels
 
 _TOLERANCE = 2**-6  # two roundings to bfloat16 more or less
 
 
-class _FusedNorm:
+class _FusedNorm(nn.Module):
     """Mixed into a norm; `fused`: what it multiplies by, and its epsilon."""
 
     fused: tuple[Tensor, float]
@@ -25,7 +27,7 @@ class _FusedNorm:
         return kernels.rms_norm(x, *self.fused) if kernels.takes(x) else super().forward(x)
 
 
-class _FusedGate:
+class _FusedGate(nn.Module):
     """Mixed into a feed-forward block; `fused`: the two products of the input, and the down-projection."""
 
     fused: tuple[nn.Module, nn.Module, nn.Module]
@@ -41,14 +43,15 @@ class _FusedGate:
 def fuse(model: PreTrainedModel) -> None:
     """Let the norms and gates of a model, its weights packed, take our kernels. It is in bfloat16, on a CPU."""
     for norm, epsilon in root_mean_square_norms(model):
-        if norm.weight.numel() % kernels.LANES == 0:
-            _mix_in(_FusedNorm, norm, norm.weight.numel(), norm_gamma(norm)[0], epsilon)
+        size = weight_of(norm).numel()
+        if size % kernels.LANES == 0:
+            _mix_in(_FusedNorm, norm, size, norm_gamma(norm)[0], epsilon)
     for block, gate, up, down in silu_gates(model):
         if getattr(gate, "compiled", False) and getattr(up, "compiled", False):
-            _mix_in(_FusedGate, block, gate.in_features, gate, up, down)
+            _mix_in(_FusedGate, block, weight_of(gate).shape[1], gate, up, down)
 
 
-def _mix_in(mixin: type, module: nn.Module, size: int, *fused: object) -> None:
+def _mix_in(mixin: type, module: Any, size: int, *fused: object) -> None:
     plain = type(module)
     x = torch.randn(8, size, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = module(x).float()
