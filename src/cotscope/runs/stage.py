@@ -147,7 +147,7 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     except UserError:
         if earlier and earlier["status"] == "done" and run.stands(earlier):
             run.manifest["stages"][stage.name] = earlier
-            run.manifest["options"].pop(stage.name)
+            run.manifest["options"].pop(stage.name, None)
             run.manifest["options"] |= {} if before is None else {stage.name: before}
         raise
     finally:
