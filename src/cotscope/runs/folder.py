@@ -184,8 +184,9 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """Notes of the study and of its stages."""
-        of_stages = (note for record in self.manifest["stages"].values() for note in record["notes"])
+        """Notes of the study, and of the stages whose figures `summary` holds."""
+        held = [r for n, r in self.manifest["stages"].items() if r is self._stage or self.state(n).current]
+        of_stages = (note for record in held for note in record["notes"])
         return list(dict.fromkeys([*self.manifest["notes"], *of_stages]))
 
     def summarise(self, section: str, values: dict[str, Any]) -> None:
