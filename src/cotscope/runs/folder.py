@@ -275,8 +275,12 @@ class Run:
             return self.folder / "arrays" / f"{rest}.safetensors"
         return self.folder / "tables" / top / f"{rest}.parquet"
 
-    def _record(self, name: str, path: Path, facts: dict[str, Any]) -> None:
+    def _to_write(self, name: str) -> Path:
+        """Where a file goes that the stage that is running may write."""
         assert self._stage is None or matches(name, self._stage["writes"]), f"{name} is not declared"
+        return self._path(name)
+
+    def _record(self, name: str, path: Path, facts: dict[str, Any]) -> None:
         self.manifest["files"][name] = {"sha256": hash_of(path), "bytes": path.stat().st_size, **facts}
         self.whole.add(name)
         self._touched.add(name)
@@ -327,7 +331,7 @@ class Run:
             to.write_table(piece)
 
         with (
-            replacing(path := self._path(name)) as temporary,
+            replacing(path := self._to_write(name)) as temporary,
             pq.ParquetWriter(temporary, table.schema, compression="zstd") as to,
         ):
             yield write
@@ -367,7 +371,7 @@ class Run:
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray], metadata: dict[str, str], of: str) -> None:
         """Write `arrays/<name>.safetensors`."""
-        with replacing(path := self._path(f"arrays/{name}")) as temporary:
+        with replacing(path := self._to_write(f"arrays/{name}")) as temporary:
             save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary, metadata)
         self._record(f"arrays/{name}", path, {"of": of})
 
