@@ -278,8 +278,9 @@ def _account(run: Reading) -> dict[str, Any]:
         "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
         "prompts": manifest.get("prompts") or [],
         "stages": [
-            (name, stale_because(run.state(name)), stage.get("seconds"), stage.get("finding", ""))
+            (name, stale_because(found), stage.get("seconds"), stage.get("finding", "") if found.current else "")
             for name, stage in _part(manifest, "stages").items()
+            for found in [run.state(name)]
         ],
         "generate_s": _part(run.summary, "timing").get("generate_s"),
         "versions": list(_part(manifest, "versions").items()),
