@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def write_report(run: Run) -> Path:
     return target
 
 
-def _page(run: Reading) -> str:
-    """The whole page as text."""
+@cache
+def _template() -> jinja2.Template:
+    """The page's template, compiled once: a study writes its report after every stage."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
@@ -83,9 +85,15 @@ def _page(run: Reading) -> str:
         finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
     environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
-    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "state": run.state, "verb": VERB_OF}
+    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "verb": VERB_OF}
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return environment.from_string(source)
+
+
+def _page(run: Reading) -> str:
+    """The whole page as text."""
+    return _template().render(
+        state=run.state,
         written=datetime.now(UTC).strftime("%Y-%m-%d"),
         model={**_part(run.manifest, "model"), **_part(run.summary, "model")},
         data={**_part(run.manifest, "data"), **_part(run.summary, "data")},
