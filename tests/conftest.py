@@ -37,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "model" if item.get_closest_marker("model") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
+
 _SHAPE = {
     "vocab_size": 128,
     "hidden_size": 32,
