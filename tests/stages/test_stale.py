@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import TinyStudy, assert_same, hashes, times
+from conftest import TinyStudy, assert_same, flat, hashes, times
 
 import cotscope
 from cotscope.cli import main
@@ -160,6 +160,10 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
             assert note not in page
     assert any(lexicon.manifest["stages"][stage]["notes"] for stage in BUILT_ON)
     assert "No accuracy has been measured in this run yet" in page
+    known = {
+        str(value) for value in flat([run.summary["neurons"], run.summary["judge"], run.rows("SELECT * FROM audit")]).values()
+    }
+    assert set(re.findall(r'<data value="([^"]*)"', page)) <= known and page.count("<svg") == 1, "the poles by layer"
 
     # A verb refuses, a study makes all of them again, and nothing that was there already.
     assert main(["correlate", str(out)]) == 2
@@ -204,21 +208,25 @@ def test_an_interrupted_annotator_is_gone_on_with(
             return super().annotate(found)
 
     monkeypatch.setitem(BUILT_IN, "half", lambda setting: Interrupted())
-    assert main(["annotate", str(out), "--annotator", "half", "--audit", "1"]) == 130
+    assert main(["annotate", str(out), "--annotator", "half", "--concurrency", "3"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     run = Run.open(out)
     assert run.state("annotate").status == "stopped"
-    assert run.manifest["options"]["annotate"] == {"annotator": "half", "audit": 1}
+    assert run.manifest["options"]["annotate"] == {"annotator": "half", "concurrency": 3}
     assert run.manifest["stages"]["annotate"]["options"]["annotator"] == "half"
     assert {s: run.state(s).status for s in BUILT_ON} == dict.fromkeys(BUILT_ON, "stale")
     assert run.state("measure").why == "stage annotate is stopped"
     assert "total" not in run.summary["neurons"] and "ablation" not in run.summary
     assert main(["measure", str(out)]) == 2
     assert "stage 'annotate', which 'measure' builds on, was stopped" in capsys.readouterr().err
-    assert main(command(out, "--audit", "0")) == 0
+    assert main(command(out)) == 0
     assert went == ["half", "half"]
     assert lines(capsys) == {"discover": "done", "annotate": "ran"} | dict.fromkeys(BUILT_ON, "ran")
-    assert_same_run(Run.open(out), fresh)
+    run = Run.open(out)
+    assert run.manifest["stages"]["annotate"]["options"] == run.manifest["stages"]["annotate"]["options"] | {
+        "annotator": "half", "concurrency": 3
+    }  # fmt: skip
+    assert_same_run(run, fresh)
 
 
 @pytest.mark.parametrize("what", ["judge", "nothing accepted", "unknown"])
