@@ -29,6 +29,15 @@ from cotscope.runs.tables import Table
 
 transformers.utils.logging.disable_progress_bar()
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the default model share a worker, so that it is loaded once; a module's tests share one too, and with it
+    the module's finished run."""
+    for item in items:
+        group = "model" if item.get_closest_marker("model") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 _SHAPE = {
     "vocab_size": 128,
     "hidden_size": 32,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from conftest import TinyStudy
 
 from cotscope.cli import commands as cli
 from cotscope.cli import main
+from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
-from cotscope.runs.session import StudyConfig
+from cotscope.stages.registry import STAGES
 
 
 def fails(capsys, *arguments: str, code: int = 2) -> str:
@@ -73,7 +76,9 @@ def test_folders(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     assert "another study" in fails(capsys, *study(tiny_study, tmp_path / "r", limit="7"))
     with Run.open(tmp_path / "r").writing():
         assert "in use by another process" in fails(capsys, *study(tiny_study, tmp_path / "r"))
-    assert "no finished stage 'annotate'" in fails(capsys, "ablate", str(tmp_path / "r"))
+    line = fails(capsys, "ablate", str(tmp_path / "r"))
+    assert "stage 'annotate', which 'keystones' builds on, has not run. Run `cotscope annotate" in line
+    assert Run.open(tmp_path / "r").state("keystones").status == "missing"
     assert "is not a run folder" in fails(capsys, "report", str(tmp_path))
     assert "unknown annotator; expected lexicon or llm or local; got tarot" in fails(
         capsys, "annotate", str(tmp_path / "r"), "--annotator", "tarot"
@@ -94,27 +99,27 @@ def test_changed_input_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path,
         "concepts": "# x\n",
     }
     copy.write_text(copy.read_text() + added[what])
-    stage = "annotate" if what == "concepts" else "measure"
-    assert "not what it was when" in fails(capsys, stage, str(tmp_path / "r"))
+    verb = "annotate" if what == "concepts" else "measure"
+    assert "not what it was when" in fails(capsys, verb, str(tmp_path / "r"))
+    assert Run.open(tmp_path / "r").state("annotate").current  # what was done stays what it was
 
 
-def test_changed_kernels_are_noted(tiny_study: TinyStudy, tmp_path: Path) -> None:
+def test_a_run_keeps_its_kernels(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
     assert main(["annotate", str(folder)]) == 0
-    assert Run.open(folder).manifest["versions"]["kernels"] == "PyTorch"  # in float32
-    before = Run.open(folder).manifest["notes"]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["versions"]["kernels"] = "compiled"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["measure", str(folder)]) == 0
-    [note] = (n for n in Run.open(folder).manifest["notes"] if n not in before)
-    assert note.startswith("Kernels changed: begun with compiled, continued with PyTorch")
+    run = Run.open(folder)
+    assert run.manifest["model"]["kernels"] == "pytorch"  # in float32
+    run.manifest["model"]["kernels"] = "compiled"  # as if it had begun on a machine that has them
+    run.save()
+    line = fails(capsys, "measure", str(folder))
+    assert "compiled kernels" in line
+    assert Run.open(folder).state("annotate").current
 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, "the same command goes on"),
-    (OSError(28, "No space left on device", "x.parquet"), 2, "can't write x.parquet; got no space left on the device"),
+    (OSError(28, "No space left on device", "x.parquet"), 2, "x.parquet can't be used; got no space left on the device"),
 ])  # fmt: skip
 def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words: str) -> None:
     def stop(_: object) -> None:
@@ -126,9 +131,12 @@ def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words:
 
 
 def test_every_example_of_help_parses() -> None:
-    parser = cli._parser()
-    for name, example in cli._EXAMPLES.items():
+    parser = cli.build_parser()
+    [commands] = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    assert set(cli.EXAMPLES) == set(commands)
+    for name, example in cli.EXAMPLES.items():
         assert parser.parse_args(example.split()[1:]).command == name
+        assert example in commands[name].format_help()
 
 
 @pytest.mark.parametrize("wrong", [["--limit", "0"], ["--k", "x"], ["--first-layer-fraction", "1"], ["--seed", "-1"]])
@@ -150,8 +158,26 @@ def test_models_are_listed(capsys) -> None:
 
 
 def test_help_states_the_defaults_that_hold() -> None:
-    config = StudyConfig()
-    stated = {option: match[1] for option, text in cli._STUDY_HELP.items() if (match := re.search(r"\(default ([^,)]+)", text))}
-    assert len(stated) >= 10
-    for option, value in stated.items():
-        assert str(getattr(config, option[2:].replace("-", "_"))) == value
+    """Of every option of every command: what its help says, and what holds without it, are the same."""
+    parser = cli.build_parser()
+    [commands] = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    holds = {f.name: f for c in (StudyConfig, *(s.options for s in STAGES)) for f in fields(c)}
+    stated = set()
+    for name, sub in commands.items():
+        for action in sub._actions:
+            if (f := holds.get(action.dest)) is None:
+                continue
+            said = re.findall(r"\(default:? ([^,)]+)", action.help % {})
+            where = f"{name} {action.option_strings}"
+            if isinstance(f.default, bool | tuple):
+                assert not said and not f.default, where
+            elif f.default is None:
+                assert len(said) <= 1, where  # in words, if at all
+            elif not isinstance(f.default, float) or f.metadata["kind"] != "share":
+                assert said == [f"{f.default:g}" if isinstance(f.default, float) else str(f.default)], where
+                stated.add(f.name)
+            if f.metadata["choices"]:
+                assert f.default in f.metadata["choices"] and action.choices == f.metadata["choices"], where
+    assert len(stated) >= 25
+    assert "0.1875" in {f.name: f for f in fields(StudyConfig)}["first_layer_fraction"].metadata["help"]
+    assert StudyConfig().first_layer_fraction == 0.1875

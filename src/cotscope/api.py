@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from .runs.config import StudyConfig
 from .runs.folder import Run
 from .runs.progress import State
 from .runs.session import Session
-from .runs.stage import Stage
+from .runs.stage import Stage, options_of
 from .stages.registry import STAGES, VERBS
 
 
@@ -42,21 +43,22 @@ def begin(
     command: tuple[str, ...] = (),
 ) -> Session:
     """Begin a study or go on with it: its options, and those of its stages, in one mapping. Raises: UserError."""
+    options = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
     known = {f.name for f in fields(StudyConfig)}
     asked = by_stage({k: v for k, v in options.items() if k not in known}, STAGES)
-    config = StudyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known})
-    checks = [
-        lambda inputs, model, s=s: s.check(inputs, model, s.options(**asked[s.name])) for s in STAGES if s.name in asked
-    ]  # fmt: skip
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
+    config = StudyConfig(**given)
+    checked = [(s, options_of(s, asked[s.name])) for s in STAGES if s.name in asked]
+    checks = [lambda inputs, model, s=s, o=o: s.check(inputs, model, o) for s, o in checked]
     return Session.create(config, out, options=asked, rows=rows, quiet=quiet, command=command, checks=checks)
 
 
 def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str, dict[str, Any]]:
     """Options by the stage that has them. Raises: UserError if none has."""
     names = {s.name: {f.name for f in fields(s.options)} for s in stages}
-    if unknown := [name for name in options if not any(name in found for found in names.values())]:
-        known = sorted(set().union(*names.values()))
-        raise UserError(f"there is no option {unknown[0]!r}", expected=", ".join(known) or "none")
+    known = sorted(set().union(*names.values()))
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(known)}" if known else "none")
     asked = {s: {k: v for k, v in options.items() if k in found} for s, found in names.items()}
     return {stage: found for stage, found in asked.items() if found}
 

@@ -6,9 +6,17 @@ traceback. Invariants inside cotscope are `assert`s, never these.
 
 from __future__ import annotations
 
+from typing import Any
+
+LONGEST_PART = 240
+"""Characters of each part of an error; four of them and what joins them come to less than 1,000."""
+
 
 class UserError(ValueError):
     """A mistake of the user's, or of the machine they run on, that they can mend.
+
+    Each part is put on one line, its unprintable characters (of control, of direction, halves of surrogate pairs) are
+    written as escapes, and where it is longer than `LONGEST_PART` its middle is left out.
 
     Args:
         meaning: what is wrong, in a sentence without its full stop.
@@ -18,16 +26,21 @@ class UserError(ValueError):
     """
 
     def __init__(self, meaning: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
-        self.meaning, self.expected, self.got, self.remedy = meaning, expected, got, remedy
-        parts = [meaning]
-        if expected:
-            parts.append(f"expected {expected}")
-        if got:
-            parts.append(f"got {got}")
+        self.meaning, self.expected, self.got, self.remedy = map(_readable, (meaning, expected, got, remedy))
+        parts = [self.meaning]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.got:
+            parts.append(f"got {self.got}")
         line = "; ".join(parts)
-        if remedy:
-            line += f". {remedy}"
-        super().__init__(" ".join(line.split()))
+        if self.remedy:
+            line += f". {self.remedy}"
+        super().__init__(line.strip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its parts: the whole line, given as the meaning, would be cut."""
+        parts = {"expected": self.expected, "got": self.got, "remedy": self.remedy}
+        return _again, (type(self), self.meaning, parts)
 
 
 class ModelError(UserError):
@@ -56,3 +69,35 @@ class RunError(UserError):
 
 class JudgeError(UserError):
     """A judge can't be asked: no endpoint, a wrong key, an unknown model, a limit that is reached, or bad labels."""
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """A value as errors show it: its `repr`, the middle left out where that is longer. Raises on no value.
+
+    `repr` itself refuses whole numbers of thousands of digits, and lists nested a thousand deep.
+    """
+    try:
+        return _cut(repr(value), longest)
+    except (ValueError, RecursionError):
+        if isinstance(value, int):
+            return f"a whole number of about {value.bit_length() * 30103 // 100_000} digits"
+        return f"a {type(value).__name__} too large to show"
+
+
+def _again(kind: type[UserError], meaning: str, parts: dict[str, str]) -> UserError:
+    return kind(meaning, **parts)
+
+
+def _readable(part: str) -> str:
+    """A part of an error, on one line, printable and short."""
+    # Cut before anything is done to it as well: it may be a whole file's text.
+    line = " ".join(_cut(part, 20 * LONGEST_PART).split())
+    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line), LONGEST_PART)
+
+
+def _cut(text: str, longest: int) -> str:
+    """At most so many characters: the beginning and the end, "…" between them."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 1]}…{text[-end:]}"

@@ -26,6 +26,11 @@ seeds = ["blue", "ruby"]
 """
 
 
+def short(value: object) -> str:
+    """A parameter's place in a test's name."""
+    return ascii(value)[:40]
+
+
 def make(tmp_path: Path, text: str | bytes) -> Path:
     path = tmp_path / "colours.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -68,7 +73,7 @@ def test_a_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("name = ", "is not TOML"),
-        (b"\xff", "is not TOML"),
+        (b"\xff", "line 1: not UTF-8"),
         ('name = "x"', "no concepts"),
         (GOOD.replace('name = "colours"', ""), "name is missing"),
         (GOOD.replace('name = "colours"', 'title = "colours"'), "expected name, description, concept; got title"),
@@ -82,7 +87,16 @@ def test_a_file(tmp_path: Path) -> None:
         (GOOD.replace('name = "blue"', ""), "concept 2: name is missing"),
         (GOOD.replace('name = "blue"', 'name = "red"'), "two concepts of one name"),
         ('name = "x"\nconcept = ["red"]', "concept 1 is no table"),
+        (GOOD.encode("utf-16"), "not UTF-8; got UTF-16"),
+        (GOOD.replace('name = "blue"', 'name = "bl\\u001b[31mue"'), "concept 2: name has control characters"),
+        (GOOD.replace('name = "blue"', 'name = "bl\\nue"'), "concept 2: name has control characters"),
+        (GOOD.replace('name = "colours"', 'name = "col\\u0000ours"'), ": name has control characters"),
+        (GOOD.replace('name = "blue"', f'name = "{"b" * 101}"'), "concept 2: name is too long"),
+        (GOOD.replace('seeds = ["blue", "ruby"]', "seeds = 0x" + "f" * 10_000), "concept 2 (blue) has no seeds"),
+        (GOOD.replace('seeds = ["blue", "ruby"]', "seeds = [" + "9" * 5000 + "]"), "has a number that can't be read"),
+        (GOOD.replace('seeds = ["blue", "ruby"]', "seeds = " + "[" * 10_000), "is nested too deeply"),
     ],
+    ids=short,
 )
 def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, words: str) -> None:
     path = make(tmp_path, text)
@@ -92,8 +106,29 @@ def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, words: str) ->
 
 
 def test_a_missing_file_is_a_concept_error(tmp_path: Path) -> None:
-    with pytest.raises(ConceptError, match="cannot be read"):
+    with pytest.raises(ConceptError, match="can't be read"):
         load_concepts(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\0b", "", ".", "__init__", "no such"])
+def test_what_is_no_set_and_no_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConceptError, match=r"no such concept set|can't be read") as caught:
+        load_concepts(name)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+    with pytest.raises(ConceptError, match="can't be read; expected a regular file; got a folder"):
+        load_concepts(tmp_path)
+
+
+def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """It becomes a line of the manifest, which could not hold it."""
+    path = tmp_path / "a\udcff.toml"
+    path.write_text(GOOD)
+    with pytest.raises(ConceptError, match="the path has a character that is no text"):
+        load_concepts(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_set(tmp_path: Path) -> None:
+    assert load_concepts(make(tmp_path, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())).name == "colours"
 
 
 def test_a_concept_without_a_token_in_the_vocabulary_is_named(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 
 from cotscope.data.builtin import Template, generate, templates
-from cotscope.data.load import question_key
 from cotscope.data.numbers import evaluate
+from cotscope.data.rows import question_key
 from cotscope.errors import DataError
 from cotscope.records import OPERATIONS, Problem
 

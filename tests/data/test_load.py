@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotscope.data.load import Loaded, Split, general_text, load_problems, question_key, split
+from cotscope.data.load import Loaded, Split, general_text, load_problems, split
+from cotscope.data.rows import question_key
 from cotscope.errors import DataError
 from cotscope.records import Problem
 
@@ -86,8 +87,8 @@ def test_repeated_questions(tmp_path: Path) -> None:
         ("a.json", "[1]", ["a.json, item 1: not an object"]),
         ("a.jsonl", '{"question": "a?", "answer": 1}\n\n{"question"', ["a.jsonl, line 3: not JSON", "column"]),
         ("a.jsonl", "[1, 2]", ["line 1: not an object"]),
-        ("a.jsonl", "9" * 5000, ["line 1: cannot read"]),
-        ("a.jsonl", "[" * 100_000, ["line 1: cannot read"]),
+        ("a.jsonl", "9" * 5000, ["line 1: can't read", "4300 digits"]),
+        ("a.jsonl", "[" * 100_000, ["line 1: can't read", "nested too deeply"]),
         ("a.jsonl", '{"query": "a?", "target": 1}', ["line 1: no field question or answer", "query, target"]),
         ("a.jsonl", '{"question": "a?"}', ["line 1: no field answer"]),
         ("a.jsonl", "{}", ["no field"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -54,3 +56,25 @@ def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
         assert token_roles(words, range(5)) == expected
         assert words.calls == calls
     assert token_roles(Words(" "), ()) == ()
+
+
+def test_a_role_is_that_of_the_first_span_that_is_touched() -> None:
+    """Against the definition: any overlap with a result, else with an operator, else with an equals sign."""
+    draw = random.Random(1)
+    pieces = ["= ", "1", "23", " + ", "-", "x", "*", "$", "The answer is ", ",", ".", "=", "\n", "٣", "(", "a"]
+    for _ in range(500):
+        text = "".join(draw.choices(pieces, k=draw.randint(0, 12)))
+        single = roles(text, range(1, len(text) + 1))
+        ends = sorted(draw.choices(range(len(text) + 1), k=5))
+        for role, start, end in zip(roles(text, ends), [0, *ends], ends):
+            if start < end:
+                order = ("result", "operator", "equals", "elsewhere")
+                assert role == min(single[start:end], key=order.index)
+
+
+def test_time_is_linear() -> None:
+    text = "1 + 1 = 2. " * 10_000
+    start = time.process_time()
+    found = roles(text, range(1, len(text) + 1))
+    assert time.process_time() - start < 2  # token by span takes minutes
+    assert found.count("operator") == found.count("result") == 10_000

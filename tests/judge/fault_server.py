@@ -32,6 +32,31 @@ def truth(number: int) -> dict[str, Any]:
             "confidence": (number % 11) / 10}  # fmt: skip
 
 
+def completion(content: Any, finish: Any = "stop", **changes: Any) -> dict[str, Any]:
+    """A chat completion with this content."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    return {"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], "usage": usage} | changes
+
+
+def says(raw: bytes, status: int = 200, headers: str = "") -> Callable[[_Handler, dict[str, Any]], None]:
+    """What sends these bytes as the body of a reply."""
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n{headers}\r\n"
+    return lambda handler, body: handler.wfile.write(head.encode() + raw) and None
+
+
+def drips(first: bytes, drop: bytes, seconds: float = 6.0) -> Callable[[_Handler, dict[str, Any]], None]:
+    """What sends something and then a drop every 0.1 s: never silent for long, never at its end."""
+
+    def speak(handler: _Handler, body: dict[str, Any]) -> None:
+        until = time.monotonic() + seconds
+        handler.wfile.write(first)
+        while time.monotonic() < until and not handler.server.closing.wait(0.1):
+            handler.wfile.write(drop)
+
+    return speak
+
+
 class FaultServer(ThreadingHTTPServer):
     """Attributes:
     faults: pole number → the fault of its first call.
@@ -39,6 +64,7 @@ class FaultServer(ThreadingHTTPServer):
     answered: pole → valid replies sent; `bodies`: what was received; `active`, `most`: calls at once.
     oracle: messages → the reply's text, instead of the truth about poles.
     level: what of response_format it takes: "json_schema", "json_object", "plain" or, ignored, "deaf".
+    speak: writes the reply to a request itself, byte for byte.
     """
 
     daemon_threads = True
@@ -53,6 +79,7 @@ class FaultServer(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.level, self.model, self.key, self.slow, self.always = "json_schema", "judge-1", KEY, 0.0, ""
         self.oracle: Callable[[list[dict[str, str]]], str] | None = None
+        self.speak: Callable[[_Handler, dict[str, Any]], None] | None = None
         self.active = self.most = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
 
@@ -86,12 +113,16 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.active -= 1
         if hang:  # the client gives up long before
-            server.closing.wait(2)
+            server.closing.wait(5)
             self.close_connection = True
 
     def _answer(self, body: dict[str, Any]) -> bool:
         """Whether to say nothing, but keep the client waiting."""
         server = self.server
+        if server.speak is not None:
+            self.close_connection = True
+            server.speak(self, body)
+            return False
         if self.headers["Authorization"] != f"Bearer {server.key}":
             return self._send(401, {"error": {"message": f"Incorrect API key {self.headers['Authorization']}"}})
         if body["model"] != server.model:
@@ -129,10 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
                 server.answered.update(poles)
         if server.level == "deaf":
             content = f"Sure! Here it is:\n```json\n{content}\n```\nI hope {{this}} helps."
-        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
-        return self._send(200, reply | {"usage": usage}, cut=fault == "cut")
+        return self._send(200, completion(content, model=body["model"]), cut=fault == "cut")
 
     def _send(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None, cut: bool = False) -> bool:
         raw = json.dumps(content).encode()

@@ -12,6 +12,7 @@ from conftest import FAMILIES
 from test_question import HOSTILE, QUESTIONS, case
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from cotscope.errors import JudgeError
 from cotscope.judge.annotators import LOCAL_TOKENS
 from cotscope.judge.asking import Asker
 from cotscope.judge.budget import Budget, LimitReached
@@ -111,3 +112,29 @@ def test_limits_of_a_local_judge(tmp_path: Path) -> None:
     assert more.calls == 2
     long = Asker(LocalModel(loaded, Budget()), ConceptForm(QUESTIONS, 9000), Cache(tmp_path / "judge.sqlite"), Budget())
     assert "longer than the judge's context" in long.ask(cases[:1]).failed[0].reason
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for m in messages %}{{ m.content", "{{ unknown.part.of }}", "{{ 1 / 0 }}", "{% endfor %}"]
+)
+def test_a_chat_template_that_fails_is_one_line(tmp_path: Path, template: str) -> None:
+    loaded = random_judge("qwen2", 2)
+    loaded.tokenizer.chat_template = template
+    with pytest.raises(JudgeError, match="the chat template of qwen2-2 can't be used; got ") as error:
+        Asker(LocalModel(loaded, Budget()), FORM, Cache(tmp_path / "judge.sqlite"), Budget()).ask([case(["+"])])
+    assert str(error.value).isprintable() and len(str(error.value)) < 400
+
+
+def test_a_question_that_is_too_much_fails_alone(tmp_path: Path) -> None:
+    """A template that writes too much, and a schema that llguidance does not take."""
+    loaded = random_judge("qwen2", 2)
+    plain = loaded.tokenizer.chat_template
+    loaded.tokenizer.chat_template = "{{ 'x' * 100000 }}"
+    outcome = Asker(LocalModel(loaded, Budget()), FORM, Cache(tmp_path / "judge.sqlite"), Budget()).ask([case(["+"])])
+    assert "longer than the judge's context" in outcome.failed[0].reason
+    loaded.tokenizer.chat_template = plain
+    judge, replies = LocalModel(loaded, Budget()), {}
+    schema = {"type": "string", "pattern": "(?=a)b"}
+    judge.ask([Request(({"role": "user", "content": "x"},), s, 5) for s in (schema, {"enum": ["ab"]})], replies.__setitem__)
+    assert "llguidance can't take the question" in replies[0].reason
+    assert replies[1].text == '"ab"'

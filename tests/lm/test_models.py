@@ -45,7 +45,7 @@ def test_parts_come_in_number_order(two_parts: NamedModel) -> None:
 
 
 def test_content_that_is_no_gguf(two_parts: NamedModel) -> None:
-    with pytest.raises(ModelError, match="GGUF file of two can't be read"):
+    with pytest.raises(ModelError, match="GGUF file of model 'two' can't be read"):
         resolve("two")
 
 
@@ -93,8 +93,37 @@ def test_a_broken_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COTSCOPE_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "bad.gguf"
     file.write_bytes(b"GGUF but not really")
-    with pytest.raises(ModelError, match=r"GGUF file of bad can't be read"):
+    with pytest.raises(ModelError, match=r"GGUF file of model 'bad' can't be read"):
         resolve(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("other.gguf", b"PK\x03\x04 zip", r"file .*other\.gguf is no GGUF; expected .* got 'PK"),
+        ("empty.gguf", b"", r"is no GGUF"),
+        ("model.safetensors", b"x", r"file .*model\.safetensors is no model; expected a folder"),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=words):
+        resolve(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("source", ["", " ", "a\0b", "~nobody-of-that-name/model", "x" * 5000])
+def test_names_that_cannot_be(source: str) -> None:
+    with pytest.raises(ModelError, match=r"there is no model|can't be read"):
+        resolve(source)
+
+
+def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    with pytest.raises(ModelError, match=r"can't be read; got Permission denied"):
+        resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +148,7 @@ def test_unknown_architecture(tmp_path: Path) -> None:
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
-    with pytest.raises(ModelError, match=r"can't be loaded"):
+    with pytest.raises(ModelError, match=r"can't be read|knows no words"):
         load_model(str(tmp_path))
 
 

@@ -24,6 +24,11 @@ answer = 3
 ANOTHER = GOOD.replace("5 pears", "9 pears").replace("5 - 2 = 3", "9 - 2 = 7").replace("answer = 3", "answer = 7")
 
 
+def short(value: object) -> str:
+    """A parameter's place in a test's name."""
+    return ascii(value)[:40]
+
+
 @pytest.fixture
 def write(tmp_path: Path):
     def write_file(text: str | bytes) -> Path:
@@ -89,7 +94,9 @@ def test_a_decimal_answer_is_exact(write) -> None:
     ("text", "words"),
     [
         ("not toml", "is not TOML"),
-        (b"\xff\xfe", "is not TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff", "line 1: not UTF-8"),
+        (GOOD + "\0", "no text; expected UTF-8; got a NUL character"),
         ("", "no mixed exemplars"),
         ("mixed = []", "no list of exemplars"),
         ("mixed = 3", "no list of exemplars"),
@@ -105,6 +112,22 @@ def test_a_decimal_answer_is_exact(write) -> None:
         (GOOD.replace("5 - 2 = 3", "five - 2 = 3"), "mixed exemplar 1, step 2: formula does not parse"),
         (GOOD.replace("5 - 2 = 3", "5 - 2 + 0 = 3"), "mixes operators"),
         (GOOD.replace("5 - 2 = 3", "3 / 0 = 3"), "divides by zero"),
+        (GOOD.replace("5 - 2 = 3", "5 / 0.00 = 0"), "divides by zero"),
+        (GOOD.replace("5 - 2 = 3", "9" * 5000 + " - 2 = 3"), "formula has too long a number; expected at most 100 digits"),
+        (GOOD.replace("5 - 2 = 3", "5 - 2 = " + "3" * 5000), "formula has too long a number"),
+        (GOOD.replace("5 - 2 = 3", " * ".join(["9" * 100] * 100) + " = 3"), "is wrong arithmetic"),
+        (GOOD.replace("5 - 2 = 3", "1" + " + 1" * 100_000 + " = 3"), "too many numbers; expected at most 100 before the ="),
+        (GOOD.replace("5 - 2 = 3", "5" + " -" * 100_000 + " 2 = 3"), "does not parse"),
+        (GOOD.replace("5 - 2 = 3", "{" * 100_000), "a brace without its partner"),
+        (GOOD.replace("answer = 3", "answer = 1e999999999"), "answer is too long a number"),
+        (GOOD.replace("answer = 3", "answer = 1e-999999999"), "answer is too long a number"),
+        (GOOD.replace("answer = 3", "answer = 1e99999999999999999999"), "has a number that can't be read"),
+        (GOOD.replace("answer = 3", "answer = " + "3" * 5000), "has a number that can't be read"),
+        (GOOD.replace("answer = 3", "answer = 0x" + "f" * 10_000), "answer is too long a number"),
+        (GOOD.replace("answer = 3", "answer = -inf"), "answer is no number"),
+        (GOOD.replace("answer = 3", "answer = 1979-05-27"), "answer is no number"),
+        (GOOD.replace("answer = 3", "answer = " + "[" * 10_000), "is nested too deeply"),
+        ("\n".join(f"key{i} = 1" for i in range(10_000)), "has unknown groups"),
         (GOOD.replace("pears are left", "or {5 - 2 = 3} are left"), "more than one formula"),
         (GOOD.replace("= 3}", "= 3"), "brace without its partner"),
         (GOOD.replace("{5 - 2 = 3}", "3"), "mixed exemplar 1: no formula"),
@@ -117,6 +140,7 @@ def test_a_decimal_answer_is_exact(write) -> None:
         (GOOD + ANOTHER.replace("answer = 7", "answer = 8"), "mixed exemplar 2"),
         (GOOD + ANOTHER.replace("[[mixed]]", "[[addition]]"), "addition exemplar 1: a formula of another operation"),
     ],
+    ids=short,
 )
 def test_each_mistake_is_named_with_its_file_and_place(write, text, words) -> None:
     path = write(text)
@@ -124,10 +148,31 @@ def test_each_mistake_is_named_with_its_file_and_place(write, text, words) -> No
         load_exemplars(path)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_numbers_of_a_hundred_digits_are_exact(write) -> None:
+    large = 10**99
+    text = GOOD.replace("5 - 2 = 3", f"{large} - 2 = {large - 2}").replace("answer = 3", f"answer = {large - 2}")
+    assert load_exemplars(write(text)).mixed[0].answer == large - 2
+    text = GOOD.replace("5 - 2 = 3", f"{large} * 1 = {large}").replace("answer = 3", "answer = 1e99")
+    assert load_exemplars(write(text)).mixed[0].answer == large
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(write) -> None:
+    assert load_exemplars(write(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())).mixed[0].answer == 3
+
+
+def test_what_is_no_file_of_text(tmp_path: Path) -> None:
+    for path, words in ((tmp_path, "got a folder"), (Path("a\0b"), "no text"), (Path("x" * 5000), "can't be read"),
+                        (Path("\udcff.toml"), "no text")):  # fmt: skip
+        with pytest.raises(PromptError, match=words) as caught:
+            load_exemplars(path)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 def test_a_missing_file_is_a_prompt_error(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="cannot be read"):
+    with pytest.raises(PromptError, match="can't be read"):
         load_exemplars(tmp_path / "absent.toml")
 
 

@@ -4,149 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from made_runs import PROMPTS, complete, did, discovered, read, rows_of
 
 from cotscope.errors import RunError
 from cotscope.report.build import write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.text import chip, interval, number, p_value, seconds, visible
-from cotscope.runs.folder import SCHEMA
-
-HOSTILE = [
-    "<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "\x00", "\x1b[31m", "\u202eabc",
-    "\ufffd", "\"quoted\" 'token'", "中文", "   ", "\n", " add", "x" * 500, "\u0301", "", "{{ 7*7 }}", "&lt;", "\t",
-    "\u2028",
-]  # fmt: skip
-PROMPTS = ["full", "text_only", "formulas_only", "wrong_results_out_of_domain", "</svg><script>alert(2)</script>"]
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """What the tests ask of a page: its elements, attributes and text, and that elements are closed in order."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.figures: set[float] = set()
-        self.chips: list[str] = []
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "data":
-            self.figures.add(float(dict(attrs)["value"] or "nan"))
-        if tag == "bdi":
-            self.chips.append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-        if "bdi" in self.open:
-            self.chips[-1] += data
-
-
-def table(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "tables" / f"{name}.parquet")
-
-
-def discovered(folder: Path) -> Path:
-    """A run of which only `discover` has run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "schema": SCHEMA,
-        "versions": {"cotscope": "0.1.0", "torch": "2.8.0"},
-        "model": {"name": "tiny <b>", "weight_sha256": "ab" * 32, "parameters": 5_000_000, "layers": 6,
-                  "neurons_per_layer": 64},
-        "data": {"source": "https://example.org/data.jsonl", "sha256": "cd" * 32, "test": 96, "discovery": 90,
-                 "duplicates": [["q1<i>", "q2"]], "halved": True},
-        "config": {"k": 10, "seed": 0, "nested": {"<u>": "\u202e"}, "limit": None},
-        "prompts": [{"name": name, "source": "derived", "tokens": 700} for name in PROMPTS],
-        "stages": {"discover": {"status": "done", "seconds": 61.26}},
-        "units": {"phenomena.verdict": "holds if <both> intervals lie below 0"},
-        "notes": ["A note with \x1b and <em>.", "lone \ud800 surrogate"],
-        "command": "cotscope study --model tiny",
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    pole = {"layer": 2, "problems": 9, "mean_update_size": 2.0, "mean_coefficient": 0.5}
-    pole |= {"promoted_scores": [1.0], "suppressed": ["x"], "suppressed_scores": [1.0]}
-    poles = [pole | {"index": i, "sign": 1 - i % 2 * 2, "steps": 1234 - i, "promoted": HOSTILE} for i in range(12)]
-    table(folder, "poles", poles)
-    return folder
-
-
-def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] = (0.27, 0.4)) -> Path:
-    """A run of which every stage has run."""
-    discovered(folder)
-    where = [{"layer": 2, "index": i, "sign": 1 - i % 2 * 2} for i in range(12)]
-    concepts = ["addition", "<script>alert(3)</script>"]
-    table(folder, "candidates", [
-        key | {"concept": c, "matches": 2, "evidence": ["add", "中文"]} for c in concepts for key in where
-    ])  # fmt: skip
-    table(folder, "annotations", [
-        key | {"concept": c, "accepted": i != 11, "annotator": "lexicon"}
-        for c in concepts for i, key in enumerate(where)
-    ])  # fmt: skip
-    sets = [("none", "none", 0.625), ("reasoning", "reasoning", reasoning), ("unmatched-0", "unmatched", 0.58)]
-    sets += [(f"matched-{i}</svg>", "matched", value) for i, value in enumerate(matched)]
-    table(folder, "ablation", [
-        {"neuron_set": name, "kind": kind, "neurons": 11, "correct": 10, "n": 96, "accuracy": value,
-         "low": value - 0.05, "high": value + 0.05, "perplexity": 43.5, "accuracy_strict": value}
-        for name, kind, value in sets
-    ])  # fmt: skip
-    table(folder, "matching", [
-        {"neuron_set": "matched-0", "kind": "matched", "mean_update_size": 2.0, "mean_steps": 50.0,
-         "target_mean_update_size": 2.5, "target_mean_steps": 100.0}
-    ])  # fmt: skip
-    table(folder, "prompts", [
-        {"prompt": name, "n": 96, "correct": 50 - i, "accuracy": 0.6 - i / 10, "low": 0.5 - i / 10,
-         "high": 0.7 - i / 10, "accuracy_strict": 0.3, "tokens_per_problem": 60.5, "poles_per_token": 3.0 - i / 4,
-         "strength_per_token": 7.0, "distinct_poles": 600} for i, name in enumerate(PROMPTS)
-    ])  # fmt: skip
-    table(folder, "phenomena", [
-        {"phenomenon": "without <formulas>", "prompts": ["full", "text_only"], "n": 96, "accuracy_change": -0.302,
-         "accuracy_low": -0.4, "accuracy_high": -0.2, "accuracy_p": 0.0002, "accuracy_p_holm": 0.0008,
-         "activity_change": -0.51, "activity_low": -0.7, "activity_high": -0.31, "verdict": "as claimed"}
-    ])  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps({
-        "model": {"name": "tiny <b>", "parameters": 5_000_000},
-        "baseline": {"accuracy": 0.6251, "ci": [0.5252, 0.7153], "n": 96, "prompt": "full"},
-        "neurons": {"total": 11, "poles": 11, "candidates": 24, "by_concept": dict.fromkeys(concepts, 11)},
-        "ablation": {
-            "reasoning": {"accuracy": reasoning, "ci": [0.0577, 0.1811], "perplexity": 43.94},
-            "matched_mean": {"accuracy": sum(matched) / len(matched), "perplexity": 46.36},
-            "unmatched_mean": {"accuracy": 0.5812, "perplexity": 44.21}, "none": {"perplexity": 43.52},
-            "matched_each": [{"accuracy": value, "perplexity": 45.0, "seed": i} for i, value in enumerate(matched)],
-            "p_value": 1 / (len(matched) + 1),
-        },
-        "prompts": {name: {"fixed_activity": None} for name in PROMPTS},
-        "correlation": {"spearman": 0.8123, "ci": [-0.1234, 0.9876], "p_value": 0.0456, "prompts": 5},
-        "timing": {"generate_s": 200.0},
-    }))  # fmt: skip
-    return folder
-
-
-def read(folder: Path) -> Page:
-    path = write_report(folder)
-    assert path == folder / "report.html"
-    return Page(path.read_text(encoding="utf-8"))
+from cotscope.runs.files import hash_of
+from cotscope.runs.folder import Run
 
 
 def test_the_headline_has_the_figures_of_the_summary(tmp_path: Path) -> None:
@@ -246,60 +115,100 @@ def test_every_figure_is_named_and_described(tmp_path: Path) -> None:
 
 def test_a_partial_run_says_what_is_missing(tmp_path: Path) -> None:
     page = read(discovered(tmp_path))
-    for stage in ("annotate", "ablate", "measure", "explain"):
-        assert f"not run yet: cotscope {stage} RUN" in page.text
+    for verb in ("annotate", "ablate", "measure", "correlate", "sweep", "calibrate"):
+        assert f"not run yet: cotscope {verb} RUN" in page.text
     assert "No accuracy has been measured in this run yet." in page.text
-    assert "61.3 s" in page.text and "96 test, 90 discovery" in page.text
+    assert "61.3 s" in page.text and "found <i>12</i>" in page.text and "96 test, 90 discovery" in page.text
     assert "svg" not in {tag for tag, _ in page.elements}
 
 
-@pytest.mark.parametrize("gone", ["ablation", "matching", "prompts", "phenomena", "annotations", "candidates", "poles"])
-def test_any_table_may_be_missing(tmp_path: Path, gone: str) -> None:
+@pytest.mark.parametrize(
+    ("gone", "stage"),
+    [("ablation", "ablate"), ("matching", "ablate"), ("prompts/study", "measure"), ("phenomena", "correlate"),
+     ("annotations", "annotate"), ("candidates", "discover"), ("poles", "discover")],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["absent", "changed", "never written"])
+def test_any_table_may_be_missing(tmp_path: Path, gone: str, stage: str, how: str) -> None:
+    """One that has gone or changed makes its stage stale: nothing that it wrote is shown. A stage may have had no rows."""
     complete(tmp_path)
-    (tmp_path / "tables" / f"{gone}.parquet").unlink()
-    assert "0.63" in read(tmp_path).text
+    path = tmp_path / "tables" / f"{gone}.parquet"
+    if how == "absent":
+        path.unlink()
+    elif how == "changed":
+        path.write_bytes(b"PAR1 no more")
+    else:
+        run = Run.open(tmp_path)
+        del run.manifest["files"][gone]
+        path.unlink()
+        run.save()
+        did(tmp_path, stage)
+    page = read(tmp_path)
+    if how == "never written":
+        assert "0.63" in page.text and "stale" not in page.text
+        return
+    assert f"stale ({gone} changed)" in page.text
+    # What the stage found, and what builds on it, is not there; the rest is.
+    figures = {"discover": 24, "annotate": 11, "ablate": 0.6251, "measure": 0.6, "correlate": 0.8123}
+    shown = list(figures)[: list(figures).index(stage)]
+    if stage == "measure":
+        shown += ["ablate"]
+    for name in shown:
+        assert figures[name] in page.figures or name in ("discover", "annotate"), name
+    assert figures[stage] not in page.figures
 
 
 def test_missing_figures_are_dashes(tmp_path: Path) -> None:
     complete(tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    summary["correlation"] = {"spearman": None, "ci": None, "p_value": None, "prompts": 1}
-    summary["ablation"]["none"] = {"perplexity": float("nan")}
-    summary["baseline"]["ci"] = None
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    did(tmp_path, "correlate", summary={"correlation": {"spearman": None, "ci": None, "p_value": None, "prompts": 1}})
+    did(tmp_path, "ablate", summary={"ablation": {"none": {"perplexity": float("nan")}}, "baseline": {"ci": None}})
     page = read(tmp_path)
     assert not re.search(r"\b(nan|None)\b", page.text)
-    assert "could not be computed" in page.text and "cotscope explain" not in page.text
+    assert "could not be computed" in page.text and "cotscope correlate" not in page.text
 
 
 def test_the_report_is_written_in_one_step_and_again(tmp_path: Path) -> None:
     folder = complete(tmp_path / "odd [a]*?")  # characters of a file pattern
-    write_report(folder)
+    write_report(Run.open(folder))
     before = (folder / "report.html").read_text()
-    write_report(folder)
+    write_report(Run.open(folder))
     assert (folder / "report.html").read_text() == before
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "report.html", "summary.json", "tables"]
 
 
 def test_what_is_no_run_folder_or_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected a folder with manifest\.json"):
-        write_report(tmp_path)
-    with pytest.raises(RunError, match=r"expected a folder with manifest\.json"):
-        write_report(tmp_path / "absent")
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RunError, match=r"expected a folder with manifest\.json"):
+            read(folder)
     complete(tmp_path)
-    (tmp_path / "tables" / "ablation.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(RunError, match="ablation"):
-        write_report(tmp_path)
-    (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(RunError, match=r"summary\.json is damaged; expected JSON"):
-        write_report(tmp_path)
+    path = tmp_path / "tables" / "ablation.parquet"
+    content = path.read_bytes()
+    # Its hash says that it is what was written; no page, or no table, can be read from it.
+    for damaged in (b"PAR1" + bytes(400) + content[404:], b"PAR1 no more"):
+        path.write_bytes(damaged)
+        run = Run.open(tmp_path)
+        run.manifest["files"]["ablation"] |= {"sha256": hash_of(path), "bytes": path.stat().st_size}
+        run.manifest["stages"]["ablate"]["wrote"]["ablation"] = hash_of(path)
+        run.save()
+        if len(damaged) > 400:
+            with pytest.raises(RunError, match="ablation"):
+                read(tmp_path)
+            assert not (tmp_path / "report.html").exists()
+    assert "stale (ablation changed)" in read(tmp_path).text
+    (tmp_path / "report.html").unlink()
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(RunError, match="JSON object"):
-        write_report(tmp_path)
+        read(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RunError, match="expected JSON"):
-        write_report(tmp_path)
+        read(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_report_does_not_read_the_summary(tmp_path: Path) -> None:
+    complete(tmp_path)
+    for content in ("{", '{"baseline": {"accuracy": 0.999}}'):
+        (tmp_path / "summary.json").write_text(content)
+        assert 0.6251 in read(tmp_path).figures
 
 
 def test_labels_do_not_overlap() -> None:
@@ -342,27 +251,23 @@ def with_variants(folder: Path) -> Path:
          "poles_per_token": 5.0 + i, "fixed_activity": None if family == "sentence" else 7.0 + i}
         for family in ("variant", "sentence") for i, kind in enumerate(kinds * 3)
     ]  # fmt: skip
-    table(folder, "variants", rows)
     found = {"spearman": 0.4711, "low": 0.2111, "high": 0.6911, "p_value": 0.0123}
-    table(folder, "correlations", [
+    correlations = [
         found | {"family": family, "prompts": 9, "activity": activity, "poles": poles, "given": given,
                  "p_value": None if given == "length" else 0.0123}
         for family in ("study", "variant", "sentence") for activity in ("own", "fixed") for poles in ("all", "first")
         for given in ("nothing", "length", "kind") if (family, activity) != ("sentence", "fixed")
-    ])  # fmt: skip
-    table(folder, "sentence_kinds", [
-        {"kind": "none<b>", "prompts": 1, "accuracy_n": 32, "fixed_n": 8}
-        | {f"{name}{end}": 0.5123 for name in ("accuracy", "activity", "fixed") for end in ("", "_low", "_high")}
-    ])  # fmt: skip
-    poles = pq.read_table(folder / "tables/poles.parquet").to_pylist()
-    table(folder, "poles", [pole | {"prompts": ["full", "<i>"] if i % 2 else ["<i>"]} for i, pole in enumerate(poles)])
-    summary = json.loads((folder / "summary.json").read_text())
+    ]  # fmt: skip
+    kind = {"kind": "none<b>", "prompts": 1, "accuracy_n": 32, "fixed_n": 8}
+    kind |= {f"{name}{end}": 0.5123 for name in ("accuracy", "activity", "fixed") for end in ("", "_low", "_high")}
+    poles = [p | {"prompts": ["full", "<i>"] if i % 2 else ["<i>"]} for i, p in enumerate(rows_of(folder, "poles"))]
+    did(folder, "discover", {"poles": poles})
+    did(folder, "variants", {"prompts/extra": rows, "sentence_kinds": [kind]},
+        {"variants": {"variants": 9, "sentences": 9, "problems": 32, "solutions": 8}})  # fmt: skip
     random = {"sets": 100, "reasoning": 0.4311, "median": 0.0511, "quantiles": [-0.3511, 0.3911], "p_value": 0.0198}
     section = {"spearman": 0.4711, "ci": [0.2111, 0.6911], "p_value": 0.0123, "random": random, "random_within": None}
-    summary["correlation"]["variants"] = section | {"within": found}
-    summary["correlation"]["sentences"] = section | {"ci": [-0.1, 0.9], "within": None}
-    summary["variants"] = {"variants": 9, "sentences": 9, "problems": 32, "solutions": 8}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    over = {"variants": section | {"within": found}, "sentences": section | {"ci": [-0.1, 0.9], "within": None}}
+    did(folder, "correlate", {"correlations": correlations}, {"correlation": over})
     return folder
 
 
@@ -370,13 +275,16 @@ def test_many_prompts(tmp_path: Path) -> None:
     page = read(with_variants(tmp_path))
     text = " ".join(page.text.split())
     assert {0.4711, 0.2111, 0.6911, 0.0123, 0.0511, -0.3511, 0.0198, 0.5123} <= page.figures
-    assert ("Over the variants own activity goes with accuracy, more closely than that of matched random neurons does. "
+    assert ("Over the variants generated activity goes with accuracy, more closely than that of matched random neurons does. "
             "Within perturbations it goes with accuracy.") in text  # fmt: skip
-    assert "Over the sentences own activity shows no established relation to accuracy (the interval includes 0)." in text
-    assert "measured on 32 test problems, their fixed activity on 8 given solutions" in text
+    assert "Over the sentences generated activity shows no established relation to accuracy (the interval includes 0)." in text
+    assert "measured on 32 test problems, their teacher-forced activity on 8 reference solutions" in text
+    for label in ("generated activity, given length", "teacher-forced activity, within kinds"):
+        assert label in text
+    assert not re.search(r"\b(own|fixed) activity|given solution", text)
     assert "The paper's way: poles that discovery under the first prompt finds" in text
     assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
-    # A mark per prompt, and one per kind in the legend; sentences have no fixed activity here.
+    # A mark per prompt, and one per kind in the legend; sentences have no teacher-forced activity here.
     assert sum(tag == "path" and "mark" in (a.get("class") or "").split() for tag, a in page.elements) == 3 * (9 + 3)
     assert "<script>" not in (tmp_path / "report.html").read_text()
     assert not page.open
@@ -389,37 +297,37 @@ def test_many_prompts(tmp_path: Path) -> None:
     [
         ({"ci": [-0.9, -0.2]}, "goes against accuracy."),
         ({"random": {"p_value": 0.3}}, "but so does that of matched random neurons"),
-        ({"random": None}, "own activity goes with accuracy."),
+        ({"random": None}, "generated activity goes with accuracy."),
         ({"spearman": None}, "could not be computed"),
         ({"within": {"spearman": 0.2, "low": -0.1, "high": 0.4}}, "Within perturbations it shows no established"),
     ],
 )
 def test_what_the_correlation_over_variants_says(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     with_variants(tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    summary["correlation"]["variants"] |= {"within": None} | changed
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    section = Run.open(tmp_path).summary["correlation"]["variants"] | {"within": None} | changed
+    did(tmp_path, "correlate", summary={"correlation": {"variants": section}})
     assert said in " ".join(read(tmp_path).text.split())
 
 
 def test_without_variants_the_command_is_named(tmp_path: Path) -> None:
     text = " ".join(read(complete(tmp_path)).text.split())
-    assert "not run yet: cotscope variants RUN" in text
+    assert "not run yet: cotscope measure RUN" in text
     assert "The reasoning set was discovered under one prompt, the first (full), so these counts favour it." in text
 
 
 def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     complete(tmp_path)
-    [row] = pq.read_table(tmp_path / "tables/phenomena.parquet").to_pylist()
+    [row] = rows_of(tmp_path, "phenomena")
     row |= {"detectable": 0.1234, "activity_p_holm": 0.0321, "fixed_change": -0.7777, "fixed_low": -0.9, "fixed_high": -0.6}
     row |= {"verdict_first": "<first>", "verdict_fixed_first": "no change"}
     row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "explained", "verdict_fixed": "no <change>"}
-    table(tmp_path, "phenomena", [row])
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    rule = manifest["units"]["phenomena.verdict"]
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"rules": {"phenomena": rule}}))
+    did(tmp_path, "correlate", {"phenomena": [row]})
+    run = Run.open(tmp_path)
+    rule = run.manifest["units"]["phenomena.verdict"] = "holds if <both> intervals lie below 0"
+    run.manifest["rules"] = {"phenomena": rule}
+    run.save()
     page = read(tmp_path)
     assert {0.0321, -0.7777, 0.0456} <= page.figures
-    assert "no <change>" in page.text and "24 given" in page.text
+    assert "no <change>" in page.text and "24 reference" in page.text
     assert "the paper's way: <first>" in page.text and "the paper's way: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from test_report import complete, read, table
+from made_runs import complete, did, read
 
 from cotscope.report.sweep import dose_curves
 
@@ -28,12 +27,11 @@ def rows(outcome: str) -> list[dict]:
     return found
 
 
-def with_disruptions(folder: Path) -> Path:
+def swept(folder: Path) -> Path:
     complete(folder)
     outcomes = ("operator", "result", "battery", "perplexity", "kl", "<em>outcome")
     untouched = {"neuron_set": "none", "set_kind": "none", "kind": "none", "dose": None, "scope": "all", "outcome": "result",
                  "n": 24, "value": -0.6, "change": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}  # fmt: skip
-    table(folder, "disruptions", [untouched, *(r for o in outcomes for r in rows(o))])
     specific = {
         f"way{i}": {
             "kind": kind, "dose": dose, "scope": scope,
@@ -45,15 +43,14 @@ def with_disruptions(folder: Path) -> Path:
         }
         for i, (kind, dose, scope) in enumerate(WAYS)
     }  # fmt: skip
-    summary = json.loads((folder / "summary.json").read_text())
     names = {"target": "reasoning", "matched": [s for s, kind in SETS.items() if kind == "matched"]}
-    summary["disruptions"] = names | {"specific": specific}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    table = [untouched, *(r for o in outcomes for r in rows(o))]
+    did(folder, "sweep", {"sweep": table}, {"disruptions": names | {"specific": specific}})
     return folder
 
 
 def test_figures_and_words_are_those_of_the_run(tmp_path: Path) -> None:
-    page = read(with_disruptions(tmp_path))
+    page = read(swept(tmp_path))
     text = " ".join(page.text.split())
     assert "under 4 of 10 disruptions at the results" in text
     assert "under 0 of 10 at the operators, and under 0 of 10 in other skills" in text
@@ -67,7 +64,7 @@ def test_figures_and_words_are_those_of_the_run(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped_and_elements_closed(tmp_path: Path) -> None:
-    page = read(with_disruptions(tmp_path))
+    page = read(swept(tmp_path))
     assert not page.open
     assert not {tag for tag, _ in page.elements} & {"script", "em", "u"}
     assert "\u202e" not in (tmp_path / "report.html").read_text()
@@ -77,7 +74,7 @@ def test_names_are_escaped_and_elements_closed(tmp_path: Path) -> None:
 
 def test_without_the_stage_its_command_is_named(tmp_path: Path) -> None:
     page = read(complete(tmp_path))
-    assert "cotscope disrupt RUN" in page.text
+    assert "cotscope sweep RUN" in page.text
     assert "disruptions-specific" not in [attrs.get("id") for _, attrs in page.elements]
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError
 from ..lm.models import MODELS
+from ..report.text import visible
 from ..runs.config import StudyConfig
-from ..runs.stage import Stage, never
+from ..runs.stage import Stage, again_with, never
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
 from . import models, options
 
@@ -82,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         for flag, words in chosen_by(verb).items():
             sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
         for stage in stages:
-            options.add(sub, options.of_class(stage.options))
-        sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
+            options.add(sub, options.of_class(stage.options, begins=False))
+        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     install = command("models", "list the models that need no hub, or install one")
@@ -94,11 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _begins(sub: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
     """Options of a command that begins a study."""
-    options.add(sub, options.of_class(StudyConfig))
+    options.add(sub, options.of_class(StudyConfig, begins=True))
     for stage in stages:
-        options.add(sub, options.of_class(stage.options, alone=False))
+        if offered := options.of_class(stage.options, begins=True):
+            options.add(sub.add_argument_group(f"options of {stage.name}"), offered)
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make or to go on with")
-    sub.add_argument("--rows", type=options.KINDS["positive"], metavar="N", help=ROWS)
+    sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
 
 
 def chosen_by(verb: str) -> dict[str, list[str]]:
@@ -130,11 +132,11 @@ def _prints(as_json: bool) -> Listener:
 
         def ends(self, stage: Stage, finding: str) -> None:
             if not as_json:
-                print(f"[{time.monotonic() - began:5.0f} s] {stage.name}: {finding}", flush=True)
+                print(f"[{time.monotonic() - began:5.0f} s] {stage.name}: {visible(finding)}", flush=True)
 
         def stands(self, stage: Stage, finding: str) -> None:
             if not as_json:
-                print(f"[  done ] {stage.name}: {finding}", flush=True)
+                print(f"[  done ] {stage.name}: {visible(finding)}", flush=True)
 
     return Prints()
 
@@ -144,7 +146,7 @@ def _study(arguments: argparse.Namespace) -> Session:
     from ..executors.local import run_study, run_verb
 
     stages = IN_STUDY if arguments.command == "study" else VERBS["discover"]
-    found = [*options.of_class(StudyConfig), *(f for s in stages for f in options.of_class(s.options, alone=False))]
+    found = [f for c in (StudyConfig, *(s.options for s in stages)) for f in options.of_class(c, begins=True)]
     given = options.given(arguments, found)
     if getattr(arguments, "thorough", False):
         given = {k: v for part in THOROUGH.values() for k, v in part.items()} | given
@@ -173,7 +175,7 @@ def _verb(arguments: argparse.Namespace) -> Session:
         raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
     asked: dict[str, dict[str, Any]] = {}
     for stage in VERBS[verb]:
-        if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options)):
+        if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options, begins=False)):
             asked[stage.name] = own
     session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
     run_verb(session, verb, asked, stages, _prints(arguments.json))
@@ -197,9 +199,12 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"run": str(run.folder), "report": str(report), "summary": run.summary}))
     else:
+        from ..report.reading import showing
         from ..report.terminal import headline
 
-        print(f"\n{headline(run.summary)}\n\nReport: {report}")
+        with showing(run.folder):
+            said = headline(run.summary)
+        print("", *map(visible, said.split("\n")), "", f"Report: {report}", sep="\n")
 
 
 def _report(run: Any, as_json: bool) -> None:
@@ -224,11 +229,10 @@ def _status(run: Any, as_json: bool) -> None:
     for r in rows:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f} s"
         said = r["why"] if r["why"] else r["finding"] if r["status"] == "done" else ""
-        print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {said or ''}".rstrip())
-    again = [r for r in rows if r["status"] in ("stale", "stopped")]
-    if again:
-        print(f"\n`cotscope {VERB_OF[again[0]['stage']]} {run.folder}` makes {again[0]['stage']} again; the command that began "
-              "the study makes all of them.")  # fmt: skip
+        print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {visible(said or '')}".rstrip())
+    if again := [r["stage"] for r in rows if r["status"] in ("stale", "stopped")]:
+        print(f"\n{again_with(again[0], run.folder, VERB_OF)} makes {again[0]} again; the command that began the study makes "
+              "all of them.")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -261,12 +265,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _disk(error: OSError) -> str | None:
-    """What a full, read-only or forbidden disk means for the user; None: it is something else."""
+    """What a disk that is full or read-only, or a place that is taken, means for the user; None: it is something else."""
     where = error.filename or "the run folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):  # pyarrow sets no errno
         why, remedy = "no space left on the device", "make room"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         why, remedy = error.strerror or "forbidden", "make it accessible"
+    elif error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
+        why, remedy = f"something else in its place ({error.strerror})", "move that away"
     else:
         return None
     said = f"{where} can't be used; got {why}. What was finished is kept: {remedy}, then give the same command again."

@@ -10,7 +10,9 @@ import re
 from fractions import Fraction
 
 MAX_DIGITS = 4300
-"""Longest number that is read, in digits: what Python's `int()` takes by default. A longer one counts as no number."""
+"""Longest number that is read, in digits: what Python's `int()` takes by default. A longer one counts as no number.
+
+So does one of as many decimals: the denominator of its fraction has one digit more."""
 
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 """How far a rounded answer may be off, as a part of the right one (see `is_correct`)."""
@@ -38,10 +40,12 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-# Number words that stand together ("twenty five", "one hundred", "two-thirds") are one number, which is not read.
-_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})\b"
+# Number words that stand together ("twenty five", "one hundred", "two-thirds") are one number, which is not read. The
+# first is of ASCII letters (?a): regardless of case, "ſ" is an s and "ı" an i, but no word of `_VALUES` has them.
+_WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
 _WORD_RUN = re.compile(
-    rf"(?<![\w-]){_WORD}(?P<more>(?:[\s-](?:{_WORD}|(?:hundred|thousand|million|billion|dozen|and\sa\shalf)\b)|-\w++)*+)",
+    rf"(?<![\w-])(?P<word>(?a:{_WORD}))\b"
+    rf"(?P<more>(?:[\s-](?:{_WORD}|hundred|thousand|million|billion|dozen|and\sa\shalf)\b|-\w++)*+)",
     re.IGNORECASE,
 )
 # "####" without a number directly after it is a Markdown heading.
@@ -141,7 +145,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
     else:
         decimals = match["only_decimals"] or match["decimals"] or ""
         digits = (match["whole"] or "").replace(",", "") + decimals
-        if len(digits) > MAX_DIGITS:
+        if len(digits) > MAX_DIGITS or len(decimals) >= MAX_DIGITS:
             return None
         try:
             size = Fraction(int(digits), 10 ** len(decimals))
@@ -152,4 +156,4 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 def _word_value(match: re.Match[str] | None) -> Fraction | None:
     """The value of a `_WORD_RUN` match; None without one, and for a run of several words."""
-    return None if match is None or match["more"] else _VALUES[match.group().lower()]
+    return None if match is None or match["more"] else _VALUES[match["word"].lower()]

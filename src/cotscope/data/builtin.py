@@ -22,7 +22,7 @@ from functools import cache
 from importlib import resources
 from random import Random
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Step
 from .numbers import evaluate
 
@@ -88,7 +88,7 @@ def generate(
         DataError: no template fits, or not that many different problems can be made.
     """
     if n < 1:
-        raise DataError("too few problems asked of the built-in generator", expected="at least 1", got=str(n))
+        raise DataError("too few problems asked of the built-in generator", expected="at least 1", got=shown(n))
     wanted = set(OPERATIONS if operations is None else operations)
     if not wanted <= set(OPERATIONS):
         raise DataError("unknown operation", expected="some of " + ", ".join(OPERATIONS), got=", ".join(sorted(wanted)))
@@ -113,7 +113,7 @@ def generate(
     raise DataError(
         "the built-in generator cannot make that many different problems of this kind",
         expected=f"at most {len(problems)}",
-        got=str(n),
+        got=shown(n),
         remedy="Ask for fewer, or allow more steps or operations.",
     )
 

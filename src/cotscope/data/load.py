@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..records import Problem
-from .answers import numbers_in, parse_number
 from .builtin import generate
+from .reading import MEBIBYTE, decode, read_bytes
+from .rows import FORM, parse_json, question_key, read_problems
 
 DEFAULT_BUILTIN = 600
 """How many problems the source "builtin" has."""
@@ -31,11 +31,9 @@ PARTS = ("test", "discovery", "tuning")
 DEFAULT_LIMIT = 96
 """Test problems where no limit is given, and the most discovery problems where none is given."""
 
-_MARKER = "####"
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 _ALIASES = {"gsm8k": "openai/gsm8k:main@test"}
-_FORM = 'an object with "question" and "answer" (a number, or a solution that ends in "#### N")'
+_LARGEST = 256 * MEBIBYTE  # of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +104,16 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
     if kind == "builtin":
         return _loaded(source, generate(_builtin_count(source, count), seed))
     path = Path(source)
-    if path.is_file():
+    absent = _absent(path)
+    if not absent:
         return _from_file(source, path)
     looks_like_path = path.suffix.lower() in (".json", ".jsonl") or source.startswith(("/", ".", "~")) or "\\" in source
     hub = _HUB.fullmatch(_ALIASES.get(source, source))
     if looks_like_path or hub is None:
         raise DataError(
-            f"no such problem file or data set: {source!r}",
+            f"no such problem file or data set: {shown(source, 160)}",
             expected='a .json or .jsonl file, "builtin", "gsm8k" or a hub data set "owner/name[:config][@split]"',
-            got="a folder" if path.is_dir() else "nothing by that name",
+            got=absent,
             remedy="Check the path, or use `builtin` for generated problems.",
         )
     return _from_hub(source, hub["name"], hub["config"], hub["split"] or "test")
@@ -140,7 +139,7 @@ def split(problems: Sequence[Problem], limit: int | None = None, discover_limit:
     discover_limit = min(limit, DEFAULT_LIMIT) if discover_limit is None else discover_limit
     tune_limit = discover_limit if tune_limit is None else tune_limit
     if (least := min(limit, discover_limit, tune_limit)) < 1:
-        raise DataError("a limit on problems is too low", expected="1 or more", got=str(least))
+        raise DataError("a limit on problems is too low", expected="1 or more", got=shown(least))
     if len(problems) < 2:
         raise DataError(
             "too few problems to test and to discover on",
@@ -155,14 +154,21 @@ def split(problems: Sequence[Problem], limit: int | None = None, discover_limit:
     return Split(test, discovery, tuple(left[:tune_limit]), halved, tuning_short=len(left) < tune_limit)
 
 
-def question_key(question: str) -> str:
-    """What two questions share that count as the same: case folded, blanks collapsed, end punctuation stripped."""
-    return " ".join(question.casefold().split()).strip(" .,;:!?\"'()[]-…“”‘’")
-
-
 def general_text() -> str:
     """About 1,350 words of general English prose without arithmetic, to measure perplexity on."""
     return (resources.files("cotscope.data") / "general.txt").read_text(encoding="utf-8")
+
+
+def _absent(path: Path) -> str:
+    """What is there instead of a file, in words; empty if something is there that may be one."""
+    try:
+        return "a folder" if stat.S_ISDIR(path.stat().st_mode) else ""
+    except FileNotFoundError:
+        return "nothing by that name"
+    except OSError as error:  # too long a name, or a folder that may not be read
+        return error.strerror or str(error)
+    except ValueError:
+        return "a name with a NUL character"
 
 
 def _builtin_count(source: str, count: str) -> int:
@@ -170,35 +176,26 @@ def _builtin_count(source: str, count: str) -> int:
         return DEFAULT_BUILTIN
     if not re.fullmatch(r"0*[1-9][0-9]{0,5}", count):
         expected = '"builtin:N", N from 1 to 999999'
-        raise DataError("not a number of built-in problems", expected=expected, got=repr(source))
-    return int(count)
+        raise DataError("not a number of built-in problems", expected=expected, got=shown(source))
+    return int(count.lstrip("0"))
 
 
 def _from_file(source: str, path: Path) -> Loaded:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {source}", got=error.strerror or str(error)) from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}, line {line}: not UTF-8", got=f"byte {data[error.start]:#04x}", remedy="Save the file as UTF-8."
-        ) from error
     suffix = path.suffix.lower()
+    if suffix not in (".json", ".jsonl"):
+        raise DataError(f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=shown(suffix))
+    data = read_bytes(path, "problem file", DataError, _LARGEST)
+    text = decode(data, source, DataError)
     if suffix == ".jsonl":
         # Not splitlines(): a JSON string may hold U+2028 and the like as they are.
         lines = [(index, f"{source}, line {index + 1}", line) for index, line in enumerate(text.split("\n"))]
-        rows = [(index, place, _json(line, place)) for index, place, line in lines if line.strip()]
-    elif suffix == ".json":
-        items = _json(text, source) if text.strip() else []
-        if not isinstance(items, list):
-            raise DataError(f"{source}: not a list", expected="a list of problems", got=_short(items))
-        rows = [(index, f"{source}, item {index + 1}", item) for index, item in enumerate(items)]
+        rows = [(index, place, parse_json(line, place)) for index, place, line in lines if line.strip()]
     else:
-        raise DataError(f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=_short(suffix))
-    return _loaded(source, _problems(rows, path.stem), hashlib.sha256(data).hexdigest())
+        items = parse_json(text, source) if text.strip() else []
+        if not isinstance(items, list):
+            raise DataError(f"{source}: not a list", expected="a list of problems", got=shown(items))
+        rows = [(index, f"{source}, item {index + 1}", item) for index, item in enumerate(items)]
+    return _loaded(source, read_problems(rows, path.stem), hashlib.sha256(data).hexdigest())
 
 
 def _from_hub(source: str, name: str, config: str | None, split_name: str) -> Loaded:
@@ -216,18 +213,18 @@ def _from_hub(source: str, name: str, config: str | None, split_name: str) -> Lo
         reason = str(error).strip().splitlines() or [""]
         raise DataError(
             f"could not load {source} from the hub",
-            got=f"{type(error).__name__}: {reason[0][:200]}",
+            got=f"{type(error).__name__}: {reason[0]}",
             remedy=f"Check the name, the split and the connection. {instead}",
         ) from error
     rows = [(index, f"{source}, row {index + 1}", item) for index, item in enumerate(items)]
-    return _loaded(source, _problems(rows, name.rpartition("/")[2]))
+    return _loaded(source, read_problems(rows, name.rpartition("/")[2]))
 
 
 def _loaded(source: str, found: Iterable[Problem], sha256: str = "") -> Loaded:
     """`found` with repeated questions left out; hashed unless a hash is given."""
     found = list(found)
     if not found:
-        raise DataError(f"{source} has no problems", expected=f"at least one: {_FORM}", got="an empty source")
+        raise DataError(f"{source} has no problems", expected=f"at least one: {FORM}", got="an empty source")
     kept: dict[str, Problem] = {}
     duplicates = []
     for problem in found:
@@ -244,87 +241,3 @@ def _canonical_sha256(problems: Sequence[Problem]) -> str:
         for p in problems
     ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _problems(rows: Iterable[tuple[int, str, Any]], stem: str) -> Iterable[Problem]:
-    """The problem of each (index, place for messages, parsed JSON)."""
-    places: dict[str, str] = {}
-    for index, place, row in rows:
-        problem = _problem(row, place, f"{stem}-{index}")
-        if problem.id in places:
-            raise DataError(
-                f"{place}: the id {_short(problem.id)} is used twice",
-                expected="each id once",
-                got=f"the same id at {places[problem.id]}",
-                remedy="Give each problem its own id, or none: it is then named after its line.",
-            )
-        places[problem.id] = place
-        yield problem
-
-
-def _problem(row: Any, place: str, default_id: str) -> Problem:
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: not an object", expected=_FORM, got=_short(row))
-    if missing := [name for name in ("question", "answer") if name not in row]:
-        found = ", ".join(str(key) for key in row) or "no field"
-        raise DataError(f"{place}: no field {' or '.join(missing)}", expected=_FORM, got=found[:200])
-    question = _text(row, "question", place).strip()
-    if not question_key(question):
-        raise DataError(f"{place}: the question is empty", expected="a question", got=_short(row["question"]))
-    problem_id = default_id
-    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
-        problem_id = str(row["id"])
-    elif row.get("id") is not None:
-        problem_id = _text(row, "id", place).strip()
-        if not problem_id:
-            raise DataError(f"{place}: the id is empty", expected="a text or a whole number, or no id")
-    answer = _number(row["answer"])
-    if answer is None:
-        got = _short(row["answer"])
-        raise DataError(f"{place}: the answer is no number", expected="one number, or `#### N`", got=got)
-    solution = _text(row, "solution", place).strip() if row.get("solution") is not None else ""
-    if not solution and isinstance(row["answer"], str) and _MARKER in row["answer"]:
-        solution = _CALCULATOR.sub("", _text(row, "answer", place).rpartition(_MARKER)[0]).strip()
-    return Problem(problem_id, question, answer, solution=solution)
-
-
-def _text(row: dict[str, Any], field: str, place: str) -> str:
-    value = row[field]
-    if not isinstance(value, str):
-        raise DataError(f"{place}: {field} is no text", expected="a string", got=_short(value))
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which no tokenizer takes
-        raise DataError(f"{place}: {field} is not valid Unicode", got=_short(value)) from error
-    return value
-
-
-def _number(value: Any) -> Fraction | None:
-    """The answer that a file's value stands for: a finite number, or a text with exactly one number; else None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return Fraction(value)
-    if isinstance(value, float):
-        # Through its decimal form, so that 0.1 is one tenth.
-        return Fraction(repr(value)) if value - value == 0 else None
-    if not isinstance(value, str):
-        return None
-    value = value.rpartition(_MARKER)[2]
-    numbers = numbers_in(value)
-    return parse_number(value) if not numbers else numbers[0] if len(numbers) == 1 else None
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
-        raise DataError(f"{place}: not JSON", expected=_FORM, got=f"{error.msg} at {where}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting a thousand deep
-        raise DataError(f"{place}: cannot read this JSON", got=str(error)[:100]) from error
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

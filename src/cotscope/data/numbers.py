@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 
 from ..records import Operation
@@ -16,11 +17,15 @@ def format_number(value: Fraction) -> str:
     """
     scaled = value * 10**PLACES
     if scaled.denominator != 1:
-        return f"{value.numerator}/{value.denominator}"
-    # The two parts apart: together they could have more digits than str() writes.
+        return f"{_digits(value.numerator)}/{_digits(value.denominator)}"
     whole, decimals = divmod(abs(scaled.numerator), 10**PLACES)
     tail = f"{decimals:0{PLACES}d}".rstrip("0")
-    return ("-" if value < 0 else "") + str(whole) + (f".{tail}" if tail else "")
+    return ("-" if value < 0 else "") + _digits(whole) + (f".{tail}" if tail else "")
+
+
+def _digits(number: int) -> str:
+    """A whole number's digits, however many: `str` of an int refuses more than some thousands, that of a Decimal not."""
+    return str(Decimal(number))
 
 
 def evaluate(operation: Operation, operands: tuple[Fraction, ...]) -> Fraction:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Protocol
 
 ROLES = ("operator", "equals", "result", "elsewhere")
 ARITHMETIC = ROLES[:3]
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
-_RESULT = re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})")
-_EQUALS = re.compile(r"(?<=\d)\s*(=)")
-_OPERATOR = re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)")
+# A token that touches several has the role of the first.
+_PATTERNS = {
+    "result": re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})"),
+    "operator": re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)"),
+    "equals": re.compile(r"(?<=\d)\s*(=)"),
+}
 
 
 def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
@@ -24,14 +29,19 @@ def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
     Args:
         ends: where each token ends in the text.
     """
-    spans = [(*m.span(1), "result") for m in _RESULT.finditer(text)]
-    spans += [(*m.span(1), "operator") for m in _OPERATOR.finditer(text)]
-    spans += [(*m.span(1), "equals") for m in _EQUALS.finditer(text)]
+    # Per role the spans are in order and apart, so that one look finds whether any of them is touched.
+    spans = [(role, [m.span(1) for m in pattern.finditer(text)]) for role, pattern in _PATTERNS.items()]
     found, at = [], 0
     for end in ends:
-        found.append(next((role for first, last, role in spans if first < end and at < last), "elsewhere"))
+        found.append(next((role for role, places in spans if _touches(places, at, end)), "elsewhere"))
         at = max(at, end)
     return tuple(found)
+
+
+def _touches(places: list[tuple[int, int]], start: int, end: int) -> bool:
+    """Whether one of the places overlaps a token that reaches from `start` to `end`."""
+    index = bisect_right(places, start, key=itemgetter(1))  # the first that ends after the start
+    return index < len(places) and places[index][0] < end
 
 
 class Decoder(Protocol):

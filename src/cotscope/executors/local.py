@@ -66,7 +66,7 @@ def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listen
     if not again and run.state(stage.name).current:
         record = run.manifest["stages"][stage.name]
         if asked is None or options_of(stage, asked) == options_of(stage, record["options"]):
-            return listener.stands(stage, record["finding"])
+            return listener.stands(stage, record.get("finding", ""))
     require(session, stage, VERB_OF)
     listener.begins(stage)
     finding = run_stage(session, stage, asked)

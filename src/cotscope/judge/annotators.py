@@ -54,7 +54,7 @@ class JudgeOptions:
     max_tokens: int | None = None
     audit: int = 0
     naming: int = 0
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..concepts.lexicon import Candidate
@@ -24,11 +24,17 @@ class Backend(Protocol):
         schema_is_kept: replies are constrained to the schema as they are written.
     """
 
-    name: str
-    schema_is_kept: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schema_is_kept(self) -> bool: ...
 
     @property
     def identity(self) -> dict[str, Any]: ...
+
+    def clean(self, text: str) -> str:
+        """A reply's text without secrets."""
 
     def ask(self, requests: Sequence[Request], keep: Keep) -> None:
         """Answer the requests; `keep` gets each reply as soon as it is there."""
@@ -123,7 +129,7 @@ class Asker:
         keys = [self._key(request) for request in requests]
         replies: dict[str, Reply | Invalid] = {}
         if not fresh:
-            replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
+            replies = {key: old for key in keys if (old := self.cache.get(key)) is not None}
             self.from_cache += len(replies)
         missing = {key: request for key, request in zip(keys, requests) if key not in replies}
         new = self._fetch(missing)
@@ -135,7 +141,7 @@ class Asker:
             if isinstance(reply, Invalid):  # none came: a repair would not help
                 failed |= dict.fromkeys(batch, reply)
                 continue
-            found = self.form.parse(reply.text, [cases[n] for n in batch])
+            found = [self._clean(f) for f in self.form.parse(self.backend.clean(reply.text), [cases[n] for n in batch])]
             if key in missing:
                 self.cache.mark(key, all(isinstance(f, Answer) for f in found))
             for number, one in zip(batch, found, strict=True):
@@ -144,6 +150,13 @@ class Asker:
                 else:
                     bad[number] = one
         return bad
+
+    def _clean(self, word: Answer | Invalid) -> Answer | Invalid:
+        """Without secrets, once more: reading joins what a reply kept apart, and an old cache may hold a key."""
+        clean = self.backend.clean
+        if isinstance(word, Invalid):
+            return Invalid(clean(word.reason))
+        return replace(word, description=clean(word.description), name=clean(word.name))
 
     def _fetch(self, missing: Mapping[str, Request]) -> dict[str, Reply | Invalid]:
         """Ask for what is missing; each reply is in the cache as soon as it is there."""

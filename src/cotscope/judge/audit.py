@@ -57,7 +57,7 @@ def _item(kind: Kind, number: int, case: Candidate) -> Item:
 def _decoy(
     kind: Kind, found: Sequence[Candidate], concepts: Sequence[Concept], tokens: Sequence[str], rng: np.random.Generator
 ) -> Candidate | None:
-    case = found[rng.integers(len(found))]
+    case = found[int(rng.integers(len(found)))]
     seeds = {concept.name: frozenset(concept.seeds) for concept in concepts}
     if kind == "repeat":
         order = rng.permutation(len(case.promoted))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JudgeError
+from .question import short
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,13 @@ class Cache:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise JudgeError(
-                f"the judge's cache {self.path} can't be used", got=str(error),
+                f"the judge's cache {short(str(self.path), 200)} can't be used", got=short(str(error), 200),
                 remedy="Move it away, or set COTSCOPE_CACHE to a folder that can be written.",
             ) from error  # fmt: skip
 
-    def _run(self, sql: str, *values: Any) -> list[tuple]:
+    def _run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, self._readable():
             return self._db.execute(sql, values).fetchall()
 
@@ -89,9 +90,12 @@ class Cache:
         self._run("UPDATE replies SET valid = ? WHERE number = (SELECT max(number) FROM replies WHERE key = ?)", valid, key)
 
     def fact(self, name: str) -> Any:
-        """Something learnt about an endpoint, as it was given to `learn`; None if nothing was."""
+        """Something learnt about an endpoint, as it was given to `learn`; None if nothing was, or nothing readable."""
         rows = self._run("SELECT value FROM facts WHERE name = ?", name)
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except (TypeError, ValueError):
+            return None
 
     def learn(self, name: str, value: Any) -> None:
         self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))

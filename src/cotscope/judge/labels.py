@@ -11,10 +11,11 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import JudgeError
 from .audit import Item
-from .question import quoted, shown
+from .question import quoted, short, shown
 
 COLUMNS = ("id", "question", "promoted", "suppressed", "texts", "answer")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -26,22 +27,37 @@ def write_labels(path: Path, items: Sequence[Item], questions: Mapping[str, str]
 
     Raises: JudgeError if the file exists or can't be written.
     """
-    if path.exists():
-        raise JudgeError(f"{path} exists", remedy="Give another file: answers in it would be lost.")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets the encoding
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for item in items:
-                case = item.case
-                texts = " | ".join(f"{c.before}⟦{shown(c.token)}⟧{c.after}" for c in case.contexts)
-                cells = (item.id, questions[case.concept], _tokens(case.promoted), _tokens(case.suppressed), quoted(texts), "")
-                writer.writerow([_harmless(cell) for cell in cells])
-        os.replace(name, path)
+        if path.exists():
+            raise JudgeError(f"{_name(path)} exists", remedy="Give another file: answers in it would be lost.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".labels-", suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets the encoding
+                _write(csv.writer(file), items, questions)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise JudgeError(f"{path} can't be written", got=error.strerror or str(error)) from error
+        raise JudgeError(f"{_name(path)} can't be written", got=error.strerror or short(str(error), 200)) from error
+    except ValueError as error:  # a zero byte in the name
+        if isinstance(error, JudgeError):
+            raise
+        raise JudgeError(f"{_name(path)} can't be written", got="a name that no file can have") from error
     return len(items)
+
+
+def _write(writer: Any, items: Sequence[Item], questions: Mapping[str, str]) -> None:
+    writer.writerow(COLUMNS)
+    for item in items:
+        case = item.case
+        texts = " | ".join(f"{c.before}⟦{shown(c.token)}⟧{c.after}" for c in case.contexts)
+        cells = (item.id, questions[case.concept], _tokens(case.promoted), _tokens(case.suppressed), quoted(texts), "")
+        writer.writerow([_harmless(cell) for cell in cells])
+
+
+def _name(path: Path) -> str:
+    return short(str(path), 200)
 
 
 def _tokens(pairs: Sequence[tuple[str, float]]) -> str:
@@ -55,27 +71,40 @@ def _harmless(cell: str) -> str:
 def read_labels(path: Path) -> dict[str, bool]:
     """id → yes or no; rows without an answer are left out.
 
-    Raises: JudgeError if it is no such file, an answer is neither yes nor no, or an id stands there twice.
+    Raises: JudgeError if it is no such file, an answer is neither yes nor no, or an id is absent or stands there twice.
     """
+    name = _name(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            absent = {"id", "answer"} - set(reader.fieldnames or ())
-            if absent:
-                raise JudgeError(f"{path} lacks columns", expected="id and answer", got=", ".join(sorted(absent)))
+            names = reader.fieldnames or ()
+            if len(names) != len(set(names)) or not {"id", "answer"} <= set(names):
+                raise JudgeError(
+                    f"{name} lacks columns, or has one twice", expected="id and answer, with commas between the columns",
+                    got=short(", ".join(names), 100) or "an empty file",
+                )  # fmt: skip
             found: dict[str, bool] = {}
             for row in reader:
                 word, case = (row["answer"] or "").strip().lower(), (row["id"] or "").strip()
                 if not word:
                     continue
-                if word not in _WORDS or case in found:
+                if word not in _WORDS or case in found or not case:
+                    wrong = "a second answer" if case in found else "no answer" if case else "no id"
                     raise JudgeError(
-                        f"{path}, line {reader.line_num}: {'a second answer' if case in found else 'no answer'}",
-                        expected="one answer per id: yes, no, or an empty cell", got=f"{word!r} for id {case!r}"[:120],
-                    )  # fmt: skip
+                        f"{name}, line {reader.line_num}: {wrong}",
+                        expected="one answer per id: yes, no, or an empty cell",
+                        got=short(f"{word[:40]!r} for id {case[:40]!r}", 120),
+                    )
                 found[case] = _WORDS[word]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise JudgeError(f"{path} can't be read", got=str(error)) from error
+    except UnicodeDecodeError as error:
+        raise JudgeError(f"{name} can't be read", expected="UTF-8", got=f"byte {error.start + 1} is not") from error
+    except (OSError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise JudgeError(f"{name} can't be read", got=why or short(str(error), 200)) from error
+    except ValueError as error:  # a zero byte in the name
+        if isinstance(error, JudgeError):
+            raise
+        raise JudgeError(f"{name} can't be read", got="a name that no file can have") from error
     if not found:
-        raise JudgeError(f"{path} has no answers", expected="yes or no in the column answer")
+        raise JudgeError(f"{name} has no answers", expected="yes or no in the column answer")
     return found

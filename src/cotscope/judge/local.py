@@ -16,8 +16,9 @@ import numpy as np
 from ..errors import JudgeError
 from .budget import KEPT, Budget, LimitReached
 from .cache import Reply
-from .client import INSTALL, Keep, Request
-from .question import Invalid, Message
+from .client import Keep, Request
+from .question import Invalid, Message, short
+from .wire import INSTALL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,13 +54,12 @@ class LocalModel:
         self._engine = Engine(loaded)
         self._hash = loaded.weight_hash()
         width = loaded.model.config.get_text_config().vocab_size
+        tokenizer: Any = loaded.tokenizer  # llguidance names a narrower class
         try:
-            self._vocabulary = llguidance.hf.from_tokenizer(
-                loaded.tokenizer, n_vocab=width, eos_token=sorted(loaded.end_tokens)
-            )
+            self._vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=sorted(loaded.end_tokens))
         except Exception as error:  # whatever a foreign tokenizer makes llguidance raise
             raise JudgeError(
-                f"llguidance can't read the tokenizer of {loaded.name}", got=f"{type(error).__name__}: {error}"[:200],
+                f"llguidance can't read the tokenizer of {loaded.name}", got=short(f"{type(error).__name__}: {error}", 200),
                 remedy="Take another --judge-model, or serve this one and use --annotator llm.",
             ) from error  # fmt: skip
 
@@ -67,6 +67,10 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         """What replies depend on, for the cache."""
         return {"weights": self._hash, "dtype": str(self.loaded.dtype), "chat": self._template or ""}
+
+    def clean(self, text: str) -> str:
+        """The text itself: nothing in the process has a secret."""
+        return text
 
     def ask(self, requests: Sequence[Request], keep: Keep) -> None:
         """Answer the requests, several at a time; `keep` gets each reply as it ends. Raises: LimitReached."""
@@ -86,6 +90,10 @@ class LocalModel:
         for i in numbers:
             if len(prompts[i]) + limit > self.loaded.context:
                 keep(i, Invalid(f"the question is longer than the judge's context of {self.loaded.context} tokens"))
+                del prompts[i]
+            elif requests[i].schema is not None and (matcher := self._matcher(requests[i])).is_error():
+                # llguidance has limits of its own, which very many or very strange tokens pass
+                keep(i, Invalid(f"llguidance can't take the question: {matcher.get_error()}"))
                 del prompts[i]
         if not prompts:
             return
@@ -121,6 +129,7 @@ class LocalModel:
                     row = table.rows[slot]
                     if (finish := self._take(row, token, matchers.get(row.number))) is not None:
                         text = self.loaded.tokenizer.decode(row.written, skip_special_tokens=True)
+                        assert isinstance(text, str)
                         reply = Reply(text, len(work.ids[row.number]), len(row.written), finish)
                         self.budget.book(reply)
                         keep(row.number, reply)
@@ -135,11 +144,8 @@ class LocalModel:
         matcher_of, schema = self._llguidance.LLMatcher, json.dumps(request.schema, ensure_ascii=False)
         # Blanks as in the instruction's examples: a small model loses its thread where it may not write them, and where
         # they are free it could write them for ever.
-        spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        grammar = matcher_of.grammar_from_json_schema(schema, defaults=spacing)
-        matcher = matcher_of(self._vocabulary, grammar)
-        assert not matcher.is_error(), matcher.get_error()
-        return matcher
+        spacing: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        return matcher_of(self._vocabulary, matcher_of.grammar_from_json_schema(schema, defaults=spacing))
 
     def _choose(self, logits: Tensor, rows: Sequence[Row], matchers: dict[int, Any]) -> Tensor:
         """The most likely token of each row (rows,) among those that its schema allows."""
@@ -162,7 +168,8 @@ class LocalModel:
         row.written.append(token)
         if matcher is not None:
             matcher.consume_token(token)
-            assert not matcher.is_error(), matcher.get_error()
+            if matcher.is_error():  # a limit: what is written is no whole reply, and will be found to be none
+                return "error"
             if matcher.is_stopped():
                 return "stop"
         return "length" if len(row.written) >= row.work.job.max_new_tokens else None
@@ -182,5 +189,11 @@ class LocalModel:
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except Exception:  # templates that know no system message raise what they like
             joined = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
-            text = tokenizer.apply_chat_template(joined, tokenize=False, add_generation_prompt=True)
+            try:
+                text = tokenizer.apply_chat_template(joined, tokenize=False, add_generation_prompt=True)
+            except Exception as error:
+                raise JudgeError(
+                    f"the chat template of {self.name} can't be used", got=short(f"{type(error).__name__}: {error}", 200),
+                    remedy="Take another --judge-model, or serve this one and use --annotator llm.",
+                ) from error  # fmt: skip
         return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -20,17 +20,22 @@ from .question import (
     described,
     parse_each,
     quoted,
+    short,
     shown,
     text_field,
-    thoughts_apart,
 )
+from .reading import after_thoughts
 
 PAPER = """\
 The following words are promoted by one neuron of a language model: {tokens}. {question} Begin with Yes or No, then explain."""
 """Rai & Yao 2024 (arXiv:2406.12288) in our words: what they show (the promoted tokens alone, blanks stripped, in one
 line), the order (tokens, question, "yes or no" with an explanation), temperature 0 and 50 tokens are theirs; the
 sentence and the concepts' questions are not."""
-_FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+LONGEST_TEMPLATE = 100_000  # bytes of a prompt file: more is no question
+# "Yes or no?" repeats the question, "No doubt" is no "no": neither is a word.
+_FIRST_WORD = re.compile(
+    r"\W*+(yes|no)(?![\w-])(?!\s*+(?:,\s*+)?+(?:(?:[/|\\]|or\b|and\b)\W*+(?:yes|no)\b|doubt\b|wonder\b))", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -60,28 +65,46 @@ class PaperForm:
         return None
 
     def parse(self, text: str, cases: Sequence[Candidate]) -> list[Answer | Invalid]:
-        for part in thoughts_apart(text):
-            if first := _FIRST_WORD.match(part):
-                description = text_field({"text": part[first.end() :].lstrip(" ,.:;\n")}, "text")
-                assert isinstance(description, str)
-                return [Answer(first[1].lower() == "yes", None, description)]
+        said = after_thoughts(text)
+        if first := _FIRST_WORD.match(said):
+            description = text_field({"text": said[first.end() :].lstrip(" ,.:;\n")}, "text")
+            assert isinstance(description, str)
+            return [Answer(first[1].lower() == "yes", None, description)]
         return [Invalid("the reply does not begin with yes or no")]
 
 
 def concept_form(prompt: str, questions: Mapping[str, str], max_tokens: int | None = None) -> Form:
     """The form that `--judge-prompt` names: "cotscope", "paper" or a template file. Raises: JudgeError."""
-    more = {} if max_tokens is None else {"tokens_per_case": max_tokens}
     if prompt == "cotscope":
-        return ConceptForm(questions, **more)
+        return ConceptForm(questions, max_tokens or ConceptForm.tokens_per_case)
+    most = max_tokens or PaperForm.tokens_per_case
     if prompt == "paper":
-        return PaperForm(questions, **more)
-    try:
-        template = Path(prompt).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise JudgeError("unknown judge prompt", expected="cotscope, paper or a text file", got=prompt) from error
+        return PaperForm(questions, tokens_per_case=most)
+    template = _template(prompt)
     if "{tokens}" not in template or "{question}" not in template:
-        raise JudgeError(f"the judge prompt {prompt} lacks a place", expected="{tokens} and {question} in its text")
-    return PaperForm(questions, template, name=Path(prompt).stem, **more)
+        raise JudgeError(f"the judge prompt {short(prompt, 200)} lacks a place", expected="{tokens} and {question} in its text")
+    name = short(Path(prompt).stem, 60)
+    # The name goes into the annotator's: a file is never taken for one of our own forms.
+    name = f"{name} (file)" if name in ("cotscope", "paper", "naming") else name
+    return PaperForm(questions, template, most, name)
+
+
+def _template(prompt: str) -> str:
+    """The text of a prompt file. Raises: JudgeError."""
+    shown_as = short(prompt, 200)
+    try:
+        with Path(prompt).open("rb") as file:
+            raw = file.read(LONGEST_TEMPLATE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise JudgeError("unknown judge prompt", expected="cotscope, paper or a text file", got=shown_as + why) from error
+    if len(raw) > LONGEST_TEMPLATE:
+        raise JudgeError(f"the judge prompt {shown_as} is too long", expected=f"at most {LONGEST_TEMPLATE:,} bytes")
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start + 1} is not"
+        raise JudgeError(f"the judge prompt {shown_as} is no text", expected="UTF-8", got=got) from error
 
 
 NAMING = f"""\
@@ -116,9 +139,10 @@ class NamingForm:
 
 def _named(content: Mapping[str, Any], case: Candidate) -> Answer | Invalid:
     name, description = text_field(content, "name", 40), text_field(content, "description")
-    for part in (name, description):
-        if isinstance(part, Invalid):
-            return part
+    if isinstance(name, Invalid):
+        return name
+    if isinstance(description, Invalid):
+        return description
     if not re.search(r"\w", name):
         return Invalid('"name" is empty')
     return Answer(None, None, description, name=name.lower())

@@ -8,7 +8,6 @@ a reply counts only when it holds what was asked for; anything else is an `Inval
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..concepts.lexicon import Candidate, Context, normalise
+from .reading import Unreadable, spoken
 
 LONGEST_TOKEN = 40
 LONGEST_DESCRIPTION = 160
 MOST_SUPPRESSED = 10
 MOST_EVIDENCE = 8
+LONGEST_REASON = 300
 Message = dict[str, str]
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -40,9 +41,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Why a reply is no answer."""
+    """Why a reply is no answer, in one line of at most 300 characters."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", short(self.reason))
 
 
 Read = Callable[[Mapping[str, Any], Candidate], Answer | Invalid]  # what one object says of its case
@@ -51,8 +55,12 @@ Read = Callable[[Mapping[str, Any], Candidate], Answer | Invalid]  # what one ob
 class Form(Protocol):
     """A way to ask. `name` and `version` are part of what a stored reply is found by."""
 
-    name: str
-    tokens_per_case: int  # to be generated at most
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tokens_per_case(self) -> int:
+        """To be generated at most."""
 
     def messages(self, cases: Sequence[Candidate], complaint: str = "") -> list[Message]:
         """The conversation that asks about these cases, after a complaint about an earlier reply."""
@@ -75,6 +83,13 @@ def quoted(text: str) -> str:
     """A text as a JSON string without anything that could act on a reader: it decodes to the same text."""
     text = "".join(_escaped(c) for c in json.dumps(_whole(text), ensure_ascii=False))
     return _CONTROL_TOKEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def short(text: str, most: int = LONGEST_REASON) -> str:
+    """What somebody else says, as one line of at most so many characters: nothing in it acts on a terminal."""
+    cut = " ".join(text[: 8 * most].split())
+    line = "".join(_escaped(c) for c in _whole(cut))
+    return line if len(line) <= most and len(text) <= 8 * most else line[: most - 1] + "…"
 
 
 def _whole(text: str) -> str:
@@ -184,45 +199,39 @@ def described(case: Candidate) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def thoughts_apart(text: str) -> list[str]:
-    """A reply without what a model thought aloud, then the whole of it: a quoted token may look like the end of a thought."""
-    return list(dict.fromkeys((text.rpartition("</think>")[2], text)))
-
-
 def parse_each(text: str, cases: Sequence[Candidate], read: Read) -> list[Answer | Invalid]:
-    """What the object of one case says, or those of several under "neurons", found by their numbers."""
-    readings = [_parse(part, cases, read) for part in thoughts_apart(text)]
-    whole = (answers for answers in readings if all(isinstance(a, Answer) for a in answers))
-    return next(whole, readings[0])
+    """What the object of one case says, or those of several under "neurons", found by their numbers.
+
+    The first object of a reply counts, unless a later one gives another answer.
+    """
+    try:
+        first, *others = (_read(content, cases, read) for content in spoken(text))
+    except Unreadable as error:
+        return [Invalid(str(error))] * len(cases)
+    words: list[Answer | Invalid] = []
+    for word, *later in zip(first, *others):
+        told = {(a.accepted, a.name) for a in (word, *later) if isinstance(a, Answer)}
+        doubtful = isinstance(word, Answer) and len(told) > 1
+        words.append(Invalid("the reply holds several answers that differ") if doubtful else word)
+    return words
 
 
-def _parse(text: str, cases: Sequence[Candidate], read: Read) -> list[Answer | Invalid]:
-    content = _json_object(text)
-    if isinstance(content, Invalid):
-        return [content] * len(cases)
+def _read(content: Mapping[str, Any], cases: Sequence[Candidate], read: Read) -> list[Answer | Invalid]:
     if len(cases) == 1:
         return [read(content, cases[0])]
     entries = content.get("neurons")
     if not isinstance(entries, list):
         return [Invalid('there is no list "neurons"')] * len(cases)
+    by_number: dict[int, list[dict[str, Any]]] = {number: [] for number in range(1, len(cases) + 1)}
+    for entry in entries:
+        number = entry.get("number") if isinstance(entry, dict) else None
+        if type(number) is not int or number not in by_number:  # counted from 0, say: then no entry is known to be whose
+            return [Invalid(f"an entry's number is none from 1 to {len(cases)}")] * len(cases)
+        by_number[number].append(entry)
     answers: list[Answer | Invalid] = []
-    for number, case in enumerate(cases, start=1):
-        own = [e for e in entries if isinstance(e, dict) and type(e.get("number")) is int and e["number"] == number]
+    for (number, own), case in zip(by_number.items(), cases, strict=True):
         answers.append(read(own[0], case) if len(own) == 1 else Invalid(f"neuron {number} has {len(own)} entries"))
     return answers
-
-
-def _json_object(text: str) -> dict[str, Any] | Invalid:
-    """The first JSON object of a reply, which may stand in prose or in a code fence."""
-    start, decoder = text.find("{"), json.JSONDecoder()
-    while start >= 0:
-        try:
-            value, _ = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            start = text.find("{", start + 1)
-            continue
-        return value
-    return Invalid("there is no whole JSON object in the reply")
 
 
 def text_field(content: Mapping[str, Any], key: str, longest: int = LONGEST_DESCRIPTION) -> str | Invalid:
@@ -240,10 +249,13 @@ def cited(content: Mapping[str, Any], case: Candidate) -> tuple[str, ...] | Inva
         return Invalid('"evidence" is no list of tokens')
     exact = {shown(token): token for token, _ in reversed(case.promoted)}
     loose = {normalise(key): token for key, token in exact.items()}
-    found = [exact.get(e, loose.get(normalise(e))) for e in named]
-    if None in found:
-        return Invalid(f'"evidence" names a token that is not promoted: {quoted(named[found.index(None)][:40])}')
-    return tuple(dict.fromkeys(e for e in found if e is not None))[:MOST_EVIDENCE]
+    found: dict[str, None] = {}
+    for name in named:
+        token = exact.get(name, loose.get(normalise(name)))
+        if token is None:
+            return Invalid(f'"evidence" names a token that is not promoted: {quoted(name[:40])}')
+        found[token] = None
+    return tuple(found)[:MOST_EVIDENCE]
 
 
 def _concept_answer(content: Mapping[str, Any], case: Candidate) -> Answer | Invalid:
@@ -259,8 +271,7 @@ def _concept_answer(content: Mapping[str, Any], case: Candidate) -> Answer | Inv
     accepted = answer.strip().lower() == "yes"
     if accepted and not evidence:
         return Invalid('the answer is "yes" without any evidence')
-    assert math.isfinite(confidence)
-    return Answer(accepted, float(confidence), description, evidence)
+    return Answer(accepted, abs(float(confidence)), description, evidence)  # -0.0 is 0
 
 
 def _closed(case: Candidate) -> dict[str, Any]:

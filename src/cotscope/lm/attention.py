@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,7 @@ class Pass:
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Where each row's new token is kept while decoding: slots and columns, (rows,) each."""
+        assert self.ends is not None
         return torch.arange(*self.slots, device=self.ends.device), self.ends - 1
 
     def bias(self, queries: int, columns: int, device: torch.device) -> Tensor:
@@ -82,6 +84,8 @@ class SuffixLayer(CacheLayerMixin):
     """One layer's own keys and values of each row: buffers (slots, kv_heads, columns, head_dim)."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, owner: SharedPrefixCache) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ class SuffixLayer(CacheLayerMixin):
         self.values = value_states.new_zeros(*shape, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Store new keys and values (rows, kv_heads, positions, head_dim); return those that the queries may see."""
         owner, now = self.owner, self.owner.now
         if now.stage == "prefix":
@@ -141,11 +145,12 @@ class SharedPrefixCache(Cache):
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # columns in use, by slot
         self.end = 0  # columns that the current pass looks at
         self.now: Pass
-        super().__init__(layers=[SuffixLayer(self) for _ in range(layers)])
+        self._suffixes = [SuffixLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self._suffixes))
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Copy one row's first `length` columns over another row (that has ended)."""
-        for layer in self.layers:
+        for layer in self._suffixes:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
         self.lengths[target] = self.lengths[source]
@@ -184,7 +189,7 @@ def _partial(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sca
 
 
 def shared_prefix_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -145,6 +146,7 @@ class Engine:
     def _ends(self, row: Row, token: int) -> bool:
         """Take a row's next token; whether the row ends with it."""
         job = row.work.job
+        finish: Literal["stop", "length"]
         if token in self.loaded.end_tokens:
             finish, tokens = "stop", [*row.written, token]
         else:
@@ -157,7 +159,7 @@ class Engine:
                 finish = "length"
             else:
                 return False
-        text = self.loaded.tokenizer.decode(row.written, skip_special_tokens=True)
+        text = self.loaded.decode(row.written, skip_special_tokens=True)
         cut = min((at for s in job.stop if (at := text.find(s)) >= 0), default=len(text))
         row.work.done[row.number] = Completion(tuple(row.written), text[:cut], len(tokens), finish)
         if job.recorder is not None:
@@ -193,11 +195,14 @@ class Engine:
         """Compare both paths' logits on this very model: no list of architectures could be as sure."""
         ids = [[3 + (7 * i + 5 * row) % 90 for i in range(9 + row)] for row in range(3)]
         work = Work(0, Job(()), [[5] * 6 + row for row in reversed(ids)], common=6)
-        first, second = [], []
+        first: list[Tensor] = []
+        second: list[Tensor] = []
         try:
             with self.passes.hooks([]):
                 for table, logits in ((PlainTable(self.passes, 3), first), (SharedTable(self.passes, 3, 12), second)):
-                    logits.append(table.admit(deque(work.rows())))
+                    admitted = table.admit(deque(work.rows()))
+                    assert admitted is not None
+                    logits.append(admitted)
                     logits.append(table.decode(torch.tensor([7, 9, 11], device=self.loaded.model.device)))
         except Exception as error:  # whatever a foreign architecture's forward raises, the plain path remains
             self._say(f"{type(error).__name__}: {error}")

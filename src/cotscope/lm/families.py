@@ -7,9 +7,9 @@ vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,6 @@ _DOWN = (
 )
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
-# The two products of a gated block's input, and its down-projection; the module that gates is `act_fn`.
-_GATED = ("gate_proj", "up_proj", "down_proj")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
@@ -55,12 +53,20 @@ class Anatomy:
     @property
     def unembedding(self) -> Tensor:
         """W_U, (vocabulary, hidden); a copy where the weight is packed."""
-        return self.head.weight.detach()
+        return weight_of(self.head).detach()
 
     @cached_property
     def norms(self) -> Tensor:
         """‖v‖₂ of every neuron, (layers, neurons), float32; computed once, since weights are never changed."""
         return torch.stack([value_vectors(self, layer).norm(dim=0) for layer in range(self.layers)])
+
+    @cached_property
+    def device(self) -> torch.device:
+        return value_matrix(self.down[0]).device
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return value_matrix(self.down[0]).dtype
 
     @property
     def layers(self) -> int:
@@ -73,16 +79,23 @@ class Anatomy:
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    found: Any = module
     for name in path.split("."):
-        module = getattr(module, name, None)
-        if module is None:
-            return None
-    return module
+        found = getattr(found, name, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A layer's weight as it is stored; a copy where it is packed."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def value_matrix(down: nn.Module) -> Tensor:
     """The down-projection's weight as (hidden, neurons), whichever way round it is stored. A view, no copy."""
-    return down.weight.T if isinstance(down, Conv1D) else down.weight
+    weight = weight_of(down)
+    return weight.T if isinstance(down, Conv1D) else weight
 
 
 def norm_gamma(norm: nn.Module | None) -> tuple[Tensor | None, bool]:
@@ -118,7 +131,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         down = []
         for layer in stack:
             found = next((d for path in _DOWN if (d := _submodule(layer, path)) is not None), None)
-            if isinstance(getattr(found, "weight", None), Tensor) and found.weight.ndim == 2:
+            if found is not None and isinstance(weight := getattr(found, "weight", None), Tensor) and weight.ndim == 2:
                 down.append(found)
         if len(down) == count and len({value_matrix(d).shape for d in down}) == 1:
             break
@@ -141,19 +154,3 @@ def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:
     values = value_matrix(model_anatomy.down[layer]).detach().float()
     gamma, _ = norm_gamma(model_anatomy.post_norm[layer])
     return values if gamma is None else values * gamma[:, None]
-
-
-def root_mean_square_norms(model: PreTrainedModel) -> Iterator[tuple[nn.Module, float]]:
-    """A model's norms that look like x / sqrt(mean x² + ε) · γ, and their ε."""
-    for module in model.modules():
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-        if type(module).__name__.endswith("RMSNorm") and isinstance(epsilon, float) and hasattr(module, "weight"):
-            yield module, epsilon
-
-
-def silu_gates(model: PreTrainedModel) -> Iterator[tuple[nn.Module, ...]]:
-    """A model's blocks that look like down(silu(gate(x)) · up(x)): block, gate, up, down."""
-    for module in model.modules():
-        names = dict(module.named_children())
-        if names.keys() == {*_GATED, "act_fn"}:
-            yield module, *(names[name] for name in _GATED)

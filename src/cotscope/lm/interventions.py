@@ -175,6 +175,7 @@ class _Values:
         if len(self.values) == 1:
             m[..., self.index] = self.values[0]
         else:
+            assert places.ids is not None
             drawn = _hashed(self.seed, places.ids, places.positions).remainder(len(self.values))
             m[..., self.index] = self.values[drawn]
 
@@ -227,17 +228,16 @@ def _hashed(seed: int, ids: Tensor, positions: Tensor) -> Tensor:
 
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
-    targets = list(targets)
-    weight, width = anatomy.down[0].weight, anatomy.width
-    poles = bool(targets) and isinstance(targets[0], Pole)
     changes: dict[int, Change] = {}
-    for layer in {t.layer for t in targets}:
-        here = [t for t in targets if t.layer == layer]
-        positive = torch.ones(width, dtype=weight.dtype, device=weight.device)
+    every: list[Neuron | Pole] = list(targets)
+    for layer in {t.layer for t in every}:
+        here = [t for t in every if t.layer == layer]
+        positive = torch.ones(anatomy.width, dtype=anatomy.dtype, device=anatomy.device)
+        poles = [t for t in here if isinstance(t, Pole)]
         negative = positive.clone() if poles else positive
         if poles:
-            positive[[t.index for t in here if t.sign > 0]] = factor
-            negative[[t.index for t in here if t.sign < 0]] = factor
+            positive[[t.index for t in poles if t.sign > 0]] = factor
+            negative[[t.index for t in poles if t.sign < 0]] = factor
         else:
             positive[[t.index for t in here]] = factor
         changes[layer] = _Factors(positive, negative)
@@ -267,11 +267,11 @@ def resample(
     anatomy: Anatomy, targets: Iterable[Neuron], reference: Reference, seed: int, scope: Scope = "all"
 ) -> Intervention:
     """Set coefficients to what they were at a random reference position, the same one for all targets."""
-    weight, column = anatomy.down[0].weight, {neuron: i for i, neuron in enumerate(reference.neurons)}
-    values = torch.from_numpy(reference.coefficients).to(weight.device, weight.dtype)
+    column = {neuron: i for i, neuron in enumerate(reference.neurons)}
+    values = torch.from_numpy(reference.coefficients).to(anatomy.device, anatomy.dtype)
     changes: dict[int, Change] = {}
     for layer, here in _by_layer(targets):
-        index = torch.tensor([n.index for n in here], device=weight.device)
+        index = torch.tensor([n.index for n in here], device=anatomy.device)
         changes[layer] = _Values(index, values[:, [column[n] for n in here]], seed)
     return Intervention(changes, scope)
 
@@ -313,8 +313,8 @@ def _noise(
 
 
 def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
-    targets = sorted(set(targets))
-    return [(layer, [n for n in targets if n.layer == layer]) for layer in sorted({n.layer for n in targets})]
+    every = sorted(set(targets))
+    return [(layer, [n for n in every if n.layer == layer]) for layer in sorted({n.layer for n in every})]
 
 
 def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervention | None = None) -> Intervention:
@@ -325,9 +325,10 @@ def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervent
         then: what is done to that model, its neurons being those of its value vectors; of coefficients, and everywhere.
     """
     assert then is None or (not then.adds and then.scope == "all" and then.changes.keys() <= orders.keys())
-    device = anatomy.down[0].weight.device
     after = {} if then is None else then.changes
-    return Intervention({i: _Shuffled(torch.as_tensor(order, device=device), after.get(i)) for i, order in orders.items()})
+    return Intervention(
+        {i: _Shuffled(torch.as_tensor(order, device=anatomy.device), after.get(i)) for i, order in orders.items()}
+    )
 
 
 # -- hooks -------------------------------------------------------------------------------------------------------------
@@ -340,25 +341,19 @@ After = Callable[[int, Tensor, Tensor], None]  # (layer, coefficients, the down-
 def block_hooks(anatomy: Anatomy, before: Before | None, after: After | None) -> Iterator[None]:
     """Within the block, call `before` with what each down-projection gets and `after` with what it made of it."""
 
-    def before_hook(layer: int):
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            before(layer, args[0])
+    def before_hook(call: Before, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: call(layer, args[0])
 
-        return hook
-
-    def after_hook(layer: int):
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            after(layer, args[0], output)
-
-        return hook
+    def after_hook(call: After, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, args, output: call(layer, args[0], output)
 
     handles = []
     try:
         for layer, down in enumerate(anatomy.down):
             if before is not None:
-                handles.append(down.register_forward_pre_hook(before_hook(layer)))
+                handles.append(down.register_forward_pre_hook(before_hook(before, layer)))
             if after is not None:
-                handles.append(down.register_forward_hook(after_hook(layer)))
+                handles.append(down.register_forward_hook(after_hook(after, layer)))
         yield
     finally:
         for handle in handles:
@@ -367,7 +362,7 @@ def block_hooks(anatomy: Anatomy, before: Before | None, after: After | None) ->
 
 @contextmanager
 def coefficient_hooks(
-    anatomy: Anatomy, intervention: Intervention | None, observe, ids: Tensor | None = None
+    anatomy: Anatomy, intervention: Intervention | None, observe: Before | None, ids: Tensor | None = None
 ) -> Iterator[None]:
     """Within the block, apply `intervention` to every layer, then call `observe(layer, m)`.
 
@@ -388,6 +383,7 @@ def coefficient_hooks(
             observe(layer, m)
 
     def after(layer: int, m: Tensor, y: Tensor) -> None:
+        assert intervention is not None
         intervention.add(layer, shaped(m), shaped(y), places(m))
 
     adds = intervention is not None and intervention.adds

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ModelError
+from ..errors import ModelError, PromptError
 from . import cpu
-from .families import Anatomy, anatomy
+from .families import Anatomy, anatomy, weight_of
 from .models import quiet_unless_terminal, resolve
+from .reading import check_run, check_together, on_device, read_config, read_tokenizer, read_weights
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -73,13 +73,27 @@ class LoadedModel:
         return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with the tokenizer's own special tokens."""
-        return self.tokenizer(text)["input_ids"]
+        """Token ids with the tokenizer's own special tokens. Raises: PromptError for a token without embedding."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        rows = len(weight_of(self.model.get_input_embeddings()))
+        if ids and max(ids) >= rows:
+            raise PromptError(
+                "a text holds a special token that the model has no embedding for",
+                got=repr(self.decode([max(ids)])),
+                remedy="Take it out of the text.",
+            )
+        return ids
 
     def piece(self, token: int) -> str:
         """One token decoded by itself (half characters become U+FFFD)."""
         if (text := self._pieces.get(token)) is None:
-            text = self._pieces[token] = self.tokenizer.decode([token])
+            text = self._pieces[token] = self.decode([token])
+        return text
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = False) -> str:
+        """The text of some tokens."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+        assert isinstance(text, str)
         return text
 
     def free_memory(self) -> int:
@@ -97,7 +111,7 @@ class LoadedModel:
         digest = hashlib.sha256()
         for name, tensor in cpu.named_weights(self.model):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -112,8 +126,7 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None, kern
 
     Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read, or if the kernels can't be had.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = on_device(device)
     if dtype == "auto":
         dtype = cpu.choose_dtype(device).dtype
     if dtype not in DTYPES:
@@ -122,37 +135,18 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None, kern
         raise ModelError("unknown kernels", expected=" or ".join(cpu.KERNELS), got=kernels)
     folder = resolve(source)
     quiet_unless_terminal()
+    read_config(folder, source)
+    tokenizer = read_tokenizer(folder, source)
+    model = read_weights(folder, source, DTYPES[dtype])
+    check_together(model, tokenizer, source)
     try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {source!r} can't be read",
-            expected="a folder or hub repository with a config.json that transformers knows",
-            got=str(error).split("\n")[0][:200],
-            remedy="`cotscope models` lists the models that need no hub.",
-        ) from error
-    decoders = AutoModelForCausalLM._model_mapping
-    if getattr(config, "is_encoder_decoder", False) or type(config) not in decoders or _is_encoder(config):
-        raise ModelError(
-            f"model {source!r} is no decoder-only language model",
-            expected="a causal language model",
-            got=f"{(config.architectures or ['unknown'])[0]} ({config.model_type})",
-            remedy="`cotscope models` lists models that work.",
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model {source!r} can't be loaded", got=str(error).split("\n")[0][:300]) from error
-    model = model.to(device).eval().requires_grad_(False)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps it in what has no types
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"model {source!r} does not fit into the memory of {device}") from error
+    model.eval().requires_grad_(False)
     cpu.prepare(model, kernels)
     # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    check_run(model, tokenizer, source)
     name = Path(source).name if Path(source).exists() else source
     return LoadedModel(name, model, tokenizer, anatomy(model))
-
-
-def _is_encoder(config: object) -> bool:
-    """BERT and its kin are in the causal mapping, as decoders that nobody trained; their checkpoints say otherwise."""
-    names = getattr(config, "architectures", None) or []
-    return bool(names) and not any(n.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration")) for n in names)

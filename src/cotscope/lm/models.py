@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -135,7 +134,7 @@ def installed_parts(model: NamedModel) -> list[Path]:
             continue
         if distribution.version != model.version:
             continue
-        paths = [Path(distribution.locate_file(f)) for f in distribution.files or () if re.search(model.part, str(f))]
+        paths = [Path(str(distribution.locate_file(f))) for f in distribution.files or () if re.search(model.part, str(f))]
         found += [p for p in paths if p.is_file()]
     return found
 
@@ -147,15 +146,11 @@ def resolve(source: str) -> str:
     """
     if source in MODELS:
         return str(_named_folder(MODELS[source]))
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"there is no file {source}", expected="a .gguf file")
-        return str(_converted(path.stem, _sha256([path]), [path]))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"folder {source} holds no model", expected="a folder with config.json and weights")
-        return str(path)
+    try:
+        if (local := _local(source)) is not None:
+            return local
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~user of nobody; ValueError: a null character
+        raise ModelError(f"model {source!r} can't be read", got=str(getattr(error, "strerror", None) or error)) from error
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         return _hub_folder(source)
     raise ModelError(
@@ -163,6 +158,26 @@ def resolve(source: str) -> str:
         expected="a name that `cotscope models` lists, a hub id (owner/name), a local folder or a .gguf file",
         got=repr(source),
     )
+
+
+def _local(source: str) -> str | None:
+    """The folder of a local model; None if nothing local has that name."""
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no file {source}", expected="a .gguf file")
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise ModelError(f"file {source} is no GGUF", expected="a file that begins with 'GGUF'", got=repr(magic)[1:])
+        return str(_converted(path.stem, _sha256([path]), [path]))
+    if path.is_dir() and source.strip():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"folder {source} holds no model", expected="a folder with config.json and weights")
+        return str(path)
+    if path.is_file():
+        raise ModelError(f"file {source} is no model", expected="a folder with config.json and weights, or a .gguf file")
+    return None
 
 
 def _hub_folder(repository: str) -> str:
@@ -226,46 +241,36 @@ def _converted(name: str, digest: str, parts: list[Path]) -> Path:
         return target
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
+
+    from .reading import read_tokenizer, read_weights
 
     quiet_unless_terminal()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as work:
-        joined = Path(work) / "model.gguf"
-        with joined.open("wb") as out:
-            for chunk in _chunks(parts):
-                out.write(chunk)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=joined.name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as work:
+            joined = Path(work) / "model.gguf"
+            with joined.open("wb") as file:
+                for chunk in _chunks(parts):
+                    file.write(chunk)
+            tokenizer = read_tokenizer(work, name, gguf_file=joined.name)
             # Without `dequantize` the weights stay packed and have no columns to read.
-            model = AutoModelForCausalLM.from_pretrained(
-                work,
-                gguf_file=joined.name,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
-            )
-        except Exception as error:  # the readers of a damaged file raise whatever they stumble over
-            raise ModelError(
-                f"the GGUF file of {name} can't be read",
-                expected="a GGUF of an architecture that transformers can dequantise",
-                got=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-            ) from error
-        out = Path(work) / "folder"
-        try:
+            unpacking = GgufConfig(dequantize=True)
+            model = read_weights(work, name, torch.bfloat16, gguf_file=joined.name, quantization_config=unpacking)
+            out = Path(work) / "folder"
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"model {name} can't be unpacked into {target.parent}",
-                expected="room for its weights in bfloat16",
-                got=str(error),
-                remedy="Make room, or let COTSCOPE_CACHE name another folder.",
-            ) from error
-        (out / "cotscope.json").write_text(json.dumps({"name": name, "gguf_sha256": digest}))
-        try:
-            os.replace(out, target)
-        except OSError:  # another process was first
-            if not target.is_dir():
-                raise
-            shutil.rmtree(out, ignore_errors=True)
+            (out / "cotscope.json").write_text(json.dumps({"name": name, "gguf_sha256": digest}), encoding="utf-8")
+            try:
+                os.replace(out, target)
+            except OSError:  # another process was first
+                if not target.is_dir():
+                    raise
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"model {name} can't be unpacked into {target.parent}",
+            expected="room for its weights in bfloat16",
+            got=str(error),
+            remedy="Make room, or let COTSCOPE_CACHE name another folder.",
+        ) from error
     return target

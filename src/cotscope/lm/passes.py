@@ -77,8 +77,8 @@ class Passes:
         """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
         self._view = view
         self._places = Places(ids, positions, view.stage == "generated" if view.given is None else view.given)
-        shared = isinstance(cache, SharedPrefixCache)
-        with use_shared_prefix(self.loaded.model, cache) if shared else nullcontext():
+        shared = use_shared_prefix(self.loaded.model, cache) if isinstance(cache, SharedPrefixCache) else nullcontext()
+        with shared:
             out = self.loaded.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -91,7 +91,8 @@ class Passes:
             for (work, _), numbers in zip(view.groups, view.numbers, strict=True):
                 if work.job.recorder is not None:
                     work.job.recorder.end_step(numbers)
-        return out.logits[:, -1]
+        logits: Tensor = out.logits
+        return logits[:, -1]
 
     def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         view, hidden = self._view, args[0]

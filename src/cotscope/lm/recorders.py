@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
-from . import cpu
 from .families import Anatomy
 from .select import largest_updates
 
@@ -94,7 +93,7 @@ class ActivePoles:
         label: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         self.k, self.sink, self.keep_steps, self.label = k, sink, keep_steps, label
-        self.norms, self._compiled = anatomy.norms, cpu.is_compiled(anatomy.down[0])
+        self.norms = anatomy.norms
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._rows = _Rows()
         self._ended: dict[int, tuple[Tensor, ...]] = {}
@@ -102,7 +101,7 @@ class ActivePoles:
         self.steps: dict[int, tuple[Tensor, ...]] = {}
 
     def observe(self, layer: int, m: Tensor) -> None:
-        self._layers.append(largest_updates(m, self.norms[layer], self.k, self._compiled))
+        self._layers.append(largest_updates(m, self.norms[layer], self.k))
 
     def end_step(self, rows: list[int]) -> None:
         index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))
@@ -167,9 +166,8 @@ class ChosenNeurons:
     def __init__(self, anatomy: Anatomy, neurons: Iterable[Neuron], sink: Callable[[int, Tensor], None]) -> None:
         self.neurons = sorted(set(neurons))
         self.sink = sink
-        device = anatomy.down[0].weight.device
         self._index = {
-            layer: torch.tensor([n.index for n in self.neurons if n.layer == layer], device=device)
+            layer: torch.tensor([n.index for n in self.neurons if n.layer == layer], device=anatomy.device)
             for layer in sorted({n.layer for n in self.neurons})
         }
         self._layers: list[Tensor] = []

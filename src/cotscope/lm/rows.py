@@ -105,7 +105,9 @@ class SharedTable:
         groups, numbers = self._groups
         lengths = self.cache.lengths[:count]
         self.cache.end = max(self.lengths) + 1
-        self.cache.now = Pass("decode", (0, count), [(work.prefix, index) for work, index in groups], lengths + 1)
+        prefixes = [(work.prefix, index) for work, index in groups if work.prefix is not None]
+        assert len(prefixes) == len(groups)
+        self.cache.now = Pass("decode", (0, count), prefixes, lengths + 1)
         positions = (self.prefix_lengths[:count] + lengths)[:, None]
         logits = self.passes.forward(
             self.cache, tokens[:, None], positions, View("generated", groups, count, None, None, numbers)

@@ -6,10 +6,7 @@ Who calls it reads discovery's completions and writes `contexts`.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..concepts.lexicon import Context
 from ..records import Neuron, Pole
@@ -17,6 +14,9 @@ from ..runs.files import fingerprint
 from ..runs.folder import Run
 from ..runs.session import Session
 from ..runs.tables import CONTEXTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COMPLETIONS = 12
 PER_POLE = 3
@@ -58,6 +58,8 @@ def _pole(row: dict[str, Any]) -> Pole:
 
 
 def _find(session: Session, poles: Collection[Pole]) -> list[dict[str, Any]]:
+    import torch
+
     from ..lm.recorders import ChosenNeurons
     from ..lm.scoring import Given, score
 

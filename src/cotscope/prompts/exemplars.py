@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..data.numbers import evaluate, format_number
-from ..errors import PromptError
+from ..data.reading import read_toml
+from ..errors import PromptError, shown
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Step
 
 GROUPS = ("mixed", *OPERATIONS)
 KEYS = ("question", "steps", "answer")
 FEWEST_FROM_MIXED = 2
 """Where a file has no group for an operation, so many mixed exemplars of that operation alone make its prompt."""
+
+MOST_DIGITS = 100
+"""Of a number in an exemplar."""
+
+MOST_NUMBERS = 100
+"""On the left of a formula; with `MOST_DIGITS` it bounds what a formula comes to."""
 
 _OPERATION: dict[str, Operation] = {symbol: operation for operation, symbol in SYMBOLS.items()}
 _ASCII = str.maketrans({"×": "*", "x": "*", "÷": "/", "−": "-"})
@@ -60,13 +66,7 @@ def load_exemplars(path: Path | None = None) -> Exemplars:
     """
     file = files(__package__).joinpath("exemplars.toml") if path is None else path
     source = "built-in" if path is None else str(path)
-    try:
-        raw = file.read_bytes()
-        table = tomllib.loads(raw.decode("utf-8"), parse_float=Decimal)
-    except OSError as error:
-        raise PromptError(f"exemplar file {source} cannot be read", got=error.strerror or str(error)) from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise PromptError(f"exemplar file {source} is not TOML", got=str(error)) from error
+    table, raw = read_toml(file, "exemplar file", PromptError, parse_float=_decimal)
     if unknown := sorted(set(table) - set(GROUPS)):
         _fail(f"exemplar file {source} has unknown groups", ", ".join(GROUPS), ", ".join(unknown))
     groups = {group: _read_group(table[group], source, group) for group in table}
@@ -94,40 +94,47 @@ def parse_formula(text: str, where: str = "") -> tuple[Operation, tuple[Fraction
         where: what an error's message begins with.
 
     Raises:
-        PromptError: the formula does not parse, mixes operators, divides by zero, or its result is wrong.
+        PromptError: the formula does not parse, mixes operators, has too many or too long numbers, divides by zero, or its
+            result is wrong.
     """
     where = where or "formula"
     match = _FORMULA.fullmatch(text.translate(_ASCII))
     if match is None:
-        _fail(f"{where} does not parse", "numbers, one of + - * / between them, = and the result", repr(text))
+        _fail(f"{where} does not parse", "numbers, one of + - * / between them, = and the result", shown(text))
     first, rest, result = match.groups()
     terms = _TERM.findall(rest)
     if len(symbols := {symbol for symbol, _ in terms}) > 1:
         _fail(f"{where} mixes operators", "one operator in a formula", f"{' '.join(sorted(symbols))} in {text!r}")
     operation = _OPERATION[symbols.pop()]
-    operands = (Fraction(first), *(Fraction(number) for _, number in terms))
+    if len(terms) >= MOST_NUMBERS:
+        _fail(f"{where} has too many numbers", f"at most {MOST_NUMBERS} before the =", str(len(terms) + 1))
+    numbers = [first, *(number for _, number in terms)]
+    for number in (*numbers, result):
+        if len(number) > MOST_DIGITS:
+            _fail(f"{where} has too long a number", f"at most {MOST_DIGITS} digits", shown(number))
+    operands = tuple(Fraction(number) for number in numbers)
     if operation == "division" and 0 in operands[1:]:
-        _fail(f"{where} divides by zero", "divisors other than 0", repr(text))
+        _fail(f"{where} divides by zero", "divisors other than 0", shown(text))
     value = evaluate(operation, operands)
     if value != Fraction(result):
-        _fail(f"{where} is wrong arithmetic", f"{format_number(value)} as the result", repr(text))
+        _fail(f"{where} is wrong arithmetic", f"{format_number(value)} as the result", shown(text))
     return operation, operands, value
 
 
 def _read_group(tables: Any, source: str, group: str) -> tuple[Problem, ...]:
     if not isinstance(tables, list) or not tables:
-        _fail(f"exemplar file {source}, {group}: no list of exemplars", f"one or more [[{group}]] tables", repr(tables))
+        _fail(f"exemplar file {source}, {group}: no list of exemplars", f"one or more [[{group}]] tables", shown(tables))
     return tuple(_read_exemplar(table, source, group, number) for number, table in enumerate(tables, start=1))
 
 
 def _read_exemplar(table: Any, source: str, group: str, number: int) -> Problem:
     where = f"exemplar file {source}, {group} exemplar {number}"
     if not isinstance(table, dict) or set(table) != set(KEYS):
-        got = ", ".join(sorted(table)) if isinstance(table, dict) else repr(table)
+        got = ", ".join(sorted(table)) if isinstance(table, dict) else shown(table)
         _fail(f"{where}: wrong keys", ", ".join(KEYS), got or "none")
     question = _line(table["question"], f"{where}: question")
     if not isinstance(table["steps"], list):
-        _fail(f"{where}: steps is no list", "a list of sentences", repr(table["steps"]))
+        _fail(f"{where}: steps is no list", "a list of sentences", shown(table["steps"]))
     steps = tuple(_read_step(step, f"{where}, step {n}") for n, step in enumerate(table["steps"], start=1))
     results = [step.result for step in steps if step.result is not None]
     if not results:
@@ -145,10 +152,10 @@ def _read_step(step: Any, where: str) -> Step:
     sentence = _line(step, where)
     formulas = _BRACED.findall(sentence)
     if len(formulas) > 1:
-        _fail(f"{where}: more than one formula", "at most one formula to a step", repr(sentence))
+        _fail(f"{where}: more than one formula", "at most one formula to a step", shown(sentence))
     frame = _BRACED.sub("{}", sentence)
     if "{" in frame.replace("{}", "") or "}" in frame.replace("{}", ""):
-        _fail(f"{where}: a brace without its partner", "a formula as in {2 + 3 = 5}", repr(sentence))
+        _fail(f"{where}: a brace without its partner", "a formula as in {2 + 3 = 5}", shown(sentence))
     if not formulas:
         return Step(frame)
     return Step(frame, *parse_formula(formulas[0], f"{where}: formula"))
@@ -157,15 +164,30 @@ def _read_step(step: Any, where: str) -> Step:
 def _line(value: Any, where: str) -> str:
     """A text as one line: a line break inside would read as another step, a blank line as another exemplar."""
     if not isinstance(value, str) or not value.strip():
-        _fail(f"{where} is empty or no text", "a sentence", repr(value))
+        _fail(f"{where} is empty or no text", "a sentence", shown(value))
     return " ".join(value.split())
 
 
 def _number(value: Any, where: str) -> Fraction:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, Decimal) and value.is_finite()):
-        _fail(f"{where} is no number", "a number without quotes, e.g. 6 or 2.5", repr(value))
+        _fail(f"{where} is no number", "a number without quotes, e.g. 6 or 2.5", shown(value))
+    # Before anything is computed: 1e999999999 would be a number of a thousand million digits.
+    if isinstance(value, int):
+        is_long = abs(value) >= 10**MOST_DIGITS
+    else:
+        is_long = len(value.as_tuple().digits) > MOST_DIGITS or abs(value.adjusted()) > MOST_DIGITS
+    if is_long:
+        _fail(f"{where} is too long a number", f"at most {MOST_DIGITS} digits", shown(value))
     return Fraction(value)
+
+
+def _decimal(text: str) -> Decimal:
+    """A TOML number with a point or an exponent, exactly. Raises: ValueError if its exponent has twenty digits."""
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(text) from error
 
 
 def _operations(problem: Problem) -> set[Operation]:

@@ -33,8 +33,14 @@ class ExtraPrompt:
 def extra_prompts(exemplars: Exemplars, count: int, sentences: bool, seed: int = 0) -> tuple[ExtraPrompt, ...]:
     """So many variants, then, if asked for, the sentences; the same for the same arguments.
 
+    Args:
+        exemplars: what the variants are made of.
+        count: of the variants; 0 for none.
+        sentences: whether to add the zero-shot prompts that differ in a sentence.
+        seed: of the variants.
+
     Raises:
-        PromptError: the exemplars do not allow that many variants.
+        PromptError: the exemplars do not allow that many variants, it is fewer than none, or more than can be measured.
     """
     made = variants(exemplars, count, seed) if count else ()
     few_shot = tuple(ExtraPrompt(v.prompt, "variant", v.perturbation, v.exemplars) for v in made)

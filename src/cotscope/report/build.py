@@ -21,7 +21,7 @@ from ..runs.folder import Run
 from ..runs.stage import stale_because
 from ..stages.registry import VERB_OF
 from . import calibrate, damage, figures, judge, sweep, text, variants
-from .reading import Reading
+from .reading import Reading, showing
 
 KINDS = {
     "none": "nothing disrupted",
@@ -62,10 +62,12 @@ def write_report(run: Run) -> Path:
         run: it may be one whose later stages have not run yet, or are stale.
 
     Raises:
-        RunError: a file in it cannot be read.
+        RunError: a table in it can't be read, or a figure is of another kind than cotscope writes.
     """
     target = run.folder / "report.html"
-    write_text(target, _page(Reading(run)))
+    with showing(run.folder):
+        page = _page(Reading(run))
+    write_text(target, page)
     return target
 
 
@@ -127,8 +129,8 @@ def _first_prompt(run: Reading) -> str:
 def _headline(run: Reading) -> dict[str, Any]:
     """The figures of the first paragraph, and the sentences that follow from them."""
     ablation = _part(run.summary, "ablation")
-    matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
-    matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
+    each = [found.get("accuracy") for found in ablation.get("matched_each") or [] if isinstance(found, dict)]
+    matched = [accuracy for accuracy in each if text.is_number(accuracy)]
     unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
     return {
         "reasoning": _part(ablation, "reasoning"),
@@ -191,7 +193,7 @@ def _ablation(run: Reading) -> dict[str, Any]:
     groups = []
     for kind in _kind_order(rows):
         own = [row for row in rows if row["kind"] == kind]
-        group = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
+        group: dict[str, Any] = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
         for key in ("accuracy", "accuracy_strict", "perplexity"):
             values = [row[key] for row in own if text.is_number(row.get(key))]
             group[key] = sum(values) / len(values) if values else None

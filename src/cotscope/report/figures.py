@@ -143,7 +143,7 @@ class Axes(NamedTuple):
 
 
 def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
-    """Accuracy against own activity, one labelled dot per prompt, with the interval of the accuracy.
+    """Accuracy against generated activity, one labelled dot per prompt, with the interval of the accuracy.
 
     Args:
         points: the prompts; all x and y finite.
@@ -171,7 +171,7 @@ def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
                            x, y, tip))  # fmt: skip
         parts.append(text_at((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for p in points)
-    return svg("scatter", frame.bottom + 44, "Accuracy and own activity under each prompt", about, parts)
+    return svg("scatter", frame.bottom + 44, "Accuracy and generated activity under each prompt", about, parts)
 
 
 def place_labels(

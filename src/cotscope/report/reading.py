@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
+import jinja2
 
-from ..errors import RunError
+from ..errors import RunError, UserError
 from ..runs.folder import Run
 from ..runs.progress import State
 from ..runs.tables import TABLES
 
 OF_STUDY = frozenset({"problems"})
 """Files that no stage writes."""
+
+
+@contextmanager
+def showing(folder: Path) -> Iterator[None]:
+    """While figures of a run folder are shown: those that are not of the kind that cotscope writes raise RunError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, jinja2.UndefinedError) as error:
+        if isinstance(error, UserError):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise RunError(
+            f"the figures in {folder / 'manifest.json'} can't be shown",
+            got=f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})",
+            remedy="Run the study again with another --out; if cotscope wrote them, this is a bug.",
+        ) from error
 
 
 class Reading:

@@ -76,14 +76,14 @@ def _table(run: Reading, correlation: Mapping[str, Any]) -> tuple[list[dict[str,
     cells = {(row["family"], row["activity"], row["poles"], row["given"]): row for row in found}
     rows = []
     for poles in ("all", "first"):
-        for activity in ("own", "fixed"):
+        for activity, name in (("own", "generated"), ("fixed", "teacher-forced")):
             for given, said in _GIVEN.items():
                 row = [cells.get((family, activity, poles, given)) for family in families]
                 if any(row):
-                    label = f"{activity} activity{f', {said}' if said else ''}"
+                    label = f"{name} activity{f', {said}' if said else ''}"
                     rows.append({"label": label, "cells": row, "poles": poles, "random": False})
     for key, said in (("random", ""), ("random_within", ", within kinds")):
-        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family)) or {}).get(key))
+        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family, "")) or {}).get(key))
                for family in families]  # fmt: skip
         if any(row):
             label = f"generated activity of matched random sets{said}"

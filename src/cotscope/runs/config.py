@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..data.load import DEFAULT_LIMIT
 from ..lm.models import DEFAULT_MODEL
 from ..records import Prompt
-from .stage import option
+from .options import check, option
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class StudyConfig:
         "auto", "whose kernels multiply bfloat16 on a CPU; auto: compiled ones where there can be any",
         choices=("auto", "compiled", "pytorch"),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check(f, getattr(self, f.name))
 
     def new_tokens(self, prompt: Prompt) -> int:
         """Tokens to generate at most under a prompt. Without exemplars the model writes at length."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from ..errors import RunError
@@ -55,14 +56,26 @@ def fingerprint(*values: object) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: RunError if it is none; FileNotFoundError, NotADirectoryError."""
     try:
+        if not S_ISREG(path.stat().st_mode):  # to read a pipe could wait for ever
+            raise RunError(f"{path} can't be read", expected="a regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path} is damaged", expected="JSON", got=str(error)) from error
-    except PermissionError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
         raise RunError(f"{path} can't be read", got=error.strerror or str(error)) from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged", expected="a JSON object", got=type(content).__name__)
     return content
+
+
+def json_text(value: Any) -> str:
+    """A JSON file's content. Half a character, as a path that is no UTF-8 has them, is escaped: no file can hold it."""
+    text = json.dumps(json_values(value), indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def json_values(value: Any) -> Any:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, NamedTuple
 
 import duckdb
@@ -31,15 +32,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..errors import RunError
-from .files import hash_of, json_values, read_json, replacing, write_text
+from . import manifest as manifests
+from .files import hash_of, json_text, json_values, replacing, write_text
 from .progress import State, digest, lost, matches, state, states, summary_of
 from .tables import TABLES, Table
 
 log = logging.getLogger(__name__)
-SCHEMA = 3
-"""Of the tables and the manifest: raised when a reader would stumble over what an older version wrote."""
-_SECTIONS = {"files": dict, "stages": dict, "options": dict, "units": dict, "notes": list, "summary": dict}
-_OURS = (".lock", "manifest.json", "summary.json", "report.html", "tables", "arrays")
+_OURS = {".lock": False, "manifest.json": False, "summary.json": False, "report.html": False, "tables": True, "arrays": True}
+"""What cotscope writes into a run folder, and whether it is a folder."""
 
 
 class Arrays(NamedTuple):
@@ -59,6 +59,7 @@ class Run:
         self.folder, self.manifest = folder, manifest
         self._stage: dict[str, Any] | None = None  # the record of the stage that is running
         self._touched: set[str] = set()  # files that it wrote, or found done
+        self._said: set[str] = set()  # files that were said to be missing or changed
 
     # -- opening --------------------------------------------------------------------------------------------------
 
@@ -92,14 +93,15 @@ class Run:
             return run
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise RunError(f"{folder} is not empty and is no run folder", remedy="Give another --out.")
+        _own(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, {
-            "schema": SCHEMA,
+            "schema": manifests.SCHEMA,
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {n: version(n) for n in ("cotscope", "torch", "transformers")}
             | {"python": platform.python_version()},
             **study,
-            **{key: kind() for key, kind in _SECTIONS.items()},
+            **{key: kind() for key, kind in manifests.SECTIONS.items()},
         })  # fmt: skip
         run.save()
         return run
@@ -111,30 +113,8 @@ class Run:
         Raises: RunError if it is none, one of another schema version, damaged, or has links where its own files go.
         """
         folder = Path(folder)
-        try:
-            manifest = read_json(folder / "manifest.json")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunError(
-                f"{folder} is not a run folder",
-                expected="a folder with manifest.json",
-                remedy="`cotscope study --out` or `cotscope discover --out` makes one.",
-            ) from error
-        if manifest.get("schema") != SCHEMA:
-            raise RunError(
-                f"{folder} was written by another version of cotscope",
-                expected=f"format {SCHEMA}",
-                got=str(manifest.get("schema")),
-                remedy="Run the study again with another --out, or read it with the version that its manifest names.",
-            )
-        for key, kind in (_SECTIONS | {"config": dict, "model": dict, "data": dict, "prompts": list}).items():
-            if not isinstance(manifest.get(key), kind):
-                raise RunError(f"{folder / 'manifest.json'} is damaged", expected=f"{key!r}, a {kind.__name__}")
-        for name in _OURS:  # a folder from someone else must not lead a writer elsewhere
-            if (folder / name).is_symlink():
-                raise RunError(
-                    f"{folder / name} is a link", expected="a run folder's own files", remedy="Copy what it links to."
-                )
-        return cls(folder, manifest)
+        _own(folder)
+        return cls(folder, manifests.read(folder))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -157,9 +137,6 @@ class Run:
             for place in (self.folder, *self._places()):
                 for leftover in place.glob(".*-*.part"):
                     leftover.unlink()  # what a killed process was writing
-            if gone := sorted(set(self.manifest["files"]) - self.whole):
-                shown = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
-                log.warning("missing or changed in %s, to be made again: %s", self.folder, shown)
             yield
 
     def _places(self) -> Iterator[Path]:
@@ -173,7 +150,7 @@ class Run:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_text(self.folder / "manifest.json", json.dumps(json_values(self.manifest), indent=1, ensure_ascii=False))
+        write_text(self.folder / "manifest.json", manifests.write(self.manifest))
 
     def note(self, text: str) -> None:
         """Record something a reader must know (once): of the stage that is running, or else of the study."""
@@ -209,7 +186,7 @@ class Run:
 
     def write_summary(self) -> None:
         """Write `summary.json`, for readers that are not cotscope."""
-        write_text(self.folder / "summary.json", json.dumps(json_values(self.summary), indent=1, ensure_ascii=False))
+        write_text(self.folder / "summary.json", json_text(self.summary))
 
     @contextmanager
     def working(self, record: dict[str, Any]) -> Iterator[None]:
@@ -253,27 +230,28 @@ class Run:
 
     @cached_property
     def whole(self) -> set[str]:
-        """Names of the recorded files that are there and are what their records say; looked at once."""
-        return {name for name, record in self.manifest["files"].items() if self._is_whole(name, record)}
+        """Names of the recorded files that are there and are what their records say; looked at once. Others are said."""
+        files = self.manifest["files"]
+        whole = {name for name, record in files.items() if self._is_whole(name, record)}
+        if gone := [name for name in files if name not in whole and name not in self._said]:
+            self._said.update(gone)
+            listed = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+            log.warning("missing or changed in %s, no part of the run until made again: %s", self.folder, listed)
+        return whole
 
     def _is_whole(self, name: str, record: Any) -> bool:
         try:
             path = self._path(name)
-            links = any(p.is_symlink() for p in (path, path.parent))
-            return not links and path.stat().st_size == record["bytes"] and hash_of(path) == record["sha256"]
-        except (OSError, KeyError, TypeError, ValueError):
+            status = path.lstat()
+            if not S_ISREG(status.st_mode) or status.st_size != record["bytes"] or hash_of(path) != record["sha256"]:
+                return False
+            table = TABLES.get(name.partition("/")[0])
+            return table is None or pq.read_schema(path).equals(table.schema)
+        except (OSError, ValueError, pa.ArrowException):
             return False
 
     def _path(self, name: str) -> Path:
-        """Where the file of this name is: `poles`, `completions/study.full`, `arrays/reference`."""
-        top, _, rest = name.partition("/")
-        if not rest and top in TABLES:
-            return self.folder / "tables" / f"{top}.parquet"
-        if "/" in rest or rest.startswith(".") or not rest or (top != "arrays" and top not in TABLES):
-            raise ValueError(f"no file of a run: {name!r}")
-        if top == "arrays":
-            return self.folder / "arrays" / f"{rest}.safetensors"
-        return self.folder / "tables" / top / f"{rest}.parquet"
+        return manifests.path_of(self.folder, name)
 
     def _to_write(self, name: str) -> Path:
         """Where a file goes that the stage that is running may write."""
@@ -381,6 +359,26 @@ class Run:
             return None
         with safe_open(self._path(f"arrays/{name}"), framework="numpy") as file:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+
+
+def _own(folder: Path) -> None:
+    """Raise RunError where something else stands in the place of a run folder's own files and folders.
+
+    A folder from someone else must not lead a writer elsewhere, nor a reader to wait at a pipe.
+    """
+    tables = folder / "tables"
+    places = [(folder / name, within) for name, within in _OURS.items()]
+    if tables.is_dir() and not tables.is_symlink():
+        places += [(p, True) for p in sorted(tables.iterdir()) if p.name in TABLES]
+    for path, is_folder in places:
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            continue  # it is not there, or `folder` is none
+        if S_ISLNK(mode):
+            raise RunError(f"{path} is a link", expected="a run folder's own files", remedy="Copy what it links to.")
+        if not (S_ISDIR(mode) if is_folder else S_ISREG(mode)):
+            raise RunError(f"{path} is in the way", expected="a folder" if is_folder else "a file", remedy="Remove it.")
 
 
 def _short(value: Any, other: Any) -> str:

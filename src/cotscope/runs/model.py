@@ -53,9 +53,16 @@ class StudyModel:
 
         kernels = str(self._began["kernels"]) if self._began else self.config.kernels
         loaded = load_model(self.config.model, dtype=self.settled["dtype"], kernels=kernels)
-        if self._began and loaded.weight_hash() != self._began["weight_sha256"]:
-            raise self.inputs.changed(f"the weights of {self.config.model}")
+        if self._began:
+            self.__dict__["weight_hash"] = loaded.weight_hash()
+            if self.weight_hash != self._began["weight_sha256"]:
+                raise self.inputs.changed(f"the weights of {self.config.model}")
         return loaded
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """Of the weights as they were loaded."""
+        return self.loaded.weight_hash()
 
     @cached_property
     def engine(self) -> Engine:
@@ -72,10 +79,10 @@ class StudyModel:
     def described(self) -> dict[str, Any]:
         """The manifest's `model`."""
         loaded, longest = self.loaded, self.check_lengths(self.inputs.prompts)
-        rows = self._rows or (self._began or {}).get("rows_per_batch") or self.engine.batch_rows(longest)
+        rows = (self._began or {}).get("rows_per_batch") or self._rows or self.engine.batch_rows(longest)
         return {
             "name": loaded.name,
-            "weight_sha256": loaded.weight_hash(),
+            "weight_sha256": self.weight_hash,
             "parameters": loaded.parameters(),
             "layers": loaded.anatomy.layers,
             "neurons_per_layer": loaded.anatomy.width,

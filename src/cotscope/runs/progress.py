@@ -45,15 +45,29 @@ def digest(manifest: Manifest, pattern: str, whole: Collection[str]) -> str:
     return sha256(repr(found).encode()).hexdigest()[:16]
 
 
-def state(manifest: Manifest, stage: str, whole: Collection[str]) -> State:
-    """What became of a stage."""
+def state(manifest: Manifest, stage: str, whole: Collection[str], known: dict[str, State] | None = None) -> State:
+    """What became of a stage.
+
+    Args:
+        known: what became of others; is added to.
+    """
+    known = {} if known is None else known
+    if stage not in known:
+        known[stage] = State("stale", "it builds on itself")  # says who asks for it while it is looked at
+        known[stage] = _state(manifest, stage, whole, known)
+    return known[stage]
+
+
+def _state(manifest: Manifest, stage: str, whole: Collection[str], known: dict[str, State]) -> State:
     record = manifest["stages"].get(stage)
     if record is None:
         return State("missing")
     if record["status"] != "done":
         return State("stopped")
+    if record.get("unsealed"):
+        return State("stale", "manifest.json changed")
     for earlier in (*record["after"], *record["beside"]):
-        found = state(manifest, earlier, whole)
+        found = state(manifest, earlier, whole, known)
         if not found.current and not (found.status == "missing" and earlier in record["beside"]):
             return State("stale", f"stage {earlier} is {found.status}")
     if (name := lost(manifest, record, whole)) is not None:
@@ -73,15 +87,17 @@ def lost(manifest: Manifest, record: Mapping[str, Any], whole: Collection[str]) 
 
 def states(manifest: Manifest, whole: Collection[str]) -> dict[str, State]:
     """What became of every stage that has begun."""
-    return {stage: state(manifest, stage, whole) for stage in manifest["stages"]}
+    known: dict[str, State] = {}
+    return {stage: state(manifest, stage, whole, known) for stage in manifest["stages"]}
 
 
 def summary_of(manifest: Manifest, whole: Collection[str], running: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The figures of the study and of all stages that are current, or running, by section."""
     summary: dict[str, Any] = copy.deepcopy(manifest["summary"])
     timing: dict[str, float] = {}
+    known = states(manifest, whole)
     for name, record in manifest["stages"].items():
-        if record is not running and not state(manifest, name, whole).current:
+        if record is not running and not known[name].current:
             continue
         for section, values in record["summary"].items():
             summary.setdefault(section, {}).update(copy.deepcopy(values))

@@ -17,7 +17,6 @@ from ..errors import RunError
 from ..records import Prompt
 from ..stats.verdicts import RULE
 from .config import StudyConfig
-from .files import read_json
 from .folder import Run
 from .inputs import Inputs, prompt_hash
 from .model import StudyModel
@@ -149,17 +148,12 @@ class Session:
 def _began(out: Path, config: StudyConfig) -> dict[str, Any] | None:
     """What the model of the study that goes on was settled to be; None: it begins, or is another one's."""
     try:
-        manifest = read_json(out / "manifest.json")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        manifest = Run.open(out).manifest
     except RunError:
-        return None  # said when the folder is opened
-    stored, asked = manifest.get("config"), asdict(config)
-    if not isinstance(stored, dict) or any(stored.get(k, asked[k]) != asked[k] for k in ("model", "dtype", "kernels")):
-        return None
-    model = manifest.get("model")
-    keys = ("dtype", "dtype_why", "kernels", "rows_per_batch", "weight_sha256")
-    return model if isinstance(model, dict) and all(k in model for k in keys) else None
+        return None  # there is none, or it is said when the folder is opened
+    stored, asked = manifest["config"], asdict(config)
+    differs = any(stored.get(k, asked[k]) != asked[k] for k in ("model", "dtype", "kernels"))
+    return None if differs else dict(manifest["model"])
 
 
 def _tokens(model: StudyModel, prompt: Prompt) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
+from .options import NoOptions, check
 from .progress import State
 from .tables import TABLES, Table
 
@@ -17,31 +19,9 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def option(
-    default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), alone: bool = False
-) -> Any:
-    """A field of an options class that the command line offers.
-
-    Args:
-        help: for the command line; the default is added to it.
-        kind: "natural" (0, 1, …), "positive" (1, 2, …), "seconds", "amount" (0 and more), "share" (0 to below 1), "path";
-            empty: a text, or for a bool a switch. A tuple may be given several times.
-        flag: empty: `--` and the field's name.
-        choices: the values allowed.
-        alone: only the stage's own command has it, not `cotscope study`.
-    """
-    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "alone": alone}
-    return field(default=default, metadata=about)
-
-
 def never(options: Any) -> bool:
     """Of a stage that is no part of a study."""
     return False
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Of a stage that has none."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +69,12 @@ class Stage:
         return [TABLES[name] for name in dict.fromkeys(names) if name in TABLES]
 
 
-def explicit(options: Any) -> dict[str, Any]:
-    """What of some options is not the default, as JSON has it."""
-    found = {}
-    for f in fields(options):
-        default = f.default if f.default is not MISSING else None
-        if getattr(options, f.name) != default:
-            value = getattr(options, f.name)
-            found[f.name] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
 def options_of(stage: Stage, stored: Mapping[str, Any]) -> Any:
-    """A stage's options from what is stored of them; keys that it does not have are left alone."""
-    names = {f.name: f.default for f in fields(stage.options)}
-    return stage.options(**{
-        k: tuple(v) if isinstance(names[k], tuple) else v for k, v in stored.items() if k in names
-    })  # fmt: skip
+    """A stage's options from what is stored of them; keys that it does not have are left alone. Raises: UserError."""
+    mine = [f for f in fields(stage.options) if f.name in stored]
+    for f in mine:
+        check(f, stored[f.name])
+    return stage.options(**{f.name: tuple(v) if isinstance(v := stored[f.name], list) else v for f in mine})
 
 
 def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
@@ -116,7 +85,7 @@ def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
             said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why}"}[found.status]
             raise RunError(
                 f"{session.run.folder}: stage {earlier!r}, which {stage.name!r} builds on, {said}",
-                remedy=f"Run `cotscope {verbs[earlier]} {session.run.folder}` first, or `cotscope study` for all.",
+                remedy=f"Run {again_with(earlier, session.run.folder, verbs)} first, or `cotscope study` for all.",
             )
 
 
@@ -180,6 +149,12 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
         "summary": {},
         "notes": [],
     }
+
+
+def again_with(stage: str, folder: Path, verbs: Mapping[str, str]) -> str:
+    """The command that makes a stage again. The one that begins a study wants its options too."""
+    verb = verbs[stage]
+    return f"`cotscope {verb} … --out {folder}`" if verb == "discover" else f"`cotscope {verb} {folder}`"
 
 
 def stale_because(found: State) -> str:

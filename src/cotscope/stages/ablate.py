@@ -16,8 +16,9 @@ from ..data.load import general_text
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
 from ..runs.files import fingerprint
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import ABLATION, ANNOTATIONS, CANDIDATES, KEYSTONES, MATCHING, POLES, SETS, TEXT_SCORES
 from ..stats import permutation_p, wilson
 

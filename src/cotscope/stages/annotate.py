@@ -27,8 +27,9 @@ from ..judge.question import Answer
 from ..lm.models import cache_dir
 from ..measuring.contexts import contexts, keep_contexts
 from ..records import Annotation, Pole
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, AUDIT, CANDIDATES, CONTEXTS, JUDGEMENTS, NAMES, POLES
 
 PEOPLE = "people"
@@ -73,9 +74,11 @@ class Options:
         "write a CSV file for people to label (with --audit decoys) and annotate nothing",
         kind="path",
         flag="--export",
-        alone=True,
+        where="command",
     )
-    import_from: str | None = option(None, "read such a file back, for the audit", kind="path", flag="--import", alone=True)
+    import_from: str | None = option(
+        None, "read such a file back, for the audit", kind="path", flag="--import", where="command"
+    )
 
     @property
     def judge(self) -> JudgeOptions:
@@ -287,7 +290,7 @@ def _audit(session: Session) -> None:
     value = {"rate": "value", "n": "n", "accepted": "count"}
     decoys = {r["other"]: {k: r[v] for k, v in value.items()} | {"ci": [r["low"], r["high"]]} for r in rows
               if r["measure"] == "accepted" and r["annotator"] == name and r["other"] != "candidate"}  # fmt: skip
-    [retest] = [r for r in rows if r["measure"] == "retest" and r["annotator"] == name] or [None]
+    retest = next((r for r in rows if r["measure"] == "retest" and r["annotator"] == name), None)
     agreement = {}
     for r in rows:
         if r["measure"] == "kappa" and name in (r["annotator"], r["other"]):

@@ -31,8 +31,9 @@ from ..measuring.solutions import Solution, mean_scores, score_roles, solution
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
 from ..runs.files import fingerprint
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, never, option
+from ..runs.stage import Stage, never
 from ..runs.tables import ANNOTATIONS, CALIBRATION, CALIBRATION_RUNS, CANDIDATES, KEYSTONES, POLES
 from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
 from ..stats.random_sets import Traits, permuted_sets
@@ -215,7 +216,7 @@ def _shuffled_within_layers(
     for layer in np.unique(layers):
         here = np.flatnonzero(layers == layer)
         order[here] = rng.permutation(here)
-    return [promoted[i] for i in order]
+    return [promoted[i] for i in order.tolist()]
 
 
 def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:

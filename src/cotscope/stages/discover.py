@@ -18,8 +18,9 @@ from ..errors import DiscoveryError
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import with_promoted
 from ..records import Pole
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import CANDIDATES, POLES
 
 

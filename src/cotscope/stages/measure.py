@@ -11,8 +11,9 @@ from typing import Any
 from ..measuring.activity import MeasuredPrompt, judged_rows, prompt_rows, record_forced, write_problems
 from ..measuring.generation import Condition, solve
 from ..measuring.solutions import reference_solutions
+from ..runs.options import NoOptions
 from ..runs.session import Session
-from ..runs.stage import NoOptions, Stage
+from ..runs.stage import Stage
 from ..runs.tables import (
     ANNOTATIONS,
     CANDIDATES,

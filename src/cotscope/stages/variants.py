@@ -15,8 +15,9 @@ from ..measuring.solutions import BASELINE, reference_solutions
 from ..prompts.sentences import KINDS
 from ..runs.inputs import Inputs
 from ..runs.model import StudyModel
+from ..runs.options import option
 from ..runs.session import Session
-from ..runs.stage import Stage, option
+from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, POLES, PROMPTS, SENTENCE_KINDS, SOLUTIONS
 from ..stats import paired_bootstrap
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
@@ -19,6 +18,8 @@ def expected_jaccard(size_a: int, size_b: int, universe: int) -> float:
 
     Exact: the intersection is hypergeometric, and the index is averaged over its distribution. NaN if both are empty.
     """
+    from scipy import stats as scipy_stats
+
     assert min(size_a, size_b) >= 0 and max(size_a, size_b) <= universe, (size_a, size_b, universe)
     if not size_a and not size_b:
         return float("nan")
@@ -35,6 +36,8 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.9
 
     Returns: kappa, low, high; all NaN for no things, or when both judges say one and the same word of all.
     """
+    from scipy import stats as scipy_stats
+
     words = {word: i for i, word in enumerate(dict.fromkeys((*a, *b)))}
     if len(words) < 2:
         return (float("nan"),) * 3

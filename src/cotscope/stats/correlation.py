@@ -39,7 +39,7 @@ class Points:
         family: "study", "variant" or "sentence".
         rows: one per prompt, with `accuracy`, `tokens_per_problem`, `prompt_tokens` and the columns of `MEASURES`.
         groups: each prompt's kind; None where no kind has two prompts.
-        reasoning: own activity of the reasoning neurons (both signs) by prompt.
+        reasoning: generated activity of the reasoning neurons (both signs) by prompt.
         random: the same of each random set.
     """
 
@@ -61,12 +61,15 @@ def correlations(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[
     table = []
     for ((activity, poles), column), given in product(MEASURES.items(), ("nothing", "length", "kind")):
         values = [r[column] for r in points.rows]
-        if None in values or not values or (given == "kind" and points.groups is None):
+        if None in values or not values:
             continue
+        found: tuple[float | None, ...]
         if given == "nothing":
             found = spearman(values, accuracy, seed)
         elif given == "length":
             found = (*partial_spearman(values, accuracy, lengths, seed), None)
+        elif points.groups is None:
+            continue
         else:
             found = within_spearman(values, accuracy, points.groups, seed)
         table.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -13,6 +12,8 @@ LEVEL = 0.05
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927). (0, 1) for n = 0."""
+    from scipy import stats as scipy_stats
+
     if n == 0:
         return 0.0, 1.0
     z = float(scipy_stats.norm.ppf(0.5 + level / 2))

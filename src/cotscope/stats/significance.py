@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-from scipy import stats as scipy_stats
+from numpy.typing import NDArray
 
 from .intervals import RESAMPLES
 
@@ -16,8 +16,10 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
 
     Returns: the p-value; 1 if no pair differs.
     """
-    before, after = np.asarray(before, bool), np.asarray(after, bool)
-    lost, won = int((before & ~after).sum()), int((~before & after).sum())
+    from scipy import stats as scipy_stats
+
+    right, still = np.asarray(before, bool), np.asarray(after, bool)
+    lost, won = int((right & ~still).sum()), int((~right & still).sum())
     return float(scipy_stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
@@ -61,7 +63,7 @@ def diagonal_contrast(
     size, rng = len(columns), np.random.default_rng(seed)
     order = np.arange(size)
 
-    def diagonal(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def diagonal(table: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Mean over j of the centred table (…, rows, columns) at (rows[…, j], j)."""
         centred = table - table.mean(-1, keepdims=True) - table.mean(-2, keepdims=True) + table.mean((-1, -2), keepdims=True)
         return centred[..., rows, order].mean(-1)
@@ -101,6 +103,8 @@ def detectable_difference(discordant: float, n: int, tests: int = 1, power: floa
 
     Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
     """
+    from scipy import stats as scipy_stats
+
     alpha = (1 - level) / tests
     for k in range(1, n + 1):
         share = max(discordant, k / n)

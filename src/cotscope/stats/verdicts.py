@@ -14,7 +14,7 @@ RULE = (
     "tell. Activity alone: activity moves without accuracy; neither: no change; but both unless these problems could "
     "show (with 80 % power, the level shared by the phenomena) only a change in accuracy above 0.15: too few problems "
     "to tell. A phenomenon that several prompts show is judged on each problem's mean over them, accuracy then by a "
-    "sign-flip permutation test. The verdict is on own activity; beside it stands the same on fixed activity."
+    "sign-flip permutation test. The verdict is on generated activity; beside it stands the same on teacher-forced activity."
 )
 
 

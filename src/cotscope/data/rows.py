@@ -1,0 +1,165 @@
+"""One problem of a file or of the hub: reading its JSON, checking its fields, and the number that is its answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Any
+
+from ..errors import DataError, shown
+from ..records import Problem
+from .answers import MAX_DIGITS, numbers_in, parse_number
+
+FORM = 'an object with "question" and "answer" (a number, or a solution that ends in "#### N")'
+LONGEST = {"question": 100_000, "answer": 100_000, "solution": 100_000, "id": 1_000}
+"""Characters of a text field. A longer question fits no model, and to find that out by tokenising it takes long."""
+
+_BOUND = 10**MAX_DIGITS
+_MARKER = "####"
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+
+
+class _RepeatedKey(ValueError):
+    """A key stands twice in an object, of which `json` would take the last in silence."""
+
+
+def parse_json(text: str, place: str) -> Any:
+    """The value of a JSON text; a number that no float can hold is a Decimal.
+
+    Args:
+        text: the whole text.
+        place: what an error's message begins with.
+
+    Raises:
+        DataError: it is not JSON, an object has a key twice, a number has too many digits, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_float=_float, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
+        raise DataError(f"{place}: not JSON", expected=FORM, got=f"{error.msg} at {where}") from error
+    except _RepeatedKey as error:
+        raise DataError(f"{place}: the key {error} stands twice in one object", expected="each key once") from error
+    except RecursionError as error:
+        raise DataError(f"{place}: can't read this JSON", expected=FORM, got="lists or objects nested too deeply") from error
+    except ValueError as error:
+        got = f"a number of more than {MAX_DIGITS} digits"
+        raise DataError(f"{place}: can't read this JSON", expected=FORM, got=got) from error
+
+
+def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str) -> Iterator[Problem]:
+    """The problem of each row.
+
+    Args:
+        rows: (index, place for messages, parsed JSON) of each.
+        stem: what the id of a problem without one begins with, before its index.
+
+    Raises:
+        DataError: a row is malformed, its answer is no number, or two rows have one id.
+    """
+    places: dict[str, str] = {}
+    for index, place, row in rows:
+        problem = _problem(row, place, f"{stem}-{index}")
+        if problem.id in places:
+            raise DataError(
+                f"{place}: the id {shown(problem.id)} is used twice",
+                expected="each id once",
+                got=f"the same id at {places[problem.id]}",
+                remedy="Give each problem its own id, or none: it is then named after its line.",
+            )
+        places[problem.id] = place
+        yield problem
+
+
+def _problem(row: Any, place: str, default_id: str) -> Problem:
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not an object", expected=FORM, got=shown(row))
+    if missing := [name for name in ("question", "answer") if name not in row]:
+        found = ", ".join(str(key) for key in row) or "no field"
+        raise DataError(f"{place}: no field {' or '.join(missing)}", expected=FORM, got=found)
+    question = _text(row, "question", place).strip()
+    if not question_key(question):
+        raise DataError(f"{place}: the question is empty", expected="a question", got=shown(row["question"]))
+    problem_id = default_id
+    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+        problem_id = str(row["id"])
+    elif row.get("id") is not None:
+        problem_id = _text(row, "id", place).strip()
+        if not problem_id:
+            raise DataError(f"{place}: the id is empty", expected="a text or a whole number, or no id")
+    if isinstance(row["answer"], str):
+        _check_length(row["answer"], "answer", place)
+    answer = _number(row["answer"])
+    if answer is None:
+        got = shown(row["answer"])
+        raise DataError(f"{place}: the answer is no number", expected="one number, or `#### N`", got=got)
+    solution = _text(row, "solution", place).strip() if row.get("solution") is not None else ""
+    if not solution and isinstance(row["answer"], str) and _MARKER in row["answer"]:
+        solution = _CALCULATOR.sub("", _text(row, "answer", place).rpartition(_MARKER)[0]).strip()
+    return Problem(problem_id, question, answer, solution=solution)
+
+
+def question_key(question: str) -> str:
+    """What two questions share that count as the same: case folded, blanks collapsed, end punctuation stripped."""
+    return " ".join(question.casefold().split()).strip(" .,;:!?\"'()[]-…“”‘’")
+
+
+def _text(row: dict[str, Any], field: str, place: str) -> str:
+    value = row[field]
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {field} is no text", expected="a string", got=shown(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which no tokenizer takes
+        raise DataError(f"{place}: {field} is not valid Unicode", got=shown(value)) from error
+    _check_length(value, field, place)
+    return value
+
+
+def _check_length(value: str, field: str, place: str) -> None:
+    if len(value) > LONGEST[field]:
+        raise DataError(
+            f"{place}: the {field} is too long",
+            expected=f"at most {LONGEST[field]:,} characters",
+            got=f"{len(value):,}, {shown(value, 40)}",
+        )
+
+
+def _number(value: Any) -> Fraction | None:
+    """The answer that a file's value stands for: a finite number, or a text with exactly one number; else None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return Fraction(value) if abs(value) < _BOUND else None
+    if isinstance(value, float):
+        # Through its decimal form, so that 0.1 is one tenth.
+        return Fraction(repr(value)) if value - value == 0 else None
+    if not isinstance(value, str):
+        return None
+    value = value.rpartition(_MARKER)[2]
+    numbers = numbers_in(value)
+    return parse_number(value) if not numbers else numbers[0] if len(numbers) == 1 else None
+
+
+def _float(text: str) -> Any:
+    """A JSON number's value; where a float would be infinite, or 0 by rounding, a Decimal, which is no answer."""
+    value = float(text)
+    if value - value != 0 or (value == 0 and re.match(r"-?[0.]*[1-9]", text)):
+        try:
+            return Decimal(text)
+        except InvalidOperation:  # an exponent of twenty digits
+            return Decimal("NaN")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which each key is different."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise _RepeatedKey(shown(key))
+        made[key] = value
+    return made
