@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,14 @@ def killed_after(part: str, command: list[str], folder: Path, count: int = 1) ->
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     return hashes(folder)
+
+
+@contextmanager
+def manifest_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """A run's manifest, to be changed in a test as if cotscope had written it so."""
+    run = Run.open(folder)
+    yield run.manifest
+    run.save()
 
 
 def hashes(folder: Path) -> dict[str, str]:

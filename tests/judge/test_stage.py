@@ -193,6 +193,7 @@ def test_limits_failures_and_going_on(folder: Path, server: FaultServer, capsys)
     assert len(server.bodies) == len(before) + 2
 
 
+@pytest.mark.slow
 def test_a_naming_that_fails_leaves_the_word_that_holds(folder: Path, server: FaultServer, capsys) -> None:
     """Though places in the texts were looked up for poles that are no candidates: they are kept for the next time."""
     assert main(["annotate", str(folder), *LLM]) == 0

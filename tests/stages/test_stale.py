@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import TinyStudy, assert_same, hashes, times
+from conftest import TinyStudy, assert_same, flat, hashes, manifest_of, times
 
 import cotscope
 from cotscope.cli import main
@@ -27,7 +27,7 @@ from cotscope.runs.tables import ABLATION, CANDIDATES, COMPLETIONS, POLES
 from cotscope.stages.registry import BY_NAME, STAGES
 
 GIVEN = ["--given", "2"]
-FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "2", "--battery", "1"]
+FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
 BUILT_ON = ("keystones", "ablate", "damage", "operations", "measure", "correlate")
 """The stages of a small study that build on the annotations."""
 PARTS = (
@@ -160,6 +160,10 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
             assert note not in page
     assert any(lexicon.manifest["stages"][stage]["notes"] for stage in BUILT_ON)
     assert "No accuracy has been measured in this run yet" in page
+    known = {
+        str(value) for value in flat([run.summary["neurons"], run.summary["judge"], run.rows("SELECT * FROM audit")]).values()
+    }
+    assert set(re.findall(r'<data value="([^"]*)"', page)) <= known and page.count("<svg") == 1, "the poles by layer"
 
     # A verb refuses, a study makes all of them again, and nothing that was there already.
     assert main(["correlate", str(out)]) == 2
@@ -187,6 +191,7 @@ def test_the_same_word_again_makes_nothing_stale(out: Path, capsys: pytest.Captu
 # -- (2) interruptions and errors -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_annotator_is_gone_on_with(
     out: Path,
     fresh: Run,
@@ -204,21 +209,25 @@ def test_an_interrupted_annotator_is_gone_on_with(
             return super().annotate(found)
 
     monkeypatch.setitem(BUILT_IN, "half", lambda setting: Interrupted())
-    assert main(["annotate", str(out), "--annotator", "half", "--audit", "1"]) == 130
+    assert main(["annotate", str(out), "--annotator", "half", "--concurrency", "3"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     run = Run.open(out)
     assert run.state("annotate").status == "stopped"
-    assert run.manifest["options"]["annotate"] == {"annotator": "half", "audit": 1}
+    assert run.manifest["options"]["annotate"] == {"annotator": "half", "concurrency": 3}
     assert run.manifest["stages"]["annotate"]["options"]["annotator"] == "half"
     assert {s: run.state(s).status for s in BUILT_ON} == dict.fromkeys(BUILT_ON, "stale")
     assert run.state("measure").why == "stage annotate is stopped"
     assert "total" not in run.summary["neurons"] and "ablation" not in run.summary
     assert main(["measure", str(out)]) == 2
     assert "stage 'annotate', which 'measure' builds on, was stopped" in capsys.readouterr().err
-    assert main(command(out, "--audit", "0")) == 0
+    assert main(command(out)) == 0
     assert went == ["half", "half"]
     assert lines(capsys) == {"discover": "done", "annotate": "ran"} | dict.fromkeys(BUILT_ON, "ran")
-    assert_same_run(Run.open(out), fresh)
+    run = Run.open(out)
+    assert run.manifest["stages"]["annotate"]["options"] == run.manifest["stages"]["annotate"]["options"] | {
+        "annotator": "half", "concurrency": 3
+    }  # fmt: skip
+    assert_same_run(run, fresh)
 
 
 @pytest.mark.parametrize("what", ["judge", "nothing accepted", "unknown"])
@@ -257,12 +266,11 @@ def test_an_error_leaves_the_first_word_done(
 
 def test_an_error_without_options_is_one_line(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The run keeps no options for annotate; the concept file is another one now."""
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert "annotate" not in manifest["options"]
     other = tmp_path / "other.toml"
-    other.write_text(Path(manifest["config"]["concepts"]).read_text().replace('"4"', '"7"'))
-    manifest["config"]["concepts"] = str(other)
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with manifest_of(out) as manifest:
+        assert "annotate" not in manifest["options"]
+        other.write_text(Path(manifest["config"]["concepts"]).read_text().replace('"4"', '"7"'))
+        manifest["config"]["concepts"] = str(other)
     assert main(["annotate", str(out)]) == 2
     assert "not what it was when" in capsys.readouterr().err
     assert "annotate" not in Run.open(out).manifest["options"]
@@ -294,15 +302,13 @@ def test_a_stage_that_stopped_goes_on_after_an_error_too(out: Path, monkeypatch:
 def test_a_new_option_with_its_default_is_no_other_study(
     out: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((out / "manifest.json").read_text())
-    for key in ("kernels", "tune_limit", "seed"):  # as if they were new
-        del manifest["config"][key]
-    del manifest["stages"]["ablate"]["options"]["unmatched"]
-    del manifest["options"]["ablate"]["unmatched"]
-    del manifest["stages"]["damage"]["options"]["battery"]
-    manifest["stages"]["damage"]["options"]["withdrawn"] = 3  # and this one old
-    manifest["options"]["damage"] = {"permuted": 2, "withdrawn": 3}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with manifest_of(out) as manifest:
+        for key in ("kernels", "tune_limit", "seed"):  # as if they were new
+            del manifest["config"][key]
+        for stage, key in (("ablate", "unmatched"), ("discover", "discover_prompts"), ("annotate", "concurrency")):
+            del manifest["stages"][stage]["options"][key]
+        for options in (manifest["stages"]["damage"]["options"], manifest["options"]["damage"]):
+            options["withdrawn"] = 3  # and this one old
     before = times(out)
     assert main(command(out)) == 0
     assert set(lines(capsys).values()) == {"done"}
@@ -339,8 +345,8 @@ def test_one_more_matched_set_runs_one_more_condition(
     }  # fmt: skip
     run = Run.open(out)
     assert len(run.summary["ablation"]["matched_each"]) == 3
-    assert run.manifest["options"]["ablate"] == {"matched": 3, "unmatched": 1}
-    assert run.manifest["stages"]["ablate"]["options"] == {"matched": 3, "unmatched": 1}
+    assert run.manifest["options"]["ablate"] == {"matched": 3}
+    assert run.manifest["stages"]["ablate"]["options"] == {"matched": 3, "unmatched": 2}
 
 
 def test_an_option_is_remembered_before_its_stage_has_run(
@@ -453,7 +459,7 @@ def test_every_declared_pattern_means_something(lexicon: Run) -> None:
 
 def test_from_python_what_cannot_be_is_said(out: Path) -> None:
     before = times(out)
-    with pytest.raises(UserError, match="there is no option 'colour'; expected battery, matched, permuted, unmatched"):
+    with pytest.raises(UserError, match="there is no option 'colour'; expected one of battery, matched, permuted, unmatched"):
         cotscope.ablate(out, colour="red")
     with pytest.raises(RunError, match="is not a run folder"):
         cotscope.measure(out / "nowhere")
