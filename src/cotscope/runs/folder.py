@@ -235,7 +235,8 @@ class Run:
         whole = {name for name, record in files.items() if self._is_whole(name, record)}
         if gone := [name for name in files if name not in whole and name not in self._said]:
             self._said.update(gone)
-            listed = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+            listed = ", ".join(n if n.isprintable() else ascii(n) for n in gone[:3])
+            listed += f" and {len(gone) - 3} more" if len(gone) > 3 else ""
             log.warning("missing or changed in %s, no part of the run until made again: %s", self.folder, listed)
         return whole
 
