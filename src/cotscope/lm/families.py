@@ -1,4 +1,4 @@
-"""What differs between architectures. The only file that knows them (design, section 3).
+"""What differs between architectures. The only file that knows them.
 
 A feed-forward block is known by its down-projection: its input is the coefficient m, its columns are the value
 vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names to the tables below.

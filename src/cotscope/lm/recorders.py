@@ -1,6 +1,6 @@
 """Recorders: what is kept of the coefficients while the model generates.
 
-`ActivePoles` keeps, per generated token and layer, the K active poles (design, section 2): the coefficients with the
+`ActivePoles` keeps, per generated token and layer, the K active poles (docs/methods.md): the coefficients with the
 largest update sizes |m|·‖v‖₂. A step is recorded at the position whose output chose the token, so a row has as many
 steps as it generated tokens, its end token included. What is kept does not grow with the number of rows: they are
 tallied as they end, and `sink` gets the tally.
