@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "model" if item.get_closest_marker("model") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+
 
 _SHAPE = {
     "vocab_size": 128,
@@ -208,6 +210,14 @@ def killed_after(part: str, command: list[str], folder: Path, count: int = 1) ->
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     return hashes(folder)
+
+
+@contextmanager
+def manifest_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """A run's manifest, to be changed in a test as if cotscope had written it so."""
+    run = Run.open(folder)
+    yield run.manifest
+    run.save()
 
 
 def hashes(folder: Path) -> dict[str, str]:

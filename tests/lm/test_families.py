@@ -18,7 +18,7 @@ from cotscope.records import Neuron
 
 
 def test_the_block_is_the_sum_of_its_neurons(tiny: LoadedModel) -> None:
-    """FF(x) = Σ m·v + bias, through the post-norm where there is one (design, section 2)."""
+    """FF(x) = Σ m·v + bias, through the post-norm where there is one."""
     m: dict[int, Tensor] = {}
     out: dict[int, Tensor] = {}
     for layer, (down, norm) in enumerate(zip(tiny.anatomy.down, tiny.anatomy.post_norm)):

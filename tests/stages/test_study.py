@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import TinyStudy, assert_same, hashes, killed_after, times
+from conftest import TinyStudy, assert_same, hashes, killed_after, manifest_of, times
 
 import cotscope
 from cotscope.cli import main
@@ -297,6 +297,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
     assert Run.open(finished.folder).manifest["stages"] == records
 
 
+@pytest.mark.faults
 def test_a_killed_study_goes_on_to_the_same_result(small: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cotscope", "study", *tiny_study.options(), "--given", "4", *FEW, "--out"]
     kept = killed_after("completions/ablation.", command, tmp_path / "killed")
@@ -312,6 +313,7 @@ def test_a_killed_study_goes_on_to_the_same_result(small: Run, tiny_study: TinyS
     assert all(found.current for found in Run.open(tmp_path / "killed").states().values())
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_are_the_study(small: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
     out = tmp_path / "staged"
     assert main(["discover", *tiny_study.options(), "--given", "4", "--out", str(out)]) == 0
@@ -343,9 +345,8 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
     assert "stage 'annotate', which 'correlate' builds on, is stale: annotations changed" in line
     assert line.endswith(f"Run `cotscope annotate {out}` first, or `cotscope study` for all.")
     assert "missing or changed" not in line
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["stages"].pop("keystones")
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with manifest_of(out) as manifest:
+        manifest["stages"].pop("keystones")
     assert "'annotate', which 'keystones' builds on, is stale" in refused("ablate", "--outcomes", "accuracy")
     assert times(out) == before
     assert main(["annotate", str(out)]) == 0  # to the same words: what was stale by them alone is not any more
@@ -354,12 +355,12 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
     states = Run.open(out).states()
     assert states["measure"].current and states["damage"] == ("stale", "stage ablate is stale")
     assert states["ablate"] == ("stale", "stage keystones is missing")
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["stages"]["discover"]["status"] = "started"
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with manifest_of(out) as manifest:
+        manifest["stages"]["discover"]["status"] = "started"
     assert "stage 'discover', which 'annotate' builds on, was stopped" in refused("annotate")
 
 
+@pytest.mark.slow
 def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: TinyStudy, tmp_path: Path, monkeypatch) -> None:
     class Half(LexiconAnnotator):
         name = "half"
@@ -568,6 +569,7 @@ def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run) -> None:
     assert "permuted sets by" in (finished.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_too_few_permuted_sets_and_more_of_them(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(finished.folder, folder := tmp_path / "run")
     scored: list[str] = []

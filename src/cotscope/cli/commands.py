@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _disk(error: OSError) -> str | None:
     """What a disk that is full or read-only, or a place that is taken, means for the user; None: it is something else."""
-    where = error.filename or "the run folder"
+    where = error.filename2 or error.filename or "the run folder"  # of two, the place that was to be taken
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):  # pyarrow sets no errno
         why, remedy = "no space left on the device", "make room"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

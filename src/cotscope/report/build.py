@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def write_report(run: Run) -> Path:
     return target
 
 
-def _page(run: Reading) -> str:
-    """The whole page as text."""
+@cache
+def _template() -> jinja2.Template:
+    """The page's template, compiled once: a study writes its report after every stage."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
@@ -83,9 +85,15 @@ def _page(run: Reading) -> str:
         finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
     environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
-    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "state": run.state, "verb": VERB_OF}
+    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "verb": VERB_OF}
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return environment.from_string(source)
+
+
+def _page(run: Reading) -> str:
+    """The whole page as text."""
+    return _template().render(
+        state=run.state,
         written=datetime.now(UTC).strftime("%Y-%m-%d"),
         model={**_part(run.manifest, "model"), **_part(run.summary, "model")},
         data={**_part(run.manifest, "data"), **_part(run.summary, "data")},
@@ -130,8 +138,8 @@ def _first_prompt(run: Reading) -> str:
 def _headline(run: Reading) -> dict[str, Any]:
     """The figures of the first paragraph, and the sentences that follow from them."""
     ablation = _part(run.summary, "ablation")
-    matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
-    matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
+    each = [found.get("accuracy") for found in ablation.get("matched_each") or [] if isinstance(found, dict)]
+    matched = [accuracy for accuracy in each if text.is_number(accuracy)]
     unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
     return {
         "reasoning": _part(ablation, "reasoning"),
@@ -194,7 +202,7 @@ def _ablation(run: Reading) -> dict[str, Any]:
     groups = []
     for kind in _kind_order(rows):
         own = [row for row in rows if row["kind"] == kind]
-        group = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
+        group: dict[str, Any] = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
         for key in ("accuracy", "accuracy_strict", "perplexity"):
             values = [row[key] for row in own if text.is_number(row.get(key))]
             group[key] = sum(values) / len(values) if values else None
@@ -279,8 +287,9 @@ def _account(run: Reading) -> dict[str, Any]:
         "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
         "prompts": manifest.get("prompts") or [],
         "stages": [
-            (name, stale_because(run.state(name)), stage.get("seconds"), stage.get("finding", ""))
+            (name, stale_because(found), stage.get("seconds"), stage.get("finding", "") if found.current else "")
             for name, stage in _part(manifest, "stages").items()
+            for found in [run.state(name)]
         ],
         "generate_s": _part(run.summary, "timing").get("generate_s"),
         "versions": list(_part(manifest, "versions").items()),

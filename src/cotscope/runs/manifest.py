@@ -28,6 +28,7 @@ _SEAL = "sha256"
 _SAID: set[tuple[str, str]] = set()  # files and their seals that were found broken
 _LARGEST = 2**53
 _LAYERS = 4096
+_LONGEST = 240  # bytes of a name; most file systems take 255, its ending included
 
 
 class _Each(NamedTuple):
@@ -126,7 +127,8 @@ def path_of(folder: Path, name: str) -> Path:
         where, ending = folder / "tables" / (top if parts else ""), "parquet"
     else:
         raise ValueError(f"no file of a run: {name!r}")
-    if bool(rest) != (parts or top == "arrays") or "/" in rest or rest.startswith(".") or "\0" in rest:
+    odd = "/" in rest or rest.startswith(".") or "\0" in rest or len(rest.encode("utf-8", "replace")) > _LONGEST
+    if odd or bool(rest) != (parts or top == "arrays"):
         raise ValueError(f"no file of a run: {name!r}")
     return where / f"{rest or top}.{ending}"
 

@@ -216,7 +216,7 @@ def _shuffled_within_layers(
     for layer in np.unique(layers):
         here = np.flatnonzero(layers == layer)
         order[here] = rng.permutation(here)
-    return [promoted[i] for i in order]
+    return [promoted[i] for i in order.tolist()]
 
 
 def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from ...errors import ModelError
 from ..families import anatomy, weight_of
 from . import kernels
-from .fusing import fuse
 
 KERNELS = ("auto", "compiled", "pytorch")
 _ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
@@ -112,8 +111,6 @@ def _pack(model: PreTrainedModel, compiled: bool) -> None:
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    if compiled:
-        fuse(model)
 
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
