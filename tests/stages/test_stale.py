@@ -28,12 +28,13 @@ from cotscope.stages.registry import BY_NAME, STAGES
 
 GIVEN = ["--given", "2"]
 FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
-BUILT_ON = ("keystones", "ablate", "damage", "operations", "measure", "correlate")
+BUILT_ON = ("keystones", "ablate", "damage", "paths", "operations", "measure", "correlate")
 """The stages of a small study that build on the annotations."""
 PARTS = (
     "conditions",
     "matching",
     "damage-table",
+    "paths-table",
     "specific-table",
     "prompt-table",
     "prompt-concepts",
@@ -123,6 +124,7 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
         "keystones": "annotations changed",
         "ablate": "stage keystones is stale",
         "damage": "stage ablate is stale",
+        "paths": "stage ablate is stale",
         "operations": "annotations changed",
         "measure": "annotations changed",
         "correlate": "stage measure is stale",

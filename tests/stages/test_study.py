@@ -69,7 +69,7 @@ def small(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "operations", "measure", "correlate"}
+    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "paths", "operations", "measure", "correlate"}
     assert {stage for stage, found in cotscope.status(finished.folder).items() if found.current} == wanted
     assert {found.status for stage, found in cotscope.status(finished.folder).items() if stage not in wanted} == {"missing"}
     page = (finished.folder / "report.html").read_text()
@@ -289,7 +289,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
         assert main([command, str(finished.folder)]) == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
-        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "operations", "measure", "correlate")
+        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "paths", "operations", "measure", "correlate")
     ]  # fmt: skip
     assert {name for name, at in times(finished.folder).items() if before[name] != at} <= {"problems"}
     assert hashes(finished.folder) == made_of
