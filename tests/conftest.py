@@ -31,6 +31,7 @@ from cotscope.runs.tables import Table
 transformers.utils.logging.disable_progress_bar()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the default model share a worker, so that it is loaded once; a module's tests share one too, and with it
     the module's finished run."""
