@@ -237,7 +237,9 @@ def _status(run: Any, as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        _speak_utf8()
+        argv = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding shows ?, and ends nothing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -262,6 +264,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cotscope: error: {said}", file=sys.stderr)
         return 2
     return 0
+
+
+def _speak_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding.
+
+    A prompt's name is its file's: read as Latin-1 it would stand in the manifest encoded twice, and be another prompt's.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _disk(error: OSError) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
@@ -23,7 +23,7 @@ def expected_jaccard(size_a: int, size_b: int, universe: int) -> float:
     if not size_a and not size_b:
         return float("nan")
     shared = np.arange(min(size_a, size_b) + 1)
-    chance = scipy_stats.hypergeom.pmf(shared, universe, size_a, size_b)
+    chance = scipy.stats.hypergeom.pmf(shared, universe, size_a, size_b)
     return float((chance * shared / (size_a + size_b - shared)).sum())
 
 
@@ -47,5 +47,5 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.9
     weight = -(rows[None, :] + columns[:, None]) * (1 - kappa) + np.eye(len(words))
     spread = (table * weight**2).sum() - (kappa - by_chance * (1 - kappa)) ** 2
     error = np.sqrt(max(0.0, spread) / len(a)) / (1 - by_chance)
-    half = float(scipy_stats.norm.ppf(0.5 + level / 2) * error)
+    half = float(scipy.stats.norm.ppf(0.5 + level / 2) * error)
     return kappa, max(-1.0, kappa - half), min(1.0, kappa + half)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from ..records import Neuron
 
@@ -132,7 +132,7 @@ def unmatched_set(targets: Sequence[Neuron], active: Collection[Neuron], seed: i
 def _assign(cost: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the cheapest assignment among those with the most pairs that are alike; rows ascend."""
     never = 4.0 * (len(cost) + 1)  # dearer than all the others together, which cost below 3 each
-    return linear_sum_assignment(np.where(alike, cost, never))
+    return scipy.optimize.linear_sum_assignment(np.where(alike, cost, never))
 
 
 def log_traits(neurons: Sequence[Neuron], traits: Mapping[Neuron, Traits]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 from .intervals import RESAMPLES
 
@@ -128,5 +128,5 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray | None = None)
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks along axis 1, less their mean."""
-    ranks = scipy_stats.rankdata(values, axis=1)
+    ranks = scipy.stats.rankdata(values, axis=1)
     return ranks - ranks.mean(axis=1, keepdims=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 from .intervals import RESAMPLES
 
@@ -18,7 +18,7 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
     """
     before, after = np.asarray(before, bool), np.asarray(after, bool)
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    return float(scipy_stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return float(scipy.stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -105,11 +105,11 @@ def detectable_difference(discordant: float, n: int, tests: int = 1, power: floa
     for k in range(1, n + 1):
         share = max(discordant, k / n)
         counts = np.arange(n + 1)
-        chance = scipy_stats.binom.pmf(counts, n, share)
+        chance = scipy.stats.binom.pmf(counts, n, share)
         # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
-        limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
-        limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
+        limit = scipy.stats.binom.ppf(alpha / 2, counts, 0.5)
+        limit = np.where(2 * scipy.stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
         rarer = (1 - k / n / share) / 2
-        if float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
+        if float((chance * scipy.stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
             return k / n
     return 1.0
