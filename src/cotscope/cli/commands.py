@@ -116,7 +116,7 @@ class _Parser(argparse.ArgumentParser):
     """Exits with 2 and one line, like other user errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"cotscope: error: {message}. See `{self.prog} --help`.\n")
+        self.exit(2, f"cotscope: error: {visible(' '.join(message.split()))}. See `{self.prog} --help`.\n")
 
 
 def _prints(as_json: bool) -> Listener:
