@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= qwen2.5-coder-0.5b
 RUN ?= runs/study
+WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# One thread per worker: two processes with two threads each, on two cores, take many times as long as either alone.
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: setup study test bench clean
+.PHONY: setup study check style test test-faults bench picture clean
 
 setup: $(VENV)/.ready
 	$(VENV)/bin/cotscope models --install $(MODEL)
@@ -20,16 +23,33 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 study: setup
 	$(VENV)/bin/cotscope study --model $(MODEL) --limit 16 --discover-limit 20 --discover-prompts 2 --given 8 --battery 4 --unmatched 1 --out $(RUN)
 
-test: setup
+# Style, types, and the tests that need no model and no patience: two minutes.
+check: style
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadgroup -m "not model and not slow and not faults"
+
+style: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Everything but the faults. Tests of one `xdist_group` share a worker, so that a model is loaded once.
+test: setup style
 	$(VENV)/bin/cotscope models --install smollm2-135m
-	$(VENV)/bin/ruff check src tests
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadgroup
+
+# Killed processes, full disks, servers that misbehave: one after another, since they watch the clock.
+test-faults: setup
+	$(PYTEST) -m faults
 
 bench: setup
 	$(PIP) --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/bench.py peers
 	$(VENV)/bin/python benchmarks/bench.py own
 	$(VENV)/bin/python benchmarks/own_kernels.py
+
+# The README's picture, from the report of RUN; needs playwright and its headless Chromium (docs/picture.py says how).
+picture: $(VENV)/.ready
+	$(VENV)/bin/python docs/picture.py $(RUN)/report.html docs/report.png
 
 clean:
 	rm -rf $(VENV) runs build src/*.egg-info

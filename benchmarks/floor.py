@@ -11,6 +11,7 @@ import torch
 
 from cotscope.lm.cpu import PackedLinear
 from cotscope.lm.cpu.kernels import missing
+from cotscope.lm.cpu.packing import packs
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.rows import PREFILL_TOKENS
 
@@ -33,8 +34,8 @@ def gemm_rate(rows: int, inner: int, outer: int, dtype: torch.dtype) -> float:
     linear = torch.nn.Linear(inner, outer, bias=False, dtype=dtype)
     x = torch.randn(rows, inner, dtype=dtype)
     with torch.inference_mode():
-        ways = [linear]
-        if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        ways: list[Callable[[torch.Tensor], torch.Tensor]] = [linear]
+        if packs(linear.weight):
             ways += [PackedLinear(linear, None, compiled) for compiled in {False, missing() is None}]
         return 2 * rows * inner * outer / min(median_seconds(lambda way=way: way(x)) for way in ways)
 

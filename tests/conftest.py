@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +24,20 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.models import DEFAULT_MODEL, resolve
+from cotscope.runs.folder import Run
+from cotscope.runs.progress import digest
+from cotscope.runs.tables import Table
 
 transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the default model share a worker, so that it is loaded once; a module's tests share one too, and with it
+    the module's finished run."""
+    for item in items:
+        group = "model" if item.get_closest_marker("model") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 _SHAPE = {
     "vocab_size": 128,
@@ -182,14 +196,66 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
     return TinyStudy(*(str(folder / name) for name in names))
 
 
-def killed_after(condition: str, command: list[str], folder: Path) -> list[str]:
-    """Begin a study in a folder and kill it once a condition of this name part is done; the conditions done by then."""
-    process = subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def killed_after(part: str, command: list[str], folder: Path, count: int = 1) -> dict[str, str]:
+    """Run a command on a folder and kill it once so many files whose names begin with `part` are done.
+
+    Returns: the files that are done then, with their hashes.
+    """
+    process = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     manifest, deadline = folder / "manifest.json", time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if manifest.exists() and any(condition in c for c in json.loads(manifest.read_text())["conditions"]):
+    while time.monotonic() < deadline and process.poll() is None:
+        if manifest.exists() and sum(name.startswith(part) for name in json.loads(manifest.read_text())["files"]) >= count:
             break
-        time.sleep(0.01)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    return list(json.loads(manifest.read_text())["conditions"])
+    process.wait()
+    return hashes(folder)
+
+
+@contextmanager
+def manifest_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """A run's manifest, to be changed in a test as if cotscope had written it so."""
+    run = Run.open(folder)
+    yield run.manifest
+    run.save()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The files of a run, with the hashes of their content."""
+    return {name: record["sha256"] for name, record in json.loads((folder / "manifest.json").read_text())["files"].items()}
+
+
+def times(folder: Path, *tables: str) -> dict[str, int]:
+    """When the parts of some tables were written, of all if none is named; a file that is not written again keeps it."""
+    files = [p for p in (folder / "tables").rglob("*.parquet") if not p.name.startswith(".")]
+    names = {str(p.relative_to(folder / "tables").with_suffix("")): p.stat().st_mtime_ns for p in files}
+    return {n: at for n, at in names.items() if not tables or n.partition("/")[0] in tables}
+
+
+def as_if_written(folder: Path, table: Table, rows: list[dict[str, Any]], part: str = "", unread: tuple[str, ...] = ()) -> Run:
+    """Give a run's table other rows, as if its stages had written and read them; those of `unread` had read the old ones."""
+    run = Run.open(folder)
+    name = f"{table.name}/{part}" if part else table.name
+    facts = {k: v for k, v in run.manifest["files"][name].items() if k not in ("sha256", "bytes", "rows")}
+    run.write(table, rows, part, **facts)
+    for stage, record in run.manifest["stages"].items():
+        if stage not in unread:
+            record["wrote"] = {n: run.manifest["files"][n]["sha256"] for n in record["wrote"]}
+            record["read"] = {p: digest(run.manifest, p, run.whole) for p in record["read"]}
+    run.save()
+    return run
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested figures as one level: path → leaf."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    return {path: value} if items is None else {k: v for i, part in items for k, v in flat(part, f"{path}.{i}").items()}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Nested figures, or rows, are the same; numbers but for their last digits, which depend on how rows were batched."""
+    one, other = flat(one), flat(other)
+    assert one.keys() == other.keys()
+    numbers = {k for k, v in one.items() if isinstance(v, float) and isinstance(other[k], float)}
+    assert {k: other[k] for k in numbers} == pytest.approx({k: one[k] for k in numbers}, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert {k: v for k, v in other.items() if k not in numbers} == {k: v for k, v in one.items() if k not in numbers}

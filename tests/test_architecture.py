@@ -1,4 +1,4 @@
-"""Imports point one way and stages never import each other (design, section 3)."""
+"""Imports point one way and stages never import each other."""
 
 from __future__ import annotations
 

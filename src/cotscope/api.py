@@ -46,7 +46,8 @@ def begin(
     options = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
     known = {f.name for f in fields(StudyConfig)}
     asked = by_stage({k: v for k, v in options.items() if k not in known}, STAGES)
-    config = StudyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
+    config = StudyConfig(**given)
     checked = [(s, options_of(s, asked[s.name])) for s in STAGES if s.name in asked]
     checks = [lambda inputs, model, s=s, o=o: s.check(inputs, model, o) for s, o in checked]
     return Session.create(config, out, options=asked, rows=rows, quiet=quiet, command=command, checks=checks)

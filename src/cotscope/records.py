@@ -56,7 +56,7 @@ class Prompt:
     """A prompt under which problems are solved: `prefix + "Question: " + question + cue`.
 
     Attributes:
-        name: unique within a study; a prompt file's stem.
+        name: unique within a study; a prompt file's stem, less dots at its beginning.
         prefix: the exemplars, shared by all rows; empty for zero-shot prompts. Ends in a blank line otherwise.
         cue: what follows the question, from its newline on, e.g. "\\nLet's think step by step\\n".
         source: "derived" (from structured exemplars) or the file that it was read from.
@@ -95,17 +95,17 @@ class Completion:
 
 
 class Neuron(NamedTuple):
-    """Index i of layer l's down-projection input (design, section 2)."""
+    """Index i of layer l's down-projection input (Geva et al. 2022, arXiv:2203.14680)."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # takes the place of tuple.index
 
 
 class Pole(NamedTuple):
     """A neuron when its coefficient has this sign (+1 or -1); it writes sign·v."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # takes the place of tuple.index
     sign: int
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyStudy
+from conftest import TinyStudy, hashes
 from fault_server import KEY, FaultServer, serving
 
 from cotscope.cli import main
@@ -42,13 +42,14 @@ def oracle(messages: list[dict[str, str]]) -> str:
                        "answer": "yes" if yes else "no", "confidence": 0.75})  # fmt: skip
 
 
-SMALL = ["--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1"]
+GIVEN = ["--given", "2"]
+SMALL = [*GIVEN, "--matched", "1", "--unmatched", "0", "--battery", "1", "--permuted", "0"]
 
 
 @pytest.fixture(scope="module")
 def discovered(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judged") / "run"
-    assert main(["discover", *tiny_study.options(), *SMALL, "--out", str(out)]) == 0
+    assert main(["discover", *tiny_study.options(), *GIVEN, "--out", str(out)]) == 0
     return out
 
 
@@ -119,7 +120,10 @@ def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys,
     assert len(server.bodies) == before
     assert Run.open(folder).manifest["judge"]["llm:judge-1"]["calls"] == bill["calls"]
     assert main(["study", *tiny_study.options(), *SMALL, "--out", str(folder)]) == 0
-    assert Run.open(folder).summary["neurons"]["annotator"] == "llm:judge-1"
+    run = Run.open(folder)
+    assert run.summary["neurons"]["annotator"] == "llm:judge-1"
+    assert all(found.current for found in run.states().values()) and run.state("correlate").current
+    assert len(server.bodies) == before
     for file in (*folder.rglob("*"), *(tmp_path / "cache").rglob("*")):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert KEY not in told.err + told.out
@@ -127,20 +131,19 @@ def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys,
 
 def test_contexts_are_where_the_pole_was_most_active(folder: Path) -> None:
     session = Session.reopen(folder)
-    run, loaded, prompt = session.run, session.loaded, session.prompts[0]
+    run, loaded, prompt = session.run, session.loaded, session.prompt
     poles = [Pole(r["layer"], r["index"], r["sign"]) for r in run.rows("SELECT DISTINCT layer, index, sign FROM candidates")]
     found = contexts(session, poles[:9])
     assert sum(map(len, found.values())) >= 9
     seen: dict[int, torch.Tensor] = {}
     recorder = ChosenNeurons(loaded.anatomy, {Neuron(*p[:2]) for p in poles[:9]}, seen.__setitem__)
-    written = Engine(loaded).generate(
-        [prompt.text(p.question) for p in session.split.discovery], max_new_tokens=16, stop=prompt.stop, recorder=recorder
-    )
+    asked = [prompt.text(p.question) for p in session.inputs.split.discovery]
+    written = Engine(loaded).generate(asked, max_new_tokens=16, stop=prompt.stop, recorder=recorder)
     solved = {r["problem_id"] for r in run.rows("SELECT problem_id FROM completions WHERE correct")}
     for pole, places in found.items():
         column = recorder.neurons.index(Neuron(*pole[:2]))
         best = {}
-        for i, problem in enumerate(session.split.discovery):
+        for i, problem in enumerate(session.inputs.split.discovery):
             if problem.id in solved:
                 coefficients = seen[i][: len(written[i].token_ids), column] * pole.sign
                 ids, step = written[i].token_ids, int(coefficients.argmax())
@@ -161,7 +164,8 @@ def test_limits_failures_and_going_on(folder: Path, server: FaultServer, capsys)
     line = capsys.readouterr().err.strip().split("\n")[-1]
     assert line.startswith("cotscope: error: the limit of calls is reached; got --max-calls 3. Replies so far are kept")
     assert Run.open(folder).rows("SELECT * FROM annotations") == before
-    assert Run.open(folder).stage_done("annotate")
+    assert Run.open(folder).state("annotate").current
+    assert Run.open(folder).manifest["options"].get("annotate", {}) == {}
     assert Run.open(folder).manifest["judge"]["llm:judge-1"]["calls"] == 3
     wrong = []
 
@@ -179,21 +183,42 @@ def test_limits_failures_and_going_on(folder: Path, server: FaultServer, capsys)
     assert not failed["accepted"]
     assert failed["description"]
     assert run.summary["judge"]["failed"] == 1
-    assert any("got no usable reply" in note for note in run.manifest["notes"])
+    assert any("got no usable reply" in note for note in run.notes)
     assert len(server.bodies) == len(before) + 1
     server.oracle = oracle
     assert main(["annotate", str(folder), *LLM]) == 0
     run = Run.open(folder)
     assert run.summary["judge"]["failed"] == 0
-    assert not any("got no usable reply" in note for note in run.manifest["notes"])
+    assert not any("got no usable reply" in note for note in run.notes)
     assert len(server.bodies) == len(before) + 2
+
+
+@pytest.mark.slow
+def test_a_naming_that_fails_leaves_the_word_that_holds(folder: Path, server: FaultServer, capsys) -> None:
+    """Though places in the texts were looked up for poles that are no candidates: they are kept for the next time."""
+    assert main(["annotate", str(folder), *LLM]) == 0
+    before, summary = hashes(folder), Run.open(folder).summary
+    assert main(["annotate", str(folder), *LLM, "--naming", "1000", "--max-calls", "2"]) == 2
+    assert "the limit of calls is reached" in capsys.readouterr().err
+    run = Run.open(folder)
+    assert run.state("annotate").current and run.summary == summary
+    assert hashes(folder).items() >= before.items()
+    looked = "SELECT DISTINCT layer, index, sign FROM contexts ORDER BY ALL"
+    assert run.rows(looked) == run.rows("SELECT layer, index, sign FROM poles ORDER BY ALL")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "loaded", None)
+        assert main(["annotate", str(folder), *LLM, "--naming", "1000"]) == 0
+    assert len(Run.open(folder).rows("SELECT * FROM names")) == len(run.rows(looked))
+    assert len({tuple(r.values()) for r in run.rows("SELECT * FROM contexts")}) == len(run.rows("SELECT * FROM contexts"))
 
 
 def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> None:
     labels = tmp_path / "labels.csv"
     assert main(["annotate", str(folder), *LLM, "--audit", "4"]) == 0
     annotations = Run.open(folder).rows("SELECT * FROM annotations")
+    before, options = hashes(folder), Run.open(folder).manifest["options"]
     assert main(["annotate", str(folder), "--export", str(labels), "--audit", "4"]) == 0
+    assert hashes(folder) == before and Run.open(folder).state("annotate").current
     with labels.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     words = {w["id"]: w for w in Run.open(folder).rows("SELECT * FROM judgements")}
@@ -207,6 +232,10 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
     assert main(["annotate", str(folder), "--import", str(labels)]) == 0
     run = Run.open(folder)
     assert run.rows("SELECT * FROM annotations") == annotations
+    assert run.state("annotate").current and run.manifest["options"] == options
+    assert {n for n, h in hashes(folder).items() if before.get(n) != h} == {"audit", *(
+        n for n in run.whole if n.startswith("judgements/people")
+    )}  # fmt: skip
     people = run.summary["judge"]["agreement"]["people"]
     kept = [i for i, row in enumerate(rows) if words[row["id"]]["kind"] != "repeat"]
     assert people["n"] == len(kept)
@@ -242,7 +271,7 @@ def test_bad_input_is_one_clear_line(folder: Path, server: FaultServer, monkeypa
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert "accepted none of" in fails(*LLM)
-    assert not Run.open(folder).stage_done("annotate")
+    assert Run.open(folder).state("annotate").status == "stopped"
 
 
 def test_other_packages_add_annotators(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

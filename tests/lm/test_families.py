@@ -18,7 +18,7 @@ from cotscope.records import Neuron
 
 
 def test_the_block_is_the_sum_of_its_neurons(tiny: LoadedModel) -> None:
-    """FF(x) = Σ m·v + bias, through the post-norm where there is one (design, section 2)."""
+    """FF(x) = Σ m·v + bias, through the post-norm where there is one."""
     m: dict[int, Tensor] = {}
     out: dict[int, Tensor] = {}
     for layer, (down, norm) in enumerate(zip(tiny.anatomy.down, tiny.anatomy.post_norm)):
@@ -79,23 +79,27 @@ def test_chunked_argmax_is_the_first_of_the_largest(vocabulary: int, values: int
     assert argmax(logits).tolist() == first
 
 
-def test_packed_weights_change_nothing() -> None:
-    """The same logits bit for bit, the same weights, the same hash, whatever the number of rows.
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_packed_weights_change_nothing(dtype: torch.dtype) -> None:
+    """The same weights and hash; the same logits, bit for bit in bfloat16, whatever the number of rows.
 
     By PyTorch's kernels; for our own there is `test_kernels.py`.
     """
     from conftest import tiny_model
 
     for family in ("qwen2", "phi", "gemma3"):
-        plain, packed = tiny_model(family, dtype=torch.bfloat16), tiny_model(family, dtype=torch.bfloat16)
+        plain, packed = tiny_model(family, dtype=dtype), tiny_model(family, dtype=dtype)
         cpu.prepare(packed.model, "pytorch")
         packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
         if not isinstance(packed.anatomy.down[0], cpu.PackedLinear):
-            pytest.skip("this CPU does not compute in bfloat16")
+            pytest.skip(f"this CPU does not compute in {dtype}")
         for shape in ((1, 40), (33, 1), (7, 5)):
             ids = torch.randint(3, 100, shape, generator=torch.Generator().manual_seed(1))
             with torch.inference_mode():
-                assert torch.equal(packed.model(ids).logits, plain.model(ids).logits)
+                got, expected = packed.model(ids).logits, plain.model(ids).logits
+            if dtype == torch.bfloat16:
+                assert torch.equal(got, expected)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         assert packed.weight_hash() == plain.weight_hash()
         assert packed.parameters() == plain.parameters()
         assert torch.equal(packed.anatomy.unembedding, plain.anatomy.unembedding)

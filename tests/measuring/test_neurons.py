@@ -8,9 +8,19 @@ from types import SimpleNamespace
 import pytest
 
 from cotscope.concepts.sets import load_concepts
-from cotscope.measuring.neurons import LEAST_OTHERS, NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
+from cotscope.measuring.neurons import (
+    LEAST_OTHERS,
+    NeuronSet,
+    active_neurons,
+    comparison,
+    matching_rows,
+    neuron_sets,
+    overlap,
+    read_sets,
+)
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
+from cotscope.runs.tables import ANNOTATIONS, CANDIDATES, KEYSTONES, POLES, SETS
 
 MEDICINE = ["doctor", " Nurse", "x"]
 NUMBERS = ["plus", "sum", "x"]
@@ -19,10 +29,9 @@ NUMBERS = ["plus", "sum", "x"]
 def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30,
             concepts: str = "arithmetic") -> SimpleNamespace:  # fmt: skip
     """Layer 3 has 20 candidates (0…19) and 80 others; steps are 1 + index % 10, but `busiest` for neuron 0."""
-    (folder / "tables").mkdir(parents=True)
-    run = Run(folder, {"stages": {}, "units": {}, "notes": []})
-    run.write_rows(
-        "poles",
+    run = Run.create(folder, {"config": {}, "model": {}, "data": {}, "prompts": []}, {})
+    run.write(
+        POLES,
         [
             {
                 "layer": 3, "index": i, "sign": sign, "steps": busiest if i == 0 else 1 + i % 10, "mean_update_size": 2.0,
@@ -33,18 +42,23 @@ def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30
         ],
     )  # fmt: skip
     named = [{"layer": 3, "index": i, "sign": 1, "concept": c} for i in range(20) for c in ("addition", "numbers")]
-    run.write_rows("candidates", named)
+    run.write(CANDIDATES, named)
     # Rejected are those whose concepts are all rejected; neuron 19 is accepted for one of two.
-    run.write_rows(
-        "annotations",
+    run.write(
+        ANNOTATIONS,
         [r | {"accepted": r["index"] >= rejected and not (r["index"] == 19 and r["concept"] == "numbers")} for r in named],
     )
-    config = SimpleNamespace(seed=7, matched=6, unmatched=2)
-    return SimpleNamespace(run=run, config=config, concepts=load_concepts(concepts))
+    inputs = SimpleNamespace(concepts=load_concepts(concepts))
+    return SimpleNamespace(run=run, config=SimpleNamespace(seed=7), inputs=inputs)
 
 
 def by_name(here: SimpleNamespace) -> dict[str, NeuronSet]:
-    return {s.name: s for s in neuron_sets(here, active_neurons(here.run))}
+    """The sets, which the table of that name gives back as they are."""
+    found = neuron_sets(here, active_neurons(here.run), 6, 2)
+    rows = [{"neuron_set": s.name, "kind": s.kind, "seed": s.seed} | n._asdict() for s in found for n in s.neurons]
+    here.run.write(SETS, rows)
+    assert list(read_sets(here.run).values()) == found
+    return {s.name: s for s in found}
 
 
 def test_all_have_an_equal(tmp_path: Path) -> None:
@@ -53,9 +67,8 @@ def test_all_have_an_equal(tmp_path: Path) -> None:
     assert list(sets) == ["reasoning", *(f"matched_{i}" for i in range(6)), "unmatched_0", "unmatched_1"]
     assert {len(s.neurons) for s in sets.values()} == {20}
     assert [s.seed for s in sets.values()] == [None, *range(7, 13), 7, 8]
-    assert [n for n in here.run.manifest["notes"] if "equal" in n] == []
-    here.run.write_rows("sets", [{"neuron_set": s.name, "layer": n.layer} for s in sets.values() for n in s.neurons])
-    assert comparison(here.run) == "reasoning"
+    assert [n for n in here.run.notes if "equal" in n] == []
+    assert comparison(sets.values()) == comparison(read_sets(here.run).values()) == "reasoning"
 
 
 def test_the_busiest_has_none(tmp_path: Path) -> None:
@@ -63,9 +76,8 @@ def test_the_busiest_has_none(tmp_path: Path) -> None:
     sets = by_name(here)
     assert set(sets["reasoning"].neurons) - set(sets["comparable"].neurons) == {Neuron(3, 0)}
     assert {len(s.neurons) for s in sets.values() if s.kind != "reasoning"} == {19}
-    assert any(n.startswith("1 of 20 reasoning neurons (with 82% of") for n in here.run.manifest["notes"])
-    here.run.write_rows("sets", [{"neuron_set": s.name, "layer": n.layer} for s in sets.values() for n in s.neurons])
-    assert comparison(here.run) == "comparable"
+    assert any(n.startswith("1 of 20 reasoning neurons (with 82% of") for n in here.run.notes)
+    assert comparison(sets.values()) == comparison(read_sets(here.run).values()) == "comparable"
     known = active_neurons(here.run)
     rows = {r["neuron_set"]: r for r in matching_rows(list(sets.values()), "comparable", known.traits)}
     assert rows["reasoning"]["steps_max"] == 1000 and rows["comparable"]["steps_max"] == 20
@@ -82,10 +94,10 @@ def test_the_busiest_has_none(tmp_path: Path) -> None:
 def test_no_equal_at_all_means_no_matched_sets(tmp_path: Path) -> None:
     here = session(tmp_path)
     rows = here.run.rows("SELECT * FROM poles")
-    here.run.write_rows("poles", [r | {"steps": 9999} if r["index"] < 20 else r for r in rows])
+    here.run.write(POLES, [r | {"steps": 9999} if r["index"] < 20 else r for r in rows])
     sets = by_name(here)
     assert {s.kind for s in sets.values()} == {"reasoning", "unmatched"}
-    assert any("There are no matched sets" in n for n in here.run.manifest["notes"])
+    assert any("There are no matched sets" in n for n in here.run.notes)
     assert overlap(list(sets.values()), []) == {"caliper": 0.25, "jaccard": None, "by_chance": None}
 
 
@@ -101,17 +113,17 @@ def test_other_concepts_are_the_busiest_that_the_placebo_lexicon_finds(tmp_path:
     assert {n.index for n in by_name(here)["other_concepts"].neurons} == set(range(20, 20 + LEAST_OTHERS))
     here = session(tmp_path / "few", medical=LEAST_OTHERS - 1)
     assert "other_concepts" not in by_name(here)
-    assert any(n.startswith("Only 9 active neurons") for n in here.run.manifest["notes"])
+    assert any(n.startswith("Only 9 active neurons") for n in here.run.notes)
     here = session(tmp_path / "own", medical=40, concepts="placebo")
     assert "other_concepts" not in by_name(here)
-    assert any("own concepts are the placebo set" in n for n in here.run.manifest["notes"])
+    assert any("own concepts are the placebo set" in n for n in here.run.notes)
 
 
 def test_keystones_are_in_no_set(tmp_path: Path) -> None:
     here = session(tmp_path, medical=40, rejected=5)
     keystones = [(3, i) for i in (2, 6, 25, 75)]
     rows = [{"layer": layer, "index": i, "keystone": (layer, i) in keystones} for layer, i in [*keystones, (3, 7)]]
-    here.run.write_rows("keystones", rows)
+    here.run.write(KEYSTONES, rows)
     sets = by_name(here)
     assert {s.kind for s in sets.values()} >= {"reasoning", "matched", "unmatched", "other_concept", "rejected"}
     for s in sets.values():

@@ -1,14 +1,15 @@
-"""The placebo on a tiny model: its runs, its rate, and adding runs."""
+"""The calibration on a tiny model: its runs, its rate, and adding runs."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TinyStudy, tiny_model
+from conftest import TinyStudy, as_if_written, hashes, times, tiny_model
 
 from cotscope.cli import main
 from cotscope.lm.engine import Engine
@@ -16,17 +17,19 @@ from cotscope.lm.families import value_matrix
 from cotscope.lm.interventions import scale, shuffled
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
+from cotscope.runs.tables import ANNOTATIONS, KEYSTONES
 from cotscope.stages.calibrate import KINDS, PERMUTED, TEN, _plan
 from cotscope.stats import LEAST_EFFECT, wilson
 
 
 @pytest.fixture(scope="module")
 def tested(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("placebo") / "run"
+    out = tmp_path_factory.mktemp("calibrated") / "run"
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
-    for stage in ("annotate", "keystones"):
-        assert main([stage, str(out)]) == 0
-    assert main(["placebo", str(out), "--runs", "3", "--problems", "2"]) == 0
+    assert main(["annotate", str(out)]) == 0
+    assert main(["calibrate", str(out)]) == 2  # it wants keystones
+    assert main(["ablate", str(out), "--by", "operation"]) == 0
+    assert main(["calibrate", str(out), "--runs", "3", "--problems", "2"]) == 0
     return out
 
 
@@ -39,14 +42,16 @@ def test_fewer_runs_are_a_beginning_of_more() -> None:
 
 
 def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
-    before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM placebo")}
+    before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM calibration")}
     assert set(before) == {"study_0", "lexicon_0", "labels_0", "lexicon_1"}
-    files = {p: p.stat().st_mtime_ns for p in (tested / "tables/placebo_runs").iterdir()}
-    assert main(["placebo", str(tested), "--runs", "10", "--problems", "2"]) == 0
+    assert Run.open(tested).manifest["stages"]["calibrate"]["options"] == {"runs": 3, "problems": 2}
+    files = times(tested, "calibration_runs")
+    assert set(files) == {f"calibration_runs/{name}" for name in before}
+    assert main(["calibrate", str(tested), "--runs", "10", "--problems", "2"]) == 0
     run = Run.open(tested)
-    rows = {r["run"]: r for r in run.rows("SELECT * FROM placebo")}
+    rows = {r["run"]: r for r in run.rows("SELECT * FROM calibration")}
     assert len(rows) == 11
-    assert all(p.stat().st_mtime_ns == time for p, time in files.items())
+    assert times(tested, "calibration_runs").items() > files.items()
     assert all(rows[name] == row for name, row in before.items())
     for r in rows.values():
         if r["kind"] == "lexicon":  # this model's tokens are single characters: no placebo concept has any
@@ -69,11 +74,62 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
 
 
 def test_other_problems_begin_anew(tested: Path) -> None:
-    assert main(["placebo", str(tested), "--runs", "2", "--problems", "3"]) == 0
-    rows = Run.open(tested).rows("SELECT * FROM placebo")
-    assert {r["run"] for r in rows} == {"study_0", "lexicon_0", "labels_0"}
-    assert {r["problems"] for r in rows} == {3}
+    assert main(["calibrate", str(tested), "--runs", "2", "--problems", "3"]) == 0
+    for table in ("calibration", "calibration_runs"):  # and none of other problems is left
+        rows = Run.open(tested).rows(f"SELECT * FROM {table}")
+        assert {r["run"] for r in rows} == {"study_0", "lexicon_0", "labels_0"}
+        assert {r["problems"] for r in rows} == {3}
     assert json.loads((tested / "summary.json").read_text())["placebo"]["runs"] == 2
+
+
+def test_fewer_runs_are_counted_and_the_others_kept(tested: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(tested, out)
+    problems = str(Run.open(out).manifest["stages"]["calibrate"]["options"]["problems"])
+    before = times(out, "calibration_runs")
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", problems]) == 0
+    run = Run.open(out)
+    assert {r["run"] for r in run.rows("SELECT run FROM calibration")} == {"study_0", "lexicon_0"}
+    assert run.summary["placebo"]["runs"] == 1
+    assert times(out, "calibration_runs") == before and run.state("calibrate").current
+
+
+def test_other_keystones_begin_anew(tested: Path, tmp_path: Path) -> None:
+    """Keystones are in no set: with other ones every run is another."""
+    out = tmp_path / "run"
+    shutil.copytree(tested, out)
+    run = Run.open(out)
+    options = run.manifest["stages"]["calibrate"]["options"]
+    rows = run.rows("SELECT * FROM keystones")
+    now = {(r["layer"], r["index"]) for r in rows if not r["keystone"]}
+    changed = [r | {"keystone": not r["keystone"]} for r in rows]
+    as_if_written(out, KEYSTONES, changed, unread=("calibrate",))
+    before = times(out, "calibration_runs")
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", str(options["problems"])]) == 0
+    run = Run.open(out)
+    assert set(times(out, "calibration_runs")) == {"calibration_runs/study_0", "calibration_runs/lexicon_0"}
+    assert not times(out, "calibration_runs").items() & before.items()
+    suspects = {(r["layer"], r["index"]) for r in run.rows("SELECT * FROM candidates")}
+    assert run.rows("SELECT neurons FROM calibration WHERE run = 'study_0'") == [{"neurons": len(suspects - now)}]
+
+
+def test_it_is_stale_with_other_reasoning_neurons(tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rate is no figure of the run any more."""
+    out = tmp_path / "run"
+    shutil.copytree(tested, out)
+    before = hashes(out)
+    run = Run.open(out)
+    assert run.state("calibrate").current and "placebo" in run.summary
+    as_if_written(out, ANNOTATIONS, run.rows("SELECT * FROM annotations")[:-3], unread=("keystones", "operations", "calibrate"))
+    run = Run.open(out)
+    assert run.state("calibrate") == ("stale", "stage keystones is stale")
+    assert "placebo" not in run.summary
+    assert main(["calibrate", str(out)]) == 2
+    assert "stage 'keystones', which 'calibrate' builds on, is stale: annotations changed" in capsys.readouterr().err
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert 'id="placebo-title"' not in page and "stale: stage keystones is stale" in page
+    assert {n: h for n, h in hashes(out).items() if before[n] != h}.keys() == {"annotations"}
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "opt", "gemma3"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,17 +9,20 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
-from conftest import TinyStudy, killed_after
+from conftest import TinyStudy, as_if_written, assert_same, hashes, killed_after, manifest_of, times
 from scipy import stats as scipy_stats
 
+import cotscope
 from cotscope.cli import main
-from cotscope.executors.local import stages_of
+from cotscope.executors.local import wanted
 from cotscope.lm.loading import load_model
 from cotscope.runs.folder import Run
-from cotscope.runs.session import StudyConfig
+from cotscope.runs.session import Session
+from cotscope.runs.stage import options_of
+from cotscope.runs.tables import POLES
+from cotscope.stages import variants
+from cotscope.stages.registry import BY_NAME, THOROUGH
 from cotscope.stats import partial_spearman, wilson
 from cotscope.stats.verdicts import RULE
 
@@ -38,37 +40,50 @@ def exemplar_file(folder: Path) -> str:
 
 def options(tiny_study: TinyStudy, folder: Path, *more: str) -> list[str]:
     return [*tiny_study.options(), "--limit", "14", "--discover-limit", "6", "--exemplars", exemplar_file(folder),
-            "--given", "14", "--variant-limit", "6", "--matched", "1", "--unmatched", "0", "--battery", "1", *more]  # fmt: skip
+            "--given", "14", *more]  # fmt: skip
 
 
-def find_first(run: Run) -> None:
+SIX = ["--variant-limit", "6"]
+NINE = ["--variants", "9", "--sentences", *SIX, "--rows", "4"]
+
+
+EXTRA = "SELECT * FROM prompts WHERE family != 'study'"
+
+
+def find_first(folder: Path) -> None:
     """As if every third pole had been found under another prompt than the first alone."""
-    table = run.query("SELECT * FROM poles ORDER BY layer, index, sign")
-    prompts = [["full"] if i % 3 == 0 else ["plain", "full"] for i in range(len(table))]
-    table = table.drop_columns([c for c in ("prompts",) if c in table.column_names]).append_column("prompts", [prompts])
-    pq.write_table(table, run.folder / "tables/poles.parquet")
+    rows = Run.open(folder).rows("SELECT * FROM poles ORDER BY layer, index, sign")
+    found = [r | {"prompts": ["full"] if i % 3 == 0 else ["plain", "full"]} for i, r in enumerate(rows)]
+    as_if_written(folder, POLES, found)
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["discover", *options(tiny_study, out.parent, "--variants", "9", "--sentences"), "--out", str(out)]) == 0
-    for stage in ("annotate", "measure"):
-        if stage == "measure":
-            find_first(Run.open(out))
-        assert main([stage, str(out)]) == 0
-    assert main(["variants", str(out)]) == 0
-    assert main(["explain", str(out)]) == 0
+def measured(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "measured"
+    assert main(["discover", *options(tiny_study, out.parent), "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    find_first(out)
+    assert main(["measure", str(out), "--rows", "4"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(measured: Path) -> Run:
+    out = measured.parent / "finished"
+    shutil.copytree(measured, out)
+    assert main(["measure", str(out), *NINE]) == 0
+    assert main(["correlate", str(out)]) == 0
     return Run.open(out)
 
 
 def test_every_prompt_is_measured_on_the_first_problems(finished: Run) -> None:
-    rows = finished.rows("SELECT * FROM variants")
+    rows = finished.rows(EXTRA)
     assert [r["family"] for r in rows] == ["variant"] * 9 + ["sentence"] * 18
     problems = [r["problem_id"] for r in finished.rows("SELECT problem_id FROM problems WHERE split = 'test'")][:6]
     for row in rows:
         done = finished.rows(
-            "SELECT problem_id, correct, correct_strict FROM completions WHERE condition = ?", [f"variant.{row['prompt']}"]
+            "SELECT problem_id, correct, correct_strict FROM completions WHERE condition = ?",
+            [f"{row['family']}.{row['prompt']}"],
         )
         assert [d["problem_id"] for d in done] == problems
         right = sum(d["correct"] for d in done)
@@ -80,9 +95,8 @@ def test_every_prompt_is_measured_on_the_first_problems(finished: Run) -> None:
     loaded = load_model(finished.manifest["config"]["model"], dtype="float32")
     assert rows[-1]["prompt_tokens"] == len(loaded.encode("Question: \n"))
     room = finished.rows(
-        """SELECT family, max(tokens) AS most
-           FROM completions JOIN variants ON condition = 'variant.' || variants.prompt
-           GROUP BY family ORDER BY family"""
+        """SELECT family, max(tokens) AS most FROM completions JOIN prompts USING (family, prompt)
+           WHERE family != 'study' GROUP BY family ORDER BY family"""
     )
     assert room == [{"family": "sentence", "most": 24}, {"family": "variant", "most": 16}]
     assert finished.summary["variants"] == {"variants": 9, "sentences": 18, "problems": 6, "solutions": 8}
@@ -98,8 +112,8 @@ def accepted(run: Run) -> dict[tuple[int, int, int], bool]:
     }
 
 
-@pytest.mark.parametrize(("stage", "table"), [("measure", "prompts"), ("variant", "variants")])
-def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(finished: Run, stage: str, table: str) -> None:
+@pytest.mark.parametrize("family", ["study", "variant", "sentence"])
+def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(finished: Run, family: str) -> None:
     poles = accepted(finished)
     assert {True, False} == set(poles.values())
     own: dict[tuple[str, bool], float] = defaultdict(float)
@@ -108,23 +122,24 @@ def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(fin
         if (first := poles.get((r["layer"], r["index"], r["sign"]))) is not None:
             own[r["condition"], first] += r["steps"] / written[r["condition"], r["problem_id"]]
     given = defaultdict(int)
-    for r in finished.rows("SELECT * FROM continuations"):
+    for r in finished.rows("SELECT * FROM solutions"):
         given[r["problem_id"]] += r["tokens"]
     fixed: dict[tuple[str, bool], float] = defaultdict(float)
-    fixed_table = {"measure": "fixed", "variant": "variant_fixed"}[stage]
-    for r in finished.rows(f"SELECT * FROM {fixed_table}"):
+    for r in finished.rows("SELECT * FROM forced WHERE family = ?", [family]):
         if (first := poles.get((r["layer"], r["index"], r["sign"]))) is not None:
             fixed[r["prompt"], first] += r["steps"] / given[r["problem_id"]]
     assert len(given) > 8
-    solutions = {"measure": len(given), "variant": 8}[stage]
-    for row in finished.rows(f"SELECT * FROM {table}"):
-        key = f"{stage}.{row['prompt']}"
+    solutions = len(given) if family == "study" else 8
+    rows = finished.rows("SELECT * FROM prompts WHERE family = ?", [family])
+    assert rows
+    for row in rows:
+        key = f"{family}.{row['prompt']}"
         assert row["poles_per_token_first"] == pytest.approx(own[key, True] / row["n"])
         assert row["poles_per_token"] == pytest.approx((own[key, True] + own[key, False]) / row["n"])
         assert row["fixed_activity_first"] == pytest.approx(fixed[row["prompt"], True] / solutions)
         both = fixed[row["prompt"], True] + fixed[row["prompt"], False]
         assert row["fixed_activity"] == pytest.approx(both / solutions)
-        if stage == "measure":
+        if family == "study":
             entry = finished.summary["prompts"][row["prompt"]]
             assert entry["own_activity_first"] == row["poles_per_token_first"] < entry["own_activity"]
             assert entry["fixed_activity_first"] == row["fixed_activity_first"] < entry["fixed_activity"]
@@ -133,11 +148,10 @@ def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(fin
 def test_correlations_are_those_of_the_tables(finished: Run) -> None:
     found = {(r["family"], r["activity"], r["poles"], r["given"]): r for r in finished.rows("SELECT * FROM correlations")}
     columns = {("own", "all"): "poles_per_token", ("fixed", "first"): "fixed_activity_first"}
-    families = {"variant": "variants WHERE family = 'variant'", "sentence": "variants WHERE family = 'sentence'",
-                "study": "prompts"}  # fmt: skip
+    families = ("variant", "sentence", "study")
     defined = 0
-    for family, source in families.items():
-        rows = finished.rows(f"SELECT * FROM {source}")
+    for family in families:
+        rows = finished.rows("SELECT * FROM prompts WHERE family = ?", [family])
         accuracy = [r["accuracy"] for r in rows]
         for (activity, poles), column in columns.items():
             values = [r[column] for r in rows]
@@ -164,7 +178,7 @@ def test_correlations_are_those_of_the_tables(finished: Run) -> None:
 def test_kinds_of_sentences(finished: Run) -> None:
     rows = finished.rows("SELECT * FROM sentence_kinds")
     assert [r["kind"] for r in rows] == ["instructive", "misleading", "irrelevant", "none"]
-    prompts = finished.rows("SELECT * FROM variants WHERE family = 'sentence'")
+    prompts = finished.rows("SELECT * FROM prompts WHERE family = 'sentence'")
     for row in rows:
         own = [p for p in prompts if p["kind"] == row["kind"]]
         assert row["prompts"] == len(own)
@@ -178,7 +192,7 @@ def test_phenomena_have_a_verdict_on_either_activity(finished: Run) -> None:
     assert finished.manifest["rules"] == {"phenomena": RULE}
     prompts = finished.summary["prompts"]
     rows = finished.rows("SELECT * FROM phenomena")
-    [given] = finished.rows("SELECT count(DISTINCT problem_id) AS n FROM continuations")
+    [given] = finished.rows("SELECT count(DISTINCT problem_id) AS n FROM solutions")
     assert "without_formulas" in {r["phenomenon"] for r in rows}
     for row in rows:
         for name, key in (("activity", "own_activity"), ("fixed", "fixed_activity"), ("accuracy", "accuracy")):
@@ -192,48 +206,97 @@ def test_phenomena_have_a_verdict_on_either_activity(finished: Run) -> None:
 
 
 def test_a_rule_that_was_not_written_down_is_said(finished: Run, tmp_path: Path) -> None:
-    assert not any("rule" in note for note in finished.manifest["notes"])
-    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    assert not any("rule" in note for note in finished.notes)
     changed = tmp_path / "run"
-    changed.mkdir()
-    (changed / "manifest.json").write_text(json.dumps(manifest | {"rules": {"phenomena": "another"}}))
-    shutil.copytree(finished.folder / "tables", changed / "tables")
-    assert main(["explain", str(changed)]) == 0
-    assert any("not one that was written down" in note for note in Run.open(changed).manifest["notes"])
+    shutil.copytree(finished.folder, changed)
+    with manifest_of(changed) as manifest:
+        manifest["stages"].pop("correlate")
+        manifest["rules"] = {"phenomena": "another"}
+    assert main(["correlate", str(changed)]) == 0
+    assert any("not one that was written down" in note for note in Run.open(changed).notes)
 
 
+@pytest.mark.slow
 def test_more_variants_keep_those_that_are_done(finished: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(finished.folder, run)  # with the files' times
-    before = {p.name: p.stat().st_mtime_ns for p in (run / "tables/completions").iterdir()}
-    tables = {name: pq.read_table(run / f"tables/{name}.parquet") for name in ("variants", "variant_problems")}
-    assert main(["variants", str(run), "--variants", "20"]) == 0
-    after = {p.name: p.stat().st_mtime_ns for p in (run / "tables/completions").iterdir()}
-    assert before.items() <= after.items() and len(after) == len(before) + 11
-    grown = pq.read_table(run / "tables/variants.parquet")
-    assert grown.num_rows == 20 + 18
-    old = grown.filter(pc.is_in(grown["prompt"], tables["variants"]["prompt"])).to_pylist()
-    assert sorted(old, key=str) == sorted(tables["variants"].to_pylist(), key=str)
-    assert main(["variants", str(run), "--variants", "3"]) == 0  # never fewer than there are
-    assert pq.read_table(run / "tables/variants.parquet").num_rows == 38
-    assert main(["explain", str(run)]) == 0
+    shutil.copytree(finished.folder, run)
+    tables = ("completions", "activity", "forced", "forced_scores")
+    before = times(run, *tables)
+    assert main(["measure", str(run), "--variants", "20", "--sentences", *SIX]) == 0
+    after = times(run, *tables)
+    assert before.items() <= after.items() and len(after) == len(before) + 4 * 11
+    grown = Run.open(run)
+    for sql in (EXTRA, "SELECT * FROM prompt_problems", "SELECT * FROM forced_problems"):
+        old = finished.rows(sql)
+        assert [row for row in grown.rows(sql) if row in old] == old
+    assert len(grown.rows(EXTRA)) == 20 + 18
+    assert grown.state("correlate") == ("stale", "prompts changed") and "correlation" not in grown.summary
+    assert main(["correlate", str(run)]) == 0
     within = Run.open(run).summary["correlation"]["variants"]["within"]
     assert set(within) == {"spearman", "low", "high", "p_value"}
 
 
-def test_alone_it_measures_what_a_thorough_study_does(tiny_study: TinyStudy, tmp_path: Path) -> None:
-    assert "variants" not in stages_of(StudyConfig())
-    assert "variants" in stages_of(StudyConfig(variants=1)) and "variants" in stages_of(StudyConfig(sentences=True))
-    assert stages_of(StudyConfig(variants=1)).index("variants") == stages_of(StudyConfig(variants=1)).index("explain") - 1
+def test_fewer_variants_are_what_is_left(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command asks for is what the run holds then: no part of more variants is left that a query could mix in."""
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    before = times(run)
+    assert main(["measure", str(run), "--variants", "3", *SIX]) == 0
+    left = Run.open(run)
+    assert left.rows(EXTRA) == finished.rows(EXTRA)[:3]
+    assert left.summary["variants"] == {"variants": 3, "sentences": 0, "problems": 6, "solutions": 8}
+    names = {r["prompt"] for r in left.rows(EXTRA)}
+    for table in ("completions", "activity", "forced", "forced_scores", "prompt_problems", "forced_problems"):
+        found = left.rows(f"SELECT DISTINCT family, prompt FROM {table} WHERE family NOT IN ('study', 'discovery')")
+        assert sorted(r["prompt"] for r in found) == sorted(names), table
+        assert {r["family"] for r in found} == {"variant"}
+    kept = {n: at for n, at in times(run).items() if before.get(n) == at}
+    assert {f"completions/variant.{name}" for name in names} <= kept.keys()
+    assert not [name for name in hashes(run) if "/sentence." in name]
+    assert len(times(run)) == len(hashes(run))
+    capsys.readouterr()
+    assert main(["measure", str(run)]) == 0  # without options: those that the run has
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("[")] == [
+        "[  done ] measure", "[  done ] variants"
+    ]  # fmt: skip
+
+
+def test_variants_without_sentences_leave_tables_that_can_be_queried(measured: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["discover", *options(tiny_study, tmp_path, "--variant-limit", "1"), "--out", str(out)]) == 0
-    for stage in ("annotate", "measure", "explain"):
-        assert main([stage, str(out)]) == 0
+    shutil.copytree(measured, out)
+    assert main(["measure", str(out), "--variants", "3", "--prompts", "variants", *SIX]) == 0
+    run = Run.open(out)
+    assert run.rows("SELECT * FROM sentence_kinds") == []
+    assert run.query("SELECT kind, accuracy, fixed_high FROM sentence_kinds").column_names == ["kind", "accuracy", "fixed_high"]
+    assert len(run.rows("SELECT * FROM prompts JOIN prompt_problems USING (family, prompt) WHERE family = 'variant'")) == 18
+    assert {r["f"] for r in run.rows("SELECT DISTINCT family AS f FROM forced_problems")} == {"study", "variant"}
+    assert main(["correlate", str(out)]) == 0
+    found = Run.open(out).summary["correlation"]
+    assert found["variants"]["prompts"] == 3 and "sentences" not in found
+    assert 'id="sentence-kinds"' not in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_alone_it_measures_what_a_thorough_study_does(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(measured, out)
+
+    def study(**asked: object) -> list[str]:
+        session = Session.reopen(out)
+        session.run.manifest["options"]["variants"] = asked
+        return [s.name for s in wanted(session)]
+
+    assert "variants" not in study()
+    assert "variants" in study(variants=1) and "variants" in study(sentences=True)
+    assert study(variants=1).index("variants") == study(variants=1).index("correlate") - 1
+    assert main(["correlate", str(out)]) == 0
+    assert cotscope.status(out)["variants"].status == "missing"
     assert "variants" not in Run.open(out).summary["correlation"]
-    assert main(["variants", str(out)]) == 0
-    assert Run.open(out).summary["variants"] | {"solutions": 0} == {
-        "variants": 40, "sentences": 18, "problems": 1, "solutions": 0,
-    }  # fmt: skip
+    monkeypatch.setattr(variants, "SOLUTIONS_USED", 1)
+    assert main(["measure", str(out), "--prompts", "variants", "sentences", "--variant-limit", "1"]) == 0
+    assert Run.open(out).summary["variants"] == {"variants": 40, "sentences": 18, "problems": 1, "solutions": 1}
+    assert (variants.MANY, THOROUGH["variants"]) == (40, {"variants": 40, "sentences": True})
+    assert options_of(BY_NAME["variants"], Run.open(out).manifest["options"]["variants"]).sentences
 
 
 def test_too_many_and_too_long_are_said_before_anything_runs(
@@ -255,30 +318,36 @@ def test_too_many_and_too_long_are_said_before_anything_runs(
 def test_changed_exemplars_are_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Run) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
-    manifest = json.loads((run / "manifest.json").read_text())
-    name = next(iter(manifest["extra_prompts"]))
-    manifest["extra_prompts"][name] = "0" * 64
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["variants", str(run)]) == 2
-    assert f"prompt {name}: not what it was when" in capsys.readouterr().err
+    other = tmp_path / "other.toml"
+    with manifest_of(run) as manifest:
+        text = Path(manifest["config"]["exemplars"]).read_text()
+        manifest["config"]["exemplars"] = str(other)
+    other.write_text(text)
+    assert main(["measure", str(run), "--variants", "9", "--sentences", *SIX]) == 0
+    assert "[  done ] variants" in capsys.readouterr().out
+    other.write_text(text.replace("So it is", "So it was", 1))
+    assert main(["measure", str(run), "--variants", "10", *SIX]) == 2
+    assert "prompt full: not what it was when" in capsys.readouterr().err
+    assert hashes(run) == hashes(finished.folder)
 
 
-def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
-    study = options(tiny_study, tmp_path, "--variants", "12", "--sentences")
-    command = [sys.executable, "-m", "cotscope", "study", *study, "--rows", "4", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    kept = [c for c in killed_after("variant.", command, tmp_path / "killed") if c.startswith("variant.")]
-    assert 0 < len(kept) < 30
-    files = {c: (tmp_path / f"killed/tables/completions/{c}.parquet").stat().st_mtime_ns for c in kept}
-    out = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    whole, killed = (Run.open(tmp_path / name) for name in ("whole", "killed"))
-    for table in ("variants", "variant_problems", "sentence_kinds", "correlations", "phenomena"):
-        one, other = (run.rows(f"SELECT * FROM {table} ORDER BY ALL") for run in (whole, killed))
-        assert len(one) == len(other) > 0
-        for a, b in zip(one, other):  # update sizes depend on the batch, in their last digits
-            numbers = {k for k, v in a.items() if isinstance(v, float)}
-            assert {k: b[k] for k in numbers} == pytest.approx({k: a[k] for k in numbers}, nan_ok=True), table
-            assert {k: b[k] for k in a if k not in numbers} == {k: a[k] for k in a if k not in numbers}
-    assert whole.summary["correlation"] == killed.summary["correlation"]
-    assert {c: (killed.folder / f"tables/completions/{c}.parquet").stat().st_mtime_ns for c in kept} == files
+@pytest.mark.faults
+def test_a_killed_command_goes_on_to_the_same_result(measured: Path, finished: Run, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    shutil.copytree(measured, out)
+    command = [sys.executable, "-m", "cotscope", "measure", *NINE]
+    kept = [n for n in killed_after("completions/variant.", command, out) if n.startswith("completions/variant.")]
+    assert 0 < len(kept) < 9
+    assert cotscope.status(out)["variants"].status == "stopped"
+    at = {name: when for name, when in times(out, "completions", "activity", "forced", "forced_scores").items() if name in kept}
+    run = subprocess.run([*command, str(out)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert times(out).items() >= at.items()
+    assert main(["correlate", str(out)]) == 0
+    killed = Run.open(out)
+    for table in ("prompts", "prompt_problems", "forced_problems", "sentence_kinds", "correlations", "phenomena"):
+        one, other = (run.rows(f"SELECT * FROM {table} ORDER BY ALL") for run in (finished, killed))
+        assert len(one) > 0
+        assert_same(one, other)  # update sizes depend on the batch, in their last digits
+    assert killed.summary["correlation"] == finished.summary["correlation"]
+    assert hashes(out).keys() == hashes(finished.folder).keys()

@@ -14,28 +14,32 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import TinyStudy, killed_after
+from conftest import TinyStudy, assert_same, hashes, killed_after, manifest_of, times
 
 import cotscope
-from cotscope import neurons, stats
 from cotscope.cli import main
 from cotscope.concepts.sets import ConceptSet
 from cotscope.judge.annotators import BUILT_IN
 from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
+from cotscope.measuring import neurons
 from cotscope.records import Concept
 from cotscope.runs.folder import Run
 from cotscope.stages import damage
-from cotscope.stats import TOO_FEW, permutation_p, rank_correlation, wilson
+from cotscope.stages.registry import BY_NAME, STAGES
+from cotscope.stats import LEAST_EFFECT, LEVEL, TOO_FEW, permutation_p, rank_correlation, wilson
 from cotscope.stats.random_sets import CALIPER
 
-FIGURES = ("baseline", "neurons", "ablation", "prompts", "correlation", "phenomena")
+SMALL = {"matched": 2, "unmatched": 1, "permuted": 2, "battery": 1}
+FEW = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
 
 
 def figures(folder: Path) -> dict:
+    """All figures but the seconds."""
     summary = json.loads((folder / "summary.json").read_text())
-    return {key: summary.get(key) for key in FIGURES}
+    assert summary == json.loads(json.dumps(Run.open(folder).summary))
+    return {key: value for key, value in summary.items() if key != "timing"}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +53,40 @@ def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) ->
             for a, b, s, c in ((4, 2, "+", 6), (6, 2, "-", 4), (5, 3, "*", 15), (8, 2, "/", 4), (9, 3, "+", 12))
         )
     )
-    assert main(["study", *tiny_study.options(), "--exemplars", str(exemplars), "--out", str(out)]) == 0
+    command = ["study", *tiny_study.options(), "--exemplars", str(exemplars), "--battery", "4", "--out", str(out)]
+    assert main(command) == 0
     return Run.open(out)
 
 
+@pytest.fixture(scope="module")
+def small(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A study with one prompt and few sets, begun from Python."""
+    return cotscope.study(
+        tmp_path_factory.mktemp("runs") / "python", model=tiny_study.model, data=tiny_study.data,
+        prompt_files=(tiny_study.prompt,), concepts=tiny_study.concepts, limit=8, dtype="float32", max_new_tokens=16,
+        zero_shot_tokens=24, given=4, **SMALL,
+    )  # fmt: skip
+
+
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    assert all(finished.stage_done(s) for s in ("discover", "annotate", "keystones", "ablate", "measure", "explain"))
-    assert "<html" in (finished.folder / "report.html").read_text()[:200]
+    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "operations", "measure", "correlate"}
+    assert {stage for stage, found in cotscope.status(finished.folder).items() if found.current} == wanted
+    assert {found.status for stage, found in cotscope.status(finished.folder).items() if stage not in wanted} == {"missing"}
+    page = (finished.folder / "report.html").read_text()
+    assert "<html" in page[:200]
+    for stage in wanted:  # each with its finding
+        assert finished.manifest["stages"][stage]["finding"]
+
+
+def test_records_say_what_was_read_and_written(finished: Run) -> None:
+    """Every file of the run but the study's own problems has a stage that wrote it, and no stage wrote anything else."""
+    wrote = [name for record in finished.manifest["stages"].values() for name in record["wrote"]]
+    assert set(wrote) == hashes(finished.folder).keys() - {"problems"} == finished.whole - {"problems"}
+    assert len(times(finished.folder)) == len(finished.whole)
+    for stage, record in finished.manifest["stages"].items():
+        assert set(record["read"]) == {str(p).format(first="plain") for p in BY_NAME[stage].reads}
+        assert record["seconds"] >= 0
+        assert finished.summary["timing"][f"{stage}_s"] == record["seconds"]
 
 
 def test_summary_has_the_keys_of_the_design(finished: Run) -> None:
@@ -84,12 +115,12 @@ def test_summary_has_the_keys_of_the_design(finished: Run) -> None:
     # No exemplar pair of subtraction, multiplication or division: those prompts are left out, and said to be.
     assert "addition_only" in summary["prompts"]
     assert "division_only" not in summary["prompts"]
-    assert any("division_only" in note for note in finished.manifest["notes"])
+    assert any("division_only" in note for note in finished.notes)
 
 
 def test_accuracy_is_what_the_texts_say(finished: Run) -> None:
     rows = finished.rows(
-        "SELECT text, answer, correct FROM completions JOIN problems USING (problem_id) WHERE condition = 'measure.plain'"
+        "SELECT text, answer, correct FROM completions JOIN problems USING (problem_id) WHERE condition = 'study.plain'"
     )
     assert len(rows) == 8
     right = sum(r["correct"] for r in rows)
@@ -106,10 +137,14 @@ def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
     ids = {t["split"]: set(t["ids"]) for t in tables}
     assert {name: len(found) for name, found in ids.items()} == {"test": 8, "discovery": 8, "tuning": 4}
     assert len(set().union(*ids.values())) == 20
-    assert any("4 are left for tuning" in note for note in finished.manifest["notes"])
-    seen = finished.rows("SELECT DISTINCT split, condition FROM completions")
-    assert {r["split"] for r in seen if r["condition"].startswith("discover")} == {"discovery"}
-    assert {r["split"] for r in seen if not r["condition"].startswith("discover")} == {"test"}
+    assert any("4 are left for tuning" in note for note in finished.notes)
+    seen = finished.rows("SELECT DISTINCT split, family, condition, prompt, neuron_set FROM completions")
+    assert {(r["family"], r["split"]) for r in seen} == {("discovery", "discovery"), ("study", "test"), ("ablation", "test")}
+    for r in seen:
+        named = r["neuron_set"] if r["family"] == "ablation" else r["prompt"]
+        assert r["condition"] == f"{r['family']}.{named}"
+        assert (r["neuron_set"] == "none") == (r["family"] != "ablation")
+    assert {f"completions/{r['condition']}" for r in seen} == {n for n in finished.whole if n.startswith("completions/")}
 
 
 def test_poles_are_found_under_several_prompts(tiny_study: TinyStudy, tmp_path: Path) -> None:
@@ -120,11 +155,13 @@ def test_poles_are_found_under_several_prompts(tiny_study: TinyStudy, tmp_path: 
     assert main(["discover", *tiny_study.options(), *more, "--out", str(tmp_path / "run")]) == 0
     run = Run.open(tmp_path / "run")
     assert run.summary["neurons"]["discovery_prompts"] == ["plain", "second"]
-    assert "discover.other" not in run.manifest["conditions"]
+    assert {n for n in run.manifest["files"] if n.startswith("completions/")} == {
+        "completions/discovery.plain", "completions/discovery.second"
+    }  # fmt: skip
     alone: dict[tuple, int] = {}
     for r in run.rows(
         """SELECT layer, index, sign, steps FROM activity JOIN completions USING (condition, problem_id)
-           WHERE condition = 'discover.plain' AND correct"""
+           WHERE condition = 'discovery.plain' AND correct"""
     ):
         pole = r["layer"], r["index"], r["sign"]
         alone[pole] = alone.get(pole, 0) + r["steps"]
@@ -202,7 +239,7 @@ def test_the_comparison_is_with_what_can_be_matched(finished: Run) -> None:
         if row["kind"] == "matched":
             assert max(abs(row["steps_smd"]), abs(row["update_size_smd"])) <= summary["matching"]["largest_smd"]
             assert abs(math.log(row["mean_steps"] / row["target_mean_steps"])) <= CALIPER
-    assert any("have no equal" in note for note in finished.manifest["notes"])
+    assert any("have no equal" in note for note in finished.notes)
 
 
 def test_weights_are_as_before(finished: Run) -> None:
@@ -214,10 +251,10 @@ def test_own_activity_counts_accepted_poles(finished: Run) -> None:
     accepted = {(r["layer"], r["index"], r["sign"]) for r in finished.rows("SELECT * FROM annotations WHERE accepted")}
     tokens = {
         r["problem_id"]: r["tokens"]
-        for r in finished.rows("SELECT problem_id, tokens FROM completions WHERE condition = 'measure.plain'")
+        for r in finished.rows("SELECT problem_id, tokens FROM completions WHERE condition = 'study.plain'")
     }
     own = dict.fromkeys(tokens, 0.0)
-    for r in finished.rows("SELECT * FROM activity WHERE condition = 'measure.plain'"):
+    for r in finished.rows("SELECT * FROM activity WHERE condition = 'study.plain'"):
         if (r["layer"], r["index"], r["sign"]) in accepted:
             own[r["problem_id"]] += r["steps"] / tokens[r["problem_id"]]
     assert finished.summary["prompts"]["plain"]["own_activity"] == pytest.approx(sum(own.values()) / len(own))
@@ -235,49 +272,95 @@ def test_changes_of_phenomena_are_differences_of_prompts(finished: Run) -> None:
         assert row[change] == pytest.approx(prompts["text_only"][key] - prompts["plain"][key])
 
 
-def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStudy, capsys) -> None:
-    before = {p: p.stat().st_mtime_ns for p in (finished.folder / "tables/completions").iterdir()}
+def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    before, made_of, summary = times(finished.folder), hashes(finished.folder), figures(finished.folder)
+    records = Run.open(finished.folder).manifest["stages"]
     exemplars = finished.manifest["config"]["exemplars"]
-    options = [*tiny_study.options(), "--exemplars", exemplars, "--out", str(finished.folder), "--json"]
-    summary = figures(finished.folder)
-    assert main(["study", *options]) == 0
+    options = [*tiny_study.options(), "--exemplars", exemplars, "--battery", "4", "--out", str(finished.folder)]
+    assert main(["study", *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == str(finished.folder)
-    assert {p: p.stat().st_mtime_ns for p in (finished.folder / "tables/completions").iterdir()} == before
+    assert main(["study", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = [s.name for s in STAGES if s.name in records]
+    assert [line for line in lines if line.startswith("[")] == [
+        f"[  done ] {stage}: {records[stage]['finding']}" for stage in wanted
+    ]  # fmt: skip
+    for command in ("ablate", "measure", "correlate"):
+        assert main([command, str(finished.folder)]) == 0
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
+        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "operations", "measure", "correlate")
+    ]  # fmt: skip
+    assert {name for name, at in times(finished.folder).items() if before[name] != at} <= {"problems"}
+    assert hashes(finished.folder) == made_of
     assert figures(finished.folder) == summary
+    assert Run.open(finished.folder).manifest["stages"] == records
 
 
-def test_a_killed_study_goes_on_to_the_same_result(tiny_study: TinyStudy, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cotscope", "study", *tiny_study.options(), "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    kept = killed_after("ablate.", command, tmp_path / "killed")
-    assert "discover.plain" in kept
-    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed/tables/completions").glob("[!.]*.parquet")}
-    finished_parts = {p: at for p, at in done.items() if p.stem in kept}
+@pytest.mark.faults
+def test_a_killed_study_goes_on_to_the_same_result(small: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cotscope", "study", *tiny_study.options(), "--given", "4", *FEW, "--out"]
+    kept = killed_after("completions/ablation.", command, tmp_path / "killed")
+    assert {"completions/discovery.plain", "annotations", "keystones", "completions/study.plain"} <= set(kept)
+    assert "ablation" not in kept
+    done = {name: at for name, at in times(tmp_path / "killed", "completions", "activity").items() if name in kept}
+    state = cotscope.status(tmp_path / "killed")
+    assert (state["annotate"].status, state["ablate"].status, state["damage"].status) == ("done", "stopped", "missing")
     out = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
-    assert {p: p.stat().st_mtime_ns for p in finished_parts} == finished_parts
+    assert_same(figures(tmp_path / "killed"), figures(small.folder))
+    assert times(tmp_path / "killed").items() >= done.items()
+    assert all(found.current for found in Run.open(tmp_path / "killed").states().values())
 
 
-def test_stages_one_by_one_and_from_python(tiny_study: TinyStudy, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_stages_one_by_one_are_the_study(small: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
     out = tmp_path / "staged"
-    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    assert main(["discover", *tiny_study.options(), "--given", "4", "--out", str(out)]) == 0
     for stage in (
         ["annotate", "--annotator", "lexicon"],
-        ["keystones"],
-        ["ablate"],
+        ["ablate", *FEW],
         ["measure", "--rows", "3"],
-        ["explain"],
+        ["correlate"],
         ["report"],
     ):
         assert main([stage[0], str(out), *stage[1:]]) == 0
-    run = cotscope.study(
-        tmp_path / "python", model=tiny_study.model, data=tiny_study.data, prompt_files=(tiny_study.prompt,),
-        concepts=tiny_study.concepts, limit=8, dtype="float32", max_new_tokens=16, zero_shot_tokens=24,
-    )  # fmt: skip
-    assert figures(run.folder) == figures(out)
+    assert_same(figures(small.folder), figures(out))
+    staged = Run.open(out)
+    assert staged.states() == small.states()
+    assert hashes(out).keys() == hashes(small.folder).keys()
 
 
+def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(small.folder, out)
+
+    def refused(*command: str) -> str:
+        assert main([command[0], str(out), *command[1:]]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    (out / "tables/annotations.parquet").unlink()
+    before = times(out)
+    line = refused("correlate")
+    assert "stage 'annotate', which 'correlate' builds on, is stale: annotations changed" in line
+    assert line.endswith(f"Run `cotscope annotate {out}` first, or `cotscope study` for all.")
+    assert "missing or changed" not in line
+    with manifest_of(out) as manifest:
+        manifest["stages"].pop("keystones")
+    assert "'annotate', which 'keystones' builds on, is stale" in refused("ablate", "--outcomes", "accuracy")
+    assert times(out) == before
+    assert main(["annotate", str(out)]) == 0  # to the same words: what was stale by them alone is not any more
+    capsys.readouterr()
+    assert "stage 'keystones', which 'calibrate' builds on, has not run" in refused("calibrate")
+    states = Run.open(out).states()
+    assert states["measure"].current and states["damage"] == ("stale", "stage ablate is stale")
+    assert states["ablate"] == ("stale", "stage keystones is missing")
+    with manifest_of(out) as manifest:
+        manifest["stages"]["discover"]["status"] = "started"
+    assert "stage 'discover', which 'annotate' builds on, was stopped" in refused("annotate")
+
+
+@pytest.mark.slow
 def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: TinyStudy, tmp_path: Path, monkeypatch) -> None:
     class Half(LexiconAnnotator):
         name = "half"
@@ -291,10 +374,10 @@ def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: Ti
     monkeypatch.setattr(neurons, "LEAST_OTHERS", 1)
     monkeypatch.setitem(BUILT_IN, "half", lambda setting: Half())
     out = tmp_path / "run"
-    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    assert main(["discover", *tiny_study.options(), "--given", "4", "--out", str(out)]) == 0
     assert main(["annotate", str(out), "--annotator", "half"]) == 0
-    for stage in ("keystones", "ablate", "damage", "measure", "explain"):
-        assert main([stage, str(out)]) == 0
+    for stage in (["ablate", *FEW], ["measure"], ["correlate"]):
+        assert main([stage[0], str(out), *stage[1:]]) == 0
     run = Run.open(out)
     accepted = "SELECT DISTINCT layer, index FROM annotations WHERE accepted"
     for name, kind in (("rejected", "rejected"), ("other_concepts", "other_concept")):
@@ -322,15 +405,14 @@ def _activity_without_and_with_the_judge(run: Run) -> None:
     poles = {"lexicon": suspects, "accepted": accepted, "rejected": suspects - accepted}
     assert accepted < suspects
     texts = {(r["prompt"], r["problem_id"]): r["tokens"] for r in run.rows("SELECT * FROM prompt_problems")}
-    spots = run.rows("SELECT problem_id, sum(tokens)::INT AS tokens FROM continuations GROUP BY ALL")
+    spots = run.rows("SELECT problem_id, sum(tokens)::INT AS tokens FROM solutions GROUP BY ALL")
     given = {r["problem_id"]: r["tokens"] for r in spots}
     own, fixed = Counter(), Counter()
     for word, chosen in poles.items():
-        for r in run.rows("SELECT * FROM activity WHERE starts_with(condition, 'measure.')"):
+        for r in run.rows("SELECT * FROM activity WHERE family = 'study'"):
             if (r["layer"], r["index"], r["sign"]) in chosen:
-                prompt = r["condition"].removeprefix("measure.")
-                own[word, prompt] += r["steps"] / texts[prompt, r["problem_id"]]
-        for r in run.rows("SELECT * FROM fixed"):
+                own[word, r["prompt"]] += r["steps"] / texts[r["prompt"], r["problem_id"]]
+        for r in run.rows("SELECT * FROM forced WHERE family = 'study'"):
             if (r["layer"], r["index"], r["sign"]) in chosen:
                 fixed[word, r["prompt"]] += r["steps"] / given[r["problem_id"]]
     rows = run.rows("SELECT * FROM judged_activity")
@@ -382,11 +464,11 @@ def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
 
 def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
     """The table against the steps: every given token has k active poles per layer, and each place its share."""
-    spots = finished.rows("SELECT problem_id, source, role, tokens FROM continuations")
+    spots = finished.rows("SELECT problem_id, source, role, tokens FROM solutions")
     assert {s["source"] for s in spots} == {"gold", "own"} or {s["source"] for s in spots} == {"gold"}
     assert {s["role"] for s in spots if s["tokens"]} == {"operator", "equals", "result", "elsewhere"}
     layers = finished.manifest["model"]["layers"]
-    steps = finished.rows("SELECT prompt, problem_id, role, sum(steps) AS steps FROM fixed GROUP BY ALL")
+    steps = finished.rows("SELECT prompt, problem_id, role, sum(steps) AS steps FROM forced GROUP BY ALL")
     tokens = {(s["problem_id"], s["role"]): s["tokens"] for s in spots}
     assert len(steps) == len(finished.summary["prompts"]) * sum(t > 0 for t in tokens.values())
     for row in steps:
@@ -394,9 +476,9 @@ def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
     for name, prompt in finished.summary["prompts"].items():
         [accepted] = finished.rows(
             """SELECT avg(coalesce(steps, 0) / tokens) AS activity
-               FROM (SELECT problem_id, sum(tokens) AS tokens FROM continuations GROUP BY ALL)
+               FROM (SELECT problem_id, sum(tokens) AS tokens FROM solutions GROUP BY ALL)
                     LEFT JOIN (SELECT problem_id, sum(steps) AS steps
-                               FROM fixed SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
+                               FROM forced SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
                                WHERE prompt = ? GROUP BY ALL) USING (problem_id)""",
             [name],
         )
@@ -406,15 +488,15 @@ def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:
 def test_activity_by_place_against_the_texts(finished: Run) -> None:
     """Own activity at each role, counted anew from tokens' roles and active poles; every token counts once."""
     layers = finished.manifest["model"]["layers"]
-    texts = finished.rows("SELECT * FROM completions WHERE starts_with(condition, 'measure.')")
+    texts = finished.rows("SELECT * FROM completions WHERE family = 'study'")
     assert all(len(t["roles"]) == t["tokens"] for t in texts)
     tokens = {(t["prompt"], t["problem_id"]): Counter(t["roles"]) for t in texts}
     concepts = defaultdict(list)
     for r in finished.rows("SELECT * FROM annotations WHERE accepted"):
         concepts[r["layer"], r["index"], r["sign"]].append(r["concept"])
     steps, active = Counter(), Counter()
-    for r in finished.rows("SELECT * FROM activity WHERE starts_with(condition, 'measure.')"):
-        place = (r["condition"].removeprefix("measure."), r["problem_id"], r["role"])
+    for r in finished.rows("SELECT * FROM activity WHERE family = 'study'"):
+        place = (r["prompt"], r["problem_id"], r["role"])
         steps[place] += r["steps"]
         for concept in concepts[r["layer"], r["index"], r["sign"]]:
             active[(*place, concept)] += r["steps"]
@@ -436,11 +518,12 @@ def test_activity_by_place_against_the_texts(finished: Run) -> None:
 
 
 def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
-    rows = finished.rows("SELECT * FROM damage_given")
+    rows = finished.rows("SELECT * FROM damage_solutions")
     names = {"none", "reasoning", "comparable", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
     assert {r["neuron_set"] for r in finished.rows("SELECT * FROM damage")} == names
     assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
-    gold = {(g["neuron_set"], g["role"], g["problem_id"]): g["log_prob"] for g in finished.rows("SELECT * FROM gold")}
+    scores = finished.rows("SELECT * FROM solution_scores")
+    gold = {(g["neuron_set"], g["role"], g["problem_id"]): g["log_prob"] for g in scores}
     change = {}
     for row in rows:
         name, role = row["neuron_set"], row["role"]
@@ -459,36 +542,61 @@ def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
         assert specific["low"] <= specific["change"] <= specific["high"]
 
 
-def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run) -> None:
+    """20 permuted sets are drawn whatever --matched is (here: 5)."""
     headline = finished.summary["damage"]["headline"]
-    assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 0), "5 sets are asked for, 19 are needed"
-    assert "More sets are drawn with" in (finished.folder / "report.html").read_text()
-    for module in (damage, stats):
-        monkeypatch.setattr(module, "LEAST_PERMUTED", 5)
+    means = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM permuted")}
+    assert set(means) == {"none", "target", *(f"permuted_{i}" for i in range(20))}
+    rows = finished.rows("SELECT * FROM solution_scores WHERE neuron_set = 'none'")
+    for column, here in (("arithmetic", lambda role: role != "elsewhere"), ("elsewhere", lambda role: role == "elsewhere")):
+        problems: dict[str, list[tuple[float, int]]] = {}
+        for r in rows:
+            if here(r["role"]):
+                problems.setdefault(r["problem_id"], []).append((r["log_prob"], r["tokens"]))
+        untouched = fmean(sum(p * n for p, n in parts) / sum(n for _, n in parts) for parts in problems.values())
+        assert means["none"][column] == pytest.approx(untouched, abs=1e-5)
+    change = {name: m["arithmetic"] - means["none"]["arithmetic"] for name, m in means.items()}
+    beyond = {name: change[name] - (m["elsewhere"] - means["none"]["elsewhere"]) for name, m in means.items()}
+    for key, values in (("p_value", change), ("p_beyond", beyond)):
+        as_low = sum(values[f"permuted_{i}"] <= values["target"] for i in range(20))
+        assert headline[key] == pytest.approx((1 + as_low) / 21)
+    assert headline["change"] == pytest.approx(change["target"])
+    assert headline["permuted_mean"] == pytest.approx(fmean(change[f"permuted_{i}"] for i in range(20)))
+    matters = max(headline["p_value"], headline["p_beyond"]) <= LEVEL
+    matters &= headline["permuted_mean"] - headline["change"] >= LEAST_EFFECT
+    assert headline["verdict"] == ("matters" if matters else "not shown")
+    assert (headline["sets"], headline["neurons"] > 0) == (20, True)
+    assert "permuted sets by" in (finished.folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_too_few_permuted_sets_and_more_of_them(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(finished.folder, folder := tmp_path / "run")
     scored: list[str] = []
     mean_scores = damage.mean_scores
     monkeypatch.setattr(damage, "mean_scores", lambda by_role: scored.append("") or mean_scores(by_role))
-    for _ in range(2):
-        assert main(["damage", str(folder)]) == 0
+    whole = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM permuted")}
+
+    def permuted(sets: int, *more: str) -> dict:
+        scored.clear()
+        assert main(["ablate", str(folder), "--battery", "4", "--permuted", str(sets), *more]) == 0
+        rows = Run.open(folder).rows("SELECT * FROM permuted")
+        assert {r["neuron_set"] for r in rows} == (
+            {"none", "target", *(f"permuted_{i}" for i in range(sets))} if sets else set()
+        )
+        assert_same([whole[r["neuron_set"]] for r in rows], rows)
+        return Run.open(folder).summary["damage"]["headline"]
+
+    headline = permuted(0)
+    assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 0)
+    assert "More sets are drawn with" in (folder / "report.html").read_text()
+    before = times(folder, "solution_scores", "battery", "completions", "keystones", "ablation")
+    headline = permuted(5)
     assert len(scored) == 7, "none, the target and five sets, once each"
-    run = Run.open(folder)
-    headline, means = run.summary["damage"]["headline"], {r["neuron_set"]: r for r in run.rows("SELECT * FROM permuted")}
-    assert set(means) == {"none", "target", *(f"permuted_{i}" for i in range(5))}
-    rows = [r for r in run.rows("SELECT * FROM gold WHERE neuron_set = 'none'") if r["role"] != "elsewhere"]
-    problems: dict[str, list[tuple[float, int]]] = {}
-    for r in rows:
-        problems.setdefault(r["problem_id"], []).append((r["log_prob"], r["tokens"]))
-    untouched = fmean(sum(p * n for p, n in parts) / sum(n for _, n in parts) for parts in problems.values())
-    assert means["none"]["arithmetic"] == pytest.approx(untouched, abs=1e-5)
-    change = {name: m["arithmetic"] - means["none"]["arithmetic"] for name, m in means.items()}
-    sets = [change[f"permuted_{i}"] for i in range(5)]
-    assert headline["change"] == pytest.approx(change["target"])
-    assert headline["permuted_mean"] == pytest.approx(fmean(sets))
-    assert headline["p_value"] == pytest.approx((1 + sum(c <= change["target"] for c in sets)) / 6)
-    assert headline["verdict"] == "not shown", "p can't be below 1/6"
-    assert (headline["sets"], headline["neurons"] > 0) == (5, True)
-    assert "permuted sets by" in (folder / "report.html").read_text()
+    assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 5), "19 are needed"
+    assert headline == permuted(5, "--outcomes", "solutions") and not scored
+    assert permuted(7, "--outcomes", "solutions")["sets"] == 7 and len(scored) == 2, "those that are there are kept"
+    assert times(folder, "solution_scores", "battery", "completions", "keystones", "ablation") == before
 
 
 def test_controls_of_the_correlation_and_stability(finished: Run) -> None:
@@ -503,7 +611,7 @@ def test_controls_of_the_correlation_and_stability(finished: Run) -> None:
 
 def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Run) -> None:
     assert "operations" not in finished.summary
-    assert any("table of operations" in note for note in finished.manifest["notes"])
+    assert any("table of operations" in note for note in finished.notes)
     concepts = tmp_path / "concepts.toml"
     text = Path(tiny_study.concepts).read_text()
     concepts.write_text(text.replace('"small"', '"addition"').replace('"large"', '"division"'))
@@ -512,8 +620,10 @@ def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Ru
     out = tmp_path / "run"
     assert main(["discover", *options, "--given", "6", "--out", str(out)]) == 0
     assert main(["annotate", str(out)]) == 0
-    assert main(["operations", str(out)]) == 0
+    assert main(["ablate", str(out), "--by", "operation"]) == 0
     run = Run.open(out)
+    assert list(run.states()) == ["discover", "annotate", "keystones", "operations"]
+    assert all(found.current for found in run.states().values())
     owners = run.rows("SELECT layer, index, list(DISTINCT concept) AS concepts FROM annotations WHERE accepted GROUP BY ALL")
     rows = run.rows("SELECT * FROM operations")
     both = ("addition", "division")
@@ -543,8 +653,8 @@ def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Ru
 def test_prompts_that_cut_completions_are_named(finished: Run) -> None:
     cut = finished.rows(
         """SELECT prompt, avg(CASE WHEN finish = 'length' THEN 1 ELSE 0 END) AS share FROM completions
-           WHERE condition LIKE 'measure.%' GROUP BY prompt"""
+           WHERE family = 'study' GROUP BY prompt"""
     )
     expected = sorted(r["prompt"] for r in cut if r["share"] > 0.5)
-    [note] = [n for n in finished.manifest["notes"] if "were cut at the most tokens allowed" in n] or [""]
+    [note] = [n for n in finished.notes if "were cut at the most tokens allowed" in n] or [""]
     assert note.startswith(f"Under {len(expected)} prompts ({expected[0]}") if expected else not note

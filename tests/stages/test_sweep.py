@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
-from conftest import TinyStudy
+from conftest import TinyStudy, as_if_written, assert_same, hashes, killed_after, times
 
+import cotscope
 from cotscope.cli import main
-from cotscope.executors.local import STAGES, stages_of
+from cotscope.executors.local import wanted
 from cotscope.lm.interventions import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.runs.folder import Run
-from cotscope.runs.session import Session, StudyConfig
+from cotscope.runs.session import Session
+from cotscope.runs.tables import COMPLETIONS
+from cotscope.runs.tables import SETS as SETS_TABLE
+from cotscope.stages import sweep
+from cotscope.stages.registry import STAGES
 from cotscope.stages.sweep import DISRUPTIONS
 
+pytestmark = pytest.mark.slow
 NAMES = {d.name for d in DISRUPTIONS}
 ROLES = ("operator", "equals", "result", "elsewhere")
 SETS = ("comparable", "matched_0", "matched_1", "unmatched_0")
+BATTERY = ["--sweep-battery", "3"]
+SIZES = ["--matched", "3", "--unmatched", "2", "--permuted", "0", "--battery", "3"]
 
 
 @pytest.fixture(scope="module")
 def ablated(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study as far as `damage`."""
+    """A study as far as `ablate`."""
     out = tmp_path_factory.mktemp("runs") / "ablated"
-    sizes = ["--matched", "3", "--unmatched", "2", "--given", "5", "--battery", "3", "--disruptions"]
-    assert main(["discover", *tiny_study.options(), *sizes, "--out", str(out)]) == 0
-    for stage in ("annotate", "keystones", "ablate", "damage"):
-        assert main([stage, str(out)]) == 0
+    assert main(["discover", *tiny_study.options(), "--given", "5", "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    assert main(["ablate", str(out), *SIZES, "--by", "set"]) == 0
     return out
 
 
@@ -45,7 +48,7 @@ def ablated(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> 
 def finished(ablated: Path) -> Run:
     out = ablated.parent / "whole"
     shutil.copytree(ablated, out)
-    assert main(["disrupt", str(out)]) == 0
+    assert main(["sweep", str(out), *BATTERY]) == 0
     return Run.open(out)
 
 
@@ -56,13 +59,13 @@ def name_of(row: dict) -> str:
 
 def items(run: Run) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for r in run.rows("SELECT * FROM disruption_items"):
+    for r in run.rows("SELECT * FROM sweep_items"):
         found.setdefault((r["unit"], r["outcome"]), {})[r["item"]] = r["value"]
     return found
 
 
 def test_the_table_has_every_set_disruption_and_outcome(finished: Run) -> None:
-    rows = finished.rows("SELECT * FROM disruptions")
+    rows = finished.rows("SELECT * FROM sweep")
     outcomes = {*ROLES, "battery", "perplexity", "kl"}
     got = {(r["neuron_set"], name_of(r), r["outcome"]) for r in rows}
     assert got == {(s, d, o) for s in SETS for d in NAMES for o in outcomes} | {("none", "none", o) for o in outcomes}
@@ -85,9 +88,9 @@ def test_the_table_has_every_set_disruption_and_outcome(finished: Run) -> None:
 
 def test_zeroing_is_what_the_damage_stage_measures(finished: Run) -> None:
     """The same figures from another stage's passes."""
-    damage = {(r["neuron_set"], r["role"]): r for r in finished.rows("SELECT * FROM damage_given")}
+    damage = {(r["neuron_set"], r["role"]): r for r in finished.rows("SELECT * FROM damage_solutions")}
     battery = {r["neuron_set"]: r["battery"] for r in finished.rows("SELECT * FROM damage")}
-    rows = finished.rows("SELECT * FROM disruptions WHERE kind = 'scale' AND dose = 0 AND scope = 'all'")
+    rows = finished.rows("SELECT * FROM sweep WHERE kind = 'scale' AND dose = 0 AND scope = 'all'")
     for row in rows:
         if row["outcome"] in ROLES:
             other = damage[row["neuron_set"], row["outcome"]]
@@ -102,8 +105,7 @@ def test_kinds_doses_and_scopes_differ(finished: Run) -> None:
     by_way = {d: tuple(values[f"comparable.{d}", "elsewhere"].values()) for d in NAMES}
     assert len(set(by_way.values())) == len(NAMES)
     kl = {
-        name_of(r): r["value"]
-        for r in finished.rows("SELECT * FROM disruptions WHERE neuron_set = 'comparable' AND outcome = 'kl'")
+        name_of(r): r["value"] for r in finished.rows("SELECT * FROM sweep WHERE neuron_set = 'comparable' AND outcome = 'kl'")
     }
     assert kl["scale_0_prompt"] == kl["scale_0"] > kl["scale_0.75"] > 0
     assert kl["noise_3"] > kl["noise_0.5"]
@@ -124,20 +126,21 @@ def test_specific_is_the_target_less_the_matched(finished: Run) -> None:
 
 
 def test_reference_coefficients_are_those_of_right_discovery_completions(finished: Run) -> None:
-    arrays, metadata = finished.arrays("reference")
+    arrays, metadata = finished.arrays("reference", finished.manifest["files"]["arrays/reference"]["of"])
+    assert finished.arrays("reference", "of other completions") is None
     loaded, session = load_model(finished.manifest["config"]["model"], dtype="float32"), Session.reopen(finished.folder)
     wanted = {(r["layer"], r["index"]) for s in SETS for r in finished.rows("SELECT * FROM sets WHERE neuron_set = ?", [s])}
     neurons = list(zip(arrays["layer"].tolist(), arrays["index"].tolist()))
     assert set(neurons) == wanted and len(neurons) == len(wanted)
     right = {
         r["problem_id"]: r["token_ids"]
-        for r in finished.rows("SELECT * FROM completions WHERE condition = 'discover.plain' AND correct")
+        for r in finished.rows("SELECT * FROM completions WHERE condition = 'discovery.plain' AND correct")
     }
     problems = json.loads(metadata["problems"])
-    assert set(problems) == set(right) and not set(problems) & {p.id for p in session.split.test}
-    questions = {p.id: p.question for p in session.split.discovery}
+    assert set(problems) == set(right) and not set(problems) & {p.id for p in session.inputs.split.test}
+    questions = {p.id: p.question for p in session.inputs.split.discovery}
     for number, problem in enumerate(problems):
-        start = loaded.encode(session.prompts[0].text(questions[problem]))
+        start = loaded.encode(session.prompt.text(questions[problem]))
         seen: list[torch.Tensor] = []
         with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, lambda _, m, s=seen: s.append(m[0].clone())):
             loaded.model(input_ids=torch.tensor([start + right[problem]]))
@@ -146,64 +149,84 @@ def test_reference_coefficients_are_those_of_right_discovery_completions(finishe
         np.testing.assert_allclose(arrays["coefficients"][arrays["problem"] == number], expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.faults
 def test_a_killed_stage_goes_on_to_the_same_tables(ablated: Path, finished: Run, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     shutil.copytree(ablated, out)
-    command = [sys.executable, "-m", "cotscope", "disrupt", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline, done = time.monotonic() + 120, []
-    while len(done) < 20 and time.monotonic() < deadline:
-        done = json.loads((out / "manifest.json").read_text()).get("disruptions", {}).get("done", [])
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = json.loads((out / "manifest.json").read_text())["disruptions"]["done"]
-    assert 20 <= len(kept) < 61
-    parts = {p: p.stat().st_mtime_ns for p in (out / "tables/disruption_items").glob("[!.]*") if p.stem in kept}
-    assert len(parts) == len(kept)
-    assert main(["disrupt", str(out)]) == 0
-    assert {p: p.stat().st_mtime_ns for p in parts} == parts
+    before = hashes(out)
+    kept = killed_after("sweep_items/", [sys.executable, "-m", "cotscope", "sweep", *BATTERY], out, count=20)
+    units = [name for name in kept if name.startswith("sweep_items/")]
+    assert 20 <= len(units) < 61
+    assert Run.open(out).state("sweep").status == "stopped"
+    parts = {name: at for name, at in times(out).items() if name in kept and name != "solutions"}
+    assert main(["sweep", str(out), *BATTERY]) == 0
+    assert times(out).items() >= parts.items()
+    assert hashes(out).items() >= before.items()
     again = Run.open(out)
-    for table in ("disruptions", "disruption_items"):
-        assert again.rows(f"SELECT * FROM {table} ORDER BY ALL") == finished.rows(f"SELECT * FROM {table} ORDER BY ALL")
-    assert again.summary["disruptions"] == finished.summary["disruptions"]
+    assert again.state("sweep").current
+    for table in ("sweep", "sweep_items", "sweep_text"):
+        assert_same(*(run.rows(f"SELECT * FROM {table} ORDER BY ALL") for run in (again, finished)))
+    assert_same(again.summary["disruptions"], finished.summary["disruptions"])
 
 
-def test_other_sets_void_what_was_scored(finished: Run, tmp_path: Path) -> None:
-    """A comparable set takes the target's place, and nothing of the old target stays."""
+@pytest.fixture
+def few_ways(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Fewer ways to disrupt, where all of them would only take longer."""
+    names = {"scale_0", "scale_0.5", "mean", "resample", "scale_0_generated"}
+    monkeypatch.setattr(sweep, "DISRUPTIONS", tuple(d for d in DISRUPTIONS if d.name in names))
+    return names
+
+
+def test_other_sets_void_what_was_scored(finished: Run, few_ways: set[str], tmp_path: Path) -> None:
+    """Another target takes the old one's place, first under the same name; nothing of the old one stays."""
     out = tmp_path / "run"
     shutil.copytree(finished.folder, out)
-    run = Run.open(out)
-    rows = run.rows("SELECT * FROM sets")
-    fewer = [r | {"neuron_set": "comparable", "kind": "comparable"} for r in rows if r["kind"] == "comparable"][:7]
-    run.write_rows("sets", rows + fewer)
-    assert main(["disrupt", str(out)]) == 0
-    run = Run.open(out)
-    assert run.summary["disruptions"]["target"] == "comparable"
-    assert {r["s"] for r in run.rows("SELECT DISTINCT neuron_set AS s FROM disruptions")} == {"comparable", "none", *SETS[1:]}
-    assert not run.rows("SELECT unit FROM disruption_items WHERE unit LIKE 'reasoning%'")
+    rows = finished.rows("SELECT * FROM sets")
+    comparable, rest = [r for r in rows if r["kind"] == "comparable"], [r for r in rows if r["kind"] != "comparable"]
+    assert len(comparable) > 5
+    for left, target in ((comparable[:5], "comparable"), ([], "reasoning")):
+        run = as_if_written(out, SETS_TABLE, rest + left, unread=("sweep",))
+        assert run.state("ablate").current and run.state("sweep") == ("stale", "sets changed")
+        assert "disruptions" not in run.summary
+        before = times(out, "sweep_items", "sweep_text")
+        assert main(["sweep", str(out), *BATTERY]) == 0
+        run = Run.open(out)
+        names = {target, *SETS[1:]}
+        assert run.summary["disruptions"]["target"] == target
+        assert {r["s"] for r in run.rows("SELECT DISTINCT neuron_set AS s FROM sweep")} == names | {"none"}
+        units = {f"sweep_items/{s}.{way}" for s in names for way in few_ways} | {"sweep_items/none.none"}
+        assert set(times(out, "sweep_items")) == units
+        assert {r["unit"] for r in run.rows("SELECT unit FROM sweep_text")} == {
+            u.partition("/")[2] for u in units if not u.endswith("generated")
+        }  # fmt: skip
+        wanted_neurons = {(r["layer"], r["index"]) for r in run.rows("SELECT * FROM sets") if r["neuron_set"] in names}
+        found = run.arrays("reference", run.manifest["files"]["arrays/reference"]["of"]).arrays
+        assert set(zip(found["layer"].tolist(), found["index"].tolist())) == wanted_neurons
+        after = times(out, "sweep_items", "sweep_text")
+        assert all(after[name] != before[name] for name in after.keys() & before.keys() if f"/{target}." in name)
 
 
-def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path, tmp_path: Path) -> None:
+def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path, few_ways: set[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ablated, out)
+    rows = Run.open(out).rows("SELECT * FROM completions WHERE condition = 'discovery.plain'")
+    as_if_written(out, COMPLETIONS, [r | {"correct": False} for r in rows], "discovery.plain")
+    assert main(["sweep", str(out), "--sweep-battery", "1"]) == 0
     run = Run.open(out)
-    rows = run.rows("SELECT * FROM completions WHERE condition = 'discover.plain'")
-    run.write_rows("completions/discover.plain", [r | {"correct": False} for r in rows])
-    assert main(["disrupt", str(out)]) == 0
-    run = Run.open(out)
-    assert set(run.summary["disruptions"]["specific"]) == NAMES - {"mean", "resample"}
-    assert any("No discovery problem was solved" in note for note in run.manifest["notes"])
+    assert set(run.summary["disruptions"]["specific"]) == few_ways - {"mean", "resample"}
+    assert any("No discovery problem was solved" in note for note in run.notes)
+    assert not (out / "arrays").exists()
 
 
-def test_a_study_runs_it_only_when_asked(ablated: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
-    every = tuple(s for s in STAGES if s not in ("variants", "placebo"))
-    assert stages_of(StudyConfig(disruptions=True)) == every
-    assert stages_of(StudyConfig()) == tuple(s for s in every if s != "disrupt")
-    order = list(STAGES)
-    assert order.index("operations") < order.index("disrupt") < order.index("measure")
+def test_a_study_runs_it_only_when_asked(ablated: Path, few_ways: set[str], tiny_study: TinyStudy, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ablated, out)
-    sizes = ["--matched", "3", "--unmatched", "2", "--given", "5", "--battery", "3", "--disruptions"]
-    assert main(["study", *tiny_study.options(), *sizes, "--out", str(out)]) == 0
-    assert Run.open(out).stage_done("disrupt") and Run.open(out).stage_done("explain")
+    every = [s.name for s in STAGES if s.name not in ("variants", "calibrate")]
+    assert [s.name for s in wanted(Session.reopen(out))] == [s for s in every if s != "sweep"]
+    assert every.index("operations") < every.index("sweep") < every.index("measure")
+    before = times(out, "completions", "solution_scores", "battery", "text_scores")
+    command = ["study", *tiny_study.options(), "--given", "5", *SIZES, *BATTERY, "--sweep", "--out", str(out)]
+    assert main(command) == 0
+    assert [s.name for s in wanted(Session.reopen(out))] == every
+    assert {s for s, found in cotscope.status(out).items() if found.current} == set(every)
+    assert times(out).items() >= before.items()

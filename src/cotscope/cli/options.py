@@ -56,7 +56,8 @@ def of_class(options: type, begins: bool) -> list[Field[Any]]:
 def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None:
     """Offer options; those that are not given are not in the namespace."""
     for f in found:
-        kind, about = f.metadata["kind"], {"dest": f.name, "help": described(f).replace("%", "%%")}
+        kind = f.metadata["kind"]
+        about: dict[str, Any] = {"dest": f.name, "help": described(f).replace("%", "%%")}
         if isinstance(f.default, bool):
             parser.add_argument(flag(f), action="store_true", default=argparse.SUPPRESS, **about)
             continue

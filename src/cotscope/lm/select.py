@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import cpu
-
 _TOPK_CHUNK, _ARGMAX_CHUNK = 64, 512
 
 
@@ -29,16 +27,11 @@ def largest(values: Tensor, k: int) -> Tensor:
     return places.gather(1, inside.topk(k, dim=1, sorted=False).indices)
 
 
-def largest_updates(m: Tensor, norms: Tensor, k: int, compiled: bool = False) -> tuple[Tensor, Tensor]:
+def largest_updates(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Per place of coefficients (places, neurons) the k with the largest update sizes |m|·norm, in no order.
-
-    Args:
-        compiled: by our own kernel; m is bfloat16, on a CPU.
 
     Returns: their indices, int32, and coefficients, float32; (places, k) each.
     """
-    if compiled:
-        return cpu.largest(m, norms, k)
     index = largest((m * norms).abs_(), k)
     return index.to(torch.int32), m.gather(-1, index).float()
 

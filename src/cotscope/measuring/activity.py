@@ -177,32 +177,32 @@ def judged_rows(session: Session) -> list[dict[str, Any]]:
     Empty if the annotator rejected none.
     """
     run = session.run
-    judged = """WITH accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
-                     suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
-                     rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
-                     judged AS (SELECT *, 'lexicon' AS which FROM suspects UNION ALL
-                                SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
-    if not run.rows(f"{judged} SELECT 1 FROM rejected LIMIT 1"):
+    words = """WITH accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
+                    suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
+                    rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
+                    words AS (SELECT *, 'lexicon' AS which FROM suspects UNION ALL
+                              SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
+    if not run.rows(f"{words} SELECT 1 FROM rejected LIMIT 1"):
         return []
     ways = {
         "own_activity": (
             "SELECT prompt, problem_id, tokens FROM prompt_problems WHERE family = 'study'",
             """SELECT prompt, problem_id, which, sum(steps) AS steps
-               FROM activity JOIN judged USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+               FROM activity JOIN words USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
         ),
         "fixed_activity": (
             """SELECT prompt, problem_id, sum(tokens) AS tokens
                FROM solutions CROSS JOIN (SELECT DISTINCT prompt FROM forced_scores WHERE family = 'study') GROUP BY ALL""",
             """SELECT prompt, problem_id, which, sum(steps) AS steps
-               FROM forced JOIN judged USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+               FROM forced JOIN words USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
         ),
     }
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for name, (texts, active) in ways.items():
         for r in run.rows(
-            f"""{judged}, texts AS ({texts}), active AS ({active})
+            f"""{words}, texts AS ({texts}), active AS ({active})
                 SELECT prompt, which, avg(coalesce(steps, 0) / tokens) AS per_token
-                FROM texts CROSS JOIN (SELECT DISTINCT which FROM judged)
+                FROM texts CROSS JOIN (SELECT DISTINCT which FROM words)
                      LEFT JOIN active USING (prompt, problem_id, which) GROUP BY ALL"""
         ):
             key = r["prompt"], r["which"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..concepts.lexicon import Context
 from ..records import Neuron, Pole
 from ..runs.files import fingerprint
+from ..runs.folder import Run
 from ..runs.session import Session
 from ..runs.tables import CONTEXTS
 
@@ -26,20 +27,30 @@ def contexts(session: Session, poles: Collection[Pole]) -> dict[Pole, tuple[Cont
     """The places where each pole's coefficient was largest, one per completion at most, the strongest first.
 
     The marked token is the one that the model was about to write. Poles whose coefficient never had their sign in the
-    completions looked at have none. Kept in the run, so that only poles that are new run the model.
+    completions looked at have none. Kept in the run, so that only poles that are new run the model; what is there is
+    added to and never changed, so that an annotator who fails leaves an earlier one's word what it was.
     """
-    run = session.run
-    of = fingerprint(run.rows("SELECT problem_id, token_ids FROM completions WHERE correct ORDER BY ALL"))
-    known = run.rows("SELECT * FROM contexts") if run.done("contexts", of) else []
-    if missing := set(poles) - {_pole(row) for row in known}:
-        known += _find(session, missing)
-        run.write(CONTEXTS, known, of=of)
+    run, of = session.run, _looked_at(session.run)
+    known = run.rows("SELECT * FROM contexts") if run.keep(CONTEXTS, of) else []
+    if missing := sorted(set(poles) - {_pole(row) for row in known}):
+        new = _find(session, missing)
+        run.write(CONTEXTS, new, fingerprint(of, missing)[:16], of)
+        known += new
     found: dict[Pole, list[Context]] = {}
     for row in sorted(known, key=lambda row: -abs(row["coefficient"] or 0)):
         if row["token"] is not None:
             place = Context(row["before"], row["token"], row["after"], row["coefficient"])
             found.setdefault(_pole(row), []).append(place)
     return {pole: tuple(places) for pole, places in found.items()}
+
+
+def keep_contexts(run: Run) -> None:
+    """Those that were looked up in the completions of now stay when the stage ends."""
+    run.keep(CONTEXTS, _looked_at(run))
+
+
+def _looked_at(run: Run) -> str:
+    return fingerprint(run.rows("SELECT problem_id, token_ids FROM completions WHERE correct ORDER BY ALL"))
 
 
 def _pole(row: dict[str, Any]) -> Pole:

@@ -122,7 +122,7 @@ def reference_solutions(session: Session) -> tuple[Solution, ...]:
             "SELECT problem_id, text FROM completions WHERE family = 'study' AND prompt = ? AND correct", [session.prompt.name]
         )
     }
-    found = []
+    found: list[Solution] = []
     for problem in session.inputs.split.test:
         if len(found) == session.config.given:
             break

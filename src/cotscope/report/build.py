@@ -137,8 +137,8 @@ def _first_prompt(run: Reading) -> str:
 def _headline(run: Reading) -> dict[str, Any]:
     """The figures of the first paragraph, and the sentences that follow from them."""
     ablation = _part(run.summary, "ablation")
-    matched = [each.get("accuracy") for each in ablation.get("matched_each") or [] if isinstance(each, dict)]
-    matched = [accuracy for accuracy in matched if text.is_number(accuracy)]
+    each = [found.get("accuracy") for found in ablation.get("matched_each") or [] if isinstance(found, dict)]
+    matched = [accuracy for accuracy in each if text.is_number(accuracy)]
     unmatched_sets = sum(row["kind"] == "unmatched" for row in run.rows("ablation"))
     return {
         "reasoning": _part(ablation, "reasoning"),
@@ -201,7 +201,7 @@ def _ablation(run: Reading) -> dict[str, Any]:
     groups = []
     for kind in _kind_order(rows):
         own = [row for row in rows if row["kind"] == kind]
-        group = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
+        group: dict[str, Any] = {"kind": kind, "label": KINDS.get(kind, kind), "rows": own}
         for key in ("accuracy", "accuracy_strict", "perplexity"):
             values = [row[key] for row in own if text.is_number(row.get(key))]
             group[key] = sum(values) / len(values) if values else None
@@ -286,8 +286,9 @@ def _account(run: Reading) -> dict[str, Any]:
         "config": [(key, _plain(value)) for key, value in _part(manifest, "config").items()],
         "prompts": manifest.get("prompts") or [],
         "stages": [
-            (name, stale_because(run.state(name)), stage.get("seconds"), stage.get("finding", ""))
+            (name, stale_because(found), stage.get("seconds"), stage.get("finding", "") if found.current else "")
             for name, stage in _part(manifest, "stages").items()
+            for found in [run.state(name)]
         ],
         "generate_s": _part(run.summary, "timing").get("generate_s"),
         "versions": list(_part(manifest, "versions").items()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 MISSING = "–"
 LONGEST_TOKEN = 40
@@ -60,7 +60,7 @@ def chip(token: str, seed: bool = False) -> Chip:
     return Chip(tuple(pieces), ascii(token) if unclear or not plain else "", seed)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether the value is a finite number (a missing figure is None or NaN)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -83,7 +83,7 @@ def _table(run: Reading, correlation: Mapping[str, Any]) -> tuple[list[dict[str,
                     label = f"{name} activity{f', {said}' if said else ''}"
                     rows.append({"label": label, "cells": row, "poles": poles, "random": False})
     for key, said in (("random", ""), ("random_within", ", within kinds")):
-        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family)) or {}).get(key))
+        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family, "")) or {}).get(key))
                for family in families]  # fmt: skip
         if any(row):
             label = f"generated activity of matched random sets{said}"

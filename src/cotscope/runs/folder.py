@@ -161,8 +161,9 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """Notes of the study and of its stages."""
-        of_stages = (note for record in self.manifest["stages"].values() for note in record["notes"])
+        """Notes of the study, and of the stages whose figures `summary` holds."""
+        held = [r for n, r in self.manifest["stages"].items() if r is self._stage or self.state(n).current]
+        of_stages = (note for record in held for note in record["notes"])
         return list(dict.fromkeys([*self.manifest["notes"], *of_stages]))
 
     def summarise(self, section: str, values: dict[str, Any]) -> None:
@@ -253,8 +254,12 @@ class Run:
     def _path(self, name: str) -> Path:
         return manifests.path_of(self.folder, name)
 
-    def _record(self, name: str, path: Path, facts: dict[str, Any]) -> None:
+    def _to_write(self, name: str) -> Path:
+        """Where a file goes that the stage that is running may write."""
         assert self._stage is None or matches(name, self._stage["writes"]), f"{name} is not declared"
+        return self._path(name)
+
+    def _record(self, name: str, path: Path, facts: dict[str, Any]) -> None:
         self.manifest["files"][name] = {"sha256": hash_of(path), "bytes": path.stat().st_size, **facts}
         self.whole.add(name)
         self._touched.add(name)
@@ -305,7 +310,7 @@ class Run:
             to.write_table(piece)
 
         with (
-            replacing(path := self._path(name)) as temporary,
+            replacing(path := self._to_write(name)) as temporary,
             pq.ParquetWriter(temporary, table.schema, compression="zstd") as to,
         ):
             yield write
@@ -345,7 +350,7 @@ class Run:
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray], metadata: dict[str, str], of: str) -> None:
         """Write `arrays/<name>.safetensors`."""
-        with replacing(path := self._path(f"arrays/{name}")) as temporary:
+        with replacing(path := self._to_write(f"arrays/{name}")) as temporary:
             save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary, metadata)
         self._record(f"arrays/{name}", path, {"of": of})
 

@@ -84,6 +84,7 @@ CONTEXTS = _table(
     "contexts",
     "a place where a pole was most active in what the model wrote; without a token: the pole has none",
     POLE | {"problem_id": TEXT, "before": TEXT, "token": TEXT, "after": TEXT, "coefficient": REAL},
+    part="poles looked up together",
 )
 _WORD = {"accepted": YES, "annotator": TEXT, "status": TEXT, "confidence": REAL, "description": TEXT, "evidence": TEXTS}
 _ANNOTATION = POLE | {"concept": TEXT} | _WORD

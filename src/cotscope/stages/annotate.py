@@ -25,7 +25,7 @@ from ..judge.lexicon import Annotator
 from ..judge.prompts import NamingForm, group
 from ..judge.question import Answer
 from ..lm.models import cache_dir
-from ..measuring.contexts import contexts
+from ..measuring.contexts import contexts, keep_contexts
 from ..records import Annotation, Pole
 from ..runs.options import option
 from ..runs.session import Session
@@ -95,7 +95,7 @@ def annotate(session: Session, options: Options) -> str:
     if nothing is accepted.
     """
     session.run.keep(JUDGEMENTS)  # of other annotators, for the audit
-    session.run.keep(CONTEXTS)
+    keep_contexts(session.run)
     session.run.keep(NAMES)
     with session.bar("asking", 0, "call") as bar:
 
@@ -290,7 +290,7 @@ def _audit(session: Session) -> None:
     value = {"rate": "value", "n": "n", "accepted": "count"}
     decoys = {r["other"]: {k: r[v] for k, v in value.items()} | {"ci": [r["low"], r["high"]]} for r in rows
               if r["measure"] == "accepted" and r["annotator"] == name and r["other"] != "candidate"}  # fmt: skip
-    [retest] = [r for r in rows if r["measure"] == "retest" and r["annotator"] == name] or [None]
+    retest = next((r for r in rows if r["measure"] == "retest" and r["annotator"] == name), None)
     agreement = {}
     for r in rows:
         if r["measure"] == "kappa" and name in (r["annotator"], r["other"]):

@@ -63,11 +63,11 @@ class Options:
 def calibrate(session: Session, options: Options) -> str:
     """Run the stage. Runs that have been made are not made again; more can be added."""
     run = session.run
-    poles = run.rows("SELECT layer, index, sign, steps FROM poles")
-    of = fingerprint(poles, session.inputs.concepts.sha256, options.problems, SPECIFIC_RULE)
+    bench = _Bench(session, options.problems)
+    poles, keystones = run.rows("SELECT layer, index, sign, steps FROM poles"), sorted(bench.known.keystones)
+    of = fingerprint(poles, keystones, session.inputs.concepts.sha256, options.problems, SPECIFIC_RULE)
     plan, done = _plan(options.runs), set(run.keep(CALIBRATION_RUNS, of))
     missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
-    bench = _Bench(session, options.problems)
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
         for kind, i in missing:
             run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", of)
@@ -216,7 +216,7 @@ def _shuffled_within_layers(
     for layer in np.unique(layers):
         here = np.flatnonzero(layers == layer)
         order[here] = rng.permutation(here)
-    return [promoted[i] for i in order]
+    return [promoted[i] for i in order.tolist()]
 
 
 def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:

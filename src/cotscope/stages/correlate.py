@@ -10,6 +10,7 @@ matched random sets are correlated with accuracy too, and length is held constan
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,8 @@ def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float],
     targets, sets = matched_sets(known.reasoning, known.pool, known.traits, range(first, first + RANDOM_SETS))
     if not targets:
         return [0.0] * len(conditions), []
-    return sum(activity[n] for n in targets).tolist(), [sum(activity[n] for n in s).tolist() for s in sets]
+    none = np.zeros(len(conditions))
+    return sum((activity[n] for n in targets), none).tolist(), [sum((activity[n] for n in s), none).tolist() for s in sets]
 
 
 def _judged(session: Session) -> None:
@@ -215,7 +217,7 @@ def _stability(session: Session) -> None:
         "stability",
         {
             "jaccard": jaccard(*halves),
-            "by_chance": expected_jaccard(*map(len, halves), len(poles)),
+            "by_chance": expected_jaccard(len(halves[0]), len(halves[1]), len(poles)),
             "poles": [len(h) for h in halves],
             "problems": [len(half), len(problems) - len(half)],
         },
@@ -259,7 +261,7 @@ def _phenomena(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
-def _changes(values: dict[str, dict[str, float]], reference: str, shown: list[str]) -> list[float]:
+def _changes(values: Mapping[str, Mapping[str, float]], reference: str, shown: list[str]) -> list[float]:
     """Problem by problem, the mean over the prompts shown less the value under the reference."""
     return [sum(values[name][i] for name in shown) / len(shown) - before for i, before in sorted(values[reference].items())]
 

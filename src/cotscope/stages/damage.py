@@ -128,9 +128,9 @@ def _summarise(session: Session, sets: Sequence[NeuronSet], headline: dict[str, 
     rows: list[dict[str, Any]] = []
     summary: dict[str, dict[str, Any]] = {}
     for name in names:
-        hits = sum(right[name].values())
+        hits = round(sum(right[name].values()))
         low, high = wilson(hits, len(right[name]))
-        p = mcnemar_exact(list(right["none"].values()), list(right[name].values()))
+        p = mcnemar_exact(*([hit > 0 for hit in right[s].values()] for s in ("none", name)))
         row = {"neuron_set": name, "items": len(right[name]), "battery": hits / len(right[name])}
         rows.append(row | {"battery_low": low, "battery_high": high, "battery_p": p})
         summary[name] = {"given": {}, "change": {}, "battery": row["battery"]}
@@ -169,8 +169,8 @@ def _summarise(session: Session, sets: Sequence[NeuronSet], headline: dict[str, 
             p = permutation_p(average[target], [average[m] for m in matched])
             interval = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
             found["specific"][outcome] = interval | {"p_value": p}
-        mean = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
-        found["matched_mean"] = mean | {"battery": fmean(summary[m]["battery"] for m in matched)}
+        means = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
+        found["matched_mean"] = {**means, "battery": fmean(summary[m]["battery"] for m in matched)}
     problems = max(len(values["none"]) for values in gold.values())
     run.summarise("damage", found | {"problems": problems, "items": rows[0]["items"]})
 

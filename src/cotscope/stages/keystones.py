@@ -86,18 +86,18 @@ def _try(session: Session, reasoning: set[Neuron]) -> list[dict[str, Any]]:
     )
     chosen = dict.fromkeys(order[:SCREENED])
     chosen |= dict.fromkeys([n for n in order if n in reasoning][:SCREENED_REASONING])
-    trials = {None: None} | {n: scale(loaded.anatomy, [n], 0.0) for n in chosen}
+    trials = {"untouched": None} | {str(n): scale(loaded.anatomy, [n], 0.0) for n in chosen}
     with session.bar("keystones", len(trials), "neuron") as bar:
         scores = text_scores(loaded, text, trials, bar.update)
     rows = [
         {
             "layer": n.layer,
             "index": n.index,
-            "kl": scores[n].kl,
-            "perplexity_ratio": scores[n].perplexity / scores[None].perplexity,
+            "kl": scores[str(n)].kl,
+            "perplexity_ratio": scores[str(n)].perplexity / scores["untouched"].perplexity,
             "max_update_size": float(sizes[n.layer, n.index]),
             "relative_update_size": float(relative[n.layer, n.index]),
-            "keystone": not scores[n].kl < KEYSTONE_KL,  # a model that says no numbers any more is broken too
+            "keystone": not scores[str(n)].kl < KEYSTONE_KL,  # a model that says no numbers any more is broken too
             "reasoning": n in reasoning,
         }
         for n in chosen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,8 @@ def operations(session: Session, options: NoOptions) -> str:
         for name, neurons in (("none", ()), *sets.items()):
             scores[name] = _kept_scores(session, problems, name, neurons)
             bar.update()
-    rows, tests = [], {}
+    rows: list[dict[str, Any]] = []
+    tests: dict[str, dict[str, Any]] = {}
     for role in PLACES:
         untouched = scores["none"][role]
         changes = [[scores[i][role][j] - untouched[j] for j in sets] for i in sets]
@@ -126,7 +128,9 @@ def _problems(session: Session, operation: str) -> tuple[Problem, ...]:
     """Built-in problems of this operation alone, none of which the study has seen."""
     seen = {p.question for p in session.inputs.split.test + session.inputs.split.discovery}
     wanted = max(2, session.config.given // 2)
-    drawn = generate(wanted + len(seen), seed=7000 + session.config.seed, steps=(1, 2), operations=[operation])
+    drawn = generate(
+        wanted + len(seen), seed=7000 + session.config.seed, steps=(1, 2), operations=[o for o in OPERATIONS if o == operation]
+    )
     return tuple(p for p in drawn if p.question not in seen)[:wanted]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -184,15 +183,19 @@ def _intervention(
     from ..lm import interventions
 
     anatomy, seed, scope = session.loaded.anatomy, session.config.seed, disruption.scope
-    make = {
-        "none": lambda: None,
-        "scale": partial(interventions.scale, anatomy, neurons, disruption.dose, scope),
-        "mean": partial(interventions.mean, anatomy, neurons, reference, scope),
-        "resample": partial(interventions.resample, anatomy, neurons, reference, seed, scope),
-        "noise": partial(interventions.noise, anatomy, neurons, disruption.dose, seed, scope),
-        "paper_noise": partial(interventions.paper_noise, anatomy, neurons, seed, scope),
-    }
-    return make[disruption.kind]()
+    kind, dose = disruption.kind, disruption.dose or 0.0
+    if kind == "scale":
+        return interventions.scale(anatomy, neurons, dose, scope)
+    if kind == "noise":
+        return interventions.noise(anatomy, neurons, dose, seed, scope)
+    if kind == "paper_noise":
+        return interventions.paper_noise(anatomy, neurons, seed, scope)
+    if kind == "mean" and reference is not None:
+        return interventions.mean(anatomy, neurons, reference, scope)
+    if kind == "resample" and reference is not None:
+        return interventions.resample(anatomy, neurons, reference, seed, scope)
+    assert kind == "none", disruption
+    return None
 
 
 def _score_text(session: Session, interventions: dict[str, Intervention | None], of: dict[str, str]) -> None:
@@ -242,8 +245,8 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
                 value, before = (text.get(unit, {}).get(outcome) for unit in (_unit(s, d), untouched))
                 # JSON has no infinity, which a broken model's perplexity may be
                 value, before = (v if v is not None and isfinite(v) else None for v in (value, before))
-                change = None if value is None or before is None else value - before
-                rows.append(about | {"outcome": outcome, "n": tokens, "value": value, "change": change})
+                moved = None if value is None or before is None else value - before
+                rows.append(about | {"outcome": outcome, "n": tokens, "value": value, "change": moved})
     run.write(SWEEP, rows)
     target = plan[1][0]
     matched = [s for s, _ in plan if s.kind == "matched"]
@@ -255,9 +258,9 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
             beyond = [value - fmean(c[item] for c in controls) for item, value in own.items()] if controls else []
             found[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
         for outcome in TEXT_OUTCOMES:
-            own, *controls = (text.get(_unit(s, d), {}).get(outcome) for s in (target, *matched))
-            if controls and all(v is not None and isfinite(v) for v in (own, *controls)):
-                found[outcome] = {"change": own - fmean(controls)}
+            here: list[Any] = [text.get(_unit(s, d), {}).get(outcome) for s in (target, *matched)]
+            if matched and all(v is not None and isfinite(v) for v in here):
+                found[outcome] = {"change": here[0] - fmean(here[1:])}
         specific[d.name] = asdict(d) | {"outcomes": found}
     names = {"target": target.name, "matched": [s.name for s in matched]}
     run.summarise("disruptions", names | {"specific": specific})

@@ -1,4 +1,5 @@
 """The statistics of an effect: pure functions, seeded where they draw. Checked against scipy and statsmodels in tests.
+scipy is imported where it is used: the command line waits for nothing.
 
 Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says otherwise.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
-import scipy
 
 
 def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
@@ -19,11 +18,13 @@ def expected_jaccard(size_a: int, size_b: int, universe: int) -> float:
 
     Exact: the intersection is hypergeometric, and the index is averaged over its distribution. NaN if both are empty.
     """
+    from scipy import stats as scipy_stats
+
     assert min(size_a, size_b) >= 0 and max(size_a, size_b) <= universe, (size_a, size_b, universe)
     if not size_a and not size_b:
         return float("nan")
     shared = np.arange(min(size_a, size_b) + 1)
-    chance = scipy.stats.hypergeom.pmf(shared, universe, size_a, size_b)
+    chance = scipy_stats.hypergeom.pmf(shared, universe, size_a, size_b)
     return float((chance * shared / (size_a + size_b - shared)).sum())
 
 
@@ -35,6 +36,8 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.9
 
     Returns: kappa, low, high; all NaN for no things, or when both judges say one and the same word of all.
     """
+    from scipy import stats as scipy_stats
+
     words = {word: i for i, word in enumerate(dict.fromkeys((*a, *b)))}
     if len(words) < 2:
         return (float("nan"),) * 3
@@ -47,5 +50,5 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.9
     weight = -(rows[None, :] + columns[:, None]) * (1 - kappa) + np.eye(len(words))
     spread = (table * weight**2).sum() - (kappa - by_chance * (1 - kappa)) ** 2
     error = np.sqrt(max(0.0, spread) / len(a)) / (1 - by_chance)
-    half = float(scipy.stats.norm.ppf(0.5 + level / 2) * error)
+    half = float(scipy_stats.norm.ppf(0.5 + level / 2) * error)
     return kappa, max(-1.0, kappa - half), min(1.0, kappa + half)

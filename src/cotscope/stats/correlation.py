@@ -61,12 +61,15 @@ def correlations(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[
     table = []
     for ((activity, poles), column), given in product(MEASURES.items(), ("nothing", "length", "kind")):
         values = [r[column] for r in points.rows]
-        if None in values or not values or (given == "kind" and points.groups is None):
+        if None in values or not values:
             continue
+        found: tuple[float | None, ...]
         if given == "nothing":
             found = spearman(values, accuracy, seed)
         elif given == "length":
             found = (*partial_spearman(values, accuracy, lengths, seed), None)
+        elif points.groups is None:
+            continue
         else:
             found = within_spearman(values, accuracy, points.groups, seed)
         table.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -13,9 +12,11 @@ LEVEL = 0.05
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927). (0, 1) for n = 0."""
+    from scipy import stats as scipy_stats
+
     if n == 0:
         return 0.0, 1.0
-    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy_stats.norm.ppf(0.5 + level / 2))
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -1,4 +1,7 @@
-"""Random sets of neurons to compare a set with: matched, unmatched (design, section 2) and permuted."""
+"""Random sets of neurons to compare a set with: matched, unmatched and permuted.
+
+Matching within calipers: Rosenbaum & Rubin 1985; optimal matching: Rosenbaum 1989; stratified permutation: Good 2005.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import scipy
+from numpy.typing import NDArray
 
 from ..records import Neuron
 
@@ -69,7 +72,8 @@ def matched_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tra
             continue
         assert not set(here) & set(free), "a target in the pool"
         difference = (log_traits(here, traits)[:, None] - log_traits(free, pool)) / CALIPER  # (targets, pool, traits)
-        cost, alike = (difference**2).sum(axis=2), (np.abs(difference) <= 1).all(axis=2)
+        cost: NDArray[np.float64] = (difference**2).sum(axis=2)
+        alike: NDArray[np.bool_] = np.all(np.abs(difference) <= 1, axis=2)
         rows, columns = _assign(cost, alike)
         rows = rows[alike[rows, columns]]
         if not len(rows):
@@ -129,13 +133,15 @@ def unmatched_set(targets: Sequence[Neuron], active: Collection[Neuron], seed: i
     return chosen
 
 
-def _assign(cost: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _assign(cost: NDArray[np.float64], alike: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the cheapest assignment among those with the most pairs that are alike; rows ascend."""
+    from scipy.optimize import linear_sum_assignment
+
     never = 4.0 * (len(cost) + 1)  # dearer than all the others together, which cost below 3 each
-    return scipy.optimize.linear_sum_assignment(np.where(alike, cost, never))
+    return linear_sum_assignment(np.where(alike, cost, never))
 
 
-def log_traits(neurons: Sequence[Neuron], traits: Mapping[Neuron, Traits]) -> np.ndarray:
+def log_traits(neurons: Sequence[Neuron], traits: Mapping[Neuron, Traits]) -> NDArray[np.float64]:
     """Logarithms of both traits (neurons, 2). A size of 0 (a ReLU's) counts as the smallest number there is."""
     points = np.array([(traits[n].steps, traits[n].update_size) for n in neurons], float).reshape(-1, 2)
     return np.log(np.maximum(points, np.finfo(float).tiny))

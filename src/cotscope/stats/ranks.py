@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-import scipy
+from numpy.typing import NDArray
 
 from .intervals import RESAMPLES
+
+Floats = NDArray[np.float64]
+NO_CORRELATION = (float("nan"),) * 4
+"""rho, low, high and p where there is none."""
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's rank correlation alone; NaN where `spearman` gives NaN."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 3 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    if len(a) < 3 or not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return float("nan")
-    return float(_rank_correlation(x[None], y[None])[0])
+    return float(_rank_correlation(a[None], b[None])[0])
 
 
 def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float, float, float]:
@@ -26,11 +30,11 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0, level: float
     """
     rho = rank_correlation(x, y)
     if np.isnan(rho):
-        return (float("nan"),) * 4
-    x, y, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
-    draws = rng.integers(0, len(x), (RESAMPLES, len(x)))
-    low, high = np.nanquantile(_rank_correlation(x[draws], y[draws]), [0.5 - level / 2, 0.5 + level / 2])
-    shuffled = _rank_correlation(np.broadcast_to(x, draws.shape), rng.permuted(np.broadcast_to(y, draws.shape), axis=1))
+        return NO_CORRELATION
+    a, b, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
+    draws = rng.integers(0, len(a), (RESAMPLES, len(a)))
+    low, high = np.nanquantile(_rank_correlation(a[draws], b[draws]), [0.5 - level / 2, 0.5 + level / 2])
+    shuffled = _rank_correlation(np.broadcast_to(a, draws.shape), rng.permuted(np.broadcast_to(b, draws.shape), axis=1))
     p = (1 + int((np.abs(shuffled) >= abs(rho) - 1e-12).sum())) / (RESAMPLES + 1)
     return float(rho), float(low), float(high), float(p)
 
@@ -49,15 +53,15 @@ def partial_spearman(
     Returns: rho, low, high; all NaN with fewer than 3 points more than columns, with a NaN among them, or when the
     ranks of z determine those of x or y. Bootstrap samples in which they do have no rho and are left out.
     """
-    x, y, z = np.asarray(x, float), np.asarray(y, float), np.asarray(z, float)
-    z = z.reshape(len(x), -1) if len(x) else np.empty((0, 1))
-    if len(x) < z.shape[1] + 3 or np.isnan(x).any() or np.isnan(y).any() or np.isnan(z).any():
-        return (float("nan"),) * 3
-    rho = float(_rank_correlation(x[None], y[None], z[None])[0])
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    c = np.asarray(z, float).reshape(len(a), -1) if len(a) else np.empty((0, 1))
+    if len(a) < c.shape[1] + 3 or np.isnan(a).any() or np.isnan(b).any() or np.isnan(c).any():
+        return NO_CORRELATION[:3]
+    rho = float(_rank_correlation(a[None], b[None], c[None])[0])
     if np.isnan(rho):
-        return (float("nan"),) * 3
-    draws = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
-    resampled = _rank_correlation(x[draws], y[draws], z[draws])
+        return NO_CORRELATION[:3]
+    draws = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
+    resampled = _rank_correlation(a[draws], b[draws], c[draws])
     low, high = np.nanquantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     return rho, float(low), float(high)
 
@@ -76,31 +80,31 @@ def within_spearman(
     """
     rho = within_rank_correlation(x, y, groups)
     if np.isnan(rho):
-        return (float("nan"),) * 4
-    x, y, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
+        return NO_CORRELATION
+    a, b, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
     members = _members(groups)
     draws = [m[rng.integers(0, len(m), (RESAMPLES, len(m)))] for m in members]
-    low, high = np.nanquantile(_within([(x[d], y[d]) for d in draws]), [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.nanquantile(_within([(a[d], b[d]) for d in draws]), [0.5 - level / 2, 0.5 + level / 2])
     whole = [np.broadcast_to(m, d.shape) for m, d in zip(members, draws)]
-    shuffled = _within([(x[m], rng.permuted(y[m], axis=1)) for m in whole])
+    shuffled = _within([(a[m], rng.permuted(b[m], axis=1)) for m in whole])
     p = (1 + int((np.abs(shuffled) >= abs(rho) - 1e-12).sum())) / (RESAMPLES + 1)
     return rho, float(low), float(high), float(p)
 
 
 def within_rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Hashable]) -> float:
     """The correlation of `within_spearman` alone; NaN where it gives NaN."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if not len(x) or np.isnan(x).any() or np.isnan(y).any():
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    if not len(a) or np.isnan(a).any() or np.isnan(b).any():
         return float("nan")
-    return float(_within([(x[m][None], y[m][None]) for m in _members(groups)])[0])
+    return float(_within([(a[m][None], b[m][None]) for m in _members(groups)])[0])
 
 
-def _members(groups: Sequence[Hashable]) -> list[np.ndarray]:
+def _members(groups: Sequence[Hashable]) -> list[NDArray[np.intp]]:
     """The places of each group's points."""
     return [np.array([i for i, g in enumerate(groups) if g == name]) for name in dict.fromkeys(groups)]
 
 
-def _within(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _within(parts: Sequence[tuple[Floats, Floats]]) -> Floats:
     """Row-wise correlation of ranks within parts, which are x and y of a group, (rows, points) each."""
     products = squares_x = squares_y = np.zeros(len(parts[0][0]))
     for x, y in parts:
@@ -110,7 +114,7 @@ def _within(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return np.divide(products, np.sqrt(squares_x * squares_y), out=np.full(len(products), np.nan), where=varies)
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
+def _rank_correlation(x: Floats, y: Floats, z: Floats | None = None) -> Floats:
     """Row-wise Spearman (average ranks for ties), given z (rows × points × columns) if it is not None.
 
     NaN where a row of x or y does not vary, or not beyond what z determines.
@@ -126,7 +130,9 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray | None = None)
     return np.divide((a * b).sum(axis=1), np.sqrt(left[0] * left[1]), out=np.full(len(a), np.nan), where=varies)
 
 
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
+def _centred_ranks(values: Floats) -> Floats:
     """Ranks along axis 1, less their mean."""
-    ranks = scipy.stats.rankdata(values, axis=1)
+    from scipy import stats as scipy_stats
+
+    ranks = scipy_stats.rankdata(values, axis=1)
     return ranks - ranks.mean(axis=1, keepdims=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-import scipy
+from numpy.typing import NDArray
 
 from .intervals import RESAMPLES
 
@@ -16,9 +16,11 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
 
     Returns: the p-value; 1 if no pair differs.
     """
-    before, after = np.asarray(before, bool), np.asarray(after, bool)
-    lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    return float(scipy.stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    from scipy import stats as scipy_stats
+
+    right, still = np.asarray(before, bool), np.asarray(after, bool)
+    lost, won = int((right & ~still).sum()), int((~right & still).sum())
+    return float(scipy_stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -61,7 +63,7 @@ def diagonal_contrast(
     size, rng = len(columns), np.random.default_rng(seed)
     order = np.arange(size)
 
-    def diagonal(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def diagonal(table: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Mean over j of the centred table (…, rows, columns) at (rows[…, j], j)."""
         centred = table - table.mean(-1, keepdims=True) - table.mean(-2, keepdims=True) + table.mean((-1, -2), keepdims=True)
         return centred[..., rows, order].mean(-1)
@@ -101,15 +103,17 @@ def detectable_difference(discordant: float, n: int, tests: int = 1, power: floa
 
     Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
     """
+    from scipy import stats as scipy_stats
+
     alpha = (1 - level) / tests
     for k in range(1, n + 1):
         share = max(discordant, k / n)
         counts = np.arange(n + 1)
-        chance = scipy.stats.binom.pmf(counts, n, share)
+        chance = scipy_stats.binom.pmf(counts, n, share)
         # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
-        limit = scipy.stats.binom.ppf(alpha / 2, counts, 0.5)
-        limit = np.where(2 * scipy.stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
+        limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
+        limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
         rarer = (1 - k / n / share) / 2
-        if float((chance * scipy.stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
+        if float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
             return k / n
     return 1.0

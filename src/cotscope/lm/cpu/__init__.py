@@ -3,7 +3,7 @@
 Whether a model runs on compiled kernels is settled when it is loaded (`prepare`) and asked of its layers (`is_compiled`).
 """
 
-from .kernels import Attention, attends, largest
+from .kernels import Attention, attends
 from .packing import KERNELS, PackedLinear, is_compiled, named_weights, prepare
 from .rates import Choice, choose_dtype
 
@@ -15,7 +15,6 @@ __all__ = [
     "attends",
     "choose_dtype",
     "is_compiled",
-    "largest",
     "named_weights",
     "prepare",
 ]

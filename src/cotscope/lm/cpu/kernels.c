@@ -1,4 +1,4 @@
-/* Products, attention, norms, gates and the largest update sizes in bfloat16 on CPUs with AVX512-BF16; see kernels.py.
+/* Products and attention in bfloat16 on CPUs with AVX512-BF16; see kernels.py.
  *
  * Both halves of attention are products too, so one tile of registers does all of it: up to 6 rows times 64 columns.
  * A "packed" matrix B (k, n) is stored as (n / 64, k / 2, 64, 2): one load has two neighbours along k of 16 columns,
@@ -286,60 +286,5 @@ void attend(const struct attention *a) {
             attend_some(a, head, row, members * part / parts, members * (part + 1) / parts, keys, values, padded(n));
         }
         free(keys);
-    }
-}
-
-/* gate (n,) becomes silu(gate) * up, n a multiple of 16. */
-void gated(bf16 *gate, const bf16 *up, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > 16384)
-    for (int64_t i = 0; i < n; i += LANES) {
-        __m512 x = widened(gate + i), power = _mm512_mul_ps(x, _mm512_set1_ps(-M_LOG2E));
-        __m512 below = _mm512_add_ps(power_of_two(_mm512_min_ps(power, _mm512_set1_ps(126))), _mm512_set1_ps(1));
-        narrowed(gate + i, _mm512_div_ps(_mm512_mul_ps(x, widened(up + i)), below));
-    }
-}
-
-/* y = x / sqrt(mean of x^2 + epsilon) * gamma per row of x (rows, n), n a multiple of 16. */
-void rms_norm(const bf16 *x, const float *gamma, double epsilon, int64_t rows, int64_t n, bf16 *y) {
-#pragma omp parallel for schedule(static) if (rows * n > 16384)
-    for (int64_t row = 0; row < rows; row++) {
-        const bf16 *from = x + row * n;
-        __m512 squares = _mm512_setzero_ps();
-        for (int64_t i = 0; i < n; i += LANES) squares = _mm512_fmadd_ps(widened(from + i), widened(from + i), squares);
-        __m512 scale = _mm512_set1_ps(1 / sqrt(_mm512_reduce_add_ps(squares) / n + epsilon));
-        for (int64_t i = 0; i < n; i += LANES)
-            narrowed(y + row * n + i, _mm512_mul_ps(_mm512_mul_ps(widened(from + i), scale), _mm512_loadu_ps(gamma + i)));
-    }
-}
-
-/* Per row of m (rows, n) the k largest |m| * norm, in no order: their indices and m itself, (rows, k) each. */
-void largest(const bf16 *m, const float *norm, int64_t rows, int64_t n, int64_t k, int32_t *index, float *coefficient) {
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const bf16 *from = m + row * n;
-        int32_t *found = index + row * k;
-        float size[k], bar = -1; /* bar: the least of those found */
-        int64_t lowest = 0;
-        for (int64_t i = 0; i < k; i++) size[i] = -1, found[i] = 0;
-        for (int64_t j = 0; j < n; j += LANES) {
-            __mmask16 some = n - j >= LANES ? 0xffff : (1 << (n - j)) - 1;
-            __m512 x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, from + j)), 16));
-            x = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_maskz_loadu_ps(some, norm + j)));
-            some = _mm512_mask_cmp_ps_mask(some, x, _mm512_set1_ps(bar), _CMP_GT_OQ);
-            float value[LANES];
-            if (some) _mm512_storeu_ps(value, x);
-            for (; some; some &= some - 1) {
-                int lane = __builtin_ctz(some);
-                if (!(value[lane] > bar)) continue;
-                size[lowest] = value[lane], found[lowest] = j + lane;
-                for (int64_t i = 0; i < k; i++)
-                    if (size[i] < size[lowest]) lowest = i;
-                bar = size[lowest];
-            }
-        }
-        for (int64_t i = 0; i < k; i++) {
-            uint32_t bits = (uint32_t)from[found[i]] << 16;
-            memcpy(coefficient + row * k + i, &bits, sizeof bits);
-        }
     }
 }

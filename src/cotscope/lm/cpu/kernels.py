@@ -1,4 +1,4 @@
-"""Compiled kernels for CPUs with AVX512-BF16: products, attention, norms, gates, the largest update sizes.
+"""Compiled kernels for CPUs with AVX512-BF16: products and attention.
 
 PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
 computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
@@ -26,7 +26,7 @@ from torch import Tensor
 from ..models import cache_dir
 from .rates import bfloat16_instructions
 
-COLUMNS, LANES = 64, 16  # of a block of a packed matrix; float32 numbers of a register
+COLUMNS = 64  # of a block of a packed matrix
 NO_INSTRUCTIONS = "this CPU has no AVX512-BF16"
 _SOURCE = Path(__file__).with_name("kernels.c")
 _ISA = ("f", "bw", "dq", "vl", "bf16")
@@ -64,9 +64,6 @@ def library() -> ctypes.CDLL:
     found = ctypes.CDLL(str(_compiled()))
     found.linear.argtypes = [c_void_p] * 4 + [c_int64] * 3
     found.attend.argtypes = [POINTER(_Attention)]
-    found.gated.argtypes = [c_void_p] * 2 + [c_int64]
-    found.rms_norm.argtypes = [c_void_p] * 2 + [c_double] + [c_int64] * 2 + [c_void_p]
-    found.largest.argtypes = [c_void_p] * 2 + [c_int64] * 3 + [c_void_p] * 2
     return found
 
 
@@ -122,22 +119,6 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up, written over `gate`; contiguous, of one shape, a multiple of 16 elements."""
-    assert gate.is_contiguous() and up.is_contiguous() and gate.shape == up.shape and gate.numel() % LANES == 0
-    library().gated(gate.data_ptr(), up.data_ptr(), gate.numel())
-    return gate
-
-
-def rms_norm(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(mean x² + epsilon) · gamma over the last axis (a multiple of 16 long); gamma is float32."""
-    x = x.contiguous()
-    assert len(gamma) == x.shape[-1] and gamma.dtype == torch.float32 and len(gamma) % LANES == 0
-    y = torch.empty_like(x)
-    library().rms_norm(x.data_ptr(), gamma.data_ptr(), epsilon, x.numel() // len(gamma), len(gamma), y.data_ptr())
-    return y
-
-
 def attends(query: Tensor) -> bool:
     """Whether `Attention` can take queries (…, dim)."""
     return takes(query) and query.shape[-1] % COLUMNS == 0
@@ -186,15 +167,6 @@ class Attention:
             len(key) == 1, causal, begins, finishes, self._scale,
         )  # fmt: skip
         library().attend(byref(arguments))
-
-
-def largest(m: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Per row of coefficients (rows, n) the k with the largest |m|·norm: indices, int32, and m, float32; (rows, k)."""
-    m, k = m.contiguous(), min(k, m.shape[1])
-    index, coefficient = torch.empty(len(m), k, dtype=torch.int32), torch.empty(len(m), k)
-    pointers = index.data_ptr(), coefficient.data_ptr()
-    library().largest(m.data_ptr(), norms.data_ptr(), len(m), m.shape[1], k, *pointers)
-    return index, coefficient
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Weights in the order in which the matrix kernel reads them, and whose kernels a model runs on.
 
 For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order; doing that once,
-at loading, gives the same result bit for bit. Where our own kernels run (`kernels.py`), the weight is in their order,
-and few rows are multiplied as fast as the weight can be read.
+at loading, gives the same result bit for bit. In float32 PyTorch asks MKL, which is slower than oneDNN with a weight in
+blocked order, and on AMD's CPUs uses half of their registers; results differ by rounding. Where our own kernels run
+(`kernels.py`), the weight is in their order, and few rows are multiplied as fast as the weight can be read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from transformers import PreTrainedModel
 from ...errors import ModelError
 from ..families import anatomy, weight_of
 from . import kernels
-from .fusing import fuse
 
 KERNELS = ("auto", "compiled", "pytorch")
 _ROWS_HINT = 96  # the blocked order may depend on the rows that are to come; the result does not
@@ -65,8 +65,8 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
-    """Let a model run on compiled kernels or on PyTorch's, and pack its weights for them where that helps: bfloat16 on
-    a CPU that computes in it.
+    """Let a model run on compiled kernels or on PyTorch's, and pack its weights for them where that helps: on a CPU, in
+    float32, and in bfloat16 if oneDNN computes in it.
 
     An unembedding that is tied to the embedding keeps its dense copy there. The other weights are copied out of the
     file's memory map, which can then be closed: otherwise all weights would stay in memory twice.
@@ -89,9 +89,15 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
         )
     if lacks is not None and lacks != kernels.NO_INSTRUCTIONS:
         log.warning("no compiled kernels, so the engine is slower: %s", lacks)
-    ops = torch.ops.mkldnn
-    if torch.backends.mkldnn.is_available() and ops._is_mkldnn_bf16_supported():
-        _pack(model, compiled and lacks is None)
+    _pack(model, compiled and lacks is None)
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether PyTorch multiplies a weight faster in blocked order."""
+    if not torch.backends.mkldnn.is_available() or weight.device.type != "cpu":
+        return False
+    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(half or weight.dtype == torch.float32)
 
 
 def _pack(model: PreTrainedModel, compiled: bool) -> None:
@@ -99,14 +105,12 @@ def _pack(model: PreTrainedModel, compiled: bool) -> None:
     assert isinstance(embedding, nn.Parameter)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Linear and kernels.takes(child.weight):
+            if type(child) is nn.Linear and packs(child.weight):
                 tied = child.weight.data_ptr() == embedding.data_ptr()
                 setattr(parent, name, PackedLinear(child, embedding if tied else None, compiled))
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    if compiled:
-        fuse(model)
 
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,62 @@
+"""The example, and the Python of the guide, run as they stand; only model, data and prompts are the tiny study's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyStudy
+
+import cotscope
+from cotscope.cli.commands import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = 'model="qwen2.5-coder-0.5b", data="builtin", limit=16'
+MODEL = '"qwen2.5-coder-0.5b"'
+
+
+def tiny_options(tiny_study: TinyStudy) -> dict[str, Any]:
+    """The fixture's options as the Python API takes them."""
+    given = vars(build_parser().parse_args(["study", "--out", "r", *tiny_study.options()]))
+    return {k: v for k, v in given.items() if k not in ("command", "out", "rows", "json", "thorough")}
+
+
+def first_study() -> Any:
+    spec = importlib.util.spec_from_file_location("first_study", ROOT / "examples/first_study.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_first_study(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = first_study()
+    options = example.SMALL | {"permuted": 1, "battery": 1, "matched": 2} | tiny_options(tiny_study)
+    run = example.first_study(str(tmp_path / "r"), **options)
+    said = capsys.readouterr().out
+    assert {stage for stage, found in run.states().items() if found.current} >= {"discover", "annotate", "ablate", "damage"}
+    concept = max(run.summary["neurons"]["by_concept"], key=run.summary["neurons"]["by_concept"].get)
+    listed = re.findall(r"^layer +(\d+) neuron +(\d+) ([+−])  (.+)$", said.partition(f"poles of {concept}:")[2], re.MULTILINE)
+    sql = "SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted AND concept = ?"
+    accepted = {tuple(row.values()) for row in run.query(sql, [concept]).to_pylist()}
+    assert len(listed) == min(8, len(accepted))
+    assert all((int(layer), int(index), 1 if sign == "+" else -1) in accepted for layer, index, sign, _ in listed)
+    assert f"Report: {run.folder / 'report.html'}" in said
+
+
+@pytest.mark.slow
+def test_the_python_of_the_guide(tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert any(STUDY in block for block in blocks)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        options = tiny_options(tiny_study) | {"permuted": 1, "battery": 1, "matched": 2}
+        code = block.replace(STUDY, f"**{options!r}").replace(MODEL, repr(tiny_study.model))
+        exec(compile(code, "docs/guide.md", "exec"), names)
+    assert isinstance(names["run"], cotscope.Run)
