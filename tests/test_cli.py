@@ -232,6 +232,7 @@ def test_words_that_choose_nothing_together(capsys, tmp_path: Path) -> None:
     assert "--by operation --outcomes accuracy" in line or "chooses nothing together" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2**31, 2**40, 2**53 - 1])
 def test_large_seeds(tiny_study: TinyStudy, tmp_path: Path, seed: int) -> None:
     few = ["--matched", "1", "--unmatched", "1", "--permuted", "1", "--given", "2", "--battery", "1", "--variants", "1"]
@@ -266,6 +267,7 @@ def test_a_path_from_python_may_be_a_path(tmp_path: Path) -> None:
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
 
 
+@pytest.mark.slow
 def test_another_encoding_is_not_kept_twice(tiny_study: TinyStudy, tmp_path: Path) -> None:
     """What is written under a locale without UTF-8 is what is written under one with it."""
     prompt, concepts, folder = tmp_path / "größe 中.txt", tmp_path / "c.toml", tmp_path / "läufe"
@@ -292,6 +294,7 @@ def test_another_encoding_is_not_kept_twice(tiny_study: TinyStudy, tmp_path: Pat
     assert shown.returncode == 0 and b"Traceback" not in shown.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_no_utf8(tiny_study: TinyStudy, tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/l\xe4ufe"
     command = [sys.executable, "-m", "cotscope", "discover", *study(tiny_study, Path("x"))[1:-1]]

@@ -39,7 +39,8 @@ EXAMPLES = {
     "models": "cotscope models",
 }
 IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
-ROWS = "rows per batch (default: from the memory that is free)"
+ROWS = "rows per batch (default: from the memory that is free; a study that goes on keeps its own)"
+ROWS_OF_RUN = "rows per batch (default: what the study began with)"
 
 
 def about(verb: str) -> str:
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
         for stage in stages:
             options.add(sub, options.of_class(stage.options, begins=False))
-        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
+        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS_OF_RUN)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     install = command("models", "list the models that need no hub, or install one")
