@@ -8,7 +8,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --co
 # One thread per worker: two processes with two threads each, on two cores, take many times as long as either alone.
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: setup study check style test test-faults bench picture clean
+.PHONY: setup study check style test test-faults bench docs picture clean
 
 setup: $(VENV)/.ready
 	$(VENV)/bin/cotscope models --install $(MODEL)
@@ -46,6 +46,10 @@ bench: setup
 	$(VENV)/bin/python benchmarks/bench.py peers
 	$(VENV)/bin/python benchmarks/bench.py own
 	$(VENV)/bin/python benchmarks/own_kernels.py
+
+# Commands, options, stages and tables, as the parser and their records have them; a test holds the page to them.
+docs: $(VENV)/.ready
+	$(VENV)/bin/python -m cotscope.cli.reference > docs/cli.md
 
 # The README's picture, from the report of RUN; needs playwright and its headless Chromium (docs/picture.py says how).
 picture: $(VENV)/.ready

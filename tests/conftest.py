@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,28 @@ from cotscope.runs.tables import Table
 transformers.utils.logging.disable_progress_bar()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the default model share a worker, so that it is loaded once; a module's tests share one too, and with it
-    the module's finished run."""
-    for item in items:
-        group = "model" if item.get_closest_marker("model") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+_MODEL = re.compile(
+    r"^pytestmark = pytest\.mark\.model$|^@pytest\.mark\.model\n(?:@.*\n|[ )].*\n)*def (test_\w+)", re.MULTILINE
+)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one module share a worker, and with it the module's finished run; those marked `model` share one too, so
+    that the default model is loaded once. (What xdist 3.8 does with its own marks it does not do under pytest 9.2.)"""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            return "model" if {"", name.partition("[")[0]} & of_model(file) else file
+
+    @cache
+    def of_model(file: str) -> set[str]:
+        return set(_MODEL.findall((config.rootpath / file).read_text(encoding="utf-8")))
+
+    return ByModule(config, log)
 
 
 _SHAPE = {

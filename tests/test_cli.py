@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from conftest import TinyStudy
 
+import cotscope
 from cotscope.cli import commands as cli
 from cotscope.cli import main
+from cotscope.errors import UserError
 from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
 from cotscope.stages.registry import STAGES
@@ -181,3 +186,119 @@ def test_help_states_the_defaults_that_hold() -> None:
     assert len(stated) >= 25
     assert "0.1875" in {f.name: f for f in fields(StudyConfig)}["first_layer_fraction"].metadata["help"]
     assert StudyConfig().first_layer_fraction == 0.1875
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "cotscope", *arguments]
+    return subprocess.run(command, capture_output=True, env=os.environ | environment)
+
+
+def test_the_version(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"cotscope {cotscope.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["measure", "RUN", "--prompts", "nothing"], "--prompts: invalid choice: 'nothing' (choose from 'study', 'variants'"),
+        (["measure", "RUN", "--prompts"], "--prompts: expected at least one argument"),
+        (["measure", "RUN", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["measure", "RUN", "\x1b[2J\n"], "unrecognized arguments: "),
+        (["measure"], "required: RUN"),
+        (["study"], "required: --out"),
+        (["paint"], "invalid choice: 'paint'"),
+        ([], "required: COMMAND"),
+        (["ablate", "RUN", "--by", "set", "--outcomes", "colours"], "--outcomes: invalid choice: 'colours'"),
+        (["study", "--out", "r", "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (["annotate", "RUN", "--max-cost", "nan"], "--max-cost: expected an amount, 0 or more; got nan"),
+        (["study", "--out", "r", "--seed", str(2**53)], "expected a whole number, 0 or more and below 2^53"),
+        (["study", "--out", "r", "--seed", "9" * 5000], "expected a whole number, 0 or more and below 2^53"),
+    ],
+)
+def test_wrong_commands_are_one_line(capsys, wrong: list[str], words: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(wrong)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.strip().split("\n")
+    assert words in line and line.isprintable() and len(line) < 400
+
+
+def test_words_that_choose_nothing_together(capsys, tmp_path: Path) -> None:
+    line = fails(capsys, "ablate", str(tmp_path), "--by", "operation", "--outcomes", "accuracy")
+    assert "--by operation --outcomes accuracy" in line or "chooses nothing together" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2**31, 2**40, 2**53 - 1])
+def test_large_seeds(tiny_study: TinyStudy, tmp_path: Path, seed: int) -> None:
+    few = ["--matched", "1", "--unmatched", "1", "--permuted", "1", "--given", "2", "--battery", "1", "--variants", "1"]
+    folder = tmp_path / "r"
+    assert main([*study(tiny_study, folder, seed=str(seed)), *few, "--sweep", "--sweep-battery", "1"]) == 0
+    assert Run.open(folder).manifest["config"]["seed"] == seed
+    assert main(["calibrate", str(folder), "--runs", "1", "--problems", "1"]) == 0
+
+
+@pytest.mark.parametrize("option", ["limit", "k", "seed", "variants", "matched", "projection", "concepts", "sentences"])
+@pytest.mark.parametrize("value", ["x", -1, 2.5, None, [1], {}, True, 2**53])
+def test_options_from_python_are_checked_too(tmp_path: Path, option: str, value: object) -> None:
+    fine = {"projection": (), "concepts": ("x",), "sentences": (True,)}.get(option, ())
+    if value in fine and type(value) in map(type, fine):
+        return
+    with pytest.raises(UserError, match=f"option '{option}' can't have this value; expected") as caught:
+        cotscope.study(tmp_path / "r", **{option: value})
+    assert len(str(caught.value)) < 400
+    assert not (tmp_path / "r").exists()
+
+
+def test_unknown_options_from_python(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no option 'colour'"):
+        cotscope.study(tmp_path / "r", colour="red")
+
+
+def test_a_path_from_python_may_be_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.jsonl"):
+        cotscope.study(tmp_path / "r", data=tmp_path / "absent.jsonl")
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+
+
+@pytest.mark.slow
+def test_another_encoding_is_not_kept_twice(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """What is written under a locale without UTF-8 is what is written under one with it."""
+    prompt, concepts, folder = tmp_path / "größe 中.txt", tmp_path / "c.toml", tmp_path / "läufe"
+    prompt.write_text(Path(tiny_study.prompt).read_text(), encoding="utf-8")
+    concepts.write_text(Path(tiny_study.concepts).read_text().replace('"small"', '"klein ü"'), encoding="utf-8")
+    command = ["discover", *study(tiny_study, folder, prompt_file=str(prompt), concepts=str(concepts))[1:]]
+    first = run(*command, **C_LOCALE)
+    assert first.returncode == 0, first.stderr
+    manifest = (folder / "manifest.json").read_bytes()
+    named = json.loads(manifest.decode("utf-8"))
+    assert [p["name"] for p in named["prompts"]] == ["größe 中"]
+    assert str(folder) in named["command"] and str(prompt) in named["command"]
+    assert "größe 中".encode() in manifest and "gröÃ".encode() not in manifest
+    [note] = named["stages"]["discover"]["notes"]  # it rests on few problems, under this prompt
+    assert note.endswith("under größe 中.")
+    for environment in ({}, C_LOCALE):  # it goes on, and nothing is encoded again
+        assert run("annotate", str(folder), **environment).returncode == 0
+        assert run(*command, **environment).returncode == 0
+        again = json.loads((folder / "manifest.json").read_bytes())
+        assert again["prompts"] == named["prompts"] and again["files"].keys() >= named["files"].keys()
+        assert again["stages"]["discover"]["notes"] == [note]
+        assert "klein ü" in json.loads((folder / "summary.json").read_bytes())["neurons"]["by_concept"]
+    shown = run("status", str(folder), **C_LOCALE)
+    assert shown.returncode == 0 and b"Traceback" not in shown.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_whose_name_is_no_utf8(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/l\xe4ufe"
+    command = [sys.executable, "-m", "cotscope", "discover", *study(tiny_study, Path("x"))[1:-1]]
+    out = subprocess.run([*command, folder], capture_output=True)
+    assert out.returncode == 2
+    assert b"can't be a run folder; expected a path in UTF-8" in out.stderr and b"Traceback" not in out.stderr
+    assert not os.path.exists(folder)

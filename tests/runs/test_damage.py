@@ -18,6 +18,7 @@ from cotscope.runs.manifest import path_of
 from cotscope.runs.progress import matches
 
 pytest_plugins = ("small_study",)
+pytestmark = pytest.mark.slow
 CHOSEN = ("tables/poles.parquet", "tables/completions/discovery.plain.parquet", "tables/activity/study.plain.parquet",
           "tables/text_scores/none.parquet", "tables/forced/study.plain.parquet", "tables/problems.parquet",
           "summary.json", "report.html")  # fmt: skip

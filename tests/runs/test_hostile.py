@@ -22,6 +22,7 @@ from cotscope.runs.manifest import path_of
 from cotscope.stages.registry import VERBS
 
 pytest_plugins = ("small_study",)
+pytestmark = pytest.mark.slow
 WRONG: tuple[Any, ...] = (None, [], {}, 1, "x", 10**30, -1, 0.5, True)
 SQL = "x'; COPY (SELECT 1) TO '{}'; --"
 

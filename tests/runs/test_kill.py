@@ -18,6 +18,7 @@ from cotscope.runs.folder import Run
 from cotscope.stages.registry import STAGES
 
 pytest_plugins = ("small_study",)
+pytestmark = pytest.mark.slow
 MOMENTS = 50
 LIMIT = 120.0  # seconds for a study of seconds
 

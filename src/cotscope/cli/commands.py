@@ -39,7 +39,8 @@ EXAMPLES = {
     "models": "cotscope models",
 }
 IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
-ROWS = "rows per batch (default: from the memory that is free)"
+ROWS = "rows per batch (default: from the memory that is free; a study that goes on keeps its own)"
+ROWS_OF_RUN = "rows per batch (default: what the study began with)"
 
 
 def about(verb: str) -> str:
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument(flag, nargs="+", choices=words, default=argparse.SUPPRESS, help=f"only {' or '.join(words)}")
         for stage in stages:
             options.add(sub, options.of_class(stage.options, begins=False))
-        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
+        sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS_OF_RUN)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     install = command("models", "list the models that need no hub, or install one")
@@ -116,7 +117,7 @@ class _Parser(argparse.ArgumentParser):
     """Exits with 2 and one line, like other user errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"cotscope: error: {message}. See `{self.prog} --help`.\n")
+        self.exit(2, f"cotscope: error: {visible(' '.join(message.split()))}. See `{self.prog} --help`.\n")
 
 
 def _prints(as_json: bool) -> Listener:
@@ -237,7 +238,9 @@ def _status(run: Any, as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        _speak_utf8()
+        argv = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding shows ?, and ends nothing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -262,6 +265,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cotscope: error: {said}", file=sys.stderr)
         return 2
     return 0
+
+
+def _speak_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding.
+
+    A prompt's name is its file's: read as Latin-1 it would stand in the manifest encoded twice, and be another prompt's.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _disk(error: OSError) -> str | None:

@@ -74,8 +74,9 @@ class Run:
 
         Raises: RunError if the folder holds another study or something else.
         """
+        _own(folder)
         study = json.loads(json.dumps(study))
-        if any(p.exists() and not p.is_dir() for p in (folder, *folder.parents)):
+        if any(_is_taken(p) for p in (folder, *folder.parents)):
             raise RunError(f"{folder} can't be a run folder: there is a file of that name on its path")
         if (folder / "manifest.json").exists():
             run = cls.open(folder)
@@ -93,7 +94,6 @@ class Run:
             return run
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise RunError(f"{folder} is not empty and is no run folder", remedy="Give another --out.")
-        _own(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, {
             "schema": manifests.SCHEMA,
@@ -362,11 +362,22 @@ class Run:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
 
 
+def _is_taken(path: Path) -> bool:
+    """Whether something that is no folder, and leads to none, is there."""
+    return not path.is_dir() and (path.exists() or path.is_symlink())
+
+
 def _own(folder: Path) -> None:
     """Raise RunError where something else stands in the place of a run folder's own files and folders.
 
     A folder from someone else must not lead a writer elsewhere, nor a reader to wait at a pipe.
     """
+    try:
+        str(folder.resolve()).encode()  # DuckDB and Arrow take no other paths
+    except UnicodeEncodeError as error:
+        raise RunError(f"{folder} can't be a run folder", expected="a path in UTF-8", remedy="Give another --out.") from error
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{folder} can't be a run folder: its path leads nowhere") from error
     tables = folder / "tables"
     places = [(folder / name, within) for name, within in _OURS.items()]
     if tables.is_dir() and not tables.is_symlink():
