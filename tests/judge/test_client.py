@@ -47,6 +47,7 @@ def is_true(outcome: Outcome, numbers: range) -> bool:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_thousand_poles_and_every_fault(server: FaultServer, tmp_path: Path) -> None:
     poles = range(1000)
     server.faults = {n: FAULTS[n % 10] for n in poles if n % 10 < len(FAULTS)}

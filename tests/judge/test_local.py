@@ -49,6 +49,7 @@ def random_judge(family: str, seed: int, chat: bool = True) -> LoadedModel:
     return LoadedModel(f"{family}-{seed}", model.eval().requires_grad_(False), fast, anatomy(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "chat"), [("qwen2", True), ("gemma2", False)])
 def test_every_reply_is_an_answer(tmp_path: Path, family: str, chat: bool) -> None:
     cases = [case([token, "+", " add"], text=token) for token in HOSTILE if len(token) < 100]

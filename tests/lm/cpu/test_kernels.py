@@ -190,6 +190,7 @@ for wanted in ("auto", "compiled"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lacking", "why", "said"),
     [
@@ -231,6 +232,7 @@ def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Engine(loaded).generate(["3 + 4", "3 + 5"], max_new_tokens=4, recorder=ActivePoles(loaded.anatomy, k=4))
 
 
+@pytest.mark.slow
 @needed
 def test_compiled_once(tmp_path: Path) -> None:
     for _ in range(2):
