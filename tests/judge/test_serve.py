@@ -21,7 +21,7 @@ from cotscope.runs.folder import Run
 
 pytestmark = pytest.mark.model
 JUDGE = "smollm2-135m"
-SMALL = ["--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1"]
+SMALL = ["--given", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -100,4 +100,4 @@ def test_a_model_that_the_server_does_not_have(folder: Path, tmp_path: Path, mon
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("cotscope: error: "), told
     assert "no-such-model" in told
-    assert not Run.open(folder).stage_done("annotate")
+    assert not Run.open(folder).state("annotate").current

@@ -449,6 +449,12 @@ def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
         "1",
         "--max-new-tokens",
         "64",
+        "--given",
+        "6",
+        "--battery",
+        "2",
+        "--permuted",
+        "0",
     ]
     from cotscope.prompts.derive import derive_prompts
     from cotscope.prompts.exemplars import load_exemplars
