@@ -29,7 +29,7 @@ from .engine import Engine
 from .families import Anatomy, value_matrix
 from .interventions import scale
 from .recorders import ChosenNeurons
-from .scoring import Given, score
+from .scoring import Given, TokenScore, score
 
 Path = Literal["total", "direct", "indirect"]
 PATHS: tuple[Path, ...] = ("total", "direct", "indirect")
@@ -80,7 +80,6 @@ class PathEffects:
         self._engine, self._given = engine, given
         self._targets = [t for tokens in given.continuations for t in tokens]
         self._untouched = self._look(neurons)
-        self._check()
 
     @torch.inference_mode()
     def untouched(self) -> list[list[PathScore]]:
@@ -91,7 +90,7 @@ class PathEffects:
     def of(self, neurons: Sequence[Neuron]) -> Mapping[Path, list[list[PathScore]]]:
         """Each continuation's tokens with a set zeroed, by path."""
         zeroed = scale(self._engine.loaded.anatomy, tuple(neurons), 0.0)
-        disrupted, _ = self._run(replace(self._given, intervention=zeroed))
+        disrupted, _, _ = self._run(replace(self._given, intervention=zeroed))
         push = self._push(neurons)
         streams = {"total": disrupted, "direct": self._untouched.residual - push, "indirect": disrupted + push}
         return {path: self._by_prompt(self._scores(streams[path])) for path in PATHS}
@@ -101,24 +100,26 @@ class PathEffects:
     def _look(self, neurons: Sequence[Neuron]) -> Untouched:
         found: dict[int, Tensor] = {}
         recorder = ChosenNeurons(self._engine.loaded.anatomy, neurons, found.__setitem__)
-        residual, outputs = self._run(replace(self._given, recorder=recorder))
+        residual, outputs, said = self._run(replace(self._given, recorder=recorder))
+        self._check(residual, said)
         coefficients = torch.cat([found[i] for i in range(len(self._given.prompts))])
         return Untouched(residual, tuple(recorder.neurons), coefficients, outputs)
 
-    def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """One pass: what enters the final norm, and the norms over blocks' outputs, at each given token's place, in order."""
+    def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...], list[list[TokenScore]]]:
+        """One pass: what enters the final norm, and the norms over blocks' outputs, at each given token's place, in order;
+        and what the model itself says of the tokens."""
         passes, anatomy = self._engine.passes, self._engine.loaded.anatomy
         order: list[tuple[int, int]] = []
         self._engine.shares_prefix(1)  # its check of the model runs passes of its own
         passes.residuals = []
         try:
             with _norm_inputs(anatomy, passes.unembedded) as inputs:
-                score(self._engine, given, places=order)
+                said = score(self._engine, given, places=order)
             residual = torch.cat(passes.residuals).float()
         finally:
             passes.residuals = None
         back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=residual.device)
-        return residual[back], tuple(torch.cat(y)[back] if y else None for y in inputs)
+        return residual[back], tuple(torch.cat(y)[back] if y else None for y in inputs), said
 
     def _push(self, neurons: Sequence[Neuron]) -> Tensor:
         """What a set writes to the residual stream of the untouched model, (places, hidden), float32: Σ m·v; where a norm
@@ -164,13 +165,11 @@ class PathEffects:
         return rows
 
     @torch.inference_mode()
-    def _check(self) -> None:
-        """Some models cap or scale their logits after the unembedding; asked of the model itself."""
-        first = replace(self._given, prompts=self._given.prompts[:1], continuations=self._given.continuations[:1])
-        [plain] = score(self._engine, first)
-        found = [s.log_prob for s in self._scores(self._untouched.residual[: len(plain)])]
-        loose = 0.15 if self._engine.loaded.dtype != torch.float32 else 1e-3
-        if any(abs(a - b.log_prob) > loose for a, b in zip(found, plain, strict=True)):
+    def _check(self, residual: Tensor, said: list[list[TokenScore]]) -> None:
+        """Some models cap or scale their logits after the unembedding: what the same pass said must be what is read here."""
+        found = [s.log_prob for s in self._scores(residual)]
+        loose = 1e-3 if self._engine.loaded.dtype == torch.float32 else 0.25
+        if any(abs(a - b.log_prob) > loose for a, b in zip(found, (s for row in said for s in row), strict=True)):
             raise ModelError(
                 f"the logits of {self._engine.loaded.name} are not its unembedding of its final norm",
                 expected="a model that neither caps nor scales them, to tell direct effects from indirect ones",
