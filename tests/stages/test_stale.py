@@ -146,7 +146,7 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
     # The summary and the report hold no figure of theirs.
     run = Run.open(out)
     assert set(lexicon.summary) - set(run.summary) == {
-        "baseline", "ablation", "keystones", "damage", "prompts", "correlation", "stability", "phenomena"
+        "baseline", "ablation", "keystones", "damage", "paths", "prompts", "correlation", "stability", "phenomena"
     } & set(lexicon.summary)  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == run.summary
     assert set(run.summary["timing"]) == {"discover_s", "annotate_s", "generate_s"}
@@ -330,20 +330,30 @@ def test_one_more_matched_set_runs_one_more_condition(
     jobs: list[int] = []
     run_jobs = Engine.run
     monkeypatch.setattr(Engine, "run", lambda engine, these, *rest: jobs.append(len(these)) or run_jobs(engine, these, *rest))
-    parts = ("completions", "activity", "text_scores", "solution_scores", "battery", "permuted", "keystones", "prompts")
+    parts = (
+        "completions",
+        "activity",
+        "text_scores",
+        "solution_scores",
+        "battery",
+        "permuted",
+        "keystones",
+        "prompts",
+        "path_scores",
+    )
     before, made_of = times(out, *parts), hashes(out)
     assert main(command(out, "--matched", "3")) == 0
-    again = {"ablate", "damage"}
+    again = {"ablate", "damage", "paths"}
     assert lines(capsys) == {s: "ran" if s in again else "done" for s in ("discover", "annotate", *BUILT_ON)}
     assert jobs[0] == 1, "the third set's completions"
     after = times(out, *parts)
     new = {f"{table}/{part}" for table, part in (
         ("completions", "ablation.matched_2"), ("text_scores", "matched_2"), ("solution_scores", "matched_2"),
-        ("battery", "matched_2"),
+        ("battery", "matched_2"), ("path_scores", "matched_2"),
     )}  # fmt: skip
     assert after.items() >= before.items() and after.keys() - before.keys() == new
     assert {n for n, h in hashes(out).items() if made_of.get(n) != h} == new | {
-        "sets", "matching", "ablation", "damage", "damage_solutions"
+        "sets", "matching", "ablation", "damage", "damage_solutions", "paths"
     }  # fmt: skip
     run = Run.open(out)
     assert len(run.summary["ablation"]["matched_each"]) == 3
