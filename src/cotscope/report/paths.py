@@ -26,13 +26,13 @@ def paths(run: Reading) -> dict[str, Any]:
         for name in SETS
         if (cells := (summary.get(name) or {}).get(role))
     ]
-    return {"rows": rows, "says": _says(summary.get("reasoning") or {})}
+    return {"rows": rows, "says": _says(summary.get("reasoning") or {}, summary.get("matched") or {})}
 
 
 _MEASURES = ("log_prob", "margin")
 
 
-def _says(found: dict[str, Any]) -> str:
+def _says(found: dict[str, Any], matched: dict[str, Any]) -> str:
     """What the operators' and the results' figures say, and no more."""
     said = []
     for role, measure, unit in (("operator", "log_prob", "nats"), ("result", "margin", "logit margin")):
@@ -46,5 +46,7 @@ def _says(found: dict[str, Any]) -> str:
             if indirect["low"] <= 0 <= indirect["high"] or indirect["change"] > 0
             else "with their own push put back part of the loss is left: later layers depend on them"
         )
-        said.append(f"At {role}s ({unit}): {figures}; {left}.")
+        same = (matched.get(role) or {}).get("total", {}).get(measure) or {}
+        beside = f" (matched random sets: {number(same['change'], 2, True)} total)" if is_number(same.get("change")) else ""
+        said.append(f"At {role}s ({unit}): {figures}; {left}{beside}.")
     return " ".join(said)
