@@ -230,3 +230,13 @@ def test_a_study_runs_it_only_when_asked(ablated: Path, few_ways: set[str], tiny
     assert [s.name for s in wanted(Session.reopen(out))] == every
     assert {s for s, found in cotscope.status(out).items() if found.current} == set(every)
     assert times(out).items() >= before.items()
+
+
+@pytest.mark.slow
+def test_without_matched_sets_there_is_nothing_to_compare_with(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    few = ["--matched", "0", "--unmatched", "0", "--permuted", "0", "--given", "2", "--battery", "1", "--sweep"]
+    assert main(["study", *tiny_study.options(), *few, "--out", str(tmp_path / "run")]) == 0
+    run = Run.open(tmp_path / "run")
+    assert run.summary["disruptions"]["matched"] == []
+    assert "no matched set" in run.manifest["stages"]["sweep"]["finding"]
+    assert {r["set_kind"] for r in run.rows("SELECT DISTINCT set_kind FROM sweep")} <= {"none", "comparable", "reasoning"}
