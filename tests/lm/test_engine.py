@@ -12,7 +12,8 @@ from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
 from cotscope.lm.attention import Prefix
 from cotscope.lm.engine import Engine
-from cotscope.lm.interventions import coefficient_hooks, scale
+from cotscope.lm.hooks import coefficient_hooks
+from cotscope.lm.interventions import scale
 from cotscope.lm.jobs import Job, Work
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.passes import Passes, common_prefix

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForC
 from cotscope.errors import ModelError
 from cotscope.lm import cpu
 from cotscope.lm.families import anatomy, norm_gamma, value_vectors
-from cotscope.lm.interventions import coefficient_hooks
+from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.projection import project
 from cotscope.lm.select import argmax, largest

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy, value_matrix
+from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.interventions import (
     PAPER_NOISE,
     Intervention,
     Reference,
-    coefficient_hooks,
     mean,
     noise,
     paper_noise,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cotscope.errors import PromptError
 from cotscope.lm.engine import Engine
-from cotscope.lm.interventions import coefficient_hooks, scale
+from cotscope.lm.hooks import coefficient_hooks
+from cotscope.lm.interventions import scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.recorders import ActivePoles
 from cotscope.lm.scoring import Given, score, text_scores

@@ -16,7 +16,7 @@ from conftest import TinyStudy, as_if_written, assert_same, hashes, killed_after
 import cotscope
 from cotscope.cli import main
 from cotscope.executors.local import wanted
-from cotscope.lm.interventions import coefficient_hooks
+from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session

@@ -2,26 +2,27 @@
 
 Coefficients can be multiplied (`scale`), set to their mean over reference positions (`mean`), or to what they were at a
 reference position drawn at random (`resample`); value vectors can have noise added (`noise`, `paper_noise`), which is
-written to the block's output. Each acts on the whole sequence, on the prompt only, or on generated tokens only.
+written to the block's output. Each acts on the whole sequence, on the prompt only, or on generated tokens only; and on
+all that neurons write, or on what of it reaches the logits directly, or on what later layers see (`carried.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..records import Neuron, Pole
 from .families import Anatomy, value_matrix
 
 Scope = Literal["all", "prompt", "generated"]
+Path = Literal["both", "direct", "indirect"]
 PAPER_NOISE = (-1.0, 1.0)
 """Mean and standard deviation of the noise in Rai & Yao's released code (`corrupt_inference.py`), per component of a
 value vector and whatever the vector's size."""
@@ -42,8 +43,8 @@ class Places:
     positions: Tensor
     generated: bool | Tensor
 
-    def at(self, index: Tensor) -> Places:
-        """Those of some rows (row indices), or those that a mask (rows, positions) chooses."""
+    def at(self, index: Tensor | tuple[Tensor, Tensor]) -> Places:
+        """Those of some rows (row indices), that a mask (rows, positions) chooses, or at (row indices, positions)."""
         generated = self.generated[index] if isinstance(self.generated, Tensor) else self.generated
         return Places(None if self.ids is None else self.ids[index], self.positions[index], generated)
 
@@ -52,6 +53,10 @@ class Change(Protocol):
     """What happens to one layer. Both methods act in place; tensors may have any leading shape."""
 
     adds: bool  # whether `output` does anything
+
+    @property
+    def touched(self) -> Tensor:
+        """The neurons whose coefficients it may change, (touched,)."""
 
     def coefficients(self, m: Tensor, places: Places) -> None:
         """Change coefficients (…, neurons) at these places (…)."""
@@ -67,10 +72,18 @@ class Intervention:
     Attributes:
         changes: by layer; layers that are absent are untouched.
         scope: "all"; "prompt": only where the input token is one of the prompt; "generated": only where it is not.
+        path: "both"; "direct": later layers see nothing of it, the logits do; "indirect": the other way round.
+        bias: added to the logits (vocabulary,), at every place; None: nothing is.
     """
 
     changes: dict[int, Change]
     scope: Scope = "all"
+    path: Path = "both"
+    bias: Tensor | None = None
+
+    def along(self, path: Path) -> Intervention:
+        """The same along one path."""
+        return replace(self, path=path)
 
     @property
     def adds(self) -> bool:
@@ -80,7 +93,7 @@ class Intervention:
     @cached_property
     def prefix_key(self) -> str:
         """Interventions of one key do the same to a prompt; "" is nothing."""
-        if self.scope == "generated":
+        if self.scope == "generated" or self.path == "direct":
             return ""
         digest = sha256()
         for layer in sorted(self.changes):
@@ -148,6 +161,10 @@ class _Factors:
     negative: Tensor
     adds = False
 
+    @property
+    def touched(self) -> Tensor:
+        return ((self.positive != 1) | (self.negative != 1)).nonzero()[:, 0]
+
     def coefficients(self, m: Tensor, places: Places) -> None:
         if self.positive is self.negative:
             m.mul_(self.positive)
@@ -171,6 +188,10 @@ class _Values:
     seed: int
     adds = False
 
+    @property
+    def touched(self) -> Tensor:
+        return self.index
+
     def coefficients(self, m: Tensor, places: Places) -> None:
         if len(self.values) == 1:
             m[..., self.index] = self.values[0]
@@ -191,6 +212,10 @@ class _Noise:
     vectors: Tensor
     adds = True
 
+    @property
+    def touched(self) -> Tensor:
+        return self.index[:0]
+
     def coefficients(self, m: Tensor, places: Places) -> None:
         pass
 
@@ -205,6 +230,10 @@ class _Shuffled:
     order: Tensor
     then: Change | None
     adds = False
+
+    @property
+    def touched(self) -> Tensor:
+        return torch.arange(len(self.order), device=self.order.device)
 
     def coefficients(self, m: Tensor, places: Places) -> None:
         m.copy_(m[..., self.order])
@@ -317,6 +346,14 @@ def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
     return [(layer, [n for n in every if n.layer == layer]) for layer in sorted({n.layer for n in every})]
 
 
+def logit_bias(anatomy: Anatomy, biases: Mapping[int, float]) -> Intervention:
+    """Add to the logits of some tokens, by id; neurons are left alone."""
+    bias = torch.zeros(len(anatomy.unembedding), device=anatomy.device)
+    for token, value in biases.items():
+        bias[token] = value
+    return Intervention({}, bias=bias)
+
+
 def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervention | None = None) -> Intervention:
     """The model whose value vectors are shuffled: in layer l, v[i] gets the coefficient of neuron `orders[l][i]`.
 
@@ -329,64 +366,3 @@ def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervent
     return Intervention(
         {i: _Shuffled(torch.as_tensor(order, device=anatomy.device), after.get(i)) for i, order in orders.items()}
     )
-
-
-# -- hooks -------------------------------------------------------------------------------------------------------------
-
-Before = Callable[[int, Tensor], None]  # (layer, coefficients as the model shapes them)
-After = Callable[[int, Tensor, Tensor], None]  # (layer, coefficients, the down-projection's output)
-
-
-@contextmanager
-def block_hooks(anatomy: Anatomy, before: Before | None, after: After | None) -> Iterator[None]:
-    """Within the block, call `before` with what each down-projection gets and `after` with what it made of it."""
-
-    def before_hook(call: Before, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, args: call(layer, args[0])
-
-    def after_hook(call: After, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, args, output: call(layer, args[0], output)
-
-    handles = []
-    try:
-        for layer, down in enumerate(anatomy.down):
-            if before is not None:
-                handles.append(down.register_forward_pre_hook(before_hook(before, layer)))
-            if after is not None:
-                handles.append(down.register_forward_hook(after_hook(after, layer)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def coefficient_hooks(
-    anatomy: Anatomy, intervention: Intervention | None, observe: Before | None, ids: Tensor | None = None
-) -> Iterator[None]:
-    """Within the block, apply `intervention` to every layer, then call `observe(layer, m)`.
-
-    `m` has shape (rows, positions, neurons) and is what the down-projection multiplies. `observe` may be None. All tokens
-    are those of a prompt, from its start; `ids` (rows, positions) are they: only `resample` needs them.
-    """
-
-    def shaped(x: Tensor) -> Tensor:
-        return x if x.ndim == 3 else x[None]  # OPT flattens rows and positions
-
-    def places(m: Tensor) -> Places:
-        return Places(ids, torch.arange(shaped(m).shape[1], device=m.device)[None], False)
-
-    def before(layer: int, m: Tensor) -> None:
-        if intervention is not None:
-            intervention.apply(layer, shaped(m), places(m))
-        if observe is not None:
-            observe(layer, m)
-
-    def after(layer: int, m: Tensor, y: Tensor) -> None:
-        assert intervention is not None
-        intervention.add(layer, shaped(m), shaped(y), places(m))
-
-    adds = intervention is not None and intervention.adds
-    acts = intervention is not None or observe is not None
-    with block_hooks(anatomy, before if acts else None, after if adds else None):
-        yield

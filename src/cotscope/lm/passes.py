@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
-from .interventions import Places, block_hooks
+from .carried import At, Carried
+from .hooks import arrival_hook, block_hooks
+from .interventions import Places
 from .jobs import Job, Work
 from .loading import LoadedModel
 from .prefixes import PREFIX_BYTES, Prefixes
@@ -52,6 +54,7 @@ class Passes:
     def __init__(self, loaded: LoadedModel, prefix_bytes: int = PREFIX_BYTES) -> None:
         self.loaded, self.device = loaded, loaded.model.device
         self._prefixes = Prefixes(prefix_bytes)
+        self._carried = Carried(loaded.anatomy)
         self.residuals: list[Tensor] | None = None
         """Where what enters the final norm at the unembedded places (places, hidden) is put, pass by pass; None: nowhere."""
         self._view: View
@@ -66,22 +69,22 @@ class Passes:
     def hooks(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Coefficients pass through `_on_coefficients`, and only the places that matter are unembedded."""
         used = any(job.recorder is not None or job.intervention is not None for job in jobs)
-        adds = any(job.intervention is not None and job.intervention.adds for job in jobs)
+        carried = any(job.intervention is not None and job.intervention.path != "both" for job in jobs)
+        adds = carried or any(job.intervention is not None and job.intervention.adds for job in jobs)
+        before, after = self._on_coefficients if used else None, self._on_output if adds else None
+        anatomy = self.loaded.anatomy
         head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
-        last = self.loaded.anatomy.final_norm
-        norm = None if last is None else last.register_forward_pre_hook(self._on_final_norm)
         try:
-            before, after = self._on_coefficients if used else None, self._on_output if adds else None
-            with block_hooks(self.loaded.anatomy, before, after):
+            with block_hooks(anatomy, before, after), arrival_hook(anatomy, self._on_final_norm, carried):
                 yield
         finally:
             head.remove()
-            if norm is not None:
-                norm.remove()
+            self._carried.forget()
 
     def forward(self, cache: Cache | None, ids: Tensor, positions: Tensor, view: View, mask: Tensor | None = None) -> Tensor:
         """Run tokens (rows, positions) through the model; logits (places, vocabulary) at the unembedded places."""
         self._view = view
+        self._carried.begin()
         self._places = Places(ids, positions, view.stage == "generated" if view.given is None else view.given)
         shared = use_shared_prefix(self.loaded.model, cache) if isinstance(cache, SharedPrefixCache) else nullcontext()
         with shared:
@@ -97,8 +100,13 @@ class Passes:
             for (work, _), numbers in zip(view.groups, view.numbers, strict=True):
                 if work.job.recorder is not None:
                     work.job.recorder.end_step(numbers)
-        logits: Tensor = out.logits
-        return logits[:, -1]
+        logits: Tensor = out.logits[:, -1]
+        for work, index in view.groups:
+            intervention = work.job.intervention
+            if intervention is not None and intervention.bias is not None:
+                here = slice(None) if index is None else self._unembedded_among(index)
+                logits[here] += intervention.bias
+        return logits
 
     def _on_unembedding(self, module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         view, hidden = self._view, args[0]
@@ -108,9 +116,11 @@ class Passes:
         """The places (rows, positions) whose logits are wanted of the pass that runs; None: the last position of all rows."""
         return self._view.unembedded
 
-    def _on_final_norm(self, module: torch.nn.Module, args: tuple[Tensor]) -> None:
+    def _on_final_norm(self, residual: Tensor) -> Tensor | None:
+        changed = self._carried.arrive(residual)
         if self.residuals is not None and self._view.unembedded is not None:
-            self.residuals.append(args[0][self._view.unembedded])
+            self.residuals.append((residual if changed is None else changed)[self._view.unembedded])
+        return changed
 
     def _on_coefficients(self, layer: int, m: Tensor) -> None:
         view, places = self._view, self._places
@@ -119,6 +129,11 @@ class Passes:
         for work, index in view.groups:
             intervention = work.job.intervention
             if intervention is None:
+                continue
+            if intervention.path != "both":
+                at = self._unembedded_of(index)
+                self._carried.before(layer, intervention, at, m[at], places.at(at))
+            if intervention.path == "direct":
                 continue
             if index is None:
                 intervention.apply(layer, m, places)
@@ -141,7 +156,7 @@ class Passes:
             m, y = m.unflatten(0, (view.rows, -1)), y.unflatten(0, (view.rows, -1))
         for work, index in view.groups:
             intervention = work.job.intervention
-            if intervention is None or not intervention.adds:
+            if intervention is None or not intervention.adds or intervention.path == "direct":
                 continue
             if index is None:
                 intervention.add(layer, m, y, places)
@@ -149,6 +164,20 @@ class Passes:
                 part = y[index]
                 intervention.add(layer, m[index], part, places.at(index))
                 y[index] = part
+        self._carried.after(layer, y)
+
+    def _unembedded_of(self, index: Tensor | None) -> At:
+        """The places of some rows of the pass (None: of all) whose logits are wanted."""
+        if (places := self._view.unembedded) is None:
+            rows = torch.arange(self._view.rows, device=self.device) if index is None else index
+            return rows, torch.full_like(rows, -1)
+        here = slice(None) if index is None else self._unembedded_among(index)
+        return places[0][here], places[1][here]
+
+    def _unembedded_among(self, index: Tensor) -> Tensor:
+        """Which of the places whose logits are wanted belong to these rows of the pass."""
+        places = self._view.unembedded
+        return index if places is None else torch.isin(places[0], index).nonzero()[:, 0]
 
     # -- shared prefixes ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .attention import Pass
 from .engine import Engine
-from .interventions import Intervention, coefficient_hooks
+from .hooks import coefficient_hooks
+from .interventions import Intervention
 from .jobs import Job, Row, Work
 from .loading import LoadedModel
 from .passes import View
@@ -194,6 +195,8 @@ def text_scores(
             if intervention is not None:
                 with coefficient_hooks(loaded.anatomy, intervention, None, ids[None]):
                     logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
+                if intervention.bias is not None:
+                    logits = logits + intervention.bias
             for before, after, target in zip(untouched.split(_ROWS), logits.split(_ROWS), ids[1:].split(_ROWS)):
                 q = torch.log_softmax(after.float(), dim=-1)
                 loss[name] -= q.gather(1, target[:, None]).sum().item()

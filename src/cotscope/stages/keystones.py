@@ -122,7 +122,7 @@ def _largest_updates(session: Session, text: str) -> Tensor:
     """The largest update size (layers, neurons) of each neuron over the tokens of a text."""
     import torch
 
-    from ..lm.interventions import coefficient_hooks
+    from ..lm.hooks import coefficient_hooks
 
     loaded = session.loaded
     largest = torch.zeros(loaded.anatomy.layers, loaded.anatomy.width)
