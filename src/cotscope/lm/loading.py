@@ -115,7 +115,9 @@ class LoadedModel:
         return digest.hexdigest()
 
 
-def load_model(source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto") -> LoadedModel:
+def load_model(
+    source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto", differentiable: bool = False
+) -> LoadedModel:
     """Load a model by name, hub id, local folder or `.gguf` file.
 
     Args:
@@ -123,6 +125,7 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None, kern
         dtype: "bfloat16", "float32", "float16", or "auto": what this machine multiplies faster (`cpu.choose_dtype`).
         device: None takes the GPU if there is one.
         kernels: "compiled"; "pytorch"; or "auto": compiled where this machine can.
+        differentiable: gradients can pass through it: its weights stay as PyTorch has them, which is slower.
 
     Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read, or if the kernels can't be had.
     """
@@ -144,7 +147,8 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None, kern
     except torch.OutOfMemoryError as error:
         raise ModelError(f"model {source!r} does not fit into the memory of {device}") from error
     model.eval().requires_grad_(False)
-    cpu.prepare(model, kernels)
+    if not differentiable:
+        cpu.prepare(model, kernels)
     # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     check_run(model, tokenizer, source)
