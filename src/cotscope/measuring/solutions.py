@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..data.battery import load_battery
 from ..data.roles import ARITHMETIC, ROLES, token_roles
@@ -97,16 +97,45 @@ class BatteryHit(NamedTuple):
 
 def score_battery(engine: Engine, items: int, intervention: Intervention | None = None) -> list[BatteryHit]:
     """The first `items` items of each task of the battery, under an intervention."""
+    found = score_tasks(engine, load_battery(), items, intervention)
+    return [BatteryHit(task.name, item[0], all(t.greedy for t in scores)) for task, item, scores in found]
+
+
+class AskedTask(Protocol):
+    """Items that share their shots (`data/battery.py: Task`, `data/sums.py: Sums`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def items(self) -> tuple[tuple[str, str], ...]: ...
+
+    def prompt(self, item: tuple[str, str]) -> str: ...
+
+    def continuation(self, item: tuple[str, str]) -> str: ...
+
+
+T = TypeVar("T", bound=AskedTask)
+
+
+def score_tasks(
+    engine: Engine, tasks: Sequence[T], items: int, intervention: Intervention | None = None
+) -> list[tuple[T, tuple[str, str], list[TokenScore]]]:
+    """The tokens of the answers to the first `items` items of each task: (task, item, scores)."""
     from ..lm.scoring import Given, score
 
-    loaded, start = engine.loaded, len(engine.loaded.encode(""))
-    hits = []
-    for task in load_battery():  # apart: a task's items share their shots, which are then run once
+    every: list[tuple[T, tuple[str, str], list[TokenScore]]] = []
+    for task in tasks:  # apart: a task's items share their shots, which are then run once
         asked = task.items[:items]
-        answers = tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in asked)
-        found = score(engine, Given(tuple(map(task.prompt, asked)), answers, intervention=intervention))
-        hits += [BatteryHit(task.name, i[0], all(t.greedy for t in f)) for i, f in zip(asked, found, strict=True)]
-    return hits
+        given = Given(tuple(map(task.prompt, asked)), answers(engine.loaded, task, items), intervention=intervention)
+        every += [(task, item, scores) for item, scores in zip(asked, score(engine, given), strict=True)]
+    return every
+
+
+def answers(loaded: LoadedModel, task: AskedTask, items: int) -> tuple[tuple[int, ...], ...]:
+    """The answers to a task's first items as tokens."""
+    start = len(loaded.encode(""))
+    return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in task.items[:items])
 
 
 def reference_solutions(session: Session) -> tuple[Solution, ...]:
