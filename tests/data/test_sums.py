@@ -7,8 +7,19 @@ import pytest
 from cotscope.data.sums import LEVELS, carries, load_sums
 
 
-@pytest.mark.parametrize(("a", "b", "symbol", "count"), [(23, 45, "+", 0), (38, 45, "+", 1), (961, 898, "+", 2), (999, 1, "+", 3),
-                                                         (64, 50, "-", 0), (70, 18, "-", 1), (910, 636, "-", 2), (1000, 1, "-", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "symbol", "count"),
+    [
+        (23, 45, "+", 0),
+        (38, 45, "+", 1),
+        (961, 898, "+", 2),
+        (999, 1, "+", 3),
+        (64, 50, "-", 0),
+        (70, 18, "-", 1),
+        (910, 636, "-", 2),
+        (1000, 1, "-", 3),
+    ],
+)
 def test_carries_and_borrows_are_counted(a: int, b: int, symbol: str, count: int) -> None:
     assert carries(a, b, symbol) == count
 

@@ -9,6 +9,7 @@ from conftest import FAMILIES, tiny_model
 from cotscope.lm.attribution import Outcome, attribute
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import Anatomy
+from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.interventions import scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.paths import PathEffects
@@ -20,6 +21,10 @@ CONTINUATIONS = ((40, 41, 42, 43, 44), (50, 51, 52), (60, 61, 62, 63))
 SOME = (frozenset({1, 3}), frozenset({0, 2}), frozenset({1}))
 NEURONS = tuple(Neuron(layer, i) for layer in range(3) for i in (1, 8, 20, 33))
 STEP = 0.005  # small: ReLU has kinks
+
+
+def starts(loaded: LoadedModel) -> list[list[int]]:
+    return [loaded.encode(p) for p in PROMPTS]
 
 
 def log_prob(loaded: LoadedModel, neuron: Neuron, factor: float, path: str) -> float:
@@ -34,7 +39,7 @@ def log_prob(loaded: LoadedModel, neuron: Neuron, factor: float, path: str) -> f
 def test_attributions_are_finite_differences(family: str, path: str) -> None:
     """(Gemma 2 caps its attention's scores: the engine's plain path runs it, and the next test.)"""
     loaded = tiny_model(family)
-    [found] = attribute(loaded, PROMPTS[:1], CONTINUATIONS[:1], {"some": Outcome("log_prob", SOME[:1])}).values()
+    found = attribute(loaded, starts(loaded)[:1], CONTINUATIONS[:1], {"some": Outcome("log_prob", SOME[:1])}).outcomes["some"]
     got, want = [], []
     for neuron in NEURONS:
         ends = [log_prob(loaded, neuron, factor, path) for factor in (1 + STEP, 1 - STEP)]
@@ -49,9 +54,8 @@ def test_attributions_are_finite_differences(family: str, path: str) -> None:
 def test_factors_act_after_what_the_prompts_share(family: str, measure: str) -> None:
     loaded = tiny_model(family)
     outcome = Outcome(measure, SOME)  # type: ignore[arg-type]
-    found = attribute(loaded, PROMPTS, CONTINUATIONS, {"some": outcome})["some"]
-    starts = [loaded.encode(p) for p in PROMPTS]
-    shared = next(i for i in range(99) if len({s[i] for s in starts}) > 1)
+    found = attribute(loaded, starts(loaded), CONTINUATIONS, {"some": outcome}).outcomes["some"]
+    shared = next(i for i in range(99) if len({s[i] for s in starts(loaded)}) > 1)
 
     def value(neuron: Neuron, factor: float) -> list[float]:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -61,7 +65,7 @@ def test_factors_act_after_what_the_prompts_share(family: str, measure: str) -> 
 
         values = []
         handle = loaded.anatomy.down[neuron.layer].register_forward_pre_hook(hook)
-        for start, tokens, chosen in zip(starts, CONTINUATIONS, SOME):
+        for start, tokens, chosen in zip(starts(loaded), CONTINUATIONS, SOME):
             with torch.inference_mode():
                 logits = loaded.model(input_ids=torch.tensor([start + list(tokens)])).logits[0, len(start) - 1 : -1]
             own = logits[range(len(tokens)), list(tokens)]
@@ -87,20 +91,35 @@ def test_averaged_over_factors_a_sets_attributions_add_up_to_its_effect(family: 
     loaded = tiny_model(family)
     outcome = {"some": Outcome("log_prob", (frozenset(range(5)),))}
     scaled = [(NEURONS, (i + 0.5) / 16) for i in range(16)]
-    found = attribute(loaded, PROMPTS[:1], CONTINUATIONS[:1], outcome, scaled)["some"]
+    found = attribute(loaded, starts(loaded)[:1], CONTINUATIONS[:1], outcome, scaled).outcomes["some"]
     [zeroed] = PathEffects(Engine(loaded), Given(PROMPTS[:1], CONTINUATIONS[:1]), NEURONS).of(NEURONS)["total"]
     [untouched] = score(Engine(loaded), Given(PROMPTS[:1], CONTINUATIONS[:1]))
     effect = sum(a.log_prob - b.log_prob for a, b in zip(zeroed, untouched, strict=True)) / 5
     assert sum(float(found.total[n]) for n in NEURONS) == pytest.approx(effect, rel=0.02, abs=2e-3)
-    first = attribute(loaded, PROMPTS[:1], CONTINUATIONS[:1], outcome)["some"]
+    first = attribute(loaded, starts(loaded)[:1], CONTINUATIONS[:1], outcome).outcomes["some"]
     assert abs(sum(float(first.total[n]) for n in NEURONS) - effect) > 5e-3  # the first order alone does not
 
 
 def test_the_last_layer_acts_directly_and_an_outcome_without_tokens_says_nothing(qwen: LoadedModel) -> None:
     outcomes = {"some": Outcome("margin", SOME), "none": Outcome("margin", (frozenset(),) * 3)}
-    found = attribute(qwen, PROMPTS, CONTINUATIONS, outcomes)
+    found = attribute(qwen, starts(qwen), CONTINUATIONS, outcomes).outcomes
     torch.testing.assert_close(found["some"].total[-1], found["some"].direct[-1], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(found["some"].total[0], found["some"].direct[0], atol=1e-2)
     assert found["none"].texts == 0 and not found["none"].total.any()
     anatomy: Anatomy = qwen.anatomy
     assert found["some"].total.shape == (anatomy.layers, anatomy.width)
+
+
+def test_sizes_are_mean_update_sizes_at_the_places_that_choose_the_tokens(qwen: LoadedModel) -> None:
+    found = attribute(qwen, starts(qwen), CONTINUATIONS, {"some": Outcome("margin", SOME)}).sizes
+    seen: list[torch.Tensor] = []
+    for start, tokens in zip(starts(qwen), CONTINUATIONS):
+
+        def keep(layer: int, m: torch.Tensor, last: int = len(tokens)) -> None:
+            if layer == 1:
+                seen.append(m[0, -last:])
+
+        with torch.inference_mode(), coefficient_hooks(qwen.anatomy, None, keep):
+            qwen.model(input_ids=torch.tensor([[*start, *tokens[:-1]]]))
+    sizes = torch.cat(seen).abs().mean(0) * qwen.anatomy.norms[1]
+    torch.testing.assert_close(found[1], sizes, atol=1e-4, rtol=1e-3)

@@ -61,27 +61,40 @@ class Attribution:
     texts: int
 
 
+@dataclass
+class Attributions:
+    """What `attribute` finds.
+
+    Attributes:
+        outcomes: by name.
+        sizes: mean update size |m|·‖v‖ of each neuron at the places that choose the given tokens, (layers, neurons).
+    """
+
+    outcomes: dict[str, Attribution]
+    sizes: Tensor
+
+
 def attribute(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     outcomes: Mapping[str, Outcome],
     scaled: Sequence[tuple[Sequence[Neuron], float]] = (((), 1.0),),
     progress: Callable[[], object] = lambda: None,
-) -> dict[str, Attribution]:
+) -> Attributions:
     """Attribute outcomes of given continuations to every neuron.
 
     The factor acts at every place after what all prompts share; what they share is run once, without gradients.
 
     Args:
         loaded: a model that gradients pass through (`load_model(differentiable=True)`).
+        prompts: as tokens, at least one each.
         scaled: sets of neurons and factors; gradients are averaged over the models in which a set is so scaled.
         progress: called per text and model.
-
-    Returns: by the outcome's name.
     """
-    starts = [loaded.encode(p) for p in prompts]
+    starts = [list(p) for p in prompts]
     shared = common_prefix(starts) if len(starts) > 1 else 0
+    sizes, places = torch.zeros(loaded.anatomy.layers, loaded.anatomy.width), 0
     sums = {name: _Sum(loaded.anatomy) for name in outcomes}
     for neurons, factor in scaled:
         factors = _factors(loaded.anatomy, neurons, factor)
@@ -91,13 +104,15 @@ def attribute(
             if here:
                 with torch.enable_grad():
                     ids = [*start[shared:], *tokens]
-                    found = _gradients(
-                        loaded, ids, tokens, prefix, factors, {n: (outcomes[n].measure, t) for n, t in here.items()}
-                    )
+                    wanted = {n: (outcomes[n].measure, t) for n, t in here.items()}
+                    found, seen = _gradients(loaded, ids, tokens, prefix, factors, wanted)
                 for name, gradient in found.items():
                     sums[name].add(number, gradient)
+                sizes += torch.stack([_over_places(m.reshape(-1, m.shape[-1])[-len(tokens) :].abs()) for m in seen])
+                places += len(tokens)
             progress()
-    return {name: s.mean() for name, s in sums.items()}
+    norms = loaded.anatomy.norms.cpu() / max(places, 1)
+    return Attributions({name: s.mean() for name, s in sums.items()}, sizes * norms)
 
 
 @dataclass
@@ -135,8 +150,8 @@ def _gradients(
     prefix: DynamicCache | None,
     factors: Sequence[Tensor | None],
     wanted: Mapping[str, tuple[Measure, list[int]]],
-) -> dict[str, _Gradient]:
-    """One text: a pass forward, and one back per outcome."""
+) -> tuple[dict[str, _Gradient], list[Tensor]]:
+    """One text: a pass forward, and one back per outcome; and the coefficients of each layer."""
     anatomy, device = loaded.anatomy, loaded.model.device
     with _watching(anatomy, factors) as seen:
         out = loaded.model(
@@ -161,7 +176,7 @@ def _gradients(
             for m, y, norm, down in zip(seen.raw, seen.outputs, anatomy.post_norm, anatomy.down, strict=True)
         ]
         found[name] = _Gradient(value.item(), -torch.stack(total), -torch.stack(direct))
-    return found
+    return found, seen.raw
 
 
 def _over_places(x: Tensor) -> Tensor:
