@@ -30,6 +30,7 @@ EXAMPLES = {
     "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
     "annotate": "cotscope annotate runs/first --annotator lexicon",
     "ablate": "cotscope ablate runs/first --outcomes accuracy",
+    "attribute": "cotscope attribute runs/first",
     "sweep": "cotscope sweep runs/first",
     "measure": "cotscope measure runs/first --prompts variants --variants 40",
     "correlate": "cotscope correlate runs/first",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from ..runs.tables import ACTIVITY, COMPLETIONS, Table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..lm.interventions import Intervention
     from ..lm.recorders import ActivePoles, PoleTally
 
 log = logging.getLogger(__name__)
@@ -33,13 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Condition:
-    """What the model writes under one prompt, with some neurons zeroed or none.
+    """What the model writes under one prompt, with some neurons zeroed or none, or its logits biased.
 
     Attributes:
         family: as in `tables.FAMILIES`.
         split: "test" or "discovery".
         neuron_set: the name of what is zeroed; "none" without.
         neurons: what is zeroed.
+        path: along which path: "both", "direct" or "indirect" (`lm/carried.py`).
+        biases: token ids with what is added to their logits.
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
     """
@@ -49,6 +52,8 @@ class Condition:
     split: str
     neuron_set: str = "none"
     neurons: tuple[Neuron, ...] = ()
+    path: Literal["both", "direct", "indirect"] = "both"
+    biases: tuple[tuple[int, float], ...] = ()
     record: bool = False
     limit: int | None = None
 
@@ -67,7 +72,6 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
     Args:
         what: what the progress bar says.
     """
-    from ..lm.interventions import scale
     from ..lm.rows import Job
 
     jobs_of = [(c, *_problems(session, c)) for c in conditions]
@@ -83,7 +87,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
                 session.config.new_tokens(c.prompt),
                 c.prompt.stop,
                 sink.recorder,
-                scale(session.loaded.anatomy, c.neurons, 0.0) if c.neurons else None,
+                _intervention(session, c),
             )
             for (c, problems, _), sink in zip(missing, sinks, strict=True)
         ]
@@ -102,12 +106,22 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
         session.engine.run(jobs, progress, finished)
 
 
+def _intervention(session: Session, c: Condition) -> Intervention | None:
+    from ..lm.interventions import logit_bias, scale
+
+    if c.biases:
+        return logit_bias(session.loaded.anatomy, dict(c.biases))
+    return scale(session.loaded.anatomy, c.neurons, 0.0).along(c.path) if c.neurons else None
+
+
 def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ...], str]:
     """A condition's problems, and the fingerprint of all that decides what the model writes."""
     problems = getattr(session.inputs.split, condition.split)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
-    return problems, fingerprint(prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k)
+    way = () if condition.path == "both" and not condition.biases else (condition.path, condition.biases)
+    every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
+    return problems, fingerprint(*every)
 
 
 def _done(session: Session, condition: Condition, of: str) -> bool:

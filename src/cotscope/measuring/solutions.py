@@ -138,28 +138,34 @@ def answers(loaded: LoadedModel, task: AskedTask, items: int) -> tuple[tuple[int
     return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in task.items[:items])
 
 
-def reference_solutions(session: Session) -> tuple[Solution, ...]:
-    """One for each of the first `StudyConfig.given` test problems; written to the table `solutions`.
+def solved(session: Session, family: str, problems: Sequence[Problem], count: int) -> tuple[Solution, ...]:
+    """The first solutions of some problems that have a result.
 
-    The gold solution where the data has one; else what the model wrote under the first prompt, if that was right;
-    other problems have none.
+    The gold solution where the data has one; else what the model wrote under the first prompt of a family, if that was
+    right; other problems have none.
     """
-    run = session.run
     own = {
         r["problem_id"]: r["text"]
-        for r in run.rows(
-            "SELECT problem_id, text FROM completions WHERE family = 'study' AND prompt = ? AND correct", [session.prompt.name]
+        for r in session.run.rows(
+            "SELECT problem_id, text FROM completions WHERE family = ? AND prompt = ? AND correct",
+            [family, session.prompt.name],
         )
     }
     found: list[Solution] = []
-    for problem in session.inputs.split.test:
-        if len(found) == session.config.given:
+    for problem in problems:
+        if len(found) == count:
             break
         if problem.steps or problem.solution.strip():
             found.append(solution(session.loaded, problem, "gold", render_solution(problem)))
         elif text := own.get(problem.id, "").strip():
             found.append(solution(session.loaded, problem, "own", text))
-    found = [s for s in found if s.results]
+    return tuple(s for s in found if s.results)
+
+
+def reference_solutions(session: Session) -> tuple[Solution, ...]:
+    """One for each of the first `StudyConfig.given` test problems (`solved`); written to the table `solutions`."""
+    run = session.run
+    found = solved(session, "study", session.inputs.split.test, session.config.given)
     rows = [
         {"problem_id": s.problem.id, "source": s.source, "text": s.text, "role": role, "tokens": s.roles.count(role)}
         for s in found
@@ -172,4 +178,4 @@ def reference_solutions(session: Session) -> tuple[Solution, ...]:
             f"The data has no solutions for {borrowed} of {len(found)} problems with a reference solution: there it is what "
             "the model itself wrote, when it was right, under the first prompt."
         )
-    return tuple(found)
+    return found

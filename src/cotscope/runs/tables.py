@@ -46,9 +46,10 @@ def _interval(name: str) -> dict[str, pa.DataType]:
     return dict.fromkeys((name, f"{name}_low", f"{name}_high"), REAL)
 
 
-FAMILIES = ("discovery", "study", "ablation", "variant", "sentence")
+FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection")
 """Of conditions: discovery's prompts; the study's prompts on test problems; sets of neurons disrupted under the first
-prompt; prompts of random exemplars; zero-shot sentences."""
+prompt; prompts of random exemplars; zero-shot sentences; neurons disrupted along one path, or the logits in
+their place; neurons that `attribute` chose."""
 
 PROBLEMS = _table("problems", "a problem", {"problem_id": TEXT, "split": TEXT, "question": TEXT, "answer": TEXT})
 _CONDITION = {"condition": TEXT, "family": TEXT, "prompt": TEXT}
@@ -177,6 +178,65 @@ PATHS = _table(
     "what tokens of one role lose with a set zeroed, by path (nats; intervals over problems)",
     _PATH | {"kind": TEXT, "problems": WHOLE} | _interval("log_prob") | _interval("margin"),
 )
+PUSH = _table(
+    "push",
+    "the reasoning neurons zeroed, or zeroed along one path, or the logits biased in their place: what the model solves",
+    {"way": TEXT, "correct": WHOLE, "n": WHOLE}
+    | _ACCURACY
+    | {"against_untouched": REAL, "against_zeroed": REAL, "operator": REAL, "equals": REAL},
+)
+ATTRIBUTED = ("operator", "equals", "result", "elsewhere", "result_margin", "battery", "text")
+"""Outcomes that are attributed to neurons: log-probability of reference solutions' tokens by role; logit margin of their
+results, and of the battery's answers; log-probability of general text."""
+_SMALL = pa.float32()
+ATTRIBUTIONS = _table(
+    "attributions",
+    "what zeroing one neuron alone would change, to first order (nats), in all and directly; its mean update size on "
+    "reference solutions and on general text",
+    NEURON
+    | {column: _SMALL for name in ATTRIBUTED for column in (name, f"{name}_direct")}
+    | dict.fromkeys(("result_margin_even", "result_margin_odd", "solutions_size", "text_size"), _SMALL),
+)
+ATTRIBUTION_CHECKS = _table(
+    "attribution_checks",
+    "a neuron that was zeroed alone: what its attribution said, and what came of it (results' logit margin, nats)",
+    NEURON | {"drawn": TEXT, "predicted": REAL, "zeroed": REAL, "predicted_indirect": REAL, "zeroed_indirect": REAL},
+)
+SELECTIONS = _table(
+    "selections",
+    "a neuron that one way of choosing chose, the first one first",
+    {"selection": TEXT, "rank": WHOLE} | NEURON,
+)
+_SELECTED = {"selection": TEXT, "control": WHOLE}
+SELECTION_SCORES = _table(
+    "selection_scores",
+    "tokens of one role in one reference solution with a selection (control: null) or a random set like it zeroed, by path",
+    _SELECTED | {"problem_id": TEXT, "role": TEXT, "path": TEXT, "log_prob": REAL, "margin": REAL},
+    part="set",
+)
+SELECTION_SUMS = _table(
+    "selection_sums",
+    "a sum with its formula given, with a selection or a random set like it zeroed",
+    _SELECTED | {"level": TEXT, "item": TEXT, "hit": YES, "log_prob": REAL},
+    part="set",
+)
+SELECTION_SKILLS = _table(
+    "selection_skills",
+    "other skills with a selection or a random set like it zeroed: share of the battery right; KL on general text (nats)",
+    _SELECTED | {"battery": REAL, "items": WHOLE, "perplexity": REAL, "kl": REAL},
+    part="set",
+)
+SELECTED = _table(
+    "selected",
+    "a way of choosing neurons, or the first ones that it chose, beside random sets like it: what is lost without them",
+    {"selection": TEXT, "neurons": WHOLE, "shared": WHOLE, "shared_by_chance": REAL, "compared": WHOLE, "controls": WHOLE}
+    | {k: t for path in ("total", "direct", "indirect") for k, t in _interval(f"result_margin_{path}").items()}
+    | {k: t for role in ("operator", "equals", "result", "elsewhere") for k, t in _interval(role).items()}
+    | {"controls_margin": REAL, "p_value": REAL, "p_beyond": REAL}
+    | _interval("sums") | {"controls_sums": REAL, "sums_p": REAL}
+    | _interval("accuracy") | {"n": WHOLE, "controls_accuracy": REAL}
+    | {"battery": REAL, "controls_battery": REAL, "kl": REAL, "verdict": TEXT},
+)  # fmt: skip
 OPERATION_PROBLEMS = _table(
     "operation_problems",
     "one problem of one operation with one operation's neurons zeroed: mean log-probability of tokens of a role (nats)",

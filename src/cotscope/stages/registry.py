@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from ..runs.stage import Stage
-from . import ablate, annotate, calibrate, correlate, damage, discover, keystones, measure, operations, paths, sweep, variants
+from . import (
+    ablate,
+    annotate,
+    attribute,
+    calibrate,
+    correlate,
+    damage,
+    discover,
+    keystones,
+    measure,
+    operations,
+    paths,
+    push,
+    sweep,
+    variants,
+)
 
 STAGES: tuple[Stage, ...] = (
     discover.STAGE,
@@ -12,7 +27,9 @@ STAGES: tuple[Stage, ...] = (
     ablate.STAGE,
     damage.STAGE,
     paths.STAGE,
+    push.STAGE,
     operations.STAGE,
+    attribute.STAGE,
     sweep.STAGE,
     measure.STAGE,
     variants.STAGE,
@@ -28,6 +45,7 @@ THOROUGH: dict[str, dict[str, object]] = {
     "study": {"limit": 192},
     "ablate": {"matched": 20},
     "variants": {"variants": variants.MANY, "sentences": True},
+    "attribute": {"attribution": True},
     "sweep": {"disruptions": True},
 }
 """What `--thorough` sets where the user did not: options of the study, and of stages."""

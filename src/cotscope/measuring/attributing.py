@@ -1,0 +1,184 @@
+"""What each of all neurons does to the results of given formulas, from gradients, and how well that holds.
+
+One pass back per outcome says for every neuron at once what zeroing it alone would change, to first order
+(`lm/attribution.py`): the log-probability of reference solutions' operators, equals signs, results and other tokens; the
+results' logit margin, which has no ceiling; and, to tell the skill from everything, the battery's answers and general text.
+The solutions are those of *discovery* problems: what is chosen here is tried on test problems (`stages/attribute.py`). Some
+neurons are then zeroed one by one, to say how well the prediction holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ..data.battery import load_battery
+from ..data.load import general_text
+from ..data.roles import ROLES
+from ..errors import ModelError, UserError
+from ..records import Neuron
+from ..runs.files import fingerprint
+from ..runs.session import Session
+from ..runs.tables import ATTRIBUTED, ATTRIBUTION_CHECKS, ATTRIBUTIONS
+from ..stats import jaccard, rank_correlation
+from .solutions import Solution, answers, fingerprint_of, solved
+
+if TYPE_CHECKING:
+    from ..lm.attribution import Attribution
+    from ..lm.loading import LoadedModel
+    from ..lm.paths import PathScore
+
+MARGIN = "result_margin"
+BATTERY_ITEMS = 4  # of each task
+TEXT_TOKENS = 256  # of the general text
+CHECK_SOLUTIONS = 4  # that single neurons are zeroed on
+TOP = 500  # neurons whose stability is told
+
+
+class Attributing(Protocol):
+    """Options: solutions that are attributed, neurons that are zeroed one by one."""
+
+    @property
+    def solutions(self) -> int: ...
+
+    @property
+    def checked(self) -> int: ...
+
+
+def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
+    """Write the tables `attributions` and `attribution_checks`, or find them done; returns their part of the summary.
+
+    Raises: UserError if no discovery problem has a solution.
+    """
+    run = session.run
+    given = solved(session, "discovery", session.inputs.split.discovery, options.solutions)
+    if not given:
+        raise UserError(
+            "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"
+        )
+    of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS)
+    check_of = fingerprint(of, options.checked)
+    model: LoadedModel | None = None
+    if run.done("attributions", of) is None:
+        model = _differentiable(session)
+        _attribute(session, model, given, of)
+    if options.checked and run.done("attribution_checks", check_of) is None:
+        _check(session, model or _differentiable(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
+    return _summary(session, len(given), bool(options.checked))
+
+
+def _differentiable(session: Session) -> LoadedModel:
+    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long."""
+    from ..lm.loading import load_model
+
+    loaded = session.loaded
+    on_cpu = loaded.model.device.type == "cpu"
+    needed = loaded.parameters() * (4 if on_cpu else loaded.dtype.itemsize)
+    if needed > loaded.free_memory():
+        raise ModelError(
+            f"{loaded.name} does not fit into memory a second time, for gradients",
+            expected=f"{needed / 2**30:.1f} GiB",
+            got=f"{loaded.free_memory() / 2**30:.1f} GiB free",
+        )
+    dtype = "float32" if on_cpu else loaded.dtype_name
+    return load_model(session.config.model, dtype=dtype, device=loaded.model.device.type, differentiable=True)
+
+
+def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], of: str) -> None:
+    from ..lm.attribution import Outcome
+    from ..lm.attribution import attribute as attribution
+
+    battery = load_battery()
+    with session.bar("attributing", len(given) + len(battery) * BATTERY_ITEMS + 1, "text") as bar:
+        prompts = [model.encode(session.prompt.text(s.problem.question)) for s in given]
+        places = {role: tuple(frozenset(i for i, r in enumerate(s.roles) if r == role) for s in given) for role in ROLES}
+        outcomes = {role: Outcome("log_prob", places[role]) for role in ROLES} | {MARGIN: Outcome("margin", places["result"])}
+        found = attribution(model, prompts, [s.tokens for s in given], outcomes, progress=bar.update)
+        tasks = []
+        for task in battery:
+            items = task.items[:BATTERY_ITEMS]
+            tokens = answers(model, task, BATTERY_ITEMS)
+            every = {"battery": Outcome("margin", tuple(frozenset(range(len(t))) for t in tokens))}
+            asked = [model.encode(task.prompt(item)) for item in items]
+            tasks.append(attribution(model, asked, tokens, every, progress=bar.update).outcomes["battery"])
+        text = model.encode(general_text())[: min(TEXT_TOKENS, model.context) + 1]
+        whole = {"text": Outcome("log_prob", (frozenset(range(len(text) - 1)),))}
+        prose = attribution(model, [text[:1]], [text[1:]], whole, progress=bar.update)
+    each: dict[str, Attribution] = found.outcomes | prose.outcomes
+    columns = {name: (a.total.numpy(), a.direct.numpy()) for name, a in each.items()}
+    columns["battery"] = tuple(np.mean([getattr(t, part).numpy() for t in tasks], axis=0) for part in ("total", "direct"))
+    layers, width = found.sizes.shape
+    table = {"layer": np.repeat(np.arange(layers), width), "index": np.tile(np.arange(width), layers)}
+    for name in ATTRIBUTED:
+        table[name], table[f"{name}_direct"] = (part.reshape(-1) for part in columns[name])
+    even, odd = each[MARGIN].halves
+    table |= {f"{MARGIN}_even": even.numpy().reshape(-1), f"{MARGIN}_odd": odd.numpy().reshape(-1)}
+    table |= {"solutions_size": found.sizes.numpy().reshape(-1), "text_size": prose.sizes.numpy().reshape(-1)}
+    session.run.write(ATTRIBUTIONS, pa.table(table), of=of, value=each[MARGIN].value)
+
+
+def _check(session: Session, model: LoadedModel, given: Sequence[Solution], count: int, of: str) -> None:
+    """Zero neurons one by one: half of them those with the largest predicted loss, the others any."""
+    from ..lm.engine import Engine
+    from ..lm.paths import PathEffects
+    from ..lm.scoring import Given
+
+    run = session.run
+    rows = run.rows(
+        f"""SELECT layer, index, {MARGIN} AS total, {MARGIN} - {MARGIN}_direct AS indirect
+            FROM attributions ORDER BY indirect, layer, index"""
+    )
+    largest = rows[: count // 2]
+    rng = np.random.default_rng(session.config.seed)
+    others = [rows[len(largest) + i] for i in rng.choice(len(rows) - len(largest), count - len(largest), replace=False)]
+    drawn = [("largest", r) for r in largest] + [("random", r) for r in others]
+    texts = tuple(session.prompt.text(s.problem.question) for s in given)
+    with session.bar("zeroing neurons one by one", len(drawn), "neuron") as bar:
+        neurons = [Neuron(r["layer"], r["index"]) for _, r in drawn]
+        effects = PathEffects(Engine(model), Given(texts, tuple(s.tokens for s in given)), neurons)
+        untouched = _margin(given, effects.untouched())
+        checks = []
+        for (how, r), neuron in zip(drawn, neurons, strict=True):
+            by_path = effects.of([neuron])
+            checks.append(
+                {**neuron._asdict(), "drawn": how, "predicted": r["total"], "predicted_indirect": r["indirect"]}
+                | {"zeroed": _margin(given, by_path["total"]) - untouched}
+                | {"zeroed_indirect": _margin(given, by_path["indirect"]) - untouched}
+            )
+            bar.update()
+    run.write(ATTRIBUTION_CHECKS, checks, of=of)
+
+
+def _margin(given: Sequence[Solution], scores: Sequence[Sequence[PathScore]]) -> float:
+    """Mean over solutions of the mean logit margin at their results."""
+    return fmean(
+        fmean(t.margin for t, role in zip(tokens, s.roles, strict=True) if role == "result")
+        for s, tokens in zip(given, scores, strict=True)
+    )
+
+
+def _summary(session: Session, solutions: int, checked: bool) -> dict[str, Any]:
+    run = session.run
+    rows = run.query(f"SELECT {MARGIN}_even AS even, {MARGIN}_odd AS odd, {MARGIN} AS change FROM attributions").to_pydict()
+    even, odd, change = (np.array(rows[k]) for k in ("even", "odd", "change"))
+    top = [set(np.argsort(half)[:TOP].tolist()) for half in (even, odd)]
+    losses = np.sort(-change[change < 0])[::-1]
+    summary: dict[str, Any] = {
+        "solutions": solutions,
+        "value": run.manifest["files"]["attributions"]["value"],
+        "stability": {"jaccard": jaccard(*top), "spearman": rank_correlation(even.tolist(), odd.tolist())}
+        if solutions > 1
+        else None,
+        "concentration": {str(n): float(losses[:n].sum() / losses.sum()) for n in (50, TOP)} if len(losses) else None,
+        "check": None,
+    }
+    if checked:
+        pairs = run.rows("SELECT predicted, zeroed FROM attribution_checks")
+        predicted, zeroed = ([p[k] for p in pairs] for k in ("predicted", "zeroed"))
+        slope = float(np.dot(predicted, zeroed) / max(np.dot(predicted, predicted), 1e-12))
+        summary["check"] = {"neurons": len(pairs), "spearman": rank_correlation(predicted, zeroed), "slope": slope}
+    return summary

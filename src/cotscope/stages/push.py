@@ -1,0 +1,142 @@
+"""Push: is the skill lost because the neurons push operators and equals signs onto the logits, and no longer do?
+
+A lexicon finds neurons by the tokens that they push. Zeroed, they take the push away, and with it whatever they do to
+later layers. So the model writes its solutions to the test problems in three more ways: with the neurons zeroed for later
+layers only, their own push put back ("indirect"); with their own push taken away only ("direct"); and untouched, but with
+the logits of operators and equals signs lowered ("bias"), by as much as makes the reference solutions' operators and equals
+signs as unlikely as zeroing the neurons does. If the first restores the skill and the last loses it as zeroing does, then
+what the neurons do for it is to push these tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, Literal
+
+from ..measuring.generation import Condition, solve
+from ..measuring.neurons import comparison, read_sets
+from ..measuring.solutions import BASELINE, Solution, reference_solutions, score_roles
+from ..records import Neuron
+from ..runs.options import NoOptions
+from ..runs.session import Session
+from ..runs.stage import Stage
+from ..runs.tables import PUSH, SETS, SOLUTIONS
+from ..stats import mcnemar_exact, wilson
+
+PUSHED: dict[str, frozenset[str]] = {"operator": frozenset("+-−*×x/÷"), "equals": frozenset("=")}
+"""The roles whose tokens are made less likely, and what such tokens are but for blanks."""
+LOWEST = -40.0  # nats; no token survives it
+HALVINGS = 12  # of that range: to 0.01 nats
+PATHS: tuple[Literal["direct", "indirect"], ...] = ("direct", "indirect")
+UNITS = {
+    "push.<way>.accuracy": "share of test problems solved; zeroed: the set that matched sets match; indirect: the same with "
+    "its own push on the logits put back; direct: that push taken away only; bias: untouched, but operators' and equals "
+    "signs' logits lowered",
+    "push.<way>.against_untouched": "exact McNemar p of the difference from the untouched model; against_zeroed likewise",
+    "push.<way>.operator": "change of the log-probability of reference solutions' operators (nats); equals likewise",
+    "push.biases": "what is added to the logits, by role (nats)",
+}
+
+
+def push(session: Session, options: NoOptions) -> str:
+    """Run the stage. What the model has written is not written again."""
+    run = session.run
+    sets = read_sets(run)
+    target = comparison(sets.values())
+    neurons = sets[target].neurons
+    given = reference_solutions(session)
+    if not given:
+        run.note("No reference solution is there: the data has none and the model solved nothing. `push` is empty.")
+        return "no reference solutions"
+    tokens = {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
+    biases, changes = _as_unlikely(session, given, neurons, tokens)
+    every = tuple((token, biases[role]) for role in PUSHED for token in tokens[role])
+    conditions = [Condition("push", session.prompt, "test", path, neurons, path=path) for path in PATHS]
+    conditions.append(Condition("push", session.prompt, "test", "bias", biases=every))
+    solve(session, conditions, "writing without the push")
+    return _summarise(session, target, biases, changes)
+
+
+def _tokens(session: Session, pieces: frozenset[str]) -> list[int]:
+    """The tokens that are one of these but for blanks."""
+    return [i for i, text in enumerate(session.model.vocabulary) if text.strip() in pieces]
+
+
+def _as_unlikely(
+    session: Session, given: Sequence[Solution], neurons: Sequence[Neuron], tokens: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The biases under which the roles' tokens are as unlikely as with the neurons zeroed, by bisection for both at once;
+    and how unlikely that is: way → role → change of mean log-probability (nats)."""
+    from ..lm.interventions import Intervention, logit_bias, scale
+
+    anatomy = session.loaded.anatomy
+
+    def means(intervention: Intervention | None) -> dict[str, float]:
+        scores = score_roles(session.engine, session.prompt, given, intervention)
+        found = {role: [fmean(t.log_prob for t in s[role]) for s in scores if role in s] for role in tokens}
+        return {role: fmean(values) for role, values in found.items() if values}
+
+    ways: dict[str, Intervention] = {"zeroed": scale(anatomy, neurons, 0.0)}
+    ways |= {path: ways["zeroed"].along(path) for path in PATHS}
+    with session.bar("matching the push", HALVINGS + len(ways) + 2, "pass") as bar:
+
+        def scored(intervention: Intervention | None) -> dict[str, float]:
+            bar.update()
+            return means(intervention)
+
+        untouched = scored(None)
+        changes = {way: _less(scored(intervention), untouched) for way, intervention in ways.items()}
+        aims = changes["zeroed"]
+        low, high = dict.fromkeys(aims, LOWEST), dict.fromkeys(aims, 0.0)
+        for _ in range(HALVINGS):
+            middle = {role: (low[role] + high[role]) / 2 for role in aims}
+            biases = {token: middle[role] for role in aims for token in tokens[role]}
+            found = _less(scored(logit_bias(anatomy, biases)), untouched)
+            for role in aims:
+                (high if found[role] > aims[role] else low)[role] = middle[role]
+        final = {role: high[role] if aims[role] < 0 else 0.0 for role in aims}
+        biases = {token: final[role] for role in aims for token in tokens[role]}
+        changes["bias"] = _less(scored(logit_bias(anatomy, biases)), untouched)
+    return {role: final.get(role, 0.0) for role in tokens}, changes
+
+
+def _less(values: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    return {role: value - others[role] for role, value in values.items()}
+
+
+def _summarise(session: Session, target: str, biases: Mapping[str, float], changes: Mapping[str, Mapping[str, float]]) -> str:
+    run = session.run
+    names = {"none": "untouched", target: "zeroed"} | {w: w for w in (*PATHS, "bias")}
+    solved: dict[str, dict[str, bool]] = {way: {} for way in names.values()}
+    for r in run.rows("SELECT neuron_set, problem_id, correct FROM completions ORDER BY ALL"):
+        if r["neuron_set"] in names:
+            solved[names[r["neuron_set"]]][r["problem_id"]] = r["correct"]
+    rows: list[dict[str, Any]] = []
+    for way, found in solved.items():
+        n, right = len(found), sum(found.values())
+        low, high = wilson(right, n)
+        row: dict[str, Any] = {"way": way, "correct": right, "n": n, "accuracy": right / n, "low": low, "high": high}
+        for other in ("untouched", "zeroed"):
+            row[f"against_{other}"] = mcnemar_exact([solved[other][p] for p in found], list(found.values()))
+        rows.append(row | dict(changes.get(way, {})))
+    run.write(PUSH, rows)
+    run.summarise("push", {r["way"]: {k: v for k, v in r.items() if k != "way"} for r in rows} | {"biases": dict(biases)})
+    of = {r["way"]: r["accuracy"] for r in rows}
+    return (
+        f"accuracy {of['untouched']:.3f} untouched, {of['zeroed']:.3f} zeroed, {of['indirect']:.3f} with their own push put "
+        f"back, {of['direct']:.3f} without that push only, {of['bias']:.3f} with a bias in its place"
+    )
+
+
+STAGE = Stage(
+    "push",
+    "ablate",
+    "what the model solves with the neurons' own push on the logits put back, taken away alone, or replaced by a bias",
+    push,
+    after=("ablate",),
+    reads=(SETS, BASELINE, "completions/ablation."),
+    writes=(SOLUTIONS, PUSH, "completions/push."),
+    units=UNITS,
+    chosen_by={"--outcomes": {"push": {}}, "--by": {"set": {}}},
+)
