@@ -157,7 +157,7 @@ def evidence(session: Session, reasoning: Sequence[Neuron], barred: frozenset[Ne
 
     run = session.run
     completions = run.rows(
-        """SELECT condition, problem_id, correct, tokens, len(list_filter(roles, r -> r = 'equals')) AS formulas
+        """SELECT condition, problem_id, correct, tokens, len(list_filter(roles, lambda r: r = 'equals')) AS formulas
            FROM completions WHERE family = 'discovery' AND prompt = ? ORDER BY ALL""",
         [session.prompt.name],
     )

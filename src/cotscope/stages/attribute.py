@@ -167,7 +167,8 @@ def _score(session: Session, sets: Sequence[_Set], given: Sequence[Solution], op
     with session.bar("trying selections", len(missing), "set") as bar:
         for selection in dict.fromkeys(s.selection.partition(",")[0] for s in missing):  # coefficients of some at a time
             here = [s for s in missing if s.selection.partition(",")[0] == selection]
-            effects = PathEffects(engine, texts, sorted({n for s in here for n in s.neurons}))
+            of_all = sorted({n for s in here for n in s.neurons}) or [Neuron(0, 0)]  # any, for the untouched model alone
+            effects = PathEffects(engine, texts, of_all)
             for s in here:
                 zeroed = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
                 by_path: Mapping[Any, Any] = effects.of(s.neurons) if s.neurons else {"total": effects.untouched()}

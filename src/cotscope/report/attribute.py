@@ -1,0 +1,143 @@
+"""The report's parts on the neurons' own push in generation, and on the neurons that results rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .reading import Reading
+from .svg import WIDTH, fill, round_range, scale, svg, text_at, x_axis
+from .text import is_number, number
+
+WAYS = {
+    "lexicon": "by the words that they promote",
+    "attribution": "by attribution",
+    "contrast": "more active when right than wrong",
+    "size": "large on solutions, not on text",
+    "paper": "by the paper's own words",
+}
+"""What the report calls each way of choosing."""
+PUSH = {
+    "untouched": "nothing disrupted",
+    "zeroed": "the neurons zeroed",
+    "indirect": "zeroed, their own push on the logits put back",
+    "direct": "their own push on the logits taken away only",
+    "bias": "nothing zeroed; operators' and equals signs' logits lowered instead",
+}
+
+
+def push(run: Reading) -> dict[str, Any]:
+    """What the model solves in each way, and what that says."""
+    rows = [row | {"label": PUSH.get(row["way"], row["way"])} for row in run.rows("push")]
+    return {"rows": rows, "biases": (run.summary.get("push") or {}).get("biases") or {}, "says": _push_says(rows)}
+
+
+def _push_says(rows: Sequence[Mapping[str, Any]]) -> str:
+    """No more than the paired tests say."""
+    of = {row["way"]: row for row in rows}
+    if not {"untouched", "zeroed", "indirect", "bias"} <= of.keys():
+        return ""
+    if not of["zeroed"]["against_untouched"] < 0.05:
+        return "Zeroing the neurons is not shown to change what the model solves, so that there is nothing to take apart."
+    back, bias = of["indirect"], of["bias"]
+    returns = back["against_zeroed"] < 0.05 and back["accuracy"] > of["zeroed"]["accuracy"]
+    restored = (
+        "With their own push put back the skill returns"
+        + (
+            "; a difference from the untouched model is not shown."
+            if back["against_untouched"] >= 0.05
+            else ", but not all of it."
+        )
+        if returns
+        else "That the skill returns when their own push is put back is not shown."
+    )
+    lowers = bias["against_untouched"] < 0.05 and bias["accuracy"] < of["untouched"]["accuracy"]
+    replaced = (
+        " A bias on operators and equals signs alone, in the untouched model, loses it too"
+        + ("; a difference from zeroing is not shown." if bias["against_zeroed"] >= 0.05 else ", but not as zeroing does.")
+        if lowers
+        else " A bias on operators and equals signs alone is not shown to lose it."
+    )
+    return restored + replaced
+
+
+def attribution(run: Reading) -> dict[str, Any]:
+    """One row per way of choosing, a figure, and what the figures say."""
+    summary = run.summary.get("attribution") or {}
+    selected = run.summary.get("selected") or {}
+    rows = [row | {"label": label(row["selection"])} for row in run.rows("selected")]
+    return {
+        "rows": rows,
+        "untouched": selected,
+        "check": summary.get("check") or {},
+        "stability": summary.get("stability") or {},
+        "concentration": summary.get("concentration") or {},
+        "solutions": summary.get("solutions"),
+        "says": _says(rows),
+        "figure": _figure(rows) if rows else "",
+    }
+
+
+def label(selection: str) -> str:
+    """A selection in words."""
+    way, _, part = selection.partition(", ")
+    return WAYS.get(way, way) + (f", {part}" if part else "")
+
+
+def _says(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The finding in one sentence with its interval, and no more."""
+    of = {row["selection"]: row for row in rows}
+    found = of.get("attribution")
+    if found is None or not is_number(found.get("p_value")):
+        return ""
+    name = "result_margin_indirect"
+    loss, random = _interval(found, name), number(found["controls_margin"], 2, True)
+    if found["verdict"] != "calculates":
+        return (
+            f"That {found['neurons']} neurons carry the calculation is not shown: without those that attribution chooses the "
+            f"results' logit margin changes by {loss} nats through later layers, without random ones like them by {random}."
+        )
+    said = (
+        f"Results rest on {found['neurons']} neurons that attribution finds on other problems: without them their logit margin "
+        f"changes by {loss} nats through later layers, without random ones of the same layers and sizes by {random}"
+    )
+    if words := of.get("lexicon"):
+        said += f", without as many that promote the concepts' words by {number(words[name], 2, True)}"
+    if few := [r for s, r in of.items() if s.startswith("attribution, first ")]:
+        least = min(few, key=lambda r: int(r["neurons"]))
+        said += f". Without the first {least['neurons']} alone: {_interval(least, name)}"
+    return said + "."
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (number(row[key], 2, True) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Per way of choosing: what the results' margin loses through later layers, with its interval, and random sets' mean."""
+    left, right, y = 290, WIDTH - 70, 16.0
+    name = "result_margin_indirect"
+    values = [row[key] for row in rows for key in (name, f"{name}_low", f"{name}_high") if is_number(row[key])]
+    low, high, step = round_range([*values, 0.0])
+    parts = []
+    for row in rows:
+        parts.append(text_at(left - 12, y + 4, f"{row['label']} ({row['neurons']})", "end", "strong"))
+        spots = [scale(row[key], low, high, left, right) for key in (f"{name}_low", f"{name}_high", name)]
+        tip = f"{row['label']}: {_interval(row, name)}"
+        parts.append(
+            fill('<g class="kind reasoning"><line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+                 '<circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', spots[0], spots[1], y, y, spots[2], y, tip)
+        )  # fmt: skip
+        if is_number(row.get("controls_margin")):
+            x = scale(row["controls_margin"], low, high, left, right)
+            tip = f"random sets like it, mean of {row['controls']}: {number(row['controls_margin'], 2, True)}"
+            parts.append(fill('<g class="kind matched"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', x, y, tip))
+        y += 26
+    zero = scale(0.0, low, high, left, right)
+    parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', zero, zero, y))
+    about = "; ".join(f"{row['label']}: {number(row[name], 2, True)}" for row in rows)
+    axis = x_axis(low, high, left, right, y, "change of the results' logit margin through later layers (nats)", step)
+    return svg("selected", y + 44, "What results lose without neurons chosen in several ways", about, [axis, *parts])

@@ -1,0 +1,99 @@
+"""The stage that finds the neurons which results rest on, on a tiny model: its tables, against the engine and each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from conftest import TinyStudy, times
+
+from cotscope.cli import main
+from cotscope.data.sums import LEVELS
+from cotscope.lm.interventions import scale
+from cotscope.measuring.selections import attributions
+from cotscope.measuring.solutions import reference_solutions, score_roles
+from cotscope.records import Neuron
+from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
+
+FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "0", "--given", "4", "--battery", "1"]
+ASKED = ["--solutions", "4", "--checked", "12", "--controls", "19", "--sums", "2", "--skills", "1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "attribute"
+    assert main(["study", *tiny_study.options(), *FEW, "--out", str(out)]) == 0
+    assert main(["attribute", str(out), *ASKED]) == 0
+    return Run.open(out)
+
+
+def test_every_neuron_is_attributed_and_zeroing_some_bears_it_out(finished: Run) -> None:
+    columns = attributions(finished)
+    layers, width = columns["result_margin"].shape
+    assert (layers, width) == (3, 48)
+    assert all(value.any() for value in columns.values())
+    checks = finished.rows("SELECT * FROM attribution_checks")
+    assert [c["drawn"] for c in checks] == ["largest"] * 6 + ["random"] * 6
+    for c in checks:
+        assert c["predicted"] == pytest.approx(columns["result_margin"][c["layer"], c["index"]], abs=1e-6)
+    assert finished.summary["attribution"]["check"]["spearman"] > 0.6
+    last = columns["result_margin"][-1] - columns["result_margin_direct"][-1]
+    assert abs(last).max() < 1e-3 < abs(columns["result_margin"][-1]).max()
+
+
+def test_the_ways_choose_as_many_and_their_figures_are_the_engines(finished: Run) -> None:
+    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
+    assert {"lexicon", "attribution", "attribution, first 10"} <= rows.keys()
+    assert rows["attribution"]["neurons"] == rows["lexicon"]["neurons"] == rows["lexicon"]["shared"]
+    chosen: dict[str, list[Neuron]] = {}
+    for r in finished.rows("SELECT * FROM selections ORDER BY selection, rank"):
+        chosen.setdefault(r["selection"], []).append(Neuron(r["layer"], r["index"]))
+    session = Session.reopen(finished.folder)
+    with finished.writing():
+        given = [s for s in reference_solutions(session) if s.results]
+    for name, neurons in {**chosen, "attribution, first 10": chosen["attribution"][:10]}.items():
+        zeroed = scale(session.loaded.anatomy, neurons, 0.0)
+        after, before = (score_roles(session.engine, session.prompt, given, i) for i in (zeroed, None))
+        for role in ("result", "elsewhere"):
+            pairs = [(a[role], b[role]) for a, b in zip(after, before) if role in a]
+            change = fmean(fmean(t.log_prob for t in a) - fmean(t.log_prob for t in b) for a, b in pairs)
+            assert rows[name][role] == pytest.approx(change, abs=1e-3), name
+    assert rows["attribution"]["result_margin_total"] < min(0, rows["lexicon"]["result_margin_total"])
+
+
+def test_random_sets_share_layers_and_sizes_and_give_a_verdict(finished: Run) -> None:
+    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
+    controls = {(r["selection"], r["control"]) for r in finished.rows("SELECT * FROM selection_scores")}
+    for name in ("lexicon", "attribution"):
+        assert rows[name]["controls"] == 19 == sum(s == name and c is not None for s, c in controls)
+        assert 1 / 20 <= rows[name]["p_value"] <= 1 and rows[name]["verdict"] in ("calculates", "not shown")
+        assert 0 < rows[name]["compared"] <= rows[name]["neurons"]
+    assert rows["attribution, first 10"]["controls"] is None
+
+
+def test_sums_of_every_level_are_asked_and_generation_has_its_share(finished: Run) -> None:
+    asked = finished.rows("SELECT level, count(*) AS n FROM selection_sums WHERE selection = 'none' GROUP BY ALL")
+    assert {r["level"]: r["n"] for r in asked} == {level.name: 2 for level in LEVELS}
+    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
+    assert {r["n"] for r in rows.values()} == {8}
+    assert rows["attribution"]["controls_accuracy"] is not None and rows["lexicon"]["controls_accuracy"] is None
+    assert "attribution" in finished.summary["selected"] and (finished.folder / "report.html").exists()
+
+
+def test_what_is_done_is_not_done_again(finished: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    before = times(finished.folder, "attributions", "selection_scores", "completions")
+    assert main(["attribute", str(finished.folder), *ASKED, "--no-generation"]) == 0
+    assert times(finished.folder, "attributions", "selection_scores", "completions") == before
+
+
+def test_without_a_solution_there_is_one_line(
+    tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = [o if o != "8" else "12" for o in tiny_study.options()]
+    assert main(["study", *options, "--discover-limit", "8", *FEW, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["attribute", str(out), "--solutions", "0"]) == 2
+    assert "--solutions" in capsys.readouterr().err
