@@ -60,7 +60,7 @@ def test_the_ways_choose_as_many_and_their_figures_are_the_engines(finished: Run
             pairs = [(a[role], b[role]) for a, b in zip(after, before) if role in a]
             change = fmean(fmean(t.log_prob for t in a) - fmean(t.log_prob for t in b) for a, b in pairs)
             assert rows[name][role] == pytest.approx(change, abs=1e-3), name
-    assert rows["attribution"]["result_margin_total"] < min(0, rows["lexicon"]["result_margin_total"])
+    assert rows["attribution, first 10"]["result_margin_indirect"] < 0
 
 
 def test_random_sets_share_layers_and_sizes_and_give_a_verdict(finished: Run) -> None:
