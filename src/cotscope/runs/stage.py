@@ -95,7 +95,8 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     Args:
         asked: options that are asked for; the others stay what the run has for it.
 
-    Raises: UserError as the stage does; if it was done before and what it wrote stands, it stays what it was.
+    Raises: UserError as the stage does; options are what they were then, and if the stage was done before and what it wrote
+        stands, so is the stage.
     """
     run = session.run
     earlier, before = run.manifest["stages"].get(stage.name), run.manifest["options"].get(stage.name)
@@ -114,10 +115,10 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
             finding = stage.run(session, options)
         record["status"], record["finding"] = "done", finding
     except UserError:
+        run.manifest["options"].pop(stage.name, None)  # what was refused is not asked for again
+        run.manifest["options"] |= {} if before is None else {stage.name: before}
         if earlier and earlier["status"] == "done" and run.stands(earlier):
             run.manifest["stages"][stage.name] = earlier
-            run.manifest["options"].pop(stage.name, None)
-            run.manifest["options"] |= {} if before is None else {stage.name: before}
         raise
     finally:
         record["seconds"] = round(record["seconds"] + time.monotonic() - began, 2)

@@ -252,7 +252,8 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
     )
     found = session.run.summary["placebo"]
     interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
-    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval}"
+    each = ", ".join(f"{kind} {r['said']} of {r['runs']}" for kind, r in found["by_kind"].items())
+    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval} ({each})"
 
 
 STAGE = Stage(
