@@ -232,6 +232,7 @@ def _prompts(run: Reading) -> dict[str, Any]:
         if text.is_number(row["poles_per_token"]) and text.is_number(row["accuracy"])
     ]
     label = "generated activity (active reasoning poles per generated token)"
+    left_out = {row["left_out"]: row["poles"] for row in run.rows("held_out")}
     return {
         "rows": rows,
         "figure": figures.prompt_scatter(points, label) if points else "",
@@ -240,7 +241,7 @@ def _prompts(run: Reading) -> dict[str, Any]:
         "roles": list(dict.fromkeys(row["role"] for row in run.rows("prompt_roles"))),
         "by_role": _by_role(run),
         "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
-        "left_out": {row["left_out"]: row["poles"] for row in run.rows("held_out")},
+        "left_out": {row["prompt"]: left_out[row["prompt"]] for row in rows if row["prompt"] in left_out},
         "held_out": {(row["prompt"], row["left_out"]): row for row in run.rows("held_out")},
     }
 
