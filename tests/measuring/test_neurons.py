@@ -7,9 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cotscope.concepts.sets import load_concepts
 from cotscope.measuring.neurons import (
-    LEAST_OTHERS,
     NeuronSet,
     active_neurons,
     comparison,
@@ -22,12 +20,8 @@ from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.tables import ANNOTATIONS, CANDIDATES, KEYSTONES, POLES, SETS
 
-MEDICINE = ["doctor", " Nurse", "x"]
-NUMBERS = ["plus", "sum", "x"]
 
-
-def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30,
-            concepts: str = "arithmetic") -> SimpleNamespace:  # fmt: skip
+def session(folder: Path, rejected: int = 0, busiest: int = 30) -> SimpleNamespace:
     """Layer 3 has 20 candidates (0…19) and 80 others; steps are 1 + index % 10, but `busiest` for neuron 0."""
     run = Run.create(folder, {"config": {}, "model": {}, "data": {}, "prompts": []}, {})
     run.write(
@@ -35,7 +29,6 @@ def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30
         [
             {
                 "layer": 3, "index": i, "sign": sign, "steps": busiest if i == 0 else 1 + i % 10, "mean_update_size": 2.0,
-                "promoted": NUMBERS if i < 20 else MEDICINE if i < 20 + medical and sign > 0 else ["x", "doctor"],
             }
             for i in range(100)
             for sign in (1, -1)
@@ -48,8 +41,7 @@ def session(folder: Path, rejected: int = 0, medical: int = 0, busiest: int = 30
         ANNOTATIONS,
         [r | {"accepted": r["index"] >= rejected and not (r["index"] == 19 and r["concept"] == "numbers")} for r in named],
     )
-    inputs = SimpleNamespace(concepts=load_concepts(concepts))
-    return SimpleNamespace(run=run, config=SimpleNamespace(seed=7), inputs=inputs)
+    return SimpleNamespace(run=run, config=SimpleNamespace(seed=7))
 
 
 def by_name(here: SimpleNamespace) -> dict[str, NeuronSet]:
@@ -101,34 +93,34 @@ def test_no_equal_at_all_means_no_matched_sets(tmp_path: Path) -> None:
     assert overlap(list(sets.values()), []) == {"caliper": 0.25, "jaccard": None, "by_chance": None}
 
 
-def test_other_concepts_are_the_busiest_that_the_placebo_lexicon_finds(tmp_path: Path) -> None:
-    here = session(tmp_path / "many", medical=40)
-    others = by_name(here)["other_concepts"]
-    targets = len(by_name(here).get("comparable", by_name(here)["reasoning"]).neurons)
-    assert len(others.neurons) == targets < 40
-    assert {n.index for n in others.neurons} <= set(range(20, 60))
-    left = [i for i in range(20, 60) if Neuron(3, i) not in others.neurons]
-    assert min(n.index % 10 for n in others.neurons) >= max(i % 10 for i in left)
-    here = session(tmp_path / "ten", medical=LEAST_OTHERS)
-    assert {n.index for n in by_name(here)["other_concepts"].neurons} == set(range(20, 20 + LEAST_OTHERS))
-    here = session(tmp_path / "few", medical=LEAST_OTHERS - 1)
-    assert "other_concepts" not in by_name(here)
-    assert any(n.startswith("Only 9 active neurons") for n in here.run.notes)
-    here = session(tmp_path / "own", medical=40, concepts="placebo")
-    assert "other_concepts" not in by_name(here)
-    assert any("own concepts are the placebo set" in n for n in here.run.notes)
-
-
 def test_keystones_are_in_no_set(tmp_path: Path) -> None:
-    here = session(tmp_path, medical=40, rejected=5)
+    here = session(tmp_path, rejected=5)
     keystones = [(3, i) for i in (2, 6, 25, 75)]
     rows = [{"layer": layer, "index": i, "keystone": (layer, i) in keystones} for layer, i in [*keystones, (3, 7)]]
     here.run.write(KEYSTONES, rows)
     sets = by_name(here)
-    assert {s.kind for s in sets.values()} >= {"reasoning", "matched", "unmatched", "other_concept", "rejected"}
+    assert {s.kind for s in sets.values()} >= {"reasoning", "matched", "unmatched", "rejected"}
     for s in sets.values():
         assert not {n.index for n in s.neurons} & {2, 6, 25, 75}
     assert Neuron(3, 7) in sets["reasoning"].neurons
+
+
+def test_rejected_candidates_are_in_the_pool_of_permuted_sets_alone(tmp_path: Path) -> None:
+    here = session(tmp_path, rejected=5)
+    here.run.write(KEYSTONES, [{"layer": 3, "index": i, "keystone": True} for i in (2, 7, 30)])
+    known = active_neurons(here.run)
+    assert {n.index for n in known.others} == {0, 1, 3, 4, *range(20, 30), *range(31, 100)}
+    assert {n.index for n in known.pool} == {*range(20, 30), *range(31, 100)}
+    assert all(known.others[n] == known.traits[n] for n in known.others)
+
+
+def test_poles_are_counted_with_the_traits(tmp_path: Path) -> None:
+    here = session(tmp_path)
+    rows = here.run.rows("SELECT * FROM poles")
+    here.run.write(POLES, [r for r in rows if r["sign"] > 0 or r["index"] < 30])
+    traits = active_neurons(here.run).traits
+    assert {n.index for n, t in traits.items() if t.poles == 2} == set(range(30))
+    assert {t.poles for t in traits.values()} == {1, 2}
 
 
 def test_rejected_candidates(tmp_path: Path) -> None:

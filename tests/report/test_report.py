@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import PROMPTS, complete, did, discovered, read, rows_of
+from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_of
 
 from cotscope.errors import RunError
 from cotscope.report.build import write_report
@@ -282,7 +282,7 @@ def test_many_prompts(tmp_path: Path) -> None:
     for label in ("generated activity, given length", "teacher-forced activity, within kinds"):
         assert label in text
     assert not re.search(r"\b(own|fixed) activity|given solution", text)
-    assert "The paper's way: poles that discovery under the first prompt finds" in text
+    assert "Poles that discovery under the first prompt alone finds" in text
     assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
     # A mark per prompt, and one per kind in the legend; sentences have no teacher-forced activity here.
     assert sum(tag == "path" and "mark" in (a.get("class") or "").split() for tag, a in page.elements) == 3 * (9 + 3)
@@ -315,6 +315,31 @@ def test_without_variants_the_command_is_named(tmp_path: Path) -> None:
     assert "The reasoning set was discovered under one prompt, the first (full), so these counts favour it." in text
 
 
+def test_activity_by_place_is_that_of_all_poles_and_no_sum_of_concepts(tmp_path: Path) -> None:
+    complete(tmp_path)
+    figures = {CONCEPTS[0]: 2.1111, CONCEPTS[1]: 3.2222, None: 4.4444}  # a pole of both counts once
+    rows = [
+        {"prompt": "full", "concept": concept, "role": "operator", "own_activity": value, "fixed_activity": None}
+        for concept, value in figures.items()
+    ]
+    did(tmp_path, "measure", {"prompt_roles": rows})
+    page = read(tmp_path)
+    assert "4.44" in page.text and "5.33" not in page.text
+    assert ("td", {"class": "n"}) in page.elements and ("table", {"id": "prompt-roles"}) in page.elements
+
+
+def test_held_out_activity_stands_beside(tmp_path: Path) -> None:
+    with_variants(tmp_path)
+    assert "Activity held out" not in read(tmp_path).text
+    rows = [
+        {"prompt": p, "left_out": "full", "poles": 321, "own_activity": 2.3456, "fixed_activity": None} for p in PROMPTS[:3]
+    ]
+    did(tmp_path, "measure", {"held_out": rows})
+    page = read(tmp_path)
+    assert "Activity held out" in page.text and "without full (321)" in page.text and 2.3456 in page.figures
+    assert not page.open
+
+
 def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     complete(tmp_path)
     [row] = rows_of(tmp_path, "phenomena")
@@ -329,5 +354,5 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     page = read(tmp_path)
     assert {0.0321, -0.7777, 0.0456} <= page.figures
     assert "no <change>" in page.text and "24 reference" in page.text
-    assert "the paper's way: <first>" in page.text and "the paper's way: no change" in page.text
+    assert "poles of the first prompt: <first>" in page.text and "poles of the first prompt: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text

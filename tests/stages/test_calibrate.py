@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ import torch
 from conftest import TinyStudy, as_if_written, hashes, times, tiny_model
 
 from cotscope.cli import main
+from cotscope.concepts.sets import load_concepts
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_matrix
 from cotscope.lm.interventions import scale, shuffled
+from cotscope.measuring.neurons import active_neurons
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
 from cotscope.runs.tables import ANNOTATIONS, KEYSTONES
-from cotscope.stages.calibrate import KINDS, PERMUTED, TEN, _plan
+from cotscope.stages import calibrate
+from cotscope.stages.calibrate import KINDS, PACKAGED, PERMUTED, TEN, Options, _plan
 from cotscope.stats import LEAST_EFFECT, wilson
+from cotscope.stats.random_sets import Matched
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +40,16 @@ def tested(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_fewer_runs_are_a_beginning_of_more() -> None:
-    assert _plan(40)[: len(_plan(13))] == _plan(13)
-    kinds = [kind for kind, _ in _plan(40)]
-    assert len(set(_plan(40))) == len(kinds) == 44
-    assert {kind: kinds.count(kind) for kind in KINDS} == {"lexicon": 20, "labels": 16, "vectors": 4, "study": 4}
+    assert _plan(100)[: len(_plan(13))] == _plan(13)
+    kinds = [kind for kind, _ in _plan(Options().runs)]
+    assert len(set(_plan(100))) == len(kinds) == 110
+    assert {k: kinds.count(k) for k in KINDS} == {"occurring": 30, "lexicon": 30, "labels": 30, "vectors": 10, "study": 10}
     assert len(TEN) == 10
 
 
 def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM calibration")}
-    assert set(before) == {"study_0", "lexicon_0", "labels_0", "lexicon_1"}
+    assert set(before) == {"study_0", "occurring_0", "lexicon_0", "labels_0"}
     assert Run.open(tested).manifest["stages"]["calibrate"]["options"] == {"runs": 3, "problems": 2}
     files = times(tested, "calibration_runs")
     assert set(files) == {f"calibration_runs/{name}" for name in before}
@@ -54,7 +60,7 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     assert times(tested, "calibration_runs").items() > files.items()
     assert all(rows[name] == row for name, row in before.items())
     for r in rows.values():
-        if r["kind"] == "lexicon":  # this model's tokens are single characters: no placebo concept has any
+        if r["kind"] in PACKAGED:  # this model's tokens are single characters: no packaged concept has any
             assert (r["verdict"], r["compared"]) == ("nothing found", 0)
             assert len(r["concepts"]) == 4
             continue
@@ -77,7 +83,7 @@ def test_other_problems_begin_anew(tested: Path) -> None:
     assert main(["calibrate", str(tested), "--runs", "2", "--problems", "3"]) == 0
     for table in ("calibration", "calibration_runs"):  # and none of other problems is left
         rows = Run.open(tested).rows(f"SELECT * FROM {table}")
-        assert {r["run"] for r in rows} == {"study_0", "lexicon_0", "labels_0"}
+        assert {r["run"] for r in rows} == {"study_0", "occurring_0", "lexicon_0"}
         assert {r["problems"] for r in rows} == {3}
     assert json.loads((tested / "summary.json").read_text())["placebo"]["runs"] == 2
 
@@ -89,7 +95,7 @@ def test_fewer_runs_are_counted_and_the_others_kept(tested: Path, tmp_path: Path
     before = times(out, "calibration_runs")
     assert main(["calibrate", str(out), "--runs", "1", "--problems", problems]) == 0
     run = Run.open(out)
-    assert {r["run"] for r in run.rows("SELECT run FROM calibration")} == {"study_0", "lexicon_0"}
+    assert {r["run"] for r in run.rows("SELECT run FROM calibration")} == {"study_0", "occurring_0"}
     assert run.summary["placebo"]["runs"] == 1
     assert times(out, "calibration_runs") == before and run.state("calibrate").current
 
@@ -107,10 +113,47 @@ def test_other_keystones_begin_anew(tested: Path, tmp_path: Path) -> None:
     before = times(out, "calibration_runs")
     assert main(["calibrate", str(out), "--runs", "1", "--problems", str(options["problems"])]) == 0
     run = Run.open(out)
-    assert set(times(out, "calibration_runs")) == {"calibration_runs/study_0", "calibration_runs/lexicon_0"}
+    assert set(times(out, "calibration_runs")) == {"calibration_runs/study_0", "calibration_runs/occurring_0"}
     assert not times(out, "calibration_runs").items() & before.items()
     suspects = {(r["layer"], r["index"]) for r in run.rows("SELECT * FROM candidates")}
     assert run.rows("SELECT neurons FROM calibration WHERE run = 'study_0'") == [{"neurons": len(suspects - now)}]
+
+
+def test_the_study_s_own_neurons_are_those_that_the_annotator_accepted(tested: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(tested, out)
+    rows = Run.open(out).rows("SELECT * FROM annotations")
+    run = as_if_written(out, ANNOTATIONS, [r | {"accepted": r["accepted"] and r["index"] % 3 == 0} for r in rows])
+    known = active_neurons(run)
+    assert 0 < len(known.reasoning) < len(known.reasoning) + len(known.rejected)
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
+    run = Run.open(out)
+    assert run.rows("SELECT neurons FROM calibration WHERE run = 'study_0'") == [{"neurons": len(known.reasoning)}]
+
+
+def test_concepts_of_solutions_leave_the_study_s_candidates_out_and_every_run_has_sets_of_its_own(
+    tested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[set[Neuron], set[Neuron], list[int]]] = []
+
+    def permuted(targets: set[Neuron], pool: dict[Neuron, Any], traits: Any, seeds: list[int]) -> Matched:
+        drawn.append((targets, set(pool), seeds))
+        return Matched((), ())
+
+    digits = load_concepts(Run.open(tested).manifest["config"]["concepts"])
+    monkeypatch.setattr(calibrate, "load_concepts", lambda name: digits)  # as if solutions' words were the study's concepts
+    monkeypatch.setattr(calibrate, "permuted_sets", permuted)
+    bench = calibrate._Bench(Session.reopen(tested, quiet=True), 1)
+    for kind, number in (("occurring", 0), ("occurring", 1), ("lexicon", 0), ("labels", 0), ("study", 0)):
+        assert bench.run(kind, number, lambda: None)["verdict"] == "nothing found"
+    suspects = {*bench.known.reasoning, *bench.known.rejected}
+    assert suspects
+    for targets, pool, _ in drawn[:3]:
+        assert not targets and pool == set(bench.known.pool)
+    for targets, pool, _ in drawn[3:]:
+        assert targets and targets | pool == set(bench.known.traits) - bench.known.keystones
+    seeds = [seed for _, _, own in drawn for seed in own]
+    assert len(set(seeds)) == len(seeds) == 5 * PERMUTED
 
 
 def test_it_is_stale_with_other_reasoning_neurons(tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,9 +51,10 @@ EXTRA = "SELECT * FROM prompts WHERE family != 'study'"
 
 
 def find_first(folder: Path) -> None:
-    """As if every third pole had been found under another prompt than the first alone."""
+    """As if some poles had been found under one prompt of three alone, others under two."""
     rows = Run.open(folder).rows("SELECT * FROM poles ORDER BY layer, index, sign")
-    found = [r | {"prompts": ["full"] if i % 3 == 0 else ["plain", "full"]} for i, r in enumerate(rows)]
+    ways = (["full"], ["plain"], ["full", "plain"], ["text_only"], ["plain", "text_only"])
+    found = [r | {"prompts": ways[i % len(ways)]} for i, r in enumerate(rows)]
     as_if_written(folder, POLES, found)
 
 
@@ -143,6 +144,45 @@ def test_activity_is_counted_for_all_poles_and_for_those_of_the_first_prompt(fin
             entry = finished.summary["prompts"][row["prompt"]]
             assert entry["own_activity_first"] == row["poles_per_token_first"] < entry["own_activity"]
             assert entry["fixed_activity_first"] == row["fixed_activity_first"] < entry["fixed_activity"]
+
+
+def test_held_out_activity_is_that_of_the_poles_which_other_prompts_found(finished: Run) -> None:
+    """Set by set, counted anew: leave a prompt of discovery out, and every pole that no other prompt found."""
+    found = {(r["layer"], r["index"], r["sign"]): set(r["prompts"]) for r in finished.rows("SELECT * FROM poles")}
+    reasoning = {pole: found[pole] for pole in accepted(finished)}
+    looked = set().union(*found.values())
+    tokens = {(r["condition"], r["problem_id"]): r["tokens"] for r in finished.rows("SELECT * FROM completions")}
+    solutions: dict[str, int] = defaultdict(int)
+    for r in finished.rows("SELECT * FROM solutions"):
+        solutions[r["problem_id"]] += r["tokens"]
+    sums: dict[tuple[str, str, str], float] = defaultdict(float)  # table, prompt, what is left out → sum over problems
+    for table in ("activity", "forced"):
+        for r in finished.rows(f"SELECT * FROM {table} WHERE family = 'study'"):
+            length = tokens[r["condition"], r["problem_id"]] if table == "activity" else solutions[r["problem_id"]]
+            for left in looked:
+                if reasoning.get((r["layer"], r["index"], r["sign"]), set()) - {left}:
+                    sums[table, r["prompt"], left] += r["steps"] / length
+    prompts = {r["prompt"]: r for r in finished.rows("SELECT * FROM prompts WHERE family = 'study'")}
+    rows = {(r["prompt"], r["left_out"]): r for r in finished.rows("SELECT * FROM held_out")}
+    assert looked == {"full", "plain", "text_only"} and rows.keys() == {(p, left) for p in prompts for left in looked}
+    for (prompt, left), row in rows.items():
+        assert row["poles"] == sum(bool(by - {left}) for by in reasoning.values()) < len(reasoning)
+        whole = prompts[prompt]
+        assert row["own_activity"] == pytest.approx(sums["activity", prompt, left] / whole["n"])
+        assert row["fixed_activity"] == pytest.approx(sums["forced", prompt, left] / len(solutions))
+        assert row["own_activity"] < whole["poles_per_token"] and row["fixed_activity"] < whole["fixed_activity"]
+    assert 'id="prompt-held-out"' in (finished.folder / "report.html").read_text()
+
+
+def test_with_one_prompt_of_discovery_nothing_is_held_out(measured: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(measured, out)
+    as_if_written(
+        out, POLES, [r | {"prompts": ["plain"]} for r in Run.open(out).rows("SELECT * FROM poles")], unread=("measure",)
+    )
+    assert main(["measure", str(out), "--rows", "4"]) == 0
+    assert Run.open(out).rows("SELECT * FROM held_out") == []
+    assert 'id="prompt-held-out"' not in (out / "report.html").read_text()
 
 
 def test_correlations_are_those_of_the_tables(finished: Run) -> None:
@@ -237,11 +277,11 @@ def test_more_variants_keep_those_that_are_done(finished: Run, tmp_path: Path) -
 
 
 def test_fewer_variants_are_what_is_left(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a command asks for is what the run holds then: no part of more variants is left that a query could mix in."""
+    """What a run is asked for is what it holds: no part of more variants, or of sentences, is left to be mixed in."""
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
     before = times(run)
-    assert main(["measure", str(run), "--variants", "3", *SIX]) == 0
+    assert main(["measure", str(run), "--variants", "3", "--no-sentences", *SIX]) == 0
     left = Run.open(run)
     assert left.rows(EXTRA) == finished.rows(EXTRA)[:3]
     assert left.summary["variants"] == {"variants": 3, "sentences": 0, "problems": 6, "solutions": 8}

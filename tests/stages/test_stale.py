@@ -361,6 +361,35 @@ def test_one_more_matched_set_runs_one_more_condition(
     assert run.manifest["stages"]["ablate"]["options"] == {"matched": 3, "unmatched": 2}
 
 
+def test_an_option_of_a_command_leaves_the_others_what_they_were(out: Path) -> None:
+    for more in (["--unmatched", "1"], ["--matched", "3"]):
+        assert main(["ablate", str(out), "--outcomes", "accuracy", *more]) == 0
+    run = Run.open(out)
+    assert run.manifest["stages"]["ablate"]["options"] == run.manifest["options"]["ablate"] == {"matched": 3, "unmatched": 1}
+    kinds = [r["kind"] for r in run.rows("SELECT kind FROM ablation")]
+    assert (kinds.count("matched"), kinds.count("unmatched")) == (3, 1)
+    before = times(out)
+    assert main(["ablate", str(out), "--outcomes", "accuracy", "--unmatched", "1"]) == 0
+    assert times(out) == before, "what is asked for is what it has"
+
+
+def test_a_study_says_which_commands_of_their_own_do_not_hold_any_more(
+    out: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", "1"]) == 0
+    assert main(command(out)) == 0
+    assert "is no part of this study" not in capsys.readouterr().out
+    assert main(["annotate", str(out), "--annotator", "half"]) == 0
+    assert main(command(out)) == 0
+    said = capsys.readouterr().out.splitlines()[-2]
+    assert (
+        said.startswith("calibrate is no part of this study and is stale (") and f"`cotscope calibrate {out}` makes it" in said
+    )
+    assert main(["calibrate", str(out), "--runs", "1"]) == 0
+    assert main(command(out)) == 0
+    assert "is no part of this study" not in capsys.readouterr().out
+
+
 def test_an_option_is_remembered_before_its_stage_has_run(
     out: Path, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,13 +18,11 @@ from conftest import TinyStudy, assert_same, hashes, killed_after, manifest_of, 
 
 import cotscope
 from cotscope.cli import main
-from cotscope.concepts.sets import ConceptSet
 from cotscope.judge.annotators import BUILT_IN
 from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
-from cotscope.measuring import neurons
-from cotscope.records import Concept
+from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.stages import damage
 from cotscope.stages.registry import BY_NAME, STAGES
@@ -361,17 +359,18 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
 
 
 @pytest.mark.slow
-def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: TinyStudy, tmp_path: Path, monkeypatch) -> None:
+def test_rejected_candidates_are_disrupted_too_and_are_in_the_pool_of_permuted_sets(
+    tiny_study: TinyStudy, tmp_path: Path, monkeypatch
+) -> None:
     class Half(LexiconAnnotator):
         name = "half"
 
         def annotate(self, found):
             return [replace(a, accepted=a.pole.index % 2 == 0) for a in super().annotate(found)]
 
-    letters = Concept("letters", "", tuple("abcdefghijklmnopqrstuvwxyz"))
-    others = ConceptSet("letters", "", (letters,), "another", "")
-    monkeypatch.setattr(neurons, "load_concepts", lambda name: others)
-    monkeypatch.setattr(neurons, "LEAST_OTHERS", 1)
+    pools: list[set[Neuron]] = []
+    draw = damage.permuted_sets
+    monkeypatch.setattr(damage, "permuted_sets", lambda t, pool, *more: pools.append(set(pool)) or draw(t, pool, *more))
     monkeypatch.setitem(BUILT_IN, "half", lambda setting: Half())
     out = tmp_path / "run"
     assert main(["discover", *tiny_study.options(), "--given", "4", "--out", str(out)]) == 0
@@ -380,20 +379,23 @@ def test_rejected_candidates_and_other_concepts_are_disrupted_too(tiny_study: Ti
         assert main([stage[0], str(out), *stage[1:]]) == 0
     run = Run.open(out)
     accepted = "SELECT DISTINCT layer, index FROM annotations WHERE accepted"
-    for name, kind in (("rejected", "rejected"), ("other_concepts", "other_concept")):
-        entry = run.summary["ablation"][name]
-        assert set(entry) == set(run.summary["ablation"]["reasoning"])
-        rows = run.rows("SELECT * FROM sets WHERE neuron_set = ?", [name])
-        assert {r["kind"] for r in rows} == {kind}
-        assert entry["neurons"] == len(rows) > 0
-        assert run.rows(f"SELECT * FROM sets SEMI JOIN ({accepted}) USING (layer, index) WHERE neuron_set = '{name}'") == []
-        assert run.rows("SELECT kind FROM matching WHERE neuron_set = ?", [name]) == [{"kind": kind}]
-        assert run.rows("SELECT n FROM ablation WHERE neuron_set = ?", [name]) == [{"n": 8}]
+    entry = run.summary["ablation"]["rejected"]
+    assert set(entry) == set(run.summary["ablation"]["reasoning"])
+    rows = run.rows("SELECT * FROM sets WHERE neuron_set = 'rejected'")
+    assert {r["kind"] for r in rows} == {"rejected"}
+    assert entry["neurons"] == len(rows) > 0
+    assert run.rows(f"SELECT * FROM sets SEMI JOIN ({accepted}) USING (layer, index) WHERE neuron_set = 'rejected'") == []
+    assert run.rows("SELECT kind FROM matching WHERE neuron_set = 'rejected'") == [{"kind": "rejected"}]
+    assert run.rows("SELECT n FROM ablation WHERE neuron_set = 'rejected'") == [{"n": 8}]
     assert run.rows("SELECT * FROM sets WHERE neuron_set = 'rejected' AND index % 2 = 0") == []
+    rejected = {Neuron(r["layer"], r["index"]) for r in rows}
+    assert all(rejected <= pool for pool in pools) and pools
+    matched = {Neuron(r["layer"], r["index"]) for r in run.rows("SELECT * FROM sets WHERE kind = 'matched'")}
+    assert not matched & rejected, "an equal stands for no concept"
     both = run.rows("SELECT DISTINCT layer, index FROM sets WHERE kind = 'lexicon' ORDER BY ALL")
     assert both == run.rows("SELECT DISTINCT layer, index FROM sets WHERE kind IN ('reasoning', 'rejected') ORDER BY ALL")
     page = (out / "report.html").read_text()
-    assert "rejected candidates" in page and "other concepts" in page
+    assert "rejected candidates" in page
     assert 'id="judged"' in page and "rejected by the judge" in page
     _activity_without_and_with_the_judge(run)
 
@@ -504,13 +506,16 @@ def test_activity_by_place_against_the_texts(finished: Run) -> None:
     for r in finished.rows("SELECT * FROM activity WHERE family = 'study'"):
         place = (r["prompt"], r["problem_id"], r["role"])
         steps[place] += r["steps"]
-        for concept in concepts[r["layer"], r["index"], r["sign"]]:
+        found = concepts[r["layer"], r["index"], r["sign"]]
+        for concept in [*found, None] if found else []:
             active[(*place, concept)] += r["steps"]
     for (prompt, problem), places in tokens.items():
         for role, count in places.items():
             assert steps[prompt, problem, role] == count * layers * 10
     rows = finished.rows("SELECT * FROM prompt_roles")
     assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
+    assert {r["concept"] for r in rows} == {"small", "large", None}
+    assert max(map(len, concepts.values())) == 2, "a pole of two concepts, which is one pole"
     seen = 0
     for row in rows:
         having = [(key, count) for key, c in tokens.items() if key[0] == row["prompt"] and (count := c[row["role"]])]

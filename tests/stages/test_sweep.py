@@ -183,8 +183,8 @@ def test_other_sets_void_what_was_scored(finished: Run, few_ways: set[str], tmp_
     shutil.copytree(finished.folder, out)
     rows = finished.rows("SELECT * FROM sets")
     comparable, rest = [r for r in rows if r["kind"] == "comparable"], [r for r in rows if r["kind"] != "comparable"]
-    assert len(comparable) > 5
-    for left, target in ((comparable[:5], "comparable"), ([], "reasoning")):
+    assert len(comparable) > 2
+    for left, target in ((comparable[:-1], "comparable"), ([], "reasoning")):
         run = as_if_written(out, SETS_TABLE, rest + left, unread=("sweep",))
         assert run.state("ablate").current and run.state("sweep") == ("stale", "sets changed")
         assert "disruptions" not in run.summary

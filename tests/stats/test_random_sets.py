@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,10 +28,10 @@ def without(everything: dict[Neuron, Traits], targets: list[Neuron]) -> dict[Neu
 
 def alike(a: Traits, b: Traits) -> bool:
     steps, size = abs(np.log(a.steps / b.steps)), abs(np.log(a.update_size / b.update_size))
-    return max(steps, size) <= CALIPER + 1e-12
+    return max(steps, size) <= CALIPER + 1e-12 and a.poles == b.poles
 
 
-_traits = st.builds(Traits, st.integers(1, 60), st.floats(0.2, 5))
+_traits = st.builds(Traits, st.integers(1, 60), st.floats(0.2, 5), st.integers(1, 2))
 _neurons = st.dictionaries(st.builds(Neuron, st.integers(0, 2), st.integers(0, 40)), _traits, min_size=1, max_size=60)
 
 
@@ -116,7 +117,7 @@ def test_unmatched_sets_follow_their_seed_and_take_what_there_is() -> None:
 
 
 def cell(neuron: Neuron, traits: Traits) -> tuple[int, ...]:
-    return neuron.layer, *(int(np.floor(np.log(t) / STRATUM)) for t in (traits.steps, traits.update_size))
+    return neuron.layer, traits.poles, *(int(np.floor(np.log(t) / STRATUM)) for t in (traits.steps, traits.update_size))
 
 
 @settings(max_examples=200, deadline=None)
@@ -160,3 +161,20 @@ def test_one_very_active_neuron_makes_no_finding_of_permuted_sets_as_it_does_of_
             said[name] += permutation_p(effects[0], effects[1:]) <= 0.05
     assert said["matched"] / 300 > 0.15, "one time in four it is the target that has the neuron, and no matched set does"
     assert said["permuted"] / 300 < 0.08
+
+
+def test_two_poles_are_two_chances_of_a_label() -> None:
+    """Labels fall on poles at random, and neurons with two poles do more. The rank among sets that ignore this is no p."""
+    rng, said = np.random.default_rng(0), Counter()
+    counted = {Neuron(0, i): Traits(10, 1.0, 2 if i < 80 else 1) for i in range(400)}
+    ignored = {n: replace(t, poles=1) for n, t in counted.items()}
+    for trial in range(300):
+        labels = rng.random((400, 2)) < 0.15
+        targets = [n for n, t in counted.items() if labels[n.index, : t.poles].any()]
+        noise = rng.normal(0, 0.5, 21)
+        for name, traits in (("counted", counted), ("ignored", ignored)):
+            kept, sets = permuted_sets(targets, without(traits, targets), traits, range(20 * trial, 20 * trial + 20))
+            effects = [e - sum(counted[n].poles == 2 for n in s) for s, e in zip((kept, *sets), noise)]
+            said[name] += permutation_p(effects[0], effects[1:]) <= 0.05
+    assert said["ignored"] / 300 > 0.3
+    assert said["counted"] / 300 < 0.08

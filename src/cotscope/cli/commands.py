@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..lm.models import MODELS
 from ..report.text import visible
 from ..runs.config import StudyConfig
-from ..runs.stage import Stage, again_with, never
+from ..runs.stage import Stage, again_with, never, stale_because
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
 from . import models, options
 
@@ -206,7 +206,19 @@ def _run(arguments: argparse.Namespace) -> None:
 
         with showing(run.folder):
             said = headline(run.summary)
-        print("", *map(visible, said.split("\n")), "", f"Report: {report}", sep="\n")
+        stale = _stale(run) if arguments.command == "study" else []
+        print("", *map(visible, said.split("\n")), "", *stale, f"Report: {report}", sep="\n")
+
+
+def _stale(run: Any) -> list[str]:
+    """Of each stage that a command of its own began and that does not hold any more, what makes it again."""
+    found = [(stage.name, run.state(stage.name)) for stage in STAGES]
+    return [
+        f"{name} is no part of this study and is {visible(stale_because(state))}: "
+        f"{again_with(name, run.folder, VERB_OF)} makes it again."
+        for name, state in found
+        if state.status in ("stale", "stopped")
+    ]
 
 
 def _report(run: Any, as_json: bool) -> None:

@@ -59,7 +59,8 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
         kind = f.metadata["kind"]
         about: dict[str, Any] = {"dest": f.name, "help": described(f).replace("%", "%%")}
         if isinstance(f.default, bool):
-            parser.add_argument(flag(f), action="store_true", default=argparse.SUPPRESS, **about)
+            # `--no-…` too: a run keeps its options, so one that is on must have a way off.
+            parser.add_argument(flag(f), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, **about)
             continue
         if isinstance(f.default, tuple):
             about["action"] = "append"

@@ -91,6 +91,8 @@ def _options(command: str, actions: Sequence[argparse.Action]) -> Iterator[str]:
             value = "WORD …"
         elif action.nargs == 0 or not action.option_strings:
             value = ""
+            if isinstance(action, argparse.BooleanOptionalAction):
+                text += f"; off again: `{action.option_strings[1]}`"
         else:
             value = str(action.metavar or action.dest.split("_")[-1].upper())
             if action.choices:

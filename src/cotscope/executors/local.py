@@ -11,7 +11,7 @@ from ..runs.stage import Stage, options_of, require, run_instead, run_stage
 from ..stages.registry import STAGES, VERB_OF, VERBS
 
 Asked = Mapping[str, Mapping[str, Any]]
-"""Stage → the options that are asked for; a stage that is not there keeps those that the run has for it."""
+"""Stage → the options that are asked for; all others stay what the run has for it."""
 
 
 class Listener:
@@ -53,7 +53,7 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
     with run.writing():
         for stage in VERBS[verb] if stages is None else stages:
             mine = asked.get(stage.name)
-            options = options_of(stage, mine if mine is not None else run.manifest["options"].get(stage.name, {}))
+            options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **(mine or {})})
             if mine is not None and (said := run_instead(session, stage, options)) is not None:
                 listener.ends(stage, said)
             elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options):
@@ -65,7 +65,7 @@ def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listen
     run = session.run
     if not again and run.state(stage.name).current:
         record = run.manifest["stages"][stage.name]
-        if asked is None or options_of(stage, asked) == options_of(stage, record["options"]):
+        if asked is None or options_of(stage, record["options"] | asked) == options_of(stage, record["options"]):
             return listener.stands(stage, record.get("finding", ""))
     require(session, stage, VERB_OF)
     listener.begins(stage)

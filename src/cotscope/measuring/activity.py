@@ -176,37 +176,61 @@ def judged_rows(session: Session) -> list[dict[str, Any]]:
 
     Empty if the annotator rejected none.
     """
-    run = session.run
-    words = """WITH accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
-                    suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
-                    rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
-                    words AS (SELECT *, 'lexicon' AS which FROM suspects UNION ALL
-                              SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
-    if not run.rows(f"{words} SELECT 1 FROM rejected LIMIT 1"):
+    words = """accepted AS (SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted),
+               suspects AS (SELECT DISTINCT layer, index, sign FROM candidates),
+               rejected AS (SELECT * FROM suspects ANTI JOIN accepted USING (layer, index, sign)),
+               named AS (SELECT *, 'lexicon' AS which FROM suspects UNION ALL
+                         SELECT *, 'accepted' FROM accepted UNION ALL SELECT *, 'rejected' FROM rejected)"""
+    if not session.run.rows(f"WITH {words} SELECT 1 FROM rejected LIMIT 1"):
         return []
+    return _activity_of(session, words, "poles")
+
+
+def held_out_rows(session: Session) -> list[dict[str, Any]]:
+    """Both activities of the reasoning poles that discovery finds without one of its prompts, under each prompt of the study.
+
+    Poles found under a prompt favour it, so a prompt's own activity is compared with others' in the set that leaves it out.
+    Empty if discovery found everything under one prompt.
+    """
+    sets = """looked AS (SELECT DISTINCT unnest(prompts) AS which FROM poles),
+              named AS (SELECT layer, index, sign, which FROM poles CROSS JOIN looked
+                        SEMI JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
+                        WHERE len(prompts) > list_contains(prompts, which)::INT)"""
+    counts = session.run.rows(f"WITH {sets} SELECT which, count(*)::INT AS poles FROM named GROUP BY ALL")
+    count = {r["which"]: r["poles"] for r in counts}
+    return [r | {"poles": count[r["left_out"]]} for r in _activity_of(session, sets, "left_out")]
+
+
+def _activity_of(session: Session, sets: str, which: str) -> list[dict[str, Any]]:
+    """Both activities of sets of poles under each of the study's prompts, means over problems.
+
+    Args:
+        sets: SQL: tables for a WITH, among them `named` with layer, index, sign and `which`, the set's name.
+        which: what the rows call that name.
+    """
     ways = {
         "own_activity": (
             "SELECT prompt, problem_id, tokens FROM prompt_problems WHERE family = 'study'",
             """SELECT prompt, problem_id, which, sum(steps) AS steps
-               FROM activity JOIN words USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+               FROM activity JOIN named USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
         ),
         "fixed_activity": (
             """SELECT prompt, problem_id, sum(tokens) AS tokens
                FROM solutions CROSS JOIN (SELECT DISTINCT prompt FROM forced_scores WHERE family = 'study') GROUP BY ALL""",
             """SELECT prompt, problem_id, which, sum(steps) AS steps
-               FROM forced JOIN words USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
+               FROM forced JOIN named USING (layer, index, sign) WHERE family = 'study' GROUP BY ALL""",
         ),
     }
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for name, (texts, active) in ways.items():
-        for r in run.rows(
-            f"""{words}, texts AS ({texts}), active AS ({active})
+        for r in session.run.rows(
+            f"""WITH {sets}, texts AS ({texts}), active AS ({active})
                 SELECT prompt, which, avg(coalesce(steps, 0) / tokens) AS per_token
-                FROM texts CROSS JOIN (SELECT DISTINCT which FROM words)
-                     LEFT JOIN active USING (prompt, problem_id, which) GROUP BY ALL"""
+                FROM texts CROSS JOIN (SELECT DISTINCT which FROM named)
+                     LEFT JOIN active USING (prompt, problem_id, which) GROUP BY ALL ORDER BY ALL"""
         ):
             key = r["prompt"], r["which"]
-            rows.setdefault(key, {"prompt": key[0], "poles": key[1]})[name] = r["per_token"]
+            rows.setdefault(key, {"prompt": key[0], which: key[1]})[name] = r["per_token"]
     return list(rows.values())
 
 

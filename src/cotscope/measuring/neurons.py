@@ -10,16 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..concepts.lexicon import candidates
-from ..concepts.sets import load_concepts
-from ..records import Neuron, Pole
+from ..records import Neuron
 from ..runs.folder import Run
 from ..runs.session import Session
 from ..stats import expected_jaccard, jaccard
 from ..stats.random_sets import CALIPER, Traits, log_traits, matched_sets, unmatched_set
 
-LEAST_OTHERS = 10  # a smaller set of other concepts' neurons says nothing
-OTHERS = "placebo"  # the packaged concepts that arithmetic does not need
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -30,7 +26,7 @@ class ActiveNeurons(NamedTuple):
         traits: what each did.
         reasoning: those with an accepted pole, in order.
         rejected: candidates without an accepted pole, in order.
-        pool: those that are no candidates: matched sets are drawn from them.
+        pool: those that are no candidates: matched sets are drawn from them, since an equal stands for no concept.
         keystones: neurons whose removal alone breaks everything, active or not; `reasoning`, `rejected` and `pool` are
             without them.
     """
@@ -41,14 +37,21 @@ class ActiveNeurons(NamedTuple):
     pool: dict[Neuron, Traits]
     keystones: frozenset[Neuron]
 
+    @property
+    def others(self) -> dict[Neuron, Traits]:
+        """All that are not reasoning neurons: permuted sets are drawn from these and them. A rejected candidate could
+        have been accepted as well, so it is among them."""
+        return {n: self.traits[n] for n in sorted({*self.pool, *self.rejected})}
+
 
 def active_neurons(run: Run) -> ActiveNeurons:
     """Read them from the tables `poles`, `candidates`, `annotations` and `keystones`."""
     traits = {
-        Neuron(r["layer"], r["index"]): Traits(r["steps"], r["update_size"])
+        Neuron(r["layer"], r["index"]): Traits(r["steps"], r["update_size"], r["poles"])
         for r in run.rows(
-            """SELECT layer, index, sum(steps)::INT AS steps, sum(mean_update_size * steps) / sum(steps) AS update_size
-               FROM poles GROUP BY ALL ORDER BY ALL"""
+            """SELECT layer, index, sum(steps)::INT AS steps, sum(mean_update_size * steps) / sum(steps) AS update_size,
+                      count(*)::INT AS poles
+               FROM poles GROUP BY layer, index ORDER BY layer, index"""
         )
     }
     keystones = frozenset(_neurons(run, "keystones WHERE keystone"))
@@ -98,7 +101,7 @@ class NeuronSet:
 
     Attributes:
         kind: "reasoning", "comparable" (the reasoning neurons that have an equal), "matched", "unmatched",
-            "other_concept", "lexicon" (all candidates, where the annotator rejected some), "rejected" (those).
+            "lexicon" (all candidates, where the annotator rejected some), "rejected" (those).
         seed: of the random ones.
     """
 
@@ -143,33 +146,10 @@ def neuron_sets(session: Session, known: ActiveNeurons, count_matched: int, coun
         seed = first + i
         chosen = tuple(unmatched_set(targets or reasoning, drawn, seed))
         sets.append(NeuronSet(f"unmatched_{i}", "unmatched", seed, chosen))
-    others = _other_concepts(session, known, len(targets or reasoning))
-    if others:
-        sets.append(NeuronSet("other_concepts", "other_concept", None, others))
     if known.rejected:
         sets.append(NeuronSet("lexicon", "lexicon", None, tuple(sorted((*reasoning, *known.rejected)))))
         sets.append(NeuronSet("rejected", "rejected", None, _busiest(known.rejected, known.traits, len(reasoning))))
     return sets
-
-
-def _other_concepts(session: Session, known: ActiveNeurons, limit: int) -> tuple[Neuron, ...]:
-    """Active neurons that the lexicon filter finds for the placebo concepts, and not for the study's own."""
-    others = load_concepts(OTHERS)
-    if others.sha256 == session.inputs.concepts.sha256:
-        session.run.note(f"The study's own concepts are the {OTHERS} set: no set of other concepts is disrupted.")
-        return ()
-    found = {
-        neuron
-        for r in session.run.rows("SELECT layer, index, sign, promoted FROM poles")
-        if (neuron := Neuron(r["layer"], r["index"])) in known.pool
-        and candidates(Pole(r["layer"], r["index"], r["sign"]), r["promoted"], others.concepts)
-    }
-    if len(found) < LEAST_OTHERS:
-        session.run.note(
-            f"Only {len(found)} active neurons promote tokens of the {OTHERS} concepts: no set of other concepts is disrupted."
-        )
-        return ()
-    return _busiest(found, known.traits, limit)
 
 
 def _busiest(neurons: Collection[Neuron], traits: Mapping[Neuron, Traits], limit: int) -> tuple[Neuron, ...]:

@@ -30,7 +30,6 @@ KINDS = {
     "comparable": "reasoning with equals",
     "matched": "matched random",
     "unmatched": "unmatched random",
-    "other_concept": "other concepts",
     "lexicon": "all candidates (lexicon only)",
     "rejected": "rejected candidates",
 }
@@ -235,6 +234,7 @@ def _prompts(run: Reading) -> dict[str, Any]:
         if text.is_number(row["poles_per_token"]) and text.is_number(row["accuracy"])
     ]
     label = "generated activity (active reasoning poles per generated token)"
+    left_out = {row["left_out"]: row["poles"] for row in run.rows("held_out")}
     return {
         "rows": rows,
         "figure": figures.prompt_scatter(points, label) if points else "",
@@ -243,18 +243,19 @@ def _prompts(run: Reading) -> dict[str, Any]:
         "roles": list(dict.fromkeys(row["role"] for row in run.rows("prompt_roles"))),
         "by_role": _by_role(run),
         "fixed": any(text.is_number(row["fixed_activity"]) for row in rows),
+        "left_out": {row["prompt"]: left_out[row["prompt"]] for row in rows if row["prompt"] in left_out},
+        "held_out": {(row["prompt"], row["left_out"]): row for row in run.rows("held_out")},
     }
 
 
 def _by_role(run: Reading) -> dict[tuple[str, str, str], float]:
-    """("own" or "fixed", prompt, role) → activity, concepts added up; places that no solution has are left out."""
-    found: dict[tuple[str, str, str], float] = {}
-    for row in run.rows("prompt_roles"):
-        for way in ("own", "fixed"):
-            if text.is_number(row[f"{way}_activity"]):
-                key = way, row["prompt"], row["role"]
-                found[key] = found.get(key, 0.0) + row[f"{way}_activity"]
-    return found
+    """("own" or "fixed", prompt, role) → activity of all concepts' poles; places that no solution has are left out."""
+    return {
+        (way, row["prompt"], row["role"]): row[f"{way}_activity"]
+        for row in run.rows("prompt_roles", "SELECT * FROM prompt_roles WHERE concept IS NULL")
+        for way in ("own", "fixed")
+        if text.is_number(row[f"{way}_activity"])
+    }
 
 
 def _concepts(run: Reading) -> dict[str, Any]:

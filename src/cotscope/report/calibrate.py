@@ -12,7 +12,8 @@ from .svg import WIDTH, fill, scale, svg, text_at, x_axis
 from .text import number
 
 KINDS = {
-    "lexicon": "concepts of no arithmetic",
+    "occurring": "words of solutions, no arithmetic",
+    "lexicon": "words no solution has",
     "labels": "labels shuffled within layers",
     "vectors": "value vectors shuffled",
     "study": "the study's own neurons",

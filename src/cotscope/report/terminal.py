@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_BESIDE = (("neurons of other concepts", "other_concepts"), ("all candidates", "lexicon"), ("rejected candidates", "rejected"))
+_BESIDE = (("all candidates", "lexicon"), ("rejected candidates", "rejected"))
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -48,13 +48,11 @@ def section(run: Reading) -> dict[str, Any]:
                 "says": _says(correlation.get(name) or {}, name, _WITHIN[family]),
             })  # fmt: skip
     table, families = _table(run, correlation)
-    prompts = run.rows("prompts", "SELECT * FROM prompts WHERE family = 'study'")
     return {
         "parts": parts,
         "table": table,
         "families": families,
         "kinds": run.rows("sentence_kinds"),
-        "first": any(is_number(row.get("poles_per_token_first")) for row in prompts),
         "discovery": _discovery(run),
         "rule": (run.manifest.get("rules") or {}).get("phenomena", ""),
         **{key: (run.summary.get("variants") or {}).get(key) for key in ("problems", "solutions")},

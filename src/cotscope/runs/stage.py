@@ -93,14 +93,15 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     """Run a stage and keep its record. Returns its finding. What was done of it earlier is not done again.
 
     Args:
-        asked: options that replace those which the run has for it; None: it keeps them.
+        asked: options that are asked for; the others stay what the run has for it.
 
-    Raises: UserError as the stage does; if it was done before and what it wrote stands, it stays what it was.
+    Raises: UserError as the stage does; options are what they were then, and if the stage was done before and what it wrote
+        stands, so is the stage.
     """
     run = session.run
     earlier, before = run.manifest["stages"].get(stage.name), run.manifest["options"].get(stage.name)
     if asked is not None:
-        run.manifest["options"][stage.name] = dict(asked)
+        run.manifest["options"][stage.name] = (before or {}) | dict(asked)
     options = options_of(stage, run.manifest["options"].get(stage.name, {}))
     record = fresh_record(session, stage, options)
     if earlier and earlier["status"] != "done":
@@ -114,10 +115,10 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
             finding = stage.run(session, options)
         record["status"], record["finding"] = "done", finding
     except UserError:
+        run.manifest["options"].pop(stage.name, None)  # what was refused is not asked for again
+        run.manifest["options"] |= {} if before is None else {stage.name: before}
         if earlier and earlier["status"] == "done" and run.stands(earlier):
             run.manifest["stages"][stage.name] = earlier
-            run.manifest["options"].pop(stage.name, None)
-            run.manifest["options"] |= {} if before is None else {stage.name: before}
         raise
     finally:
         record["seconds"] = round(record["seconds"] + time.monotonic() - began, 2)

@@ -312,8 +312,13 @@ PROMPT_CONCEPTS = _table(
 )
 PROMPT_ROLES = _table(
     "prompt_roles",
-    "activity of one concept's poles at tokens of one role under one prompt",
+    "activity of one concept's poles, or (concept null) of all reasoning poles, at tokens of one role under one prompt",
     {"prompt": TEXT, "concept": TEXT, "role": TEXT} | _BOTH,
+)
+HELD_OUT = _table(
+    "held_out",
+    "activity under one prompt of the reasoning poles (how many) that discovery finds without one of its prompts",
+    {"prompt": TEXT, "left_out": TEXT, "poles": WHOLE} | _BOTH,
 )
 JUDGED_ACTIVITY = _table(
     "judged_activity",

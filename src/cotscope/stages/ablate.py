@@ -1,7 +1,7 @@
 """Ablate: zero the reasoning neurons, and sets to compare them with, on test problems.
 
 The comparison is between the reasoning neurons that have an equal and the matched sets of those equals
-(`stats/random_sets.py`); unmatched sets, neurons of other concepts, all candidates and rejected ones stand beside it.
+(`stats/random_sets.py`); unmatched sets, all candidates and rejected ones stand beside it.
 Coefficients are zeroed as they pass; weights are never touched, and their hash before and after proves it.
 """
 
@@ -148,7 +148,7 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, text: Mappi
             "none": {"accuracy": none["accuracy"], "perplexity": none["perplexity"]},
             "reasoning": _figures(of_set["reasoning"]),
             "comparable": _figures(of_set[target]),
-            **{name: _figures(of_set[name]) if name in of_set else None for name in ("other_concepts", "lexicon", "rejected")},
+            **{name: _figures(of_set[name]) if name in of_set else None for name in ("lexicon", "rejected")},
             **means,
             "matched_each": [
                 {"accuracy": r["accuracy"], "perplexity": r["perplexity"], "seed": s.seed}

@@ -107,7 +107,12 @@ def annotate(session: Session, options: Options) -> str:
         setting = Setting(_questions(session), options.judge, cache_dir() / "judge.sqlite", progress)
         maker = make_annotator(options.annotator, setting)
         if options.naming and not isinstance(maker, JudgeAnnotator):
-            raise JudgeError("--naming needs a model to ask", expected="--annotator llm or local", got=maker.name)
+            raise JudgeError(
+                "--naming needs a model to ask",
+                expected="--annotator llm or local",
+                got=maker.name,
+                remedy="Give one, or --naming 0.",
+            )
         _annotate(session, maker, options.judge, plain=options.annotator == "lexicon")
     found = session.run.summary["neurons"]
     return f"{found['total']:,} reasoning neurons ({found['poles']:,} poles), accepted by {found['annotator']}"

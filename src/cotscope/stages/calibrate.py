@@ -3,18 +3,25 @@
 The pipeline (filter by lexicon, permuted sets, reference solutions, `SPECIFIC_RULE`) is run again and again where its answer
 ought to be no:
 
-- lexicon: with concepts that arithmetic does not need, four drawn from the packaged placebo set (as many seeds as the
+- occurring: with concepts whose words stand in solutions and are no arithmetic (there, must, has, days …), four drawn from
+  the packaged set of that name: neurons that write their own words, and should do no more;
+- lexicon: with concepts that solutions never name, four drawn from the packaged placebo set (as many seeds as the
   arithmetic concepts have, of the same token frequencies);
 - labels: with the study's own concepts, but the promoted tokens of the active poles shuffled within each layer;
 - vectors: on a model whose value vectors are shuffled within each layer, its poles found anew on solutions that it is
   made to write, since it solves nothing.
 
+The first two leave the candidates of the study's own concepts out, of targets and permuted sets: whether those matter is what
+the study asks.
+
 Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
-few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen.
+few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen, and permuted
+sets of its own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -39,14 +46,17 @@ from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilso
 from ..stats.random_sets import Traits, permuted_sets
 
 Orders = dict[int, NDArray[np.int64]]  # layer → a permutation of its neurons
-TEN = ("lexicon", "labels") * 4 + ("lexicon", "vectors")
+TEN = ("occurring", "lexicon", "labels") * 3 + ("vectors",)
 """What ten runs are; the study's own neurons come once beside them."""
-KINDS = ("lexicon", "labels", "vectors", "study")
-LEXICON, CONCEPTS = "placebo", 4
+KINDS = ("occurring", "lexicon", "labels", "vectors", "study")
+PACKAGED = {"occurring": "occurring", "lexicon": "placebo"}
+"""Kind of run → the packaged concepts from which it draws `CONCEPTS`."""
+CONCEPTS = 4
 PERMUTED = 20  # sets; the least p is 1/21
 EXEMPLARS = 2  # of the short prompt
 UNITS = {
-    "placebo.rate": "share of the runs of lexicon, labels and vectors in which the rule said that the set matters",
+    "placebo.rate": "share of the runs in which the rule said that the set matters, without the study's own neurons",
+    "placebo.by_kind": "the same by kind of run: runs, said, rate, Wilson's interval",
     "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
     "placebo.rule": SPECIFIC_RULE,
 }
@@ -56,7 +66,7 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    runs: int = option(40, "how many runs, those of the study's own neurons not counted", kind="positive")
+    runs: int = option(100, "how many runs, those of the study's own neurons not counted", kind="positive")
     problems: int = option(6, "reference solutions per run", kind="positive")
 
 
@@ -65,7 +75,8 @@ def calibrate(session: Session, options: Options) -> str:
     run = session.run
     bench = _Bench(session, options.problems)
     poles, keystones = run.rows("SELECT layer, index, sign, steps FROM poles"), sorted(bench.known.keystones)
-    of = fingerprint(poles, keystones, session.inputs.concepts.sha256, options.problems, SPECIFIC_RULE)
+    concepts = [session.inputs.concepts.sha256, *(load_concepts(name).sha256 for name in PACKAGED.values())]
+    of = fingerprint(poles, keystones, sorted(bench.known.reasoning), concepts, options.problems, SPECIFIC_RULE)
     plan, done = _plan(options.runs), set(run.keep(CALIBRATION_RUNS, of))
     missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
@@ -102,8 +113,9 @@ class _Bench:
         given, anatomy = self._given(rng, self.problems), self.session.loaded.anatomy
         concepts, orders, solved = self.session.inputs.concepts.concepts, None, None
         traits, poles, promoted = self.known.traits, self.poles, self.promoted
-        if kind == "lexicon":
-            concepts = _drawn(load_concepts(LEXICON).concepts, number, self.session.config.seed)
+        if kind in PACKAGED:
+            concepts = _drawn(load_concepts(PACKAGED[kind]).concepts, number, self.session.config.seed)
+            traits = self.known.pool
         elif kind == "labels":
             promoted = _shuffled_within_layers(poles, promoted, rng)
         elif kind == "vectors":
@@ -111,9 +123,10 @@ class _Bench:
             solved = self._solved(given, orders)
             traits, poles, promoted = self._discovered(self._given(rng, 2 * self.problems), orders)
         keystones = self.known.keystones
-        targets = _found(poles, promoted, concepts) - keystones
+        found = set(self.known.reasoning) if kind == "study" else _found(poles, promoted, concepts)
+        targets = found.intersection(traits) - keystones
         pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
-        permuted = permuted_sets(targets, pool, traits, range(PERMUTED))
+        permuted = permuted_sets(targets, pool, traits, rng.integers(2**63, size=PERMUTED).tolist())
         row: dict[str, object] = {
             "run": f"{kind}_{number}",
             "kind": kind,
@@ -192,7 +205,8 @@ class _Bench:
             neuron, (steps, size) = Neuron(pole.layer, pole.index), found[pole]
             before = totals.get(neuron, (0, 0.0))
             totals[neuron] = before[0] + steps, before[1] + size
-        traits = {neuron: Traits(steps, size / steps) for neuron, (steps, size) in totals.items()}
+        signs = Counter(Neuron(p.layer, p.index) for p in poles)
+        traits = {neuron: Traits(steps, size / steps, signs[neuron]) for neuron, (steps, size) in totals.items()}
         return traits, poles, [row["promoted"] for row in with_promoted(session, [p._asdict() for p in poles])]
 
 
@@ -238,7 +252,8 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
     )
     found = session.run.summary["placebo"]
     interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
-    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval}"
+    each = ", ".join(f"{kind} {r['said']} of {r['runs']}" for kind, r in found["by_kind"].items())
+    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval} ({each})"
 
 
 STAGE = Stage(

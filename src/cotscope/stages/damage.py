@@ -181,7 +181,7 @@ def _headline(session: Session, given: Sequence[Solution], count: int) -> dict[s
     from ..lm.interventions import scale
 
     run, first, known = session.run, session.config.seed, active_neurons(session.run)
-    targets, permuted = permuted_sets(known.reasoning, known.pool, known.traits, range(first, first + count))
+    targets, permuted = permuted_sets(known.reasoning, known.others, known.traits, range(first, first + count))
     if not count or not targets:
         return {"verdict": TOO_FEW, "neurons": len(targets), "sets": 0}
     sets: dict[str, Sequence[Neuron]] = {"none": (), "target": targets}

@@ -5,7 +5,7 @@ what they promote), with poles instead of neurons (docs/methods.md).
 
 The paper looks under one prompt, and then finds its neurons more active under that prompt than under others. Here each
 of several prompts (`--discover-prompts`) is given all discovery problems, and a pole keeps the names of those
-under which it was found: the paper's way are the poles with the first prompt's name.
+under which it was found, so that activity can be counted held out: of the poles that the other prompts found.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..measuring.activity import MeasuredPrompt, judged_rows, prompt_rows, record_forced, write_problems
+from ..measuring.activity import MeasuredPrompt, held_out_rows, judged_rows, prompt_rows, record_forced, write_problems
 from ..measuring.generation import Condition, solve
 from ..measuring.solutions import reference_solutions
 from ..runs.options import NoOptions
@@ -17,6 +17,7 @@ from ..runs.stage import Stage
 from ..runs.tables import (
     ANNOTATIONS,
     CANDIDATES,
+    HELD_OUT,
     JUDGED_ACTIVITY,
     POLES,
     PROMPT_CONCEPTS,
@@ -44,6 +45,7 @@ def measure(session: Session, options: NoOptions) -> str:
     record_forced(session, prompts, reference_solutions(session))
     write_problems(session, "study", ["study"])
     run.write(PROMPT_ROLES, _by_role(session))
+    run.write(HELD_OUT, held_out_rows(session))
     run.write(JUDGED_ACTIVITY, judged_rows(session))
     _write_concepts(session)
     rows = prompt_rows(session, prompts)
@@ -76,7 +78,8 @@ def measure(session: Session, options: NoOptions) -> str:
 
 
 def _by_role(session: Session) -> list[dict[str, Any]]:
-    """Activity by concept and role of the tokens: mean over the problems whose solution has the role."""
+    """Activity by role of the tokens, of each concept's poles and (concept null) of all, each pole once: a pole of two
+    concepts would count twice in their sum. Mean over the problems whose solution has the role."""
     spots = {
         "own_activity": """SELECT prompt, problem_id, role, count(*) AS tokens
                            FROM (SELECT *, unnest(roles) AS role FROM completions WHERE family = 'study') GROUP BY ALL""",
@@ -95,11 +98,13 @@ def _by_role(session: Session) -> list[dict[str, Any]]:
 def _role_means(session: Session, spots: str, active: str) -> list[dict[str, Any]]:
     """SQL of how many tokens (prompt, problem, role) have, and of the poles active there → poles per token by concept."""
     return session.run.rows(
-        f"""WITH spots AS ({spots}), concepts AS (SELECT DISTINCT concept FROM annotations WHERE accepted),
+        f"""WITH spots AS ({spots}),
+                 accepted AS (SELECT layer, index, sign, concept FROM annotations WHERE accepted
+                              UNION SELECT layer, index, sign, '' FROM annotations WHERE accepted),
+                 concepts AS (SELECT DISTINCT concept FROM accepted),
                  found AS (SELECT prompt, problem_id, role, concept, sum(steps) AS steps
-                           FROM ({active}) JOIN (SELECT * FROM annotations WHERE accepted) USING (layer, index, sign)
-                           GROUP BY ALL)
-            SELECT prompt, concept, role, avg(coalesce(steps, 0) / tokens) AS poles_per_token
+                           FROM ({active}) JOIN accepted USING (layer, index, sign) GROUP BY ALL)
+            SELECT prompt, nullif(concept, '') AS concept, role, avg(coalesce(steps, 0) / tokens) AS poles_per_token
             FROM spots CROSS JOIN concepts LEFT JOIN found USING (prompt, problem_id, role, concept)
             WHERE tokens > 0 GROUP BY ALL ORDER BY ALL"""
     )
@@ -134,7 +139,7 @@ STAGE = Stage(
     reads=(POLES, CANDIDATES, ANNOTATIONS),
     writes=("completions/study.", "activity/study.", "forced/study.", "forced_scores/study.", SOLUTIONS,
             "prompt_problems/study", "forced_problems/study", "prompts/study", PROMPT_ROLES, PROMPT_CONCEPTS,
-            JUDGED_ACTIVITY),
+            HELD_OUT, JUDGED_ACTIVITY),
     units=UNITS,
     chosen_by={"--prompts": {"study": {}}},
 )  # fmt: skip

@@ -28,7 +28,8 @@ MEASURES = {
     ("fixed", "all"): "fixed_activity",
     ("fixed", "first"): "fixed_activity_first",
 }
-"""(activity, poles) → column of the tables `prompts` and `variants`. Poles: all reasoning poles, or the paper's way."""
+"""(activity, poles) → column of the tables `prompts` and `variants`. Poles: all reasoning poles, or those that
+discovery under the first prompt alone finds."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ CALIPER = 0.25
 """The most by which a match may differ from its target in the logarithm of steps, and in that of update size.
 
 Equals are alike within a factor of 1.28 in either trait: about 0.15 standard deviations of log steps and 0.3 of log
-update size, as narrow as the 0.2 to 0.25 that is usual (Rosenbaum & Rubin 1985; Austin 2011). Chosen on two studies of
-the default model: 99 % of the reasoning neurons have an equal and every set's mean steps are 0.98 to 1.01 of theirs. At
-0.1 one neuron in twelve has no equal; at 0.5 sets fall to 0.96.
+update size, as narrow as the 0.2 to 0.25 that is usual (Rosenbaum & Rubin 1985; Austin 2011). They have as many poles too. On
+the default model 97 % of the reasoning neurons have such an equal and every set's mean steps are 0.98 to 1.00 of theirs.
+Without regard to poles (when the caliper was chosen) at 0.1 one in twelve had no equal, and at 0.5 sets fell to 0.96.
 """
 
 STRATUM = 2 * CALIPER
@@ -30,10 +30,17 @@ STRATUM = 2 * CALIPER
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a neuron was seen to do in discovery: steps at which it was active, its mean update size then."""
+    """What a neuron was seen to do in discovery.
+
+    Attributes:
+        steps: generated tokens at which it was active.
+        update_size: its mean at them.
+        poles: signs with which it was active, 1 or 2. With two it has two chances to promote a concept's words.
+    """
 
     steps: int
     update_size: float
+    poles: int = 1
 
 
 class Matched(NamedTuple):
@@ -50,7 +57,8 @@ class Matched(NamedTuple):
 
 def matched_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], traits: Mapping[Neuron, Traits],
                  seeds: Sequence[int]) -> Matched:  # fmt: skip
-    """For each target another neuron of its layer, alike in how often active and in update size, once per seed.
+    """For each target another neuron of its layer with as many poles, alike in how often active and in update size, once per
+    seed.
 
     Per layer, an assignment of neurons to targets within the caliper that has the least cost: the squared distance
     in calipers (0 to 2) plus noise of the seed (uniform, 0 to 1), so that seeds differ. Which targets have an equal
@@ -73,7 +81,8 @@ def matched_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tra
         assert not set(here) & set(free), "a target in the pool"
         difference = (log_traits(here, traits)[:, None] - log_traits(free, pool)) / CALIPER  # (targets, pool, traits)
         cost: NDArray[np.float64] = (difference**2).sum(axis=2)
-        alike: NDArray[np.bool_] = np.all(np.abs(difference) <= 1, axis=2)
+        poles = [np.array([known[n].poles for n in some]) for some, known in ((here, traits), (free, pool))]
+        alike: NDArray[np.bool_] = np.all(np.abs(difference) <= 1, axis=2) & (poles[0][:, None] == poles[1])
         rows, columns = _assign(cost, alike)
         rows = rows[alike[rows, columns]]
         if not len(rows):
@@ -91,14 +100,15 @@ def permuted_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tr
                   seeds: Sequence[int]) -> Matched:  # fmt: skip
     """For each stratum as many neurons as the targets have there, drawn from all that are there, targets too.
 
-    A stratum is a cell of a grid: one layer, log steps and log update size to within `STRATUM`. If it were chance within
-    strata that these neurons are the targets, the target set would be just one more of these sets, so that its rank
-    among them is an exact p-value (a stratified permutation test; Good 2005). Matched sets are not like that: they never
-    hold a target, and nearly all of them hold the same few substitutes for a very active one.
+    A stratum is a cell of a grid: one layer, one number of poles, log steps and log update size to within `STRATUM`. If
+    it were chance within strata that these neurons are the targets, the target set would be just one more of these sets,
+    so that its rank among them is an exact p-value (a stratified permutation test; Good 2005). Without the poles it would
+    not be chance: a neuron with two has two chances of a label. Matched sets are not like that: they never hold a target,
+    and nearly all of them hold the same few substitutes for a very active one.
 
     Args:
         targets: the set to permute.
-        pool: the other neurons, none of them a target.
+        pool: all the other neurons that could have been targets, rejected candidates too.
         traits: the targets' traits.
         seeds: of the sets.
     """
@@ -107,7 +117,7 @@ def permuted_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tr
     known = {**pool, **{t: traits[t] for t in targets}}
     cells = np.floor(log_traits(everything, known) / STRATUM).astype(int)
     for neuron, cell in zip(everything, cells.tolist()):
-        strata[neuron.layer, *cell].append(neuron)
+        strata[neuron.layer, known[neuron].poles, *cell].append(neuron)
     chosen, kept = set(targets), list[Neuron]()
     shares: list[tuple[list[Neuron], int]] = []
     for here in strata.values():
