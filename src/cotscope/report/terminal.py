@@ -50,10 +50,21 @@ def headline(summary: Mapping[str, Any]) -> str:
             lines.append(f"{name:34}{p['accuracy']:>9.3f}  {_interval(p['ci']):18}{p['own_activity']:>18.2f}")
     study = summary.get("correlation", {})
     for what, found in (("prompts", study), *((w, study.get(w) or {}) for w in ("variants", "sentences"))):
-        if found.get("spearman") is not None:
+        own, where = (within, f"within the {found['kinds']} kinds of") if (within := found.get("within")) else (found, "over")
+        if own.get("spearman") is not None:
+            ends = found["ci"] if own is found else [own["low"], own["high"]]
+            said = (
+                f"Spearman {where} {found['prompts']} {what}: {own['spearman']:.2f} {_interval(ends)}, p = {own['p_value']:.3f}"
+            )
+            permuted = found.get("permuted" if own is found else "permuted_within")
+            lines.append(said + (f"; among permuted sets {permuted['p_value']:.3f}" if permuted else ""))
+    if phenomena := summary.get("phenomena"):
+        lines += ["", f"{'phenomenon':34}{'accuracy':>9}  {'shown from':18}{'active poles/token':>18}  verdict"]
+        for name, row in phenomena.items():
+            needs = f" (at least {row['verdict_needs']} problems)" if row["verdict_needs"] else ""
             lines.append(
-                f"Spearman over {found['prompts']} {what}: {found['spearman']:.2f} "
-                f"{_interval(found['ci'])}, p = {found['p_value']:.3f}"
+                f"{name:34}{row['accuracy_change']:>+9.3f}  ±{row['detectable']:<17.3f}{row['activity_change']:>+18.2f}  "
+                f"{row['verdict']}{needs}"
             )
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from .significance import diagonal_contrast as diagonal_contrast
 from .significance import holm as holm
 from .significance import mcnemar_exact as mcnemar_exact
 from .significance import permutation_p as permutation_p
+from .significance import problems_needed as problems_needed
 from .significance import sign_flip_p as sign_flip_p
 from .specific import LEAST_EFFECT as LEAST_EFFECT
 from .specific import LEAST_PERMUTED as LEAST_PERMUTED
