@@ -61,7 +61,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     if phenomena := summary.get("phenomena"):
         lines += ["", f"{'phenomenon':34}{'accuracy':>9}  {'shown from':18}{'active poles/token':>18}  verdict"]
         for name, row in phenomena.items():
-            needs = f" (at least {row['verdict_needs']} problems)" if row["verdict_needs"] else ""
+            needs = f" (at least {found} problems)" if (found := row.get("verdict_needs")) else ""
             lines.append(
                 f"{name:34}{row['accuracy_change']:>+9.3f}  ±{row['detectable']:<17.3f}{row['activity_change']:>+18.2f}  "
                 f"{row['verdict']}{needs}"

@@ -272,10 +272,10 @@ CORRELATIONS = _table(
     "a rank correlation of activity and accuracy over one family of prompts; between: over its kinds' means",
     {"family": TEXT, "prompts": WHOLE, "activity": TEXT, "poles": TEXT, "given": TEXT} | _SPEARMAN,
 )
-PERMUTED_CORRELATIONS = _table(
-    "permuted_correlations",
-    "the rank correlation of the activity of one set with permuted labels with accuracy",
-    {"family": TEXT, "permutation": WHOLE, "spearman": REAL},
+RANDOM_CORRELATIONS = _table(
+    "random_correlations",
+    "the rank correlation of one set's activity, its labels permuted, with accuracy (not a set of `permuted`)",
+    {"family": TEXT, "neuron_set": TEXT, "spearman": REAL},
 )
 JUDGED = _table(
     "judged",

@@ -26,11 +26,11 @@ from ..runs.tables import (
     FORCED_PROBLEMS,
     JUDGED_ACTIVITY,
     MEASURED,
-    PERMUTED_CORRELATIONS,
     PHENOMENA,
     POLES,
     PROMPT_PROBLEMS,
     PROMPTS,
+    RANDOM_CORRELATIONS,
     SOLUTIONS,
 )
 from ..runs.tables import JUDGED as JUDGED_TABLE
@@ -140,12 +140,12 @@ def _over_prompts(session: Session, labels: Labels) -> None:
         table += found
         accuracy = [row["accuracy"] for row in rows]
         sets += [
-            {"family": family, "permutation": i, "spearman": rank_correlation(values, accuracy)}
+            {"family": family, "neuron_set": f"permuted_{i}", "spearman": rank_correlation(values, accuracy)}
             for i, values in enumerate(points.permuted.tolist())
         ]
         run.summarise("correlation", summary if family == "study" else {_SECTIONS[family]: summary})
     run.write(CORRELATIONS, table)
-    run.write(PERMUTED_CORRELATIONS, sets)
+    run.write(RANDOM_CORRELATIONS, sets)
 
 
 _SECTIONS = {"variant": "variants", "sentence": "sentences"}
@@ -288,6 +288,6 @@ STAGE = Stage(
     reads=(POLES, ANNOTATIONS, PROMPTS, PROMPT_PROBLEMS, FORCED_PROBLEMS, JUDGED_ACTIVITY, SOLUTIONS,
            "completions/study.", "completions/variant.", "completions/sentence.", "completions/discovery.",
            "activity/study.", "activity/variant.", "activity/sentence.", "activity/discovery.", "forced/study."),
-    writes=(PHENOMENA, CORRELATIONS, PERMUTED_CORRELATIONS, JUDGED_TABLE),
+    writes=(PHENOMENA, CORRELATIONS, RANDOM_CORRELATIONS, JUDGED_TABLE),
     units=UNITS,
 )  # fmt: skip
