@@ -71,6 +71,21 @@ def test_a_family_with_kinds_has_its_intervals_within_and_between_them(kinds: in
     assert summary["permuted_within"]["p_value"] == as_high_p(of["kind"]["spearman"], others)
 
 
+@pytest.mark.parametrize(
+    ("groups", "told"), [(None, False), ("abcdeffg", False), ("aabbccddee", False), ("aaabbcce", False), ("aaabbccdde", True)]
+)
+def test_prompts_that_no_order_could_tell(groups: str | None, told: bool) -> None:
+    """Five independent prompts can be ordered in 120 ways, of which two are extreme; four, and most pairs, in too few."""
+    n = len(groups or "abcd")
+    activity, accuracy = np.arange(n), np.arange(n)
+    table, _ = correlations(Points("study", rows(activity, accuracy), groups and list(groups), np.ones((9, n))), 0)
+    [found] = [r for r in table if r["given"] == ("kind" if groups else "nothing")]
+    assert found["spearman"] == pytest.approx(1)
+    assert (found["p_value"] is not None) == (found["low"] is not None) == told
+    if not groups:
+        assert correlations(Points("study", rows(range(5), range(5)), None, np.ones((9, 5))), 0)[1]["p_value"] < 0.05
+
+
 def test_nothing_that_varies_and_no_prompts() -> None:
     table, summary = correlations(Points("study", rows([1.0] * 5, [0.5] * 5), None, np.ones((9, 5))), 0)
     assert np.isnan(summary["spearman"]) and summary["permuted"] is None
@@ -79,18 +94,21 @@ def test_nothing_that_varies_and_no_prompts() -> None:
 
 
 def test_kinds_alone_make_no_relation() -> None:
-    """Kinds differ in activity and in accuracy, for reasons of their own: p over all prompts is small in one case of four."""
-    rng, plain, within, between = np.random.default_rng(2), [], [], []
+    """Kinds differ in activity and in accuracy, for reasons of their own: over all prompts p is small in a quarter of cases."""
+    rng = np.random.default_rng(2)
     groups = [f"kind {i}" for i in range(8) for _ in range(5)]
-    for i in range(150):
+    small: dict[str, list[bool]] = {"all": [], "within": [], "between": []}
+    holds: dict[str, list[bool]] = {"all": [], "within": [], "between": []}
+    for i in range(100):
         activity, accuracy = np.repeat(rng.normal(0, 1.5, (2, 8)), 5, axis=1) + rng.normal(size=(2, 40))
-        plain.append(spearman(activity, accuracy, i)[3])
         _, summary = correlations(Points("variant", rows(activity, accuracy), groups, np.empty((0, 40))), i)
-        within.append(summary["within"]["p_value"])
-        between.append(summary["between"]["p_value"])
-    errors = [np.mean(np.array(ps) <= 0.05) for ps in (plain, within, between)]
-    assert errors[0] > 0.15
-    assert errors[1] <= 0.09 and errors[2] <= 0.09
+        summary["all"] = dict(zip(("spearman", "low", "high", "p_value"), spearman(activity, accuracy, i)))
+        for name in small:
+            small[name].append(summary[name]["p_value"] <= 0.05)
+            holds[name].append(summary[name]["low"] <= 0 <= summary[name]["high"])
+    assert np.mean(small["all"]) > 0.15 and np.mean(holds["all"]) < 0.87
+    for name in ("within", "between"):
+        assert np.mean(small[name]) <= 0.09 and np.mean(holds[name]) >= 0.91, name
 
 
 def test_rank_among_permuted_sets_is_a_p_value_and_among_matched_sets_is_not() -> None:

@@ -50,23 +50,33 @@ def headline(summary: Mapping[str, Any]) -> str:
             lines.append(f"{name:34}{p['accuracy']:>9.3f}  {_interval(p['ci']):18}{p['own_activity']:>18.2f}")
     study = summary.get("correlation", {})
     for what, found in (("prompts", study), *((w, study.get(w) or {}) for w in ("variants", "sentences"))):
-        own, where = (within, f"within the {found['kinds']} kinds of") if (within := found.get("within")) else (found, "over")
-        if own.get("spearman") is not None:
-            ends = found["ci"] if own is found else [own["low"], own["high"]]
-            said = (
-                f"Spearman {where} {found['prompts']} {what}: {own['spearman']:.2f} {_interval(ends)}, p = {own['p_value']:.3f}"
-            )
-            permuted = found.get("permuted" if own is found else "permuted_within")
-            lines.append(said + (f"; among permuted sets {permuted['p_value']:.3f}" if permuted else ""))
+        lines += _correlation(what, found)
     if phenomena := summary.get("phenomena"):
-        lines += ["", f"{'phenomenon':34}{'accuracy':>9}  {'shown from':18}{'active poles/token':>18}  verdict"]
+        lines += [
+            "",
+            f"{'change from the first prompt':34}{'accuracy':>9}  {'detectable':18}{'active poles/token':>18}  verdict",
+        ]
         for name, row in phenomena.items():
-            needs = f" (at least {found} problems)" if (found := row.get("verdict_needs")) else ""
+            needs = f" (at least {least} problems)" if (least := row.get("verdict_needs")) else ""
             lines.append(
-                f"{name:34}{row['accuracy_change']:>+9.3f}  ±{row['detectable']:<17.3f}{row['activity_change']:>+18.2f}  "
+                f"{name:34}{row['accuracy_change']:>+9.3f}  {row['detectable']:<18.3f}{row['activity_change']:>+18.2f}  "
                 f"{row['verdict']}{needs}"
             )
     return "\n".join(lines)
+
+
+def _correlation(what: str, found: Mapping[str, Any]) -> list[str]:
+    """Within kinds where the prompts have kinds; nothing where it could not be computed."""
+    within = found.get("within")
+    own = within or found
+    if own.get("spearman") is None:
+        return []
+    where, key = (f"within the {found['kinds']} kinds of", "permuted_within") if within else ("over", "permuted")
+    said = f"Spearman {where} {found['prompts']} {what}: {own['spearman']:.2f}"
+    if own["p_value"] is None:
+        return [f"{said}, of too few to tell"]
+    said += f" {_interval([own['low'], own['high']] if within else found['ci'])}, p = {own['p_value']:.3f}"
+    return [said + (f"; share of permuted sets as high {found[key]['p_value']:.3f}" if found.get(key) else "")]
 
 
 def _part_of(ablation: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -112,6 +112,8 @@ def _says(found: Mapping[str, Any], name: str, kinds: str) -> str:
     if not is_number(own.get("spearman")):
         where = f" within {kinds}" if within else ""
         return f"Over the {name} the correlation{where} could not be computed: accuracy or activity does not vary."
+    if within and not is_number(within.get("p_value")):
+        return f"Over the {name} nothing can be told within {kinds}: too few of them are of one."
     side = _side(own.get("low"), own.get("high"))
     said = f"Over the {name} generated activity {_RELATION[side]}" + (f" within {kinds}" if within else "")
     p = (found.get("permuted_within" if within else "permuted") or {}).get("p_value")

@@ -101,7 +101,7 @@ def correlate(session: Session, options: NoOptions) -> str:
     said = "activity and accuracy: no correlation can be computed"
     if found["spearman"] is not None:
         said = f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}"
-        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]"
+        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]" if found["p_value"] is not None else ", of too few to tell"
     return "; ".join([said, *map(_said, rows)])
 
 

@@ -9,14 +9,17 @@ Pure: figures in, figures out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import factorial, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .intervals import LEVEL
 from .labels import as_high_p
 from .ranks import partial_spearman, rank_correlation, spearman, within_rank_correlation, within_spearman
 
@@ -54,7 +57,7 @@ def correlations(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[
 
     In a row, `given` says what is held: nothing, "length" (the prompt's and the completions' tokens) or "kind" (ranks
     within kinds of prompt); "between" is over the kinds' means. In a family with kinds the first two have no interval and
-    no p. Activity that was not measured has no rows.
+    no p, and none has where no order of the prompts could have p = 0.05. Activity that was not measured has no rows.
     """
     accuracy = [r["accuracy"] for r in points.rows]
     lengths = [[r["prompt_tokens"], r["tokens_per_problem"]] for r in points.rows]
@@ -76,7 +79,8 @@ def correlations(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[
             continue
         else:
             found = spearman(_means(values, points.groups), _means(accuracy, points.groups), seed)
-        if points.groups is not None and given in ("nothing", "length"):
+        kinds = points.groups if given == "kind" and points.groups else [""] * len(values)
+        if _orders(kinds) < 2 / LEVEL or (points.groups is not None and given in ("nothing", "length")):
             found = (found[0], None, None, None)
         table.append(
             {"family": points.family, "prompts": len(values), "activity": activity, "poles": poles, "given": given}
@@ -107,6 +111,11 @@ def correlations(points: Points, seed: int) -> tuple[list[dict[str, Any]], dict[
             "permuted_within": _among_permuted(points, lambda a: within_rank_correlation(a, accuracy, groups)),
         }
     return table, summary
+
+
+def _orders(kinds: Sequence[str]) -> int:
+    """In how many orders prompts can stand within their kinds."""
+    return prod(factorial(count) for count in Counter(kinds).values())
 
 
 def _means(values: Sequence[float], groups: Sequence[str]) -> list[float]:
