@@ -236,6 +236,7 @@ def _phenomena(session: Session, labels: Labels) -> list[dict[str, Any]]:
     for row in rows:
         discordant = row.pop("discordant")
         row["detectable"] = detectable_difference(discordant, row["n"], tests=len(rows))
+        least = max(LARGEST_BLIND_CHANGE, abs(row["accuracy_change"]))
         blind = row["accuracy_p_holm"] >= LEVEL and row["detectable"] > LARGEST_BLIND_CHANGE
         for name, values in measured.items():
             changes, bound = row.pop(f"{name}_changes"), STILL * fmean(values[reference].values())
@@ -243,7 +244,7 @@ def _phenomena(session: Session, labels: Labels) -> list[dict[str, Any]]:
             row |= {f"{name}_low90": low, f"{name}_high90": high, f"{name}_bound": bound}
             activity = ActivityChange(row[f"{name}_change"], row[f"{name}_p_holm"], row[f"{name}_p_beyond_holm"], still)
             said = verdict((row["accuracy_change"], row["accuracy_p_holm"]), activity, row["detectable"])
-            needs = [problems_needed(discordant, LARGEST_BLIND_CHANGE, len(rows))] if blind else []
+            needs = [max(row["n"] + 1, problems_needed(discordant, least, len(rows)))] if blind else []
             if activity.p >= LEVEL and not still:
                 needs.append(problems_to_tell(changes, bound, len(rows)))
             row |= {MEASURED[name]: said, f"{MEASURED[name]}_needs": max(needs) if said == TOO_FEW_PROBLEMS else None}
