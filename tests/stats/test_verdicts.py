@@ -9,6 +9,7 @@ from cotscope.stats import equivalence, sign_flip_p
 from cotscope.stats.verdicts import (
     LARGEST_BLIND_CHANGE,
     LEVEL,
+    MANY,
     RULE,
     STILL,
     TOO_FEW_PROBLEMS,
@@ -65,6 +66,7 @@ def test_problems_to_tell() -> None:
     assert problems_to_tell([0.0] * 3, 0.0, 1) == 6
     assert problems_to_tell([5.0], 0.1, 4) == 8
     assert problems_to_tell([1.0, 1.1] * 8, 0.1, 4) == 17, "one more than there are"
+    assert problems_to_tell([-1.0, 1.0 + 1e-13] * 8, 0.0, 4) == problems_to_tell([-1.0, 1.0] * 8, 1e-9, 4) == MANY
     rng, spread = np.random.default_rng(0), np.std(changes, ddof=1)
     for bound, tests in ((0.01, 1), (0.5, 4)):
         n, told = problems_to_tell(changes, bound, tests), []

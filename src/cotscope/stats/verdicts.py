@@ -13,6 +13,8 @@ from .labels import PERMUTATIONS
 LARGEST_BLIND_CHANGE = 0.15  # of accuracy: who could only have seen a larger one can't say that there was none
 STILL = 0.05  # of the activity under the first prompt: a change that surely is no larger counts as none
 
+MANY = 1_000_000  # problems needed, at most
+
 TOO_FEW_PROBLEMS = "too few problems to tell"
 RULE = (
     "Accuracy has changed if its exact McNemar p, Holm-adjusted over the phenomena, is below 0.05; activity has changed "
@@ -68,16 +70,27 @@ def verdict(accuracy: tuple[float, float], activity: ActivityChange, detectable:
 def problems_to_tell(changes: Sequence[float], bound: float, tests: int) -> int:
     """Problems with which activity would have changed, or stood still, if mean and spread of its changes stayed as they are.
 
-    By the normal distribution, so a round figure: either the mean's interval at the level shared by `tests` leaves 0 out,
-    or its 90 % interval lies within the bound. At least one more than there are, and as many as sign flips need.
+    By Student's t, so a round figure: either the mean's interval at the level shared by `tests` leaves 0 out, or its 90 %
+    interval lies within the bound. At least one more than there are, and as many as sign flips need.
 
     Args:
         changes: of the problems there are, at least one.
     """
-    from scipy import stats as scipy_stats
-
     mean, spread = abs(fmean(changes)), stdev(changes) if len(changes) > 1 else 0.0
     ways = [(mean, 1 - LEVEL / tests / 2), (bound - mean, 1 - LEVEL)]
-    found = [float(scipy_stats.norm.ppf(level) * spread / room) ** 2 for room, level in ways if room > 0]
+    found = [_fewest(room, spread, level) for room, level in ways if room > 0]
     flips = 2 + math.floor(math.log2(tests / LEVEL))  # of all sign flips two are as extreme as can be
-    return max(math.ceil(min(found, default=0)), flips, len(changes) + 1)
+    return max(min(found, default=0), flips, len(changes) + 1)
+
+
+def _fewest(room: float, spread: float, level: float) -> int:
+    """The fewest values of this standard deviation whose mean's one-sided t interval at the level is no wider than `room`.
+
+    At most `MANY`.
+    """
+    from scipy import stats as scipy_stats
+
+    n = max(2, math.floor(min(MANY, (scipy_stats.norm.ppf(level) * spread / room) ** 2)))
+    while n < MANY and scipy_stats.t.ppf(level, n - 1) * spread > room * math.sqrt(n):
+        n += 1
+    return n
