@@ -102,6 +102,10 @@ def correlate(session: Session, options: NoOptions) -> str:
     if found["spearman"] is not None:
         said = f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}"
         said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]" if found["p_value"] is not None else ", of too few to tell"
+    for name in _SECTIONS.values():
+        within = (found.get(name) or {}).get("within") or {}
+        if within.get("p_value") is not None:
+            said += f"; within kinds of {name} {within['spearman']:+.2f} [{within['low']:+.2f}, {within['high']:+.2f}]"
     return "; ".join([said, *map(_said, rows)])
 
 
