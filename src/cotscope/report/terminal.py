@@ -71,7 +71,8 @@ def _correlation(what: str, found: Mapping[str, Any]) -> list[str]:
     own = within or found
     if own.get("spearman") is None:
         return []
-    where, key = (f"within the {found.get('kinds', 'different')} kinds of", "permuted_within") if within else ("over", "permuted")
+    where = f"within the {found.get('kinds', 'different')} kinds of" if within else "over"
+    key = "permuted_within" if within else "permuted"
     said = f"Spearman {where} {found['prompts']} {what}: {own['spearman']:.2f}"
     if own["p_value"] is None:
         return [f"{said}, of too few to tell"]
