@@ -13,6 +13,7 @@ from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_o
 from cotscope.errors import RunError
 from cotscope.report.build import write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
+from cotscope.report.terminal import headline
 from cotscope.report.text import chip, interval, number, p_value, seconds, visible
 from cotscope.runs.files import hash_of
 from cotscope.runs.folder import Run
@@ -256,7 +257,7 @@ def with_variants(folder: Path) -> Path:
         found | {"family": family, "prompts": 9, "activity": activity, "poles": poles, "given": given,
                  "p_value": None if given == "length" else 0.0123}
         for family in ("study", "variant", "sentence") for activity in ("own", "fixed") for poles in ("all", "first")
-        for given in ("nothing", "length", "kind") if (family, activity) != ("sentence", "fixed")
+        for given in ("nothing", "length", "kind", "between") if (family, activity) != ("sentence", "fixed")
     ]  # fmt: skip
     kind = {"kind": "none<b>", "prompts": 1, "accuracy_n": 32, "fixed_n": 8}
     kind |= {f"{name}{end}": 0.5123 for name in ("accuracy", "activity", "fixed") for end in ("", "_low", "_high")}
@@ -264,9 +265,19 @@ def with_variants(folder: Path) -> Path:
     did(folder, "discover", {"poles": poles})
     did(folder, "variants", {"prompts/extra": rows, "sentence_kinds": [kind]},
         {"variants": {"variants": 9, "sentences": 9, "problems": 32, "solutions": 8}})  # fmt: skip
-    random = {"sets": 100, "reasoning": 0.4311, "median": 0.0511, "quantiles": [-0.3511, 0.3911], "p_value": 0.0198}
-    section = {"spearman": 0.4711, "ci": [0.2111, 0.6911], "p_value": 0.0123, "random": random, "random_within": None}
-    over = {"variants": section | {"within": found}, "sentences": section | {"ci": [-0.1, 0.9], "within": None}}
+    permuted = {"sets": 999, "median": 0.0511, "quantiles": [-0.3511, 0.3911], "p_value": 0.0198}
+    section = {
+        "spearman": 0.8711,
+        "ci": [None, None],
+        "p_value": None,
+        "prompts": 9,
+        "kinds": 7,
+        "permuted": permuted,
+        "within": found,
+        "permuted_within": permuted | {"median": 0.1311},
+        "between": found | {"low": -0.4},
+    }
+    over = {"variants": section, "sentences": section | {"within": found | {"low": -0.1}, "kinds": 4, "between": None}}
     did(folder, "correlate", {"correlations": correlations}, {"correlation": over})
     return folder
 
@@ -274,10 +285,12 @@ def with_variants(folder: Path) -> Path:
 def test_many_prompts(tmp_path: Path) -> None:
     page = read(with_variants(tmp_path))
     text = " ".join(page.text.split())
-    assert {0.4711, 0.2111, 0.6911, 0.0123, 0.0511, -0.3511, 0.0198, 0.5123} <= page.figures
-    assert ("Over the variants generated activity goes with accuracy, more closely than that of matched random neurons does. "
-            "Within perturbations it goes with accuracy.") in text  # fmt: skip
-    assert "Over the sentences generated activity shows no established relation to accuracy (the interval includes 0)." in text
+    assert {0.4711, 0.2111, 0.6911, 0.0123, 0.0511, -0.3511, 0.0198, 0.1311, 0.5123} <= page.figures
+    none = "shows no established relation to accuracy (the interval includes 0)"
+    assert ("Over the variants generated activity goes with accuracy within perturbations, more closely than that of permuted "
+            f"sets does. Between the 7 perturbations it {none}.") in text  # fmt: skip
+    assert (f"Over the sentences generated activity {none} within kinds. Between kinds nothing can be told: there are 4, and 6 "
+            "are needed.") in text  # fmt: skip
     assert "measured on 32 test problems, their teacher-forced activity on 8 reference solutions" in text
     for label in ("generated activity, given length", "teacher-forced activity, within kinds"):
         assert label in text
@@ -295,16 +308,18 @@ def test_many_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"ci": [-0.9, -0.2]}, "goes against accuracy."),
-        ({"random": {"p_value": 0.3}}, "but so does that of matched random neurons"),
-        ({"random": None}, "generated activity goes with accuracy."),
-        ({"spearman": None}, "could not be computed"),
-        ({"within": {"spearman": 0.2, "low": -0.1, "high": 0.4}}, "Within perturbations it shows no established"),
+        ({"within": {"spearman": -0.5, "low": -0.9, "high": -0.2, "p_value": 0.01}}, "goes against accuracy within perturb"),
+        ({"permuted_within": {"p_value": 0.3}}, "but so does that of permuted sets: the relation is not particular"),
+        ({"permuted_within": None}, "goes with accuracy within perturbations. Between the 7 perturbations it shows no"),
+        ({"within": {"spearman": None}}, "Over the variants the correlation within perturbations could not be computed"),
+        ({"within": {"spearman": 1.0, "p_value": None}}, "nothing can be told within perturbations: too few of them"),
+        ({"within": None, "ci": [0.2, 0.9], "permuted": {"p_value": 0.01}},
+         "Over the variants generated activity goes with accuracy, more closely than that of permuted sets does."),
     ],
-)
+)  # fmt: skip
 def test_what_the_correlation_over_variants_says(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     with_variants(tmp_path)
-    section = Run.open(tmp_path).summary["correlation"]["variants"] | {"within": None} | changed
+    section = Run.open(tmp_path).summary["correlation"]["variants"] | changed
     did(tmp_path, "correlate", summary={"correlation": {"variants": section}})
     assert said in " ".join(read(tmp_path).text.split())
 
@@ -340,19 +355,66 @@ def test_held_out_activity_stands_beside(tmp_path: Path) -> None:
     assert not page.open
 
 
+def test_the_terminal_says_what_can_be_told_and_what_the_rest_needs() -> None:
+    within = {"spearman": 0.66, "low": 0.2, "high": 0.98, "p_value": 0.01}
+    plain = {"spearman": 0.86, "ci": [None, None], "p_value": None}
+    change = {"accuracy_change": -0.5, "detectable": 0.625, "activity_change": -0.294, "verdict": "too few problems to tell"}
+    said = headline(
+        {
+            "correlation": plain | {
+                "prompts": 4,
+                "variants": plain | {"prompts": 9, "kinds": 8, "within": {"spearman": 1.0, "p_value": None}},
+                "sentences": plain | {"prompts": 18, "kinds": 4, "within": within, "permuted_within": {"p_value": 0.65}},
+            },
+            "phenomena": {
+                "without_text": change | {"verdict_needs": 260},
+                "without_formulas": change | {"verdict": "explained", "verdict_needs": None},
+            },
+        }
+    )  # fmt: skip
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert lines == [
+        "Spearman over 4 prompts: 0.86, of too few to tell",
+        "Spearman within the 8 kinds of 9 variants: 1.00, of too few to tell",
+        "Spearman within the 4 kinds of 18 sentences: 0.66 [0.200, 0.980], p = 0.010; share of permuted sets as high 0.650",
+        "",
+        "change from the first prompt accuracy detectable active poles/token verdict",
+        "without_text -0.500 0.625 -0.29 too few problems to tell (at least 260 problems)",
+        "without_formulas -0.500 0.625 -0.29 explained",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.346, "more stable than others is not shown"), (0.001, "share of them as high, p = 0.001.")]
+)
+def test_stability_stands_beside_permuted_sets(tmp_path: Path, p: float, said: str) -> None:
+    complete(tmp_path)
+    permuted = {"sets": 999, "mean": 0.5857, "quantiles": [0.563, 0.6083], "p_value": p}
+    stability = {"jaccard": 0.5925, "permuted": permuted, "poles": [422, 387], "problems": [7, 7]}
+    did(tmp_path, "correlate", summary={"stability": stability})
+    text = " ".join(read(tmp_path).text.split())
+    assert "(7 and 7) finds, 422 and 387, have a Jaccard overlap of 0.59" in text and "overlap by 0.59 [0.56, 0.61]" in text
+    assert said in text and ("is not shown." in text) == (p > 0.05)
+
+
 def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     complete(tmp_path)
     [row] = rows_of(tmp_path, "phenomena")
     row |= {"detectable": 0.1234, "activity_p_holm": 0.0321, "fixed_change": -0.7777, "fixed_low": -0.9, "fixed_high": -0.6}
     row |= {"verdict_first": "<first>", "verdict_fixed_first": "no change"}
     row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "explained", "verdict_fixed": "no <change>"}
+    row |= {"activity_p_beyond_holm": 0.0234, "activity_low90": -0.6789, "activity_high90": -0.2345, "activity_bound": 0.345}
+    row |= {"verdict_needs": None, "verdict_fixed_needs": 1234}
     did(tmp_path, "correlate", {"phenomena": [row]})
     run = Run.open(tmp_path)
     rule = run.manifest["units"]["phenomena.verdict"] = "holds if <both> intervals lie below 0"
     run.manifest["rules"] = {"phenomena": rule}
     run.save()
     page = read(tmp_path)
-    assert {0.0321, -0.7777, 0.0456} <= page.figures
+    assert {0.0321, -0.7777, 0.0456, 0.0234, -0.6789, -0.2345} <= page.figures
+    text = " ".join(page.text.split())
+    assert "among permuted sets: p = 0.023" in text and "bound ±0.34" in text
+    assert text.count("problems needed") == 1 and "at least 1,234 problems needed" in text
     assert "no <change>" in page.text and "24 reference" in page.text
     assert "poles of the first prompt: <first>" in page.text and "poles of the first prompt: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 from conftest import TinyStudy, as_if_written, assert_same, hashes, killed_after, manifest_of, times
 from scipy import stats as scipy_stats
@@ -17,14 +19,15 @@ import cotscope
 from cotscope.cli import main
 from cotscope.executors.local import wanted
 from cotscope.lm.loading import load_model
+from cotscope.measuring.labels import Labels
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.runs.stage import options_of
-from cotscope.runs.tables import POLES
+from cotscope.runs.tables import MEASURED, POLES
 from cotscope.stages import variants
 from cotscope.stages.registry import BY_NAME, THOROUGH
 from cotscope.stats import partial_spearman, wilson
-from cotscope.stats.verdicts import RULE
+from cotscope.stats.verdicts import RULE, TOO_FEW_PROBLEMS
 
 
 def exemplar_file(folder: Path) -> str:
@@ -200,7 +203,10 @@ def test_correlations_are_those_of_the_tables(finished: Run) -> None:
             if len(set(accuracy)) > 1:
                 defined += 1
                 assert row["spearman"] == pytest.approx(scipy_stats.spearmanr(values, accuracy).statistic)
-                assert row["low"] <= row["spearman"] <= row["high"]
+                if family == "study":
+                    assert row["low"] <= row["spearman"] <= row["high"]
+            if family != "study":
+                assert row["low"] is row["high"] is row["p_value"] is None, "prompts of a kind are not independent"
         if family != "study":
             lengths = [[r["prompt_tokens"], r["tokens_per_problem"]] for r in rows]
             expected = partial_spearman([r["poles_per_token"] for r in rows], accuracy, lengths)[0]
@@ -210,9 +216,32 @@ def test_correlations_are_those_of_the_tables(finished: Run) -> None:
         assert section["prompts"] == len(rows)
         assert section["first"]["spearman"] == pytest.approx(found[family, "own", "first", "nothing"]["spearman"])
         assert ("within" in section) == (family != "study")
-        assert section["random"] is None or section["random"]["sets"] <= 100
+        assert (section.get("between") is None) == (family != "variant"), "there are four kinds of sentences"
+        if len(set(accuracy)) > 1:
+            assert section["permuted"]["sets"] == 999
     assert defined >= 4
-    assert {r["family"] for r in finished.rows("SELECT * FROM random_correlations")} == set(families)
+    sets = finished.rows("SELECT family, count(*) AS n FROM random_correlations GROUP BY family")
+    assert {r["family"]: r["n"] for r in sets} == dict.fromkeys(families, 999)
+
+
+def test_permuted_sets_have_as_many_poles_of_every_stratum_and_are_counted_like_the_reasoning_poles(finished: Run) -> None:
+    """Where each pole is alone in its stratum nothing is permuted: the sets' activity is the reasoning poles'."""
+    session = Session.reopen(finished.folder)
+    labels = Labels.read(session)
+    assert 0 < labels.reasoning.sum() == len(accepted(finished)) < len(labels.layer)
+    alone = dataclasses.replace(labels)
+    alone.__dict__["alike"] = np.arange(len(labels.layer))
+    columns = {(False, False): "poles_per_token", (False, True): "poles_per_token_first",
+               (True, False): "fixed_activity", (True, True): "fixed_activity_first"}  # fmt: skip
+    for (forced, first), column in columns.items():
+        own = {r["prompt"]: r[column] for r in finished.rows("SELECT * FROM prompts WHERE family = 'study'")}
+        same = alone.permuted_activity("study", forced, first)
+        assert {prompt: values.tolist() for prompt, values in same.items()} == {
+            prompt: pytest.approx([activity] * 999) for prompt, activity in own.items()
+        }
+        varied = labels.permuted_activity("study", forced, first)
+        assert varied.keys() == own.keys()
+        assert all(len(set(np.round(values, 9))) > 1 for values in varied.values())
 
 
 def test_kinds_of_sentences(finished: Run) -> None:
@@ -240,6 +269,13 @@ def test_phenomena_have_a_verdict_on_either_activity(finished: Run) -> None:
                 after = fmean(prompts[p][f"{key}{end}"] for p in row["prompts"])
                 assert row[f"{name}{end}_change"] == pytest.approx(after - prompts["plain"][f"{key}{end}"])
                 assert row[f"{name}{end}_p"] <= row[f"{name}{end}_p_holm"] <= 1
+                if name != "accuracy":
+                    assert 2 / 1000 <= row[f"{name}{end}_p_beyond"] <= row[f"{name}{end}_p_beyond_holm"] <= 1
+                    assert row[f"{name}{end}_bound"] == pytest.approx(0.05 * prompts["plain"][f"{key}{end}"])
+                    assert row[f"{name}{end}_low90"] <= row[f"{name}{end}_change"] <= row[f"{name}{end}_high90"]
+        for column in MEASURED.values():
+            assert (row[f"{column}_needs"] is not None) == (row[column] == TOO_FEW_PROBLEMS)
+            assert row[f"{column}_needs"] is None or row[f"{column}_needs"] > 8
         assert (row["activity_n"], row["fixed_n"]) == (14, given["n"])
         summary = finished.summary["phenomena"][row["phenomenon"]]
         assert {k: row[k] for k in ("verdict", "verdict_fixed", "fixed_change")}.items() <= summary.items()

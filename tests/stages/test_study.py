@@ -26,7 +26,7 @@ from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.stages import damage
 from cotscope.stages.registry import BY_NAME, STAGES
-from cotscope.stats import LEAST_EFFECT, LEVEL, TOO_FEW, permutation_p, rank_correlation, wilson
+from cotscope.stats import LEAST_EFFECT, LEVEL, TOO_FEW, jaccard, permutation_p, rank_correlation, wilson
 from cotscope.stats.random_sets import CALIPER
 
 SMALL = {"matched": 2, "unmatched": 1, "permuted": 2, "battery": 1}
@@ -613,11 +613,24 @@ def test_too_few_permuted_sets_and_more_of_them(finished: Run, tmp_path: Path, m
 def test_controls_of_the_correlation_and_stability(finished: Run) -> None:
     correlation, stability = finished.summary["correlation"], finished.summary["stability"]
     assert set(correlation["given_length"]) == {"spearman", "low", "high"}
-    if correlation["random"] is not None:
-        assert correlation["random"]["sets"] <= 100
-        assert 1 / 101 <= correlation["random"]["p_value"] <= 1
-    assert 0 <= stability["by_chance"] <= stability["jaccard"] <= 1
-    assert sum(stability["problems"]) >= 2
+    if correlation["permuted"] is not None:
+        assert correlation["permuted"]["sets"] == 999
+        assert 1 / 1000 <= correlation["permuted"]["p_value"] <= 1
+    active: dict[str, set[tuple[int, int, int]]] = {}
+    for r in finished.rows(
+        """SELECT problem_id, layer, index, sign FROM activity JOIN completions USING (condition, family, prompt, problem_id)
+           WHERE split = 'discovery' AND correct"""
+    ):
+        active.setdefault(r["problem_id"], set()).add((r["layer"], r["index"], r["sign"]))
+    accepted = {(r["layer"], r["index"], r["sign"]) for r in finished.rows("SELECT * FROM annotations WHERE accepted")}
+    order = sorted(active)
+    halves = [accepted & set().union(*(active[p] for p in some)) for some in (order[::2], order[1::2])]
+    assert stability["problems"] == [len(order[::2]), len(order[1::2])] and len(order) >= 2
+    assert stability["poles"] == [len(h) for h in halves]
+    assert stability["jaccard"] == pytest.approx(jaccard(*halves))
+    permuted = stability["permuted"]
+    assert 0 <= permuted["quantiles"][0] <= permuted["mean"] <= permuted["quantiles"][1] <= 1
+    assert 1 / 1000 <= permuted["p_value"] <= 1
 
 
 def test_table_of_operations(tiny_study: TinyStudy, tmp_path: Path, finished: Run) -> None:

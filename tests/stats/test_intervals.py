@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
-from cotscope.stats import paired_bootstrap, wilson
+from cotscope.stats import equivalence, paired_bootstrap, wilson
 
 
 @settings(deadline=None)
@@ -36,21 +37,71 @@ def test_wilson_of_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 
 
+DIFFERENCES = [
+    np.random.default_rng(0).normal(0.3, 1, 80),
+    np.random.default_rng(1).choice([-1, 0, 1], 96, p=[0.1, 0.7, 0.2]),  # solved before and after
+    np.random.default_rng(2).choice([-0.75, -0.25, 0, 0.25], 12),
+    -np.random.default_rng(3).exponential(size=8),
+]
+
+
+@pytest.mark.parametrize("values", DIFFERENCES)
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_bootstrap_t_by_definition(values: np.ndarray, level: float) -> None:
+    rng, n, t = np.random.default_rng(9), len(values), []
+    error = values.std(ddof=1) / np.sqrt(n)
+    for _ in range(4000):
+        drawn = rng.choice(values, n)
+        t.append((drawn.mean() - values.mean()) / max(drawn.std(ddof=1) / np.sqrt(n), error / 4))
+    low, high = values.mean() - error * np.quantile(t, [0.5 + level / 2, 0.5 - level / 2])
+    expected = max(low, values.min()), min(high, values.max())
+    mean, *ends = paired_bootstrap(values, level=level)
+    assert mean == pytest.approx(values.mean())
+    assert ends == pytest.approx(expected, abs=0.12 * error * 2)
+
+
+def test_bootstrap_t_and_scipys_bca_agree_on_many_pairs() -> None:
+    for values in DIFFERENCES[:2]:
+        expected = scipy_stats.bootstrap((values,), np.mean, method="BCa", rng=1).confidence_interval
+        assert paired_bootstrap(values)[1:] == pytest.approx(tuple(expected), abs=0.035)
+
+
+def skewed(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Most differences near 0, some large, as of log-probabilities; mean -0.45."""
+    return np.where(rng.random(n) < 0.7, rng.normal(0, 0.05, n), -rng.exponential(1.5, n))
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("draw", "mean", "n", "least", "percentile"),
     [
-        np.random.default_rng(0).normal(0.3, 1, 80),
-        np.random.default_rng(1).choice([-1, 0, 1], 96, p=[0.1, 0.7, 0.2]),  # solved before and after
-        np.random.default_rng(2).choice([-0.75, -0.25, 0, 0.25], 48),
-        np.array([0.0] * 95 + [1.0]),
+        (lambda rng, n: rng.normal(0.5, 1, n), 0.5, 8, 0.93, 0.93),
+        (lambda rng, n: -rng.exponential(1, n), -1, 8, 0.91, 0.89),
+        (lambda rng, n: rng.standard_t(3, n), 0, 8, 0.92, 0.92),
+        (lambda rng, n: rng.choice([-1, 0, 1], n, p=[0.45, 0.5, 0.05]), -0.4, 8, 0.93, 0.95),
+        (skewed, -0.45, 16, 0.91, 0.86),
+        (skewed, -0.45, 48, 0.93, 0.93),
     ],
 )
-@pytest.mark.parametrize("level", [0.9, 0.95])
-def test_bootstrap_interval_agrees_with_scipy(values: np.ndarray, level: float) -> None:
-    mean, low, high = paired_bootstrap(values, level=level)
-    expected = scipy_stats.bootstrap((values,), np.mean, confidence_level=level, method="percentile", rng=1)
-    assert mean == pytest.approx(values.mean())
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.022)
+def test_coverage(draw: Any, mean: float, n: int, least: float, percentile: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 95 % interval holds the mean about as often as it says; a percentile interval does not."""
+    monkeypatch.setattr("cotscope.stats.intervals.RESAMPLES", 1000)
+    rng, holds, plain = np.random.default_rng(5), [], []
+    for i in range(600):
+        values = draw(rng, n)
+        _, low, high = paired_bootstrap(values, i)
+        holds.append(low <= mean <= high)
+        ends = np.quantile(rng.choice(values, (1000, n)).mean(axis=1), [0.025, 0.975])
+        plain.append(ends[0] <= mean <= ends[1])
+    assert np.mean(holds) >= least
+    assert np.mean(plain) <= percentile
+
+
+def test_no_end_lies_beyond_all_differences() -> None:
+    """Of accuracies, and where hardly any problem changes."""
+    for values in ([-1.0] * 7 + [0.0], [0.0, 1.0], [0.0] * 47 + [1.0]):
+        mean, low, high = paired_bootstrap(values)
+        assert min(values) <= low <= mean <= high <= max(values)
+    assert high < 0.12
 
 
 @pytest.mark.parametrize(("values", "expected"), [([2.0], (2, 2, 2)), ([1.0, 1.0], (1, 1, 1)), ([0.0] * 9, (0, 0, 0))])
@@ -60,3 +111,25 @@ def test_bootstrap_of_degenerate_data(values: list[float], expected: tuple[float
 
 def test_bootstrap_of_nothing() -> None:
     assert all(map(math.isnan, paired_bootstrap([])))
+
+
+def test_equivalence_is_the_90_percent_interval_within_the_bound() -> None:
+    values = np.random.default_rng(3).normal(0.02, 0.1, 40)
+    low, high, _ = equivalence(values, 0.0)
+    assert (low, high) == paired_bootstrap(values, level=0.9)[1:]
+    edge = max(-low, high)
+    assert [equivalence(values, bound)[2] for bound in (0.99 * edge, edge, 1.01 * edge)] == [False, True, True]
+    assert not equivalence(values + 0.2, edge)[2] and not equivalence(values - 0.2, edge)[2]
+
+
+def test_equivalence_needs_five_pairs() -> None:
+    assert equivalence([0.0] * 5, 0.1) == (0, 0, True)
+    assert equivalence([0.0] * 4, 0.1) == (0, 0, False)
+    assert not equivalence([], 0.1)[2]
+
+
+def test_equivalence_is_said_of_a_change_at_the_bound_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    said = [equivalence(rng.normal(0.5, 1, 48), 0.5)[2] for _ in range(400)]
+    assert 0 < np.mean(said) < 0.08
+    assert np.mean([equivalence(rng.normal(0, 1, 48), 0.5)[2] for _ in range(50)]) > 0.9

@@ -13,7 +13,15 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from cotscope.stats import detectable_difference, diagonal_contrast, holm, mcnemar_exact, permutation_p, sign_flip_p
+from cotscope.stats import (
+    detectable_difference,
+    diagonal_contrast,
+    holm,
+    mcnemar_exact,
+    permutation_p,
+    problems_needed,
+    sign_flip_p,
+)
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -53,13 +61,16 @@ def test_mcnemar_of_degenerate_data(before: list[bool], after: list[bool], expec
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm(p_values: list[float]) -> None:
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_by_bonferroni(p_values: list[float]) -> None:
+    sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(range(len(p_values)), size)]
+    p_of = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
+    assert holm(p_values) == pytest.approx([max(p for s, p in p_of.items() if i in s) for i in range(len(p_values))])
 
 
 @pytest.mark.parametrize("p_values", [[0.04], [0.01] * 4, [1.0] * 3, [0.0, 0.0, 1.0], [0.05, 0.001, 0.05, 0.001]])
-def test_holm_with_ties_and_extremes(p_values: list[float]) -> None:
+def test_holm_with_ties_and_extremes(p_values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels does at every call: half a second where torch is loaded
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
 
 
@@ -137,6 +148,13 @@ def test_detectable_difference_is_what_a_simulation_detects(n: int, discordant: 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_problems_detect_nothing(n: int) -> None:
     assert detectable_difference(0.0, n) == 1.0
+
+
+@pytest.mark.parametrize(("discordant", "change", "tests"), [(0.0, 0.3, 1), (0.1, 0.15, 4), (0.4, 0.15, 4), (0.3, 0.25, 2)])
+def test_problems_needed_are_the_fewest_that_detect(discordant: float, change: float, tests: int) -> None:
+    n = problems_needed(discordant, change, tests)
+    assert detectable_difference(discordant, n, tests) <= change + 1e-9
+    assert all(detectable_difference(discordant, fewer, tests) > change for fewer in range(max(1, n - 12), n))
 
 
 def test_holm_within_bonferroni() -> None:

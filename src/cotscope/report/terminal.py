@@ -50,12 +50,34 @@ def headline(summary: Mapping[str, Any]) -> str:
             lines.append(f"{name:34}{p['accuracy']:>9.3f}  {_interval(p['ci']):18}{p['own_activity']:>18.2f}")
     study = summary.get("correlation", {})
     for what, found in (("prompts", study), *((w, study.get(w) or {}) for w in ("variants", "sentences"))):
-        if found.get("spearman") is not None:
+        lines += _correlation(what, found)
+    if phenomena := summary.get("phenomena"):
+        lines += [
+            "",
+            f"{'change from the first prompt':34}{'accuracy':>9}  {'detectable':18}{'active poles/token':>18}  verdict",
+        ]
+        for name, row in phenomena.items():
+            needs = f" (at least {least} problems)" if (least := row.get("verdict_needs")) else ""
             lines.append(
-                f"Spearman over {found['prompts']} {what}: {found['spearman']:.2f} "
-                f"{_interval(found['ci'])}, p = {found['p_value']:.3f}"
+                f"{name:34}{row['accuracy_change']:>+9.3f}  {row['detectable']:<18.3f}{row['activity_change']:>+18.2f}  "
+                f"{row['verdict']}{needs}"
             )
     return "\n".join(lines)
+
+
+def _correlation(what: str, found: Mapping[str, Any]) -> list[str]:
+    """Within kinds where the prompts have kinds; nothing where it could not be computed."""
+    within = found.get("within")
+    own = within or found
+    if own.get("spearman") is None:
+        return []
+    where = f"within the {found.get('kinds', 'different')} kinds of" if within else "over"
+    key = "permuted_within" if within else "permuted"
+    said = f"Spearman {where} {found['prompts']} {what}: {own['spearman']:.2f}"
+    if own["p_value"] is None:
+        return [f"{said}, of too few to tell"]
+    said += f" {_interval([own['low'], own['high']] if within else found['ci'])}, p = {own['p_value']:.3f}"
+    return [said + (f"; share of permuted sets as high {found[key]['p_value']:.3f}" if found.get(key) else "")]
 
 
 def _part_of(ablation: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..stats.correlation import LEAST_KINDS
 from .figures import Axes, Box, Point
 from .reading import Reading
 from .svg import WIDTH, fill, short, svg, text_at
@@ -15,7 +16,7 @@ from .text import is_number, number
 FAMILIES = {"study": "the study's prompts", "variant": "variants", "sentence": "sentences"}
 _SECTIONS = {"variant": "variants", "sentence": "sentences"}
 _WITHIN = {"variant": "perturbations", "sentence": "kinds"}
-_GIVEN = {"nothing": "", "length": "given length", "kind": "within kinds"}
+_GIVEN = {"nothing": "", "length": "given length", "kind": "within kinds", "between": "between kinds"}
 _COLOURS = 10
 # Around (0, 0), of about the same area: what colours alone do not tell apart, shapes do.
 _SHAPES = (
@@ -53,6 +54,7 @@ def section(run: Reading) -> dict[str, Any]:
         "table": table,
         "families": families,
         "kinds": run.rows("sentence_kinds"),
+        "least_kinds": LEAST_KINDS,
         "discovery": _discovery(run),
         "rule": (run.manifest.get("rules") or {}).get("phenomena", ""),
         **{key: (run.summary.get("variants") or {}).get(key) for key in ("problems", "solutions")},
@@ -80,39 +82,51 @@ def _table(run: Reading, correlation: Mapping[str, Any]) -> tuple[list[dict[str,
                 if any(row):
                     label = f"{name} activity{f', {said}' if said else ''}"
                     rows.append({"label": label, "cells": row, "poles": poles, "random": False})
-    for key, said in (("random", ""), ("random_within", ", within kinds")):
-        row = [_random((correlation if family == "study" else correlation.get(_SECTIONS.get(family, "")) or {}).get(key))
-               for family in families]  # fmt: skip
+    for key, within, said in (("permuted", "", ""), ("permuted_within", "within", ", within kinds")):
+        sections = [
+            correlation if family == "study" else correlation.get(_SECTIONS.get(family, "")) or {} for family in families
+        ]
+        row = [_permuted(section.get(key), section.get(within) if within else section) for section in sections]
         if any(row):
-            label = f"generated activity of matched random sets{said}"
-            rows.append({"label": label, "cells": row, "poles": "random", "random": True})
+            label = f"generated activity of permuted sets{said}"
+            rows.append({"label": label, "cells": row, "poles": "permuted", "random": True})
     return rows, [(FAMILIES.get(family, family), count) for family, count in families.items()]
 
 
-def _random(entry: Any) -> dict[str, Any] | None:
+def _permuted(entry: Any, own: Any) -> dict[str, Any] | None:
+    """The permuted sets' cell, beside the reasoning poles' own correlation."""
     if not isinstance(entry, dict):
         return None
     low, high = entry.get("quantiles") or (None, None)
-    cell = {"spearman": entry.get("median"), "low": low, "high": high}
-    return cell | {k: entry.get(k) for k in ("p_value", "reasoning")}
+    reasoning = own.get("spearman") if isinstance(own, dict) else None
+    return {"spearman": entry.get("median"), "low": low, "high": high, "p_value": entry.get("p_value"), "reasoning": reasoning}
 
 
 def _says(found: Mapping[str, Any], name: str, kinds: str) -> str:
-    """What the correlations of one family say, and no more."""
-    if not is_number(found.get("spearman")):
-        return f"Over the {name} the correlation could not be computed: accuracy or activity does not vary."
+    """What the correlations of one family say, and no more: within kinds and between them, where it has kinds."""
+    within = found.get("within")
     low, high = found.get("ci") or (None, None)
-    side = _side(low, high)
-    said = f"Over the {name} generated activity {_RELATION[side]}"
-    p = (found.get("random") or {}).get("p_value")
+    own = within if within else {"spearman": found.get("spearman"), "low": low, "high": high}
+    if not is_number(own.get("spearman")):
+        where = f" within {kinds}" if within else ""
+        return f"Over the {name} the correlation{where} could not be computed: accuracy or activity does not vary."
+    if within and not is_number(within.get("p_value")):
+        return f"Over the {name} nothing can be told within {kinds}: too few of them are of one."
+    side = _side(own.get("low"), own.get("high"))
+    said = f"Over the {name} generated activity {_RELATION[side]}" + (f" within {kinds}" if within else "")
+    p = (found.get("permuted_within" if within else "permuted") or {}).get("p_value")
     if side > 0 and is_number(p):
         said += (
-            ", more closely than that of matched random neurons does" if p <= 0.05 else
-            ", but so does that of matched random neurons: the relation is not particular to reasoning neurons"
+            ", more closely than that of permuted sets does" if p <= 0.05 else
+            ", but so does that of permuted sets: the relation is not particular to reasoning neurons"
         )  # fmt: skip
-    within = found.get("within") or {}
-    if is_number(within.get("spearman")):
-        said += f". Within {kinds} it {_RELATION[_side(within.get('low'), within.get('high'))]}"
+    if within:
+        between = found.get("between") or {}
+        said += (
+            f". Between the {found['kinds']} {kinds} it {_RELATION[_side(between.get('low'), between.get('high'))]}"
+            if is_number(between.get("spearman")) else
+            f". Between {kinds} nothing can be told: there are {found.get('kinds', 'few')}, and {LEAST_KINDS} are needed"
+        )  # fmt: skip
     return said + "."
 
 

@@ -334,12 +334,12 @@ SENTENCE_KINDS = _table(
 _SPEARMAN = {"spearman": REAL, "low": REAL, "high": REAL, "p_value": REAL}
 CORRELATIONS = _table(
     "correlations",
-    "a rank correlation of activity and accuracy over one family of prompts",
+    "a rank correlation of activity and accuracy over one family of prompts; between: over its kinds' means",
     {"family": TEXT, "prompts": WHOLE, "activity": TEXT, "poles": TEXT, "given": TEXT} | _SPEARMAN,
 )
 RANDOM_CORRELATIONS = _table(
     "random_correlations",
-    "the rank correlation of one matched random set's activity with accuracy",
+    "the rank correlation of one set's activity, its labels permuted, with accuracy (not a set of `permuted`)",
     {"family": TEXT, "neuron_set": TEXT, "spearman": REAL},
 )
 JUDGED = _table(
@@ -352,16 +352,22 @@ MEASURED = {"activity": "verdict", "activity_first": "verdict_first", "fixed": "
 """Kind of activity → the column of `phenomena` with the verdict on it."""
 _TESTED = [
     {f"{name}_change": REAL, f"{name}_low": REAL, f"{name}_high": REAL, f"{name}_p": REAL, f"{name}_p_holm": REAL}
-    | ({} if name == "accuracy" else {f"{name}_n": WHOLE})
+    | (
+        {}
+        if name == "accuracy"
+        else {f"{name}_n": WHOLE}
+        | dict.fromkeys((f"{name}_{c}" for c in ("p_beyond", "p_beyond_holm", "low90", "high90", "bound")), REAL)
+    )
     for name in ("accuracy", *MEASURED)
 ]
 PHENOMENA = _table(
     "phenomena",
-    "one of the four phenomena: changes from the first prompt, tests and verdicts; null: that activity was not measured",
+    "one of the four phenomena: changes from the first prompt, tests, verdicts, and how many problems one at least needs that "
+    "could not be told; beyond: of permuted sets; 90: the 90 % interval; null: that activity was not measured",
     {"phenomenon": TEXT, "prompts": TEXTS, "n": WHOLE}
     | {k: t for tested in _TESTED for k, t in tested.items()}
     | {"detectable": REAL}
-    | dict.fromkeys(MEASURED.values(), TEXT),
+    | {k: t for verdict in MEASURED.values() for k, t in ((verdict, TEXT), (f"{verdict}_needs", WHOLE))},
 )
 _CALIBRATION = {"run": TEXT, "kind": TEXT, "concepts": TEXTS, "neurons": WHOLE, "compared": WHOLE, "solved": WHOLE,
                 "problems": WHOLE, "change": REAL, "permuted_mean": REAL, "p_value": REAL, "p_beyond": REAL,

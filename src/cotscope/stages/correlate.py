@@ -4,55 +4,59 @@ The claim to test is the paper's (Rai & Yao 2024, section 5): where a change of 
 the activity of reasoning neurons the same way.
 
 Activity could move with accuracy for any neurons (a prompt that makes the model write more formulas moves many), so
-matched random sets are correlated with accuracy too, and length is held constant.
+whatever is said of the reasoning poles is asked of sets with permuted labels too, and length is held constant.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..measuring.activity import JUDGED
-from ..measuring.neurons import active_neurons
-from ..records import Neuron, Pole
+from ..measuring.labels import Labels
 from ..runs.options import NoOptions
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import (
     ANNOTATIONS,
-    CANDIDATES,
     CORRELATIONS,
     FORCED_PROBLEMS,
     JUDGED_ACTIVITY,
-    KEYSTONES,
     MEASURED,
     PHENOMENA,
     POLES,
     PROMPT_PROBLEMS,
     PROMPTS,
     RANDOM_CORRELATIONS,
+    SOLUTIONS,
 )
 from ..runs.tables import JUDGED as JUDGED_TABLE
 from ..stats import (
+    LEVEL,
     detectable_difference,
-    expected_jaccard,
+    equivalence,
     holm,
-    jaccard,
     mcnemar_exact,
     paired_bootstrap,
+    problems_needed,
     rank_correlation,
     sign_flip_p,
     spearman,
 )
 from ..stats.correlation import KEYS, Points, correlations
-from ..stats.random_sets import matched_sets
-from ..stats.verdicts import RULE, verdict
-
-RANDOM_SETS = 100  # matched sets whose activity is correlated with accuracy; they cost no run of the model
+from ..stats.labels import as_high_p, beyond_p, permuted_sums, strata
+from ..stats.verdicts import (
+    LARGEST_BLIND_CHANGE,
+    RULE,
+    STILL,
+    TOO_FEW_PROBLEMS,
+    ActivityChange,
+    problems_to_tell,
+    verdict,
+)
 
 # Each phenomenon and the prompts that show it: the derived ones, then the stems of the paper's files.
 PHENOMENON_PROMPTS = {
@@ -71,32 +75,43 @@ UNITS = {
     "correlation.variants": "the same over prompts of random exemplars; .sentences: over zero-shot sentences",
     "correlation.variants.within": "Spearman of ranks within perturbations (for sentences: within kinds), pooled",
     "correlation.given_length": "partial Spearman of generated activity and accuracy given the tokens in prompt, completions",
-    "correlation.random": "Spearman for matched random sets, both signs counted; p: share of them as high as the reasoning set",
+    "correlation.variants.between": "Spearman of the perturbations' (for sentences: kinds') means; none with fewer than 6",
+    "correlation.permuted": "Spearman for sets with permuted labels; p: share of them as high as the reasoning poles",
     "stability.jaccard": "overlap of the reasoning poles that two halves of the solved discovery problems find",
-    "stability.by_chance": "expected overlap of as many poles drawn at random from all that were active",
+    "stability.permuted": "the same for sets with permuted labels, drawn within layer and steps; p: share of them as high",
 }
 
 
 def correlate(session: Session, options: NoOptions) -> str:
     """Run the stage."""
     run = session.run
+    labels = Labels.read(session)
     _note_cut(session)
-    _over_prompts(session)
+    _over_prompts(session, labels)
     _judged(session)
-    _stability(session)
-    rows = _phenomena(session)
+    _stability(session, labels)
+    rows = _phenomena(session, labels)
     run.write(PHENOMENA, rows)
     if run.manifest.get("rules", {}).get("phenomena") != RULE:
         run.note("The rule for the verdicts is not one that was written down when this study began.")
-    keys = ("accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_fixed", "detectable")
+    keys = ("n", "accuracy_change", "activity_change", "fixed_change", "verdict", "verdict_needs", "verdict_fixed",
+            "verdict_fixed_needs", "detectable")  # fmt: skip
     run.summarise("phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows})
-    verdicts = "; ".join(f"{r['phenomenon'].replace('_', ' ')}: {r['verdict']}" for r in rows)
     found = run.summary["correlation"]
     said = "activity and accuracy: no correlation can be computed"
     if found["spearman"] is not None:
         said = f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}"
-        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]"
-    return f"{said}; {verdicts}" if verdicts else said
+        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]" if found["p_value"] is not None else ", of too few to tell"
+    for name in _SECTIONS.values():
+        within = (found.get(name) or {}).get("within") or {}
+        if within.get("p_value") is not None:
+            said += f"; within kinds of {name} {within['spearman']:+.2f} [{within['low']:+.2f}, {within['high']:+.2f}]"
+    return "; ".join([said, *map(_said, rows)])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    needs = f" (at least {row['verdict_needs']} problems)" if row["verdict_needs"] else ""
+    return f"{row['phenomenon'].replace('_', ' ')}: {row['verdict']}{needs}"
 
 
 def _note_cut(session: Session) -> None:
@@ -114,29 +129,23 @@ def _note_cut(session: Session) -> None:
         )
 
 
-def _over_prompts(session: Session) -> None:
-    """Activity and accuracy over the study's prompts, its variants and its sentences, each beside random sets."""
-    run, seed = session.run, session.config.seed
-    families = _families(session)
-    conditions = [row["condition"] for rows in families.values() for row in rows]
-    reasoning, random_sets = _set_activity(session, conditions)
-    sets, table, at = [], [], 0
-    for family, rows in families.items():
-        part = slice(at, at := at + len(rows))
-        kinds = [row["kind"] for row in rows]
+def _over_prompts(session: Session, labels: Labels) -> None:
+    """Activity and accuracy over the study's prompts, its variants and its sentences, each beside permuted sets."""
+    run, table, sets = session.run, list[dict[str, Any]](), list[dict[str, Any]]()
+    for family, rows in _families(session).items():
+        kinds, activity = [row["kind"] for row in rows], labels.permuted_activity(family)
         points = Points(
             family,
             rows,
             kinds if len(set(kinds)) < len(kinds) else None,
-            reasoning[part],
-            [activity[part] for activity in random_sets],
+            np.column_stack([activity[row["prompt"]] for row in rows]),
         )
-        found, summary = correlations(points, seed)
+        found, summary = correlations(points, session.config.seed)
         table += found
         accuracy = [row["accuracy"] for row in rows]
         sets += [
-            {"family": family, "neuron_set": f"random_{i}", "spearman": rank_correlation(activity, accuracy)}
-            for i, activity in enumerate(points.random)
+            {"family": family, "neuron_set": f"permuted_{i}", "spearman": rank_correlation(values, accuracy)}
+            for i, values in enumerate(points.permuted.tolist())
         ]
         run.summarise("correlation", summary if family == "study" else {_SECTIONS[family]: summary})
     run.write(CORRELATIONS, table)
@@ -147,34 +156,11 @@ _SECTIONS = {"variant": "variants", "sentence": "sentences"}
 
 
 def _families(session: Session) -> dict[str, list[dict[str, Any]]]:
-    """Family → its prompts: what was measured under each, with its condition."""
-    rows = session.run.rows("SELECT family || '.' || prompt AS condition, * FROM prompts")
+    """Family → its prompts: what was measured under each."""
     found: dict[str, list[dict[str, Any]]] = {"study": []}
-    for row in rows:
+    for row in session.run.rows("SELECT * FROM prompts"):
         found.setdefault(row["family"], []).append(row)
     return {family: found[family] for family in ("study", *_SECTIONS) if found.get(family)}
-
-
-def _set_activity(session: Session, conditions: list[str]) -> tuple[list[float], list[list[float]]]:
-    """Own activity by condition, both signs counted, of the reasoning neurons that have an equal and of matched sets."""
-    run = session.run
-    known = active_neurons(run)
-    rows = run.query(
-        """SELECT condition, layer, index, sum(steps / tokens) AS activity
-           FROM activity JOIN completions USING (condition, family, prompt, problem_id)
-           WHERE list_contains(?, condition) GROUP BY ALL""",
-        [conditions],
-    ).to_pydict()
-    place = {condition: i for i, condition in enumerate(conditions)}
-    activity: dict[Neuron, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(conditions)))
-    for condition, layer, index, value in zip(rows["condition"], rows["layer"], rows["index"], rows["activity"]):
-        activity[Neuron(layer, index)][place[condition]] = value
-    first = 1000 + session.config.seed
-    targets, sets = matched_sets(known.reasoning, known.pool, known.traits, range(first, first + RANDOM_SETS))
-    if not targets:
-        return [0.0] * len(conditions), []
-    none = np.zeros(len(conditions))
-    return sum((activity[n] for n in targets), none).tolist(), [sum((activity[n] for n in s), none).tolist() for s in sets]
 
 
 def _judged(session: Session) -> None:
@@ -195,40 +181,41 @@ def _judged(session: Session) -> None:
     run.write(JUDGED_TABLE, rows)
 
 
-def _stability(session: Session) -> None:
-    """Would other problems have found the same? Reasoning poles of either half of the solved discovery problems."""
-    run = session.run
-    rows = run.rows(
-        """SELECT problem_id, layer, index, sign, any_value(accepted) AS accepted
-           FROM activity JOIN completions USING (condition, family, prompt, problem_id)
-                LEFT JOIN (SELECT DISTINCT layer, index, sign, true AS accepted FROM annotations WHERE accepted)
-                USING (layer, index, sign)
-           WHERE split = 'discovery' AND correct AND layer >= ? GROUP BY ALL ORDER BY ALL""",
-        [session.first_layer],
+def _stability(session: Session, labels: Labels) -> None:
+    """Would other problems have found the same? Reasoning poles of either half of the solved discovery problems.
+
+    A pole that is active often is found in both halves, whatever it stands for: so the overlap stands beside that of
+    permuted labels, of the same layers and steps.
+    """
+    solved = session.run.rows(
+        """SELECT DISTINCT problem_id FROM completions WHERE split = 'discovery' AND correct ORDER BY problem_id"""
     )
-    problems = sorted({r["problem_id"] for r in rows})
-    half = set(problems[::2])
-    poles = {Pole(r["layer"], r["index"], r["sign"]) for r in rows}
-    halves = [
-        {Pole(r["layer"], r["index"], r["sign"]) for r in rows if r["accepted"] and (r["problem_id"] in half) == first}
-        for first in (True, False)
-    ]
-    run.summarise(
-        "stability",
-        {
-            "jaccard": jaccard(*halves),
-            "by_chance": expected_jaccard(len(halves[0]), len(halves[1]), len(poles)),
-            "poles": [len(h) for h in halves],
-            "problems": [len(half), len(problems) - len(half)],
-        },
-    )
+    problems = [r["problem_id"] for r in solved]
+    halves = labels.in_halves(problems[::2], problems[1::2])
+    both_either = np.column_stack([halves[0] & halves[1], halves[0] | halves[1]]).astype(float)
+    own = both_either[labels.reasoning].sum(axis=0)
+    permuted = permuted_sums(both_either, labels.reasoning, strata(labels.layer, labels.steps), session.config.seed)
+    found = permuted[permuted[:, 1] > 0]
+    stability: dict[str, Any] = {
+        "jaccard": own[0] / own[1] if own[1] else None,
+        "permuted": None,
+        "poles": [int((half & labels.reasoning).sum()) for half in halves],
+        "problems": [len(problems[::2]), len(problems[1::2])],
+    }
+    if own[1] and len(found):
+        overlaps = found[:, 0] / found[:, 1]
+        low, high = np.quantile(overlaps, (0.025, 0.975))
+        stability["permuted"] = {"sets": len(found), "mean": float(overlaps.mean()), "quantiles": [float(low), float(high)],
+                                 "p_value": as_high_p(stability["jaccard"], overlaps)}  # fmt: skip
+    session.run.summarise("stability", stability)
 
 
-def _phenomena(session: Session) -> list[dict[str, Any]]:
+def _phenomena(session: Session, labels: Labels) -> list[dict[str, Any]]:
     seed = session.config.seed
     reference = session.prompt.name
     solved, measured = _per_problem(session)
     problems = sorted(solved[reference])
+    permuted = {name: labels.permuted_activity("study", name.startswith("fixed"), name.endswith("_first")) for name in measured}
     rows = []
     for phenomenon, names in PHENOMENON_PROMPTS.items():
         shown = [n for n in names if n in solved and n != reference]
@@ -243,21 +230,28 @@ def _phenomena(session: Session) -> list[dict[str, Any]]:
         row["discordant"] = sum(a * a for a in changes) / len(problems)
         for name, values in measured.items():
             changes = _changes(values, reference, shown)
-            row |= _tested(name, changes, seed) | {f"{name}_n": len(changes)}
+            row |= _tested(name, changes, seed) | {f"{name}_n": len(changes), f"{name}_changes": changes}
+            others = np.mean([permuted[name][prompt] for prompt in shown], axis=0) - permuted[name][reference]
+            row[f"{name}_p_beyond"] = beyond_p(row[f"{name}_change"], others)
         rows.append(row)
-    for name in ("accuracy", *measured):
-        for row, adjusted in zip(rows, holm([r[f"{name}_p"] for r in rows])):
-            row[f"{name}_p_holm"] = adjusted
+    for name in ("accuracy_p", *(f"{name}_{p}" for name in measured for p in ("p", "p_beyond"))):
+        for row, adjusted in zip(rows, holm([r[name] for r in rows])):
+            row[f"{name}_holm"] = adjusted
     for row in rows:
-        row["detectable"] = detectable_difference(row.pop("discordant"), row["n"], tests=len(rows))
-        for name in measured:
-            row[MEASURED[name]] = verdict(
-                (row["accuracy_change"], row["accuracy_p_holm"]),
-                (row[f"{name}_change"], row[f"{name}_p_holm"]),
-                row["detectable"],
-                row[f"{name}_n"],
-                len(rows),
-            )
+        discordant = row.pop("discordant")
+        row["detectable"] = detectable_difference(discordant, row["n"], tests=len(rows))
+        least = max(LARGEST_BLIND_CHANGE, abs(row["accuracy_change"]))
+        blind = row["accuracy_p_holm"] >= LEVEL and row["detectable"] > LARGEST_BLIND_CHANGE
+        for name, values in measured.items():
+            changes, bound = row.pop(f"{name}_changes"), STILL * fmean(values[reference].values())
+            low, high, still = equivalence(changes, bound, seed)
+            row |= {f"{name}_low90": low, f"{name}_high90": high, f"{name}_bound": bound}
+            activity = ActivityChange(row[f"{name}_change"], row[f"{name}_p_holm"], row[f"{name}_p_beyond_holm"], still)
+            said = verdict((row["accuracy_change"], row["accuracy_p_holm"]), activity, row["detectable"])
+            needs = [max(row["n"] + 1, problems_needed(discordant, least, len(rows)))] if blind else []
+            if activity.p >= LEVEL and not still:
+                needs.append(problems_to_tell(changes, bound, len(rows)))
+            row |= {MEASURED[name]: said, f"{MEASURED[name]}_needs": max(needs) if said == TOO_FEW_PROBLEMS else None}
     return rows
 
 
@@ -266,7 +260,7 @@ def _changes(values: Mapping[str, Mapping[str, float]], reference: str, shown: l
     return [sum(values[name][i] for name in shown) / len(shown) - before for i, before in sorted(values[reference].items())]
 
 
-def _tested(name: str, changes: list[float], seed: int) -> dict[str, float]:
+def _tested(name: str, changes: list[float], seed: int) -> dict[str, Any]:
     change = dict(zip((f"{name}_change", f"{name}_low", f"{name}_high"), paired_bootstrap(changes, seed)))
     return change | {f"{name}_p": sign_flip_p(changes, seed)}
 
@@ -295,10 +289,10 @@ STAGE = Stage(
     "relate activity to accuracy over prompts, and judge the four phenomena",
     correlate,
     after=("annotate", "measure"),
-    beside=("keystones", "variants"),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, PROMPTS, PROMPT_PROBLEMS, FORCED_PROBLEMS, JUDGED_ACTIVITY,
+    beside=("variants",),
+    reads=(POLES, ANNOTATIONS, PROMPTS, PROMPT_PROBLEMS, FORCED_PROBLEMS, JUDGED_ACTIVITY, SOLUTIONS,
            "completions/study.", "completions/variant.", "completions/sentence.", "completions/discovery.",
-           "activity/study.", "activity/variant.", "activity/sentence.", "activity/discovery."),
+           "activity/study.", "activity/variant.", "activity/sentence.", "activity/discovery.", "forced/study."),
     writes=(PHENOMENA, CORRELATIONS, RANDOM_CORRELATIONS, JUDGED_TABLE),
     units=UNITS,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from .agreement import expected_jaccard as expected_jaccard
 from .agreement import jaccard as jaccard
 from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
+from .intervals import equivalence as equivalence
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import wilson as wilson
 from .ranks import partial_spearman as partial_spearman
@@ -21,6 +22,7 @@ from .significance import diagonal_contrast as diagonal_contrast
 from .significance import holm as holm
 from .significance import mcnemar_exact as mcnemar_exact
 from .significance import permutation_p as permutation_p
+from .significance import problems_needed as problems_needed
 from .significance import sign_flip_p as sign_flip_p
 from .specific import LEAST_EFFECT as LEAST_EFFECT
 from .specific import LEAST_PERMUTED as LEAST_PERMUTED

@@ -103,17 +103,32 @@ def detectable_difference(discordant: float, n: int, tests: int = 1, power: floa
 
     Returns: a multiple of 1/n; 1 if no change can be shown with so few problems.
     """
-    from scipy import stats as scipy_stats
-
-    alpha = (1 - level) / tests
     for k in range(1, n + 1):
-        share = max(discordant, k / n)
-        counts = np.arange(n + 1)
-        chance = scipy_stats.binom.pmf(counts, n, share)
-        # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
-        limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
-        limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
-        rarer = (1 - k / n / share) / 2
-        if float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum()) >= power:
+        if _mcnemar_power(k, n, discordant, (1 - level) / tests) >= power:
             return k / n
     return 1.0
+
+
+def problems_needed(discordant: float, change: float, tests: int = 1, power: float = 0.8, level: float = 0.95) -> int:
+    """The fewest problems with which `detectable_difference` is at most `change` (above 0, at most 1)."""
+    from scipy import stats as scipy_stats
+
+    alpha, share = (1 - level) / tests, max(discordant, change)
+    normal = (scipy_stats.norm.ppf(1 - alpha / 2) + scipy_stats.norm.ppf(power)) ** 2 * share / change**2
+    n = max(1, int(normal / 2))  # well below: the power of an exact test goes up and down with n
+    while (k := int(change * n + 1e-9)) < 1 or _mcnemar_power(k, n, discordant, alpha) < power:
+        n += 1
+    return n
+
+
+def _mcnemar_power(k: int, n: int, discordant: float, alpha: float) -> float:
+    """Chance that the exact McNemar test at `alpha` shows a change by k of n problems, if at least so many are discordant."""
+    from scipy import stats as scipy_stats
+
+    share, counts = max(discordant, k / n), np.arange(n + 1)
+    chance = scipy_stats.binom.pmf(counts, n, share)
+    # The largest number of pairs on the rarer side at which the two-sided p is still within alpha.
+    limit = scipy_stats.binom.ppf(alpha / 2, counts, 0.5)
+    limit = np.where(2 * scipy_stats.binom.cdf(limit, counts, 0.5) <= alpha, limit, limit - 1)
+    rarer = (1 - k / n / share) / 2
+    return float((chance * scipy_stats.binom.cdf(limit, counts, rarer)).sum())
