@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
-from cotscope.stats import paired_bootstrap, wilson
+from cotscope.stats import equivalence, paired_bootstrap, wilson
 
 
 @settings(deadline=None)
@@ -60,3 +60,25 @@ def test_bootstrap_of_degenerate_data(values: list[float], expected: tuple[float
 
 def test_bootstrap_of_nothing() -> None:
     assert all(map(math.isnan, paired_bootstrap([])))
+
+
+def test_equivalence_is_the_90_percent_interval_within_the_bound() -> None:
+    values = np.random.default_rng(3).normal(0.02, 0.1, 40)
+    low, high, _ = equivalence(values, 0.0)
+    assert (low, high) == paired_bootstrap(values, level=0.9)[1:]
+    edge = max(-low, high)
+    assert [equivalence(values, bound)[2] for bound in (0.99 * edge, edge, 1.01 * edge)] == [False, True, True]
+    assert not equivalence(values + 0.2, edge)[2] and not equivalence(values - 0.2, edge)[2]
+
+
+def test_equivalence_needs_five_pairs() -> None:
+    assert equivalence([0.0] * 5, 0.1) == (0, 0, True)
+    assert equivalence([0.0] * 4, 0.1) == (0, 0, False)
+    assert not equivalence([], 0.1)[2]
+
+
+def test_equivalence_is_said_of_a_change_at_the_bound_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    said = [equivalence(rng.normal(0.5, 1, 48), 0.5)[2] for _ in range(400)]
+    assert 0 < np.mean(said) < 0.08
+    assert np.mean([equivalence(rng.normal(0, 1, 48), 0.5)[2] for _ in range(50)]) > 0.9

@@ -9,6 +9,7 @@ from .agreement import expected_jaccard as expected_jaccard
 from .agreement import jaccard as jaccard
 from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
+from .intervals import equivalence as equivalence
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import wilson as wilson
 from .ranks import partial_spearman as partial_spearman

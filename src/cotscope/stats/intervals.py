@@ -8,6 +8,8 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.05
+LEAST_EQUIVALENT = 5
+"""Pairs below which no equivalence is said: of fewer not even the sign test shows at 0.05 that they lie above a bound."""
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -36,3 +38,18 @@ def paired_bootstrap(differences: Sequence[float], seed: int = 0, level: float =
     means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return float(values.mean()), float(low), float(high)
+
+
+def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tuple[float, float, bool]:
+    """Whether the mean of paired differences is no further from 0 than a bound that was set beforehand.
+
+    Two one-sided tests at `LEVEL` (Schuirmann 1987) by the interval of `paired_bootstrap` at 90 %.
+
+    Args:
+        bound: in the unit of the differences, not below 0.
+
+    Returns: low and high of that interval (NaN for no pairs), and whether it lies within ±`bound`; False with fewer than
+    `LEAST_EQUIVALENT` pairs.
+    """
+    _, low, high = paired_bootstrap(differences, seed, level=1 - 2 * LEVEL)
+    return low, high, len(differences) >= LEAST_EQUIVALENT and -bound <= low and high <= bound
