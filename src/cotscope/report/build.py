@@ -21,7 +21,7 @@ from ..runs.files import write_text
 from ..runs.folder import Run
 from ..runs.stage import stale_because
 from ..stages.registry import VERB_OF
-from . import calibrate, damage, figures, judge, paths, sweep, text, variants
+from . import calibrate, damage, figures, judge, sweep, text, variants
 from .reading import Reading, showing
 
 KINDS = {
@@ -105,7 +105,6 @@ def _page(run: Reading) -> str:
         ablation=_ablation(run),
         damage=damage.damage(run, KINDS),
         operations=damage.operations(run),
-        paths=paths.paths(run),
         disruptions=sweep.sweep(run, KINDS),
         placebo=calibrate.calibrate(run),
         prompts=_prompts(run),

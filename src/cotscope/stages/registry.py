@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..runs.stage import Stage
-from . import ablate, annotate, calibrate, correlate, damage, discover, keystones, measure, operations, paths, sweep, variants
+from . import ablate, annotate, calibrate, correlate, damage, discover, keystones, measure, operations, sweep, variants
 
 STAGES: tuple[Stage, ...] = (
     discover.STAGE,
@@ -11,7 +11,6 @@ STAGES: tuple[Stage, ...] = (
     keystones.STAGE,
     ablate.STAGE,
     damage.STAGE,
-    paths.STAGE,
     operations.STAGE,
     sweep.STAGE,
     measure.STAGE,
