@@ -34,7 +34,7 @@ PARTS = (
     "conditions",
     "matching",
     "damage-table",
-    "paths-table",
+    "effects-table",
     "specific-table",
     "prompt-table",
     "prompt-concepts",
