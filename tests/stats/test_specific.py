@@ -123,13 +123,13 @@ def test_beyond_controls_is_the_difference_of_means_and_needs_one_control() -> N
     assert beyond_controls([1.0], [[0.0]]) == (1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize(("sets", "at_most"), [(5, 0.85), pytest.param(20, 0.9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("sets", "at_most"), [(5, 0.8), pytest.param(20, 0.88, marks=pytest.mark.slow)])
 def test_intervals_of_specific_damage_take_in_the_spread_of_control_sets(sets: int, at_most: float) -> None:
-    """Control sets differ by 0.3, problems by 0.5: an interval over problems alone misses the truth too often."""
+    """Control sets differ by 0.5, problems too: an interval over problems alone misses the truth too often."""
     rng, covered, runs = np.random.default_rng(0), np.zeros(2), 200
     for _ in range(runs):
         target = -1 + rng.normal(0, 0.5, 16)
-        controls = 0.3 * rng.normal(0, 1, (sets, 1)) + rng.normal(0, 0.2, (sets, 16))
+        controls = 0.5 * rng.normal(0, 1, (sets, 1)) + rng.normal(0, 0.2, (sets, 16))
         ways = (paired_bootstrap(target - controls.mean(axis=0)), beyond_controls(target, controls))
         covered += [low <= -1 <= high for _, low, high in ways]
     assert covered[0] / runs <= at_most
