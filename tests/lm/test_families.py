@@ -42,7 +42,7 @@ def test_gamma_is_the_weight_that_the_family_multiplies_by(tiny: LoadedModel) ->
     weight = tiny.anatomy.final_norm.weight
     expected = weight + 1 if tiny.name.startswith("gemma") else weight
     torch.testing.assert_close(gamma, expected, atol=1e-4, rtol=1e-4)
-    assert centred == (tiny.name in ("gpt2", "gpt_neox", "opt", "phi", "falcon_alibi"))
+    assert centred == (tiny.name in ("cohere", "gpt2", "gpt_neox", "opt", "phi", "falcon_alibi"))
 
 
 def test_projection_is_the_plain_product(tiny: LoadedModel) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_model
 
 from cotscope.errors import ModelError
+from cotscope.lm import paths
 from cotscope.lm.engine import Engine
-from cotscope.lm.families import value_matrix
+from cotscope.lm.families import Readout, value_matrix
 from cotscope.lm.interventions import scale
-from cotscope.lm.paths import PathEffects
+from cotscope.lm.paths import PathEffects, path_effects
 from cotscope.lm.scoring import Given, score
 from cotscope.records import Neuron
 
@@ -19,9 +22,10 @@ CONTINUATIONS = ((40, 41, 42, 43, 44), (50, 51, 52))
 SET = (Neuron(0, 3), Neuron(0, 7), Neuron(1, 5), Neuron(2, 0), Neuron(2, 11))
 GIVEN = Given(PROMPTS, CONTINUATIONS)
 LINEAR = ["qwen2", "llama", "gpt2", "gpt_neox", "opt", "phi", "gemma3", "olmo2"]
+SCALED = ["gemma2", "cohere", "granite"]  # what stands over their logits is lm/families.py's to know
 
 
-@pytest.mark.parametrize("family", LINEAR)
+@pytest.mark.parametrize("family", LINEAR + SCALED)
 def test_total_is_what_scoring_says(family: str) -> None:
     loaded = tiny_model(family)
     engine = Engine(loaded)
@@ -29,7 +33,8 @@ def test_total_is_what_scoring_says(family: str) -> None:
     expected = score(engine, GIVEN)
     for got, want in zip(found.untouched(), expected, strict=True):
         assert [s.log_prob for s in got] == pytest.approx([s.log_prob for s in want], abs=2e-4)
-        assert [s.margin > 0 for s in got] == [s.greedy for s in want]
+        assert [s.margin for s in got] == pytest.approx([s.margin for s in want], abs=2e-3)
+        assert [s.margin > 0 for s in got] == [s.greedy for s in got] == [s.greedy for s in want]
     zeroed = score(engine, Given(PROMPTS, CONTINUATIONS, intervention=scale(loaded.anatomy, SET, 0.0)))
     for got, want in zip(found.of(SET)["total"], zeroed, strict=True):
         assert [s.log_prob for s in got] == pytest.approx([s.log_prob for s in want], abs=2e-4)
@@ -83,6 +88,28 @@ def test_the_push_is_the_sets_own_updates(family: str) -> None:
         at += len(tokens)
 
 
-def test_logits_that_are_capped_are_refused() -> None:
+@pytest.mark.parametrize("family", SCALED)
+def test_logits_that_stand_under_something_unknown_are_refused(family: str) -> None:
+    loaded = tiny_model(family)
+    loaded.anatomy = replace(loaded.anatomy, readout=Readout())
     with pytest.raises(ModelError, match="not its unembedding"):
-        PathEffects(Engine(tiny_model("gemma2")), GIVEN, SET)
+        PathEffects(Engine(loaded), GIVEN, SET)
+
+
+def test_sets_share_an_untouched_pass_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups, each as large as its bytes allow, with the same figures."""
+    engine = Engine(tiny_model("qwen2"))
+    sets: dict[str, tuple[Neuron, ...]] = {"none": (), "a": SET[:2], "b": SET[1:3], "c": SET[3:], "d": SET}
+    together = dict(path_effects(engine, GIVEN, sets))
+    looked: list[int] = []
+    look = PathEffects._look
+    monkeypatch.setattr(PathEffects, "_look", lambda self, neurons: looked.append(len(neurons)) or look(self, neurons))
+    monkeypatch.setattr(paths, "COEFFICIENT_BYTES", 4 * 8 * 3)  # 8 places, 3 neurons
+    apart = dict(path_effects(engine, GIVEN, sets))
+    assert looked == [3, 2, 5], "a set alone may be larger"
+    assert list(apart) == list(together) == list(sets)
+    assert set(apart["none"]) == {"total"} and set(apart["d"]) == {"total", "direct", "indirect"}
+    for name, found in together.items():
+        for path, scores in found.items():
+            for one, other in zip(scores, apart[name][path], strict=True):
+                assert [s.margin for s in one] == pytest.approx([s.margin for s in other], abs=1e-4)

@@ -19,7 +19,7 @@ from cotscope.runs.inputs import Inputs
 from cotscope.runs.model import StudyModel
 from cotscope.runs.session import Session
 from cotscope.runs.stage import NoOptions, Stage, require, run_stage
-from cotscope.runs.tables import BATTERY, DAMAGE, KEYSTONES, PERMUTED
+from cotscope.runs.tables import BATTERY, DAMAGE, KEYSTONES, SWEEP_TEXT
 
 STUDY: dict[str, Any] = {
     "model": {"name": "m", "weight_sha256": "a", "parameters": 9, "layers": 2, "neurons_per_layer": 3, "dtype": "float32",
@@ -81,8 +81,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     [
         (None, "is not a run folder"),
         ("{half", "is damaged"),
-        ('{"schema": 1}', "written by another version of cotscope; expected format 3; got 1. Run the study again"),
-        ('{"schema": 2, "stages": {}}', "written by another version of cotscope; expected format 3; got 2. Run the study"),
+        ('{"schema": 1}', "written by another version of cotscope; expected format 4; got 1. Run the study again"),
+        ('{"schema": 3, "stages": {}}', "written by another version of cotscope; expected format 4; got 3. Run the study"),
     ],
 )
 def test_opening_what_is_no_run(tmp_path: Path, content: str | None, words: str) -> None:
@@ -127,15 +127,15 @@ def test_a_failed_table_leaves_the_old_one(tmp_path: Path) -> None:
 def test_tables_and_their_parts(tmp_path: Path) -> None:
     run = begun(tmp_path / "it's a run")
     run.write(KEYSTONES, [row(1), row(2)])
-    run.write(PERMUTED, [{"neuron_set": "one", "arithmetic": 1.0}], "one")
-    run.write(PERMUTED, [{"neuron_set": "two", "arithmetic": 2.0}], "two")
+    run.write(SWEEP_TEXT, [{"unit": "one", "kl": 1.0}], "one")
+    run.write(SWEEP_TEXT, [{"unit": "two", "kl": 2.0}], "two")
     assert run.rows("SELECT sum(layer)::INT AS s FROM keystones WHERE layer > ?", [1]) == [{"s": 2}]
-    assert run.rows("SELECT count(*) AS n FROM permuted") == [{"n": 2}]
+    assert run.rows("SELECT count(*) AS n FROM sweep_text") == [{"n": 2}]
     assert run.rows("SELECT count(*) AS n FROM damage") == [{"n": 0}]  # not written: empty, with its columns
-    assert run.has(PERMUTED) and not run.has(DAMAGE)
-    assert run.manifest["files"]["permuted/one"] == {
-        "sha256": run.manifest["files"]["permuted/one"]["sha256"], "rows": 1, "of": "",
-        "bytes": (run.folder / "tables/permuted/one.parquet").stat().st_size,
+    assert run.has(SWEEP_TEXT) and not run.has(DAMAGE)
+    assert run.manifest["files"]["sweep_text/one"] == {
+        "sha256": run.manifest["files"]["sweep_text/one"]["sha256"], "rows": 1, "of": "",
+        "bytes": (run.folder / "tables/sweep_text/one.parquet").stat().st_size,
     }  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_written_that_has_other_columns(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         run.write(KEYSTONES, [row(1)], "part")
     with pytest.raises(AssertionError):
-        run.write(PERMUTED, [])
+        run.write(SWEEP_TEXT, [])
     run.write(KEYSTONES, [row(1)])
     assert run.query("SELECT * FROM keystones").schema.names == KEYSTONES.schema.names
 
@@ -192,21 +192,21 @@ def test_summary_has_no_nan(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     run = begun(tmp_path / "r")
     run.write(KEYSTONES, [row(1)])
-    run.write(PERMUTED, [{"neuron_set": "one"}], "one")
-    leftovers = [run.folder / "tables/.keystones.parquet-x.part", run.folder / "tables/permuted/.one.parquet-y.part"]
+    run.write(SWEEP_TEXT, [{"unit": "one"}], "one")
+    leftovers = [run.folder / "tables/.keystones.parquet-x.part", run.folder / "tables/sweep_text/.one.parquet-y.part"]
     leftovers.append(run.folder / ".manifest.json-z.part")
     for path in leftovers:
         path.write_bytes(b"half")
-    assert run.rows("SELECT layer, neuron_set FROM keystones, permuted") == [{"layer": 1, "neuron_set": "one"}]
+    assert run.rows("SELECT layer, unit FROM keystones, sweep_text") == [{"layer": 1, "unit": "one"}]
     with run.writing():
         assert not any(path.exists() for path in leftovers)
 
 
 def test_a_path_with_glob_characters(tmp_path: Path) -> None:
     run = begun(tmp_path / "a[1]*?")
-    run.write(PERMUTED, [{"neuron_set": "one"}], "o[n]e*?")
-    run.write(PERMUTED, [{"neuron_set": "two"}], "one")
-    assert run.rows("SELECT neuron_set FROM permuted ORDER BY ALL") == [{"neuron_set": "one"}, {"neuron_set": "two"}]
+    run.write(SWEEP_TEXT, [{"unit": "one"}], "o[n]e*?")
+    run.write(SWEEP_TEXT, [{"unit": "two"}], "one")
+    assert run.rows("SELECT unit FROM sweep_text ORDER BY ALL") == [{"unit": "one"}, {"unit": "two"}]
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
@@ -248,12 +248,12 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_changed_file_is_no_part_of_the_run(tmp_path: Path) -> None:
     run = begun(tmp_path / "r")
     run.write(KEYSTONES, [row(1)], of="x")
-    run.write(PERMUTED, [{"neuron_set": "one"}], "one", of="x")
+    run.write(SWEEP_TEXT, [{"unit": "one"}], "one", of="x")
     path = run.folder / "tables/keystones.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     again = Run.open(run.folder)
-    assert again.whole == {"permuted/one"}
-    assert again.done("keystones", "x") is None and again.done("permuted/one", "x") is not None
+    assert again.whole == {"sweep_text/one"}
+    assert again.done("keystones", "x") is None and again.done("sweep_text/one", "x") is not None
     assert again.rows("SELECT * FROM keystones") == []
 
 

@@ -24,7 +24,7 @@ from cotscope.runs.session import Session
 from cotscope.runs.tables import ANNOTATIONS, KEYSTONES
 from cotscope.stages import calibrate
 from cotscope.stages.calibrate import KINDS, PACKAGED, PERMUTED, TEN, Options, _plan
-from cotscope.stats import LEAST_EFFECT, wilson
+from cotscope.stats import LEAST_EFFECT, LEAST_MARGIN, MATTERS, NOT_SHOWN, PUSH, wilson
 from cotscope.stats.random_sets import Matched
 
 
@@ -64,10 +64,11 @@ def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
             assert (r["verdict"], r["compared"]) == ("nothing found", 0)
             assert len(r["concepts"]) == 4
             continue
-        assert r["verdict"] in ("matters", "not shown")
-        assert 1 / (PERMUTED + 1) <= r["p_value"] <= 1
-        large = r["permuted_mean"] - r["change"] >= LEAST_EFFECT
-        assert (r["verdict"] == "matters") == (max(r["p_value"], r["p_beyond"]) <= 0.05 and large)
+        assert r["verdict"] == (MATTERS if r["matters"] else PUSH if r["pushes"] else NOT_SHOWN)
+        for claim, least in (("pushes", LEAST_EFFECT), ("matters", LEAST_MARGIN)):
+            change, mean, p, beyond = (r[f"{claim}_{v}"] for v in ("change", "permuted_mean", "p_value", "p_beyond"))
+            assert 1 / (PERMUTED + 1) <= p <= 1
+            assert r[claim] == (max(p, beyond) <= 0.05 and mean - change >= least)
         assert 0 < r["compared"] <= r["neurons"]
         assert (r["solved"] is None) == (r["kind"] != "vectors")
     summary = run.summary["placebo"]

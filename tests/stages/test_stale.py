@@ -28,13 +28,13 @@ from cotscope.stages.registry import BY_NAME, STAGES
 
 GIVEN = ["--given", "2"]
 FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
-BUILT_ON = ("keystones", "ablate", "damage", "paths", "operations", "measure", "correlate")
+BUILT_ON = ("keystones", "ablate", "damage", "operations", "measure", "correlate")
 """The stages of a small study that build on the annotations."""
 PARTS = (
     "conditions",
     "matching",
     "damage-table",
-    "paths-table",
+    "effects-table",
     "specific-table",
     "prompt-table",
     "prompt-concepts",
@@ -100,7 +100,17 @@ def assert_same_run(one: Run, other: Run) -> None:
     """The same figures, the same files, the same tables."""
     assert_same(figures(one), figures(other))
     assert hashes(one.folder).keys() == hashes(other.folder).keys()
-    for table in ("annotations", "keystones", "sets", "ablation", "damage", "permuted", "prompts", "phenomena", "judged"):
+    for table in (
+        "annotations",
+        "keystones",
+        "sets",
+        "ablation",
+        "damage",
+        "damage_solutions",
+        "prompts",
+        "phenomena",
+        "judged",
+    ):
         rows = [run.rows(f"SELECT * FROM {table} ORDER BY ALL") for run in (one, other)]
         assert_same(*rows)
 
@@ -124,7 +134,6 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
         "keystones": "annotations changed",
         "ablate": "stage keystones is stale",
         "damage": "stage ablate is stale",
-        "paths": "stage ablate is stale",
         "operations": "annotations changed",
         "measure": "annotations changed",
         "correlate": "stage measure is stale",
@@ -146,7 +155,7 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
     # The summary and the report hold no figure of theirs.
     run = Run.open(out)
     assert set(lexicon.summary) - set(run.summary) == {
-        "baseline", "ablation", "keystones", "damage", "paths", "prompts", "correlation", "stability", "phenomena"
+        "baseline", "ablation", "keystones", "damage", "prompts", "correlation", "stability", "phenomena"
     } & set(lexicon.summary)  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == run.summary
     assert set(run.summary["timing"]) == {"discover_s", "annotate_s", "generate_s"}
@@ -336,24 +345,22 @@ def test_one_more_matched_set_runs_one_more_condition(
         "text_scores",
         "solution_scores",
         "battery",
-        "permuted",
         "keystones",
         "prompts",
-        "path_scores",
     )
     before, made_of = times(out, *parts), hashes(out)
     assert main(command(out, "--matched", "3")) == 0
-    again = {"ablate", "damage", "paths"}
+    again = {"ablate", "damage"}
     assert lines(capsys) == {s: "ran" if s in again else "done" for s in ("discover", "annotate", *BUILT_ON)}
     assert jobs[0] == 1, "the third set's completions"
     after = times(out, *parts)
     new = {f"{table}/{part}" for table, part in (
         ("completions", "ablation.matched_2"), ("text_scores", "matched_2"), ("solution_scores", "matched_2"),
-        ("battery", "matched_2"), ("path_scores", "matched_2"),
+        ("battery", "matched_2"),
     )}  # fmt: skip
     assert after.items() >= before.items() and after.keys() - before.keys() == new
     assert {n for n, h in hashes(out).items() if made_of.get(n) != h} == new | {
-        "sets", "matching", "ablation", "damage", "damage_solutions", "paths"
+        "sets", "matching", "ablation", "damage", "damage_solutions"
     }  # fmt: skip
     run = Run.open(out)
     assert len(run.summary["ablation"]["matched_each"]) == 3

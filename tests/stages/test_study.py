@@ -26,7 +26,20 @@ from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.stages import damage
 from cotscope.stages.registry import BY_NAME, STAGES
-from cotscope.stats import LEAST_EFFECT, LEVEL, TOO_FEW, jaccard, permutation_p, rank_correlation, wilson
+from cotscope.stats import (
+    LEAST_EFFECT,
+    LEAST_MARGIN,
+    LEVEL,
+    MATTERS,
+    NOT_SHOWN,
+    PUSH,
+    TOO_FEW,
+    VERDICTS,
+    jaccard,
+    permutation_p,
+    rank_correlation,
+    wilson,
+)
 from cotscope.stats.random_sets import CALIPER
 
 SMALL = {"matched": 2, "unmatched": 1, "permuted": 2, "battery": 1}
@@ -67,7 +80,7 @@ def small(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "paths", "operations", "measure", "correlate"}
+    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "operations", "measure", "correlate"}
     assert {stage for stage, found in cotscope.status(finished.folder).items() if found.current} == wanted
     assert {found.status for stage, found in cotscope.status(finished.folder).items() if stage not in wanted} == {"missing"}
     page = (finished.folder / "report.html").read_text()
@@ -287,7 +300,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
         assert main([command, str(finished.folder)]) == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
-        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "paths", "operations", "measure", "correlate")
+        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "operations", "measure", "correlate")
     ]  # fmt: skip
     assert {name for name, at in times(finished.folder).items() if before[name] != at} <= {"problems"}
     assert hashes(finished.folder) == made_of
@@ -528,86 +541,94 @@ def test_activity_by_place_against_the_texts(finished: Run) -> None:
     assert seen > 10
 
 
-def test_damage_is_paired_with_the_untouched_model(finished: Run) -> None:
-    rows = finished.rows("SELECT * FROM damage_solutions")
+def test_every_set_is_scored(finished: Run) -> None:
+    """How its figures come about: tests/stages/test_stage_damage.py."""
     names = {"none", "reasoning", "comparable", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
     assert {r["neuron_set"] for r in finished.rows("SELECT * FROM damage")} == names
+    rows = finished.rows("SELECT * FROM damage_solutions WHERE path = 'total'")
+    assert {r["neuron_set"] for r in rows} == names | {"permutable", "matched_mean", "permuted_mean"}
     assert {r["role"] for r in rows} == {"operator", "equals", "result", "elsewhere"}
-    scores = finished.rows("SELECT * FROM solution_scores")
-    gold = {(g["neuron_set"], g["role"], g["problem_id"]): g["log_prob"] for g in scores}
-    change = {}
-    for row in rows:
-        name, role = row["neuron_set"], row["role"]
-        problems = [i for n, r, i in gold if (n, r) == (name, role)]
-        change[name, role] = sum(gold[name, role, i] - gold["none", role, i] for i in problems) / len(problems)
-        assert row["change"] == pytest.approx(change[name, role])
-        assert row["p"] == 1 or name != "none"
+    summary = finished.summary["damage"]
+    assert summary["target"] == finished.summary["ablation"]["target"]
     page = (finished.folder / "report.html").read_text()
-    assert f"Beside it {finished.summary['damage']['items']} items about words" in page
+    assert f"Beside it {summary['items']} items about words" in page
     for role in ("operator", "result"):
-        specific = finished.summary["damage"]["specific"][role]
-        matched = [change[f"matched_{i}", role] for i in range(5)]
-        target = finished.summary["damage"]["target"]
-        assert target == finished.summary["ablation"]["target"]
-        assert specific["change"] == pytest.approx(change[target, role] - sum(matched) / 5)
+        change = {r["neuron_set"]: r["log_prob_change"] for r in rows if r["role"] == role}
+        specific = summary["specific"]["solutions"][role]["total"]["log_prob"]
+        matched = [change[f"matched_{i}"] for i in range(5)]
+        assert specific["change"] == pytest.approx(change[summary["target"]] - sum(matched) / 5)
         assert specific["low"] <= specific["change"] <= specific["high"]
+        assert specific["p_value"] == permutation_p(change[summary["target"]], matched)
 
 
 def test_headline_is_the_rule_on_arithmetic_tokens(finished: Run) -> None:
     """20 permuted sets are drawn whatever --matched is (here: 5)."""
     headline = finished.summary["damage"]["headline"]
-    means = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM permuted")}
-    assert set(means) == {"none", "target", *(f"permuted_{i}" for i in range(20))}
-    rows = finished.rows("SELECT * FROM solution_scores WHERE neuron_set = 'none'")
-    for column, here in (("arithmetic", lambda role: role != "elsewhere"), ("elsewhere", lambda role: role == "elsewhere")):
-        problems: dict[str, list[tuple[float, int]]] = {}
-        for r in rows:
-            if here(r["role"]):
-                problems.setdefault(r["problem_id"], []).append((r["log_prob"], r["tokens"]))
-        untouched = fmean(sum(p * n for p, n in parts) / sum(n for _, n in parts) for parts in problems.values())
-        assert means["none"][column] == pytest.approx(untouched, abs=1e-5)
-    change = {name: m["arithmetic"] - means["none"]["arithmetic"] for name, m in means.items()}
-    beyond = {name: change[name] - (m["elsewhere"] - means["none"]["elsewhere"]) for name, m in means.items()}
-    for key, values in (("p_value", change), ("p_beyond", beyond)):
-        as_low = sum(values[f"permuted_{i}"] <= values["target"] for i in range(20))
-        assert headline[key] == pytest.approx((1 + as_low) / 21)
-    assert headline["change"] == pytest.approx(change["target"])
-    assert headline["permuted_mean"] == pytest.approx(fmean(change[f"permuted_{i}"] for i in range(20)))
-    matters = max(headline["p_value"], headline["p_beyond"]) <= LEVEL
-    matters &= headline["permuted_mean"] - headline["change"] >= LEAST_EFFECT
-    assert headline["verdict"] == ("matters" if matters else "not shown")
+    names = ["permutable", *(f"permuted_{i}" for i in range(20))]
+    parts: dict[tuple, list[tuple[float, float, int]]] = defaultdict(list)
+    for r in finished.rows("SELECT * FROM solution_scores"):
+        parts[r["neuron_set"], r["path"], r["role"] != "elsewhere", r["problem_id"]].append(
+            (r["log_prob"], r["margin"], r["tokens"])
+        )
+
+    def mean(name: str, path: str, arithmetic: bool, measure: int) -> float:
+        here = [p for key, p in parts.items() if key[:3] == (name, path, arithmetic)]
+        return fmean(sum(p[measure] * p[2] for p in tokens) / sum(p[2] for p in tokens) for tokens in here)
+
+    holds = {}
+    for claim, path, measure, least in (("pushes", "total", 0, LEAST_EFFECT), ("matters", "indirect", 1, LEAST_MARGIN)):
+        change, other = (
+            [mean(name, path, arithmetic, measure) - mean("none", "total", arithmetic, measure) for name in names]
+            for arithmetic in (True, False)
+        )
+        found = headline[claim]
+        assert found["change"] == pytest.approx(change[0])
+        assert found["permuted_mean"] == pytest.approx(fmean(change[1:]))
+        assert found["p_value"] == permutation_p(change[0], change[1:])
+        beyond = [a - e for a, e in zip(change, other, strict=True)]
+        assert found["p_beyond"] == permutation_p(beyond[0], beyond[1:])
+        large = found["permuted_mean"] - found["change"] >= least
+        holds[claim] = max(found["p_value"], found["p_beyond"]) <= LEVEL and large
+        assert found["holds"] == holds[claim]
+    assert headline["verdict"] == (MATTERS if holds["matters"] else PUSH if holds["pushes"] else NOT_SHOWN)
     assert (headline["sets"], headline["neurons"] > 0) == (20, True)
-    assert "permuted sets by" in (finished.folder / "report.html").read_text()
+    assert VERDICTS[headline["verdict"]] in (finished.folder / "report.html").read_text()
 
 
 @pytest.mark.slow
 def test_too_few_permuted_sets_and_more_of_them(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(finished.folder, folder := tmp_path / "run")
     scored: list[str] = []
-    mean_scores = damage.mean_scores
-    monkeypatch.setattr(damage, "mean_scores", lambda by_role: scored.append("") or mean_scores(by_role))
-    whole = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM permuted")}
+    score_paths = damage.score_paths
+
+    def counted(engine, prompt, given, sets):
+        scored.extend(sets)
+        return score_paths(engine, prompt, given, sets)
+
+    monkeypatch.setattr(damage, "score_paths", counted)
+    query = "SELECT * FROM solution_scores WHERE neuron_set LIKE 'perm%' ORDER BY ALL"
+    whole = finished.rows(query)
+    others = {n: at for n, at in times(folder, "solution_scores").items() if "perm" not in n}
 
     def permuted(sets: int, *more: str) -> dict:
         scored.clear()
         assert main(["ablate", str(folder), "--battery", "4", "--permuted", str(sets), *more]) == 0
-        rows = Run.open(folder).rows("SELECT * FROM permuted")
-        assert {r["neuron_set"] for r in rows} == (
-            {"none", "target", *(f"permuted_{i}" for i in range(sets))} if sets else set()
-        )
-        assert_same([whole[r["neuron_set"]] for r in rows], rows)
+        names = ["permutable", *(f"permuted_{i}" for i in range(sets))] if sets else []
+        assert_same([r for r in whole if r["neuron_set"] in names], Run.open(folder).rows(query))
         return Run.open(folder).summary["damage"]["headline"]
 
     headline = permuted(0)
-    assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 0)
+    assert (headline["verdict"], headline["sets"], scored) == (TOO_FEW, 0, [])
     assert "More sets are drawn with" in (folder / "report.html").read_text()
-    before = times(folder, "solution_scores", "battery", "completions", "keystones", "ablation")
+    before = times(folder, "battery", "completions", "keystones", "ablation")
     headline = permuted(5)
-    assert len(scored) == 7, "none, the target and five sets, once each"
+    assert scored == ["permutable", *(f"permuted_{i}" for i in range(5))]
     assert (headline["verdict"], headline["sets"]) == (TOO_FEW, 5), "19 are needed"
     assert headline == permuted(5, "--outcomes", "solutions") and not scored
-    assert permuted(7, "--outcomes", "solutions")["sets"] == 7 and len(scored) == 2, "those that are there are kept"
-    assert times(folder, "solution_scores", "battery", "completions", "keystones", "ablation") == before
+    assert permuted(7, "--outcomes", "solutions")["sets"] == 7
+    assert scored == ["permuted_5", "permuted_6"], "those that are there are kept"
+    assert times(folder, "battery", "completions", "keystones", "ablation") == before
+    assert times(folder, "solution_scores").items() >= others.items()
 
 
 def test_controls_of_the_correlation_and_stability(finished: Run) -> None:

@@ -32,6 +32,23 @@ _DOWN = (
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+# Of the configuration: what logits are multiplied by (Cohere, Falcon H1), divided by (Granite), and the cap that they then
+# approach (Gemma 2; RecurrentGemma, xLSTM).
+_MULTIPLIED, _DIVIDED = ("logit_scale", "lm_head_multiplier", "output_multiplier"), ("logits_scaling",)
+_CAPPED = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What stands between the unembedding and the logits: a factor, then a cap. Most families have neither."""
+
+    factor: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, unembedded: Tensor) -> Tensor:
+        """Logits of what the head said, (…, vocabulary) each."""
+        logits = unembedded if self.factor == 1 else unembedded * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 @dataclass(frozen=True)
@@ -43,12 +60,14 @@ class Anatomy:
         post_norm: each layer's norm over the FF output, or None.
         final_norm: the norm before the unembedding, or None.
         head: the module that unembeds.
+        readout: what makes logits of what it says.
     """
 
     down: tuple[nn.Module, ...]
     post_norm: tuple[nn.Module | None, ...]
     final_norm: nn.Module | None
     head: nn.Module
+    readout: Readout = Readout()
 
     @property
     def unembedding(self) -> Tensor:
@@ -146,7 +165,16 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     holders = [model.base_model, *model.base_model.children()]
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
-    return Anatomy(tuple(down), post, final, model.get_output_embeddings())
+    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(model.config.get_text_config()))
+
+
+def _readout(config: object) -> Readout:
+    """As the names in a configuration tell it; whether that is all is for the reader of logits to check."""
+
+    def first(names: tuple[str, ...]) -> float | None:
+        return next((v for name in names if (v := getattr(config, name, None)) is not None), None)
+
+    return Readout((first(_MULTIPLIED) or 1.0) / (first(_DIVIDED) or 1.0), first(_CAPPED))
 
 
 def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:

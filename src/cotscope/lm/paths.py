@@ -27,25 +27,17 @@ from ..errors import ModelError
 from ..records import Neuron
 from .engine import Engine
 from .families import Anatomy, value_matrix
-from .interventions import scale
+from .interventions import Intervention, scale
 from .recorders import ChosenNeurons
-from .scoring import Given, TokenScore, score
+from .scoring import Given, TokenScore, score, token_scores
 
 Path = Literal["total", "direct", "indirect"]
 PATHS: tuple[Path, ...] = ("total", "direct", "indirect")
-_ROWS = 64  # positions whose logits stand in float32 at once
-
-
-class PathScore(NamedTuple):
-    """A given token under one path.
-
-    Attributes:
-        log_prob: its log-probability (nats).
-        margin: its logit less the largest of the others' (nats); it has no ceiling.
-    """
-
-    log_prob: float
-    margin: float
+Disrupt = Callable[[Sequence[Neuron]], Intervention | None]
+Scores = list[list[TokenScore]]
+COEFFICIENT_BYTES = 2**28
+"""Of untouched coefficients that are kept at once: 24 solutions of 60 tokens have room for 46,000 neurons."""
+_ROWS = 64  # positions whose logits stand in memory at once
 
 
 class Untouched(NamedTuple):
@@ -71,26 +63,28 @@ class PathEffects:
     Args:
         given: prompts and continuations; without recorder and intervention, and all tokens scored.
         neurons: all that any set has.
+        disrupt: the intervention under which a set is gone, and, of no neurons, that which all sets have in common (the
+            untouched model is then one with shuffled value vectors, say); None: the set is zeroed, and nothing else.
 
-    Raises: ModelError if the model's logits are not its unembedding of its final norm.
+    Raises: ModelError if the model's logits are not what `Anatomy` says of its final norm, unembedding and readout.
     """
 
-    def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron]) -> None:
+    def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron], disrupt: Disrupt | None = None) -> None:
         assert given.recorder is None and given.intervention is None and given.scored is None
         self._engine, self._given = engine, given
+        self._disrupt = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
         self._targets = [t for tokens in given.continuations for t in tokens]
         self._untouched = self._look(neurons)
 
     @torch.inference_mode()
-    def untouched(self) -> list[list[PathScore]]:
+    def untouched(self) -> Scores:
         """Each continuation's tokens with nothing disrupted."""
         return self._by_prompt(self._scores(self._untouched.residual))
 
     @torch.inference_mode()
-    def of(self, neurons: Sequence[Neuron]) -> Mapping[Path, list[list[PathScore]]]:
-        """Each continuation's tokens with a set zeroed, by path."""
-        zeroed = scale(self._engine.loaded.anatomy, tuple(neurons), 0.0)
-        disrupted, _, _ = self._run(replace(self._given, intervention=zeroed))
+    def of(self, neurons: Sequence[Neuron]) -> dict[Path, Scores]:
+        """Each continuation's tokens with a set gone, by path."""
+        disrupted, _, _ = self._run(replace(self._given, intervention=self._disrupt(tuple(neurons))))
         push = self._push(neurons)
         streams = {"total": disrupted, "direct": self._untouched.residual - push, "indirect": disrupted + push}
         return {path: self._by_prompt(self._scores(streams[path])) for path in PATHS}
@@ -99,13 +93,15 @@ class PathEffects:
 
     def _look(self, neurons: Sequence[Neuron]) -> Untouched:
         found: dict[int, Tensor] = {}
-        recorder = ChosenNeurons(self._engine.loaded.anatomy, neurons, found.__setitem__)
-        residual, outputs, said = self._run(replace(self._given, recorder=recorder))
+        recorder = ChosenNeurons(self._engine.loaded.anatomy, neurons, found.__setitem__) if neurons else None
+        residual, outputs, said = self._run(replace(self._given, recorder=recorder, intervention=self._disrupt(())))
         self._check(residual, said)
+        if recorder is None:
+            return Untouched(residual, (), residual[:, :0], outputs)
         coefficients = torch.cat([found[i] for i in range(len(self._given.prompts))])
         return Untouched(residual, tuple(recorder.neurons), coefficients, outputs)
 
-    def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...], list[list[TokenScore]]]:
+    def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...], Scores]:
         """One pass: what enters the final norm, and the norms over blocks' outputs, at each given token's place, in order;
         and what the model itself says of the tokens."""
         passes, anatomy = self._engine.passes, self._engine.loaded.anatomy
@@ -142,22 +138,20 @@ class PathEffects:
     # -- logits ------------------------------------------------------------------------------------------------------
 
     def _logits(self, residual: Tensor) -> Tensor:
-        anatomy, dtype = self._engine.loaded.anatomy, self._engine.loaded.dtype
-        hidden = residual.to(dtype)
+        anatomy = self._engine.loaded.anatomy
+        hidden = residual.to(self._engine.loaded.dtype)
         hidden = hidden if anatomy.final_norm is None else anatomy.final_norm(hidden[None])[0]
-        return anatomy.head(hidden).float()
+        logits: Tensor = anatomy.readout(anatomy.head(hidden))
+        return logits
 
-    def _scores(self, residual: Tensor) -> list[PathScore]:
-        found = []
-        for part, tokens in zip(residual.split(_ROWS), torch.tensor(self._targets[: len(residual)]).split(_ROWS), strict=True):
-            logits, at = self._logits(part), tokens.to(part.device)[:, None]
-            own = logits.gather(1, at)[:, 0]
-            log_prob = own - logits.logsumexp(dim=1)
-            others = logits.scatter(1, at, -torch.inf).amax(dim=1)
-            found += list(map(PathScore, log_prob.tolist(), (own - others).tolist()))
+    def _scores(self, residual: Tensor) -> list[TokenScore]:
+        found: list[TokenScore] = []
+        for part in residual.split(_ROWS):
+            at = len(found)
+            found += token_scores(self._logits(part), self._targets[at : at + len(part)])
         return found
 
-    def _by_prompt(self, scores: list[PathScore]) -> list[list[PathScore]]:
+    def _by_prompt(self, scores: list[TokenScore]) -> Scores:
         rows, at = [], 0
         for tokens in self._given.continuations:
             rows.append(scores[at : at + len(tokens)])
@@ -165,15 +159,37 @@ class PathEffects:
         return rows
 
     @torch.inference_mode()
-    def _check(self, residual: Tensor, said: list[list[TokenScore]]) -> None:
-        """Some models cap or scale their logits after the unembedding: what the same pass said must be what is read here."""
+    def _check(self, residual: Tensor, said: Scores) -> None:
+        """No list of families is whole: what the same pass said must be what is read here."""
         found = [s.log_prob for s in self._scores(residual)]
         loose = 1e-3 if self._engine.loaded.dtype == torch.float32 else 0.25
         if any(abs(a - b.log_prob) > loose for a, b in zip(found, (s for row in said for s in row), strict=True)):
             raise ModelError(
                 f"the logits of {self._engine.loaded.name} are not its unembedding of its final norm",
-                expected="a model that neither caps nor scales them, to tell direct effects from indirect ones",
+                expected="a model that does nothing else to them, or that lm/families.py knows",
             )
+
+
+def path_effects(
+    engine: Engine, given: Given, sets: Mapping[str, Sequence[Neuron]], disrupt: Disrupt | None = None
+) -> Iterator[tuple[str, dict[Path, Scores]]]:
+    """`PathEffects` of each set in turn; of a set without neurons only "total", which is the untouched model.
+
+    Sets share an untouched pass as far as their neurons' coefficients take `COEFFICIENT_BYTES`.
+
+    Raises: ModelError as `PathEffects` does, before the first.
+    """
+    most = COEFFICIENT_BYTES // (4 * max(1, sum(map(len, given.continuations))))
+    groups: list[tuple[list[str], set[Neuron]]] = []
+    for name, neurons in sets.items():
+        if not groups or len(groups[-1][1].union(neurons)) > most:
+            groups.append(([], set()))
+        groups[-1][0].append(name)
+        groups[-1][1].update(neurons)
+    for names, together in groups:
+        effects = PathEffects(engine, given, sorted(together), disrupt)
+        for name in names:
+            yield name, effects.of(sets[name]) if sets[name] else {"total": effects.untouched()}
 
 
 @contextmanager

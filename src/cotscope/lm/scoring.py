@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,10 +46,17 @@ class Given:
 
 
 class TokenScore(NamedTuple):
-    """A given token's log-probability (nats), and whether it was the most likely token."""
+    """A given token.
+
+    Attributes:
+        log_prob: its log-probability (nats).
+        greedy: whether it was the most likely token.
+        margin: its logit less the largest of the others' (nats); it has no ceiling where the model is sure.
+    """
 
     log_prob: float
     greedy: bool
+    margin: float
 
 
 class _Place(NamedTuple):
@@ -115,7 +122,9 @@ def score(
             logits = passes.forward(cache, ids, positions, view, mask)
             if places is not None:
                 places += [(p.prompt, p.token) for p in wanted]
-            for place, token_score in zip(wanted, _scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])):
+            for place, token_score in zip(
+                wanted, token_scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])
+            ):
                 scores[place.prompt].append(token_score)
             if given.recorder is not None:
                 for row in rows:
@@ -142,11 +151,14 @@ def _tensors(places: list[_Place], device: torch.device) -> tuple[Tensor, Tensor
     )
 
 
-def _scores(logits: Tensor, tokens: list[int]) -> Iterator[TokenScore]:
+def token_scores(logits: Tensor, tokens: Sequence[int]) -> Iterator[TokenScore]:
     """One score per row of logits (rows, vocabulary)."""
-    for part, target in zip(logits.split(_ROWS), torch.tensor(tokens, device=logits.device).split(_ROWS)):
-        log_prob = torch.log_softmax(part.float(), dim=-1).gather(1, target[:, None])[:, 0]
-        yield from map(TokenScore, log_prob.tolist(), (argmax(part) == target).tolist())
+    targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    for part, target in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True):
+        exact, at = part.float(), target[:, None]
+        own = exact.gather(1, at)[:, 0]
+        log_prob, others = own - exact.logsumexp(dim=1), exact.scatter(1, at, -torch.inf).amax(dim=1)
+        yield from map(TokenScore, log_prob.tolist(), (argmax(part) == target).tolist(), (own - others).tolist())
 
 
 @dataclass(frozen=True)

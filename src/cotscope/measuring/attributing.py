@@ -30,7 +30,7 @@ from .solutions import Solution, answers, fingerprint_of, solved
 if TYPE_CHECKING:
     from ..lm.attribution import Attribution
     from ..lm.loading import LoadedModel
-    from ..lm.paths import PathScore
+    from ..lm.scoring import TokenScore
 
 MARGIN = "result_margin"
 BATTERY_ITEMS = 4  # of each task
@@ -153,7 +153,7 @@ def _check(session: Session, model: LoadedModel, given: Sequence[Solution], coun
     run.write(ATTRIBUTION_CHECKS, checks, of=of)
 
 
-def _margin(given: Sequence[Solution], scores: Sequence[Sequence[PathScore]]) -> float:
+def _margin(given: Sequence[Solution], scores: Sequence[Sequence[TokenScore]]) -> float:
     """Mean over solutions of the mean logit margin at their results."""
     return fmean(
         fmean(t.margin for t, role in zip(tokens, s.roles, strict=True) if role == "result")

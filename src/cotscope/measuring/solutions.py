@@ -6,24 +6,28 @@ left (`damage`), the neurons active on its tokens how much of it a prompt calls 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..data.battery import load_battery
 from ..data.roles import ARITHMETIC, ROLES, token_roles
+from ..errors import ModelError
 from ..prompts.derive import render_solution
-from ..records import Problem, Prompt
+from ..records import Neuron, Problem, Prompt
 from ..runs.files import fingerprint
 from ..runs.session import Session
 from ..runs.tables import SOLUTIONS
+from ..stats import Places
 
 if TYPE_CHECKING:
     from ..lm.engine import Engine
     from ..lm.interventions import Intervention
     from ..lm.loading import LoadedModel
-    from ..lm.scoring import TokenScore
+    from ..lm.scoring import Given, TokenScore
+
+    ByRole = dict[str, list[TokenScore]]
 
 BASELINE = "completions/study.{first}"
 """What `reference_solutions` reads; who calls it reads that too, and writes `solutions`."""
@@ -61,30 +65,79 @@ def fingerprint_of(given: Sequence[Solution]) -> str:
     return fingerprint([(s.problem.id, s.problem.question, s.tokens, s.roles) for s in given])
 
 
-def mean_scores(by_role: Sequence[dict[str, list[TokenScore]]]) -> tuple[float, float]:
-    """Mean log-probability of the solutions' arithmetic tokens, and of the others: by solution, then over them."""
-    means = []
-    for arithmetic in (True, False):
-        parts = [[t.log_prob for r, found in s.items() if (r in ARITHMETIC) == arithmetic for t in found] for s in by_role]
-        means.append(fmean(fmean(part) for part in parts if part))
-    return means[0], means[1]
+def by_role(given: Sequence[Solution], scores: Sequence[Sequence[TokenScore]]) -> list[ByRole]:
+    """The scores of each solution's tokens by role; only roles that occur."""
+    found = []
+    for s, tokens in zip(given, scores, strict=True):
+        here: ByRole = {}
+        for role, token_score in zip(s.roles, tokens, strict=True):
+            here.setdefault(role, []).append(token_score)
+        found.append(here)
+    return found
+
+
+def mean_by_kind(solutions: Iterable[Mapping[str, tuple[float, int]]]) -> Places:
+    """Means of arithmetic tokens, and of the others: by solution, then over solutions.
+
+    Args:
+        solutions: of each, role → mean over its tokens of that role, and how many they are.
+    """
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for s in solutions:
+        for arithmetic, means in found.items():
+            here = [(mean, count) for role, (mean, count) in s.items() if (role in ARITHMETIC) == arithmetic]
+            if here:
+                means.append(sum(mean * count for mean, count in here) / sum(count for _, count in here))
+    return Places(fmean(found[True]), fmean(found[False]))
+
+
+def mean_places(solutions: Sequence[ByRole], measure: str) -> Places:
+    """`mean_by_kind` of a measure of tokens' scores: "log_prob" or "margin"."""
+    return mean_by_kind({r: (fmean(getattr(t, measure) for t in ts), len(ts)) for r, ts in s.items()} for s in solutions)
 
 
 def score_roles(
     engine: Engine, prompt: Prompt, given: Sequence[Solution], intervention: Intervention | None = None
-) -> list[dict[str, list[TokenScore]]]:
+) -> list[ByRole]:
     """For each solution under a prompt, and an intervention: the scores of its tokens by role; only roles that occur."""
-    from ..lm.scoring import Given, score
+    from ..lm.scoring import score
 
-    texts = tuple(prompt.text(s.problem.question) for s in given)
-    found = score(engine, Given(texts, tuple(s.tokens for s in given), intervention=intervention))
-    by_role = []
-    for s, scores in zip(given, found, strict=True):
-        here: dict[str, list[TokenScore]] = {}
-        for role, token_score in zip(s.roles, scores, strict=True):
-            here.setdefault(role, []).append(token_score)
-        by_role.append(here)
-    return by_role
+    return by_role(given, score(engine, replace(_as_given(prompt, given), intervention=intervention)))
+
+
+def score_paths(
+    engine: Engine,
+    prompt: Prompt,
+    given: Sequence[Solution],
+    sets: Mapping[str, Sequence[Neuron]],
+    disrupt: Callable[[Sequence[Neuron]], Intervention | None] | None = None,
+) -> Iterator[tuple[str, dict[str, list[ByRole]]]]:
+    """For each set in turn: path ("total", "direct", "indirect") → the scores of each solution's tokens by role.
+
+    Only "total" of a set without neurons (the untouched model), and of every set on a model whose logits can't be read off
+    its last residual stream.
+
+    Args:
+        disrupt: as `lm/paths.py: PathEffects` takes it; None: sets are zeroed.
+    """
+    from ..lm.interventions import scale
+    from ..lm.paths import path_effects
+    from ..lm.scoring import score
+
+    whole = _as_given(prompt, given)
+    gone = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
+    try:
+        for name, found in path_effects(engine, whole, sets, gone):
+            yield name, {path: by_role(given, scores) for path, scores in found.items()}
+    except ModelError:
+        for name, neurons in sets.items():
+            yield name, {"total": by_role(given, score(engine, replace(whole, intervention=gone(neurons))))}
+
+
+def _as_given(prompt: Prompt, given: Sequence[Solution]) -> Given:
+    from ..lm.scoring import Given
+
+    return Given(tuple(prompt.text(s.problem.question) for s in given), tuple(s.tokens for s in given))
 
 
 class BatteryHit(NamedTuple):

@@ -21,7 +21,7 @@ from ..runs.files import write_text
 from ..runs.folder import Run
 from ..runs.stage import stale_because
 from ..stages.registry import VERB_OF
-from . import attribute, calibrate, damage, figures, judge, paths, sweep, text, variants
+from . import attribute, calibrate, damage, figures, judge, sweep, text, variants
 from .reading import Reading, showing
 
 KINDS = {
@@ -104,7 +104,6 @@ def _page(run: Reading) -> str:
         ablation=_ablation(run),
         damage=damage.damage(run, KINDS),
         operations=damage.operations(run),
-        paths=paths.paths(run),
         push=attribute.push(run),
         attribution=attribute.attribution(run),
         disruptions=sweep.sweep(run, KINDS),

@@ -24,10 +24,10 @@ KINDS = {
 def calibrate(run: Reading) -> dict[str, Any]:
     """The rates by kind, from summary.json, and the figure of all runs' p-values."""
     summary = run.summary.get("placebo") or {}
-    rows = [row for row in run.rows("calibration") if row["p_value"] is not None]
+    rows = [row for row in run.rows("calibration") if row["matters_p_value"] is not None]
     by_kind = summary.get("by_kind") or {}
     dots = {
-        label: sorted((max(r["p_value"], r["p_beyond"]), r["verdict"] == "matters") for r in rows if r["kind"] == kind)
+        label: sorted((max(r["matters_p_value"], r["matters_p_beyond"]), r["matters"]) for r in rows if r["kind"] == kind)
         for kind, label in KINDS.items()
         if any(row["kind"] == kind for row in rows)
     }

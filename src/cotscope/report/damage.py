@@ -1,31 +1,67 @@
-"""The report's part on what a set's removal does to the skill, to other skills, and to each operation."""
+"""The report's part on what a set's removal does to the skill, by path, to other skills, and to each operation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ..stats import LEAST_EFFECT, LEAST_MARGIN, VERDICTS
 from . import text
 from .reading import Reading
 
+WAYS = ("total", "direct", "indirect")
+MEASURES = {"log_prob": ("log-probability", LEAST_EFFECT), "margin": ("logit margin", LEAST_MARGIN)}
+"""Measure → what it is called, and within how many nats of 0 a change may be called none."""
+FEW_SETS = 10
+"""With fewer matched sets an interval that takes in their spread is rough."""
+
 
 def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """What each set does to the given results, to other skills and to general text; what is specific in it."""
+    """What each set does to the given solutions, by path, to other skills and to general text; what is specific in it."""
     of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
     rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
     of_kind = [row["kind"] for row in rows]
     for row in rows:
         row["label"], row["several"] = kinds.get(row["kind"], row["kind"]), of_kind.count(row["kind"]) > 1
-    changes = run.rows("damage_solutions")
+    total = [row for row in run.rows("damage_solutions") if row["path"] == "total"]
     summary = run.summary.get("damage") or {}
-    labels = {"accuracy": "accuracy", "battery": "other skills"}
-    specific = [
-        {"label": labels.get(key, key)} | entry
-        for key, entry in (summary.get("specific") or {}).items()
-        if text.is_number(entry.get("change"))
+    headline = summary.get("headline") or {}
+    return {
+        "rows": rows,
+        "roles": list(dict.fromkeys(row["role"] for row in total)),
+        "given": {(row["neuron_set"], row["role"]): row for row in total},
+        "effects": _effects(summary, kinds),
+        "paths_say": _paths_say(summary),
+        "specific": specific(summary),
+        "says": _says(specific(summary)),
+        "few": 0 < (summary.get("matched") or 0) < FEW_SETS,
+        "headline": headline,
+        "verdict": VERDICTS[headline["verdict"]] if headline else "",
+        "claims": [(words, headline[claim]) for claim, words in CLAIMS.items() if headline.get(claim)],
+        **{key: summary.get(key, text.MISSING) for key in ("problems", "items", "matched")},
+    }
+
+
+CLAIMS = {"pushes": "zeroed, log-probability", "matters": "zeroed and their own push put back, logit margin"}
+"""The claims of the rule, as the report calls what they are about."""
+
+
+def specific(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the target set does beyond the matched ones: one row per outcome, from the summary's section."""
+    found = summary.get("specific") or {}
+    rows = [
+        {"label": label} | found[key] for key, label in (("accuracy", "accuracy"), ("battery", "other skills")) if key in found
     ]
-    worse = [row["label"] for row in specific if text.is_number(row["high"]) and row["high"] < 0]
-    less = [row["label"] for row in specific if text.is_number(row["low"]) and row["low"] > 0]
+    for role, paths in (found.get("solutions") or {}).items():
+        for path, measure, words in (("total", "log_prob", "log-probability"), ("indirect", "margin", "margin, push put back")):
+            if entry := paths.get(path, {}).get(measure):
+                rows.append({"label": f"{role}: {words}"} | entry)
+    return [row for row in rows if text.is_number(row.get("change"))]
+
+
+def _says(rows: list[dict[str, Any]]) -> str:
+    worse = [row["label"] for row in rows if text.is_number(row["high"]) and row["high"] < 0]
+    less = [row["label"] for row in rows if text.is_number(row["low"]) and row["low"] > 0]
     says = "Nothing suffers more under the reasoning set than under the matched sets: no specific damage is shown."
     if worse:
         says = f"More than under the matched sets, by an interval that leaves 0 out, suffer: {', '.join(worse)}."
@@ -33,15 +69,45 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
             says += " Other skills are among them: the damage is not to arithmetic alone."
     if less:
         says += f" Less than under the matched sets suffer: {', '.join(less)}."
-    return {
-        "rows": rows,
-        "roles": list(dict.fromkeys(row["role"] for row in changes)),
-        "given": {(row["neuron_set"], row["role"]): row for row in changes},
-        "specific": specific,
-        "says": says,
-        "headline": summary.get("headline") or {},
-        **{key: summary.get(key, text.MISSING) for key in ("problems", "items")},
-    }
+    return says
+
+
+def _effects(summary: Mapping[str, Any], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per role and set (the target, the means of matched and permuted sets), with a cell per measure and path."""
+    effects, target = summary.get("effects") or {}, summary.get("target") or ""
+    labels = {target: kinds.get(target, target), "matched_mean": "matched random, mean", "permuted_mean": "permuted, mean"}
+    return [
+        {"role": role, "label": label, "cells": [effects[name][role].get(w, {}).get(m, {}) for m in MEASURES for w in WAYS]}
+        for role in effects.get(target) or {}
+        for name, label in labels.items()
+        if role in (effects.get(name) or {})
+    ]
+
+
+def _paths_say(summary: Mapping[str, Any]) -> str:
+    """What the operators' and the results' figures say of the target set, and no more."""
+    effects, said = summary.get("effects") or {}, []
+    for role, measure in (("operator", "log_prob"), ("result", "margin")):
+        (name, bound), found = MEASURES[measure], effects.get(summary.get("target"), {}).get(role) or {}
+        cells = {way: found.get(way, {}).get(measure) or {} for way in WAYS}
+        if not all(text.is_number(cell.get("change")) for cell in cells.values()):
+            continue
+        figures = ", ".join(f"{text.number(cells[way]['change'], 2, True)} {way}" for way in WAYS)
+        indirect = cells["indirect"]
+        if indirect["within"]:
+            left = f"with their own push put back there is no effect (within ±{bound})"
+        elif text.is_number(indirect["high"]) and indirect["high"] < 0:
+            left = "with their own push put back part of the loss is left: later layers depend on them"
+        else:
+            left = "with their own push put back a loss is not shown"
+        same = (effects.get("permuted_mean") or effects.get("matched_mean") or {}).get(role, {}).get("indirect", {})
+        other = same.get(measure) or {}
+        sets = "permuted" if effects.get("permuted_mean") else "matched"
+        beside = (
+            f" ({sets} sets: {text.number(other['change'], 2, True)} indirect)" if text.is_number(other.get("change")) else ""
+        )
+        said.append(f"At {role}s ({name}): {figures}; {left}{beside}.")
+    return " ".join(said)
 
 
 def operations(run: Reading) -> dict[str, Any]:

@@ -60,10 +60,14 @@ def judge(run: Reading) -> dict[str, Any]:
     }
 
 
+_TOTAL_SQL = """SELECT neuron_set, role, log_prob_change AS change, log_prob_low AS low, log_prob_high AS high
+                FROM damage_solutions WHERE path = 'total'"""
+
+
 def _difference(run: Reading) -> list[dict[str, Any]]:
     """One row per set: its neurons, what zeroing them does, the activity of its poles and how that goes with accuracy."""
     ablation = {row["neuron_set"]: row for row in run.rows("ablation")}
-    change = {(row["neuron_set"], row["role"]): row for row in run.rows("damage_solutions")}
+    change = {(row["neuron_set"], row["role"]): row for row in run.rows("damage_solutions", _TOTAL_SQL)}
     judged = {(row["poles"], row["activity"]): row for row in run.rows("judged")}
     rows = []
     for poles, (name, label) in JUDGED.items():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any
+
+from ..stats import VERDICTS
+from .damage import CLAIMS, specific
 
 _BESIDE = (("all candidates", "lexicon"), ("rejected candidates", "rejected"))
 
@@ -34,12 +38,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         lines.append("")
     if damage := summary.get("damage"):
         lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
-        for name, entry in damage["specific"].items():
-            label = "other skills" if name == "battery" else name
-            lines.append(f"{label:46}{entry['change']:>+7.3f}  {_interval([entry['low'], entry['high']])}")
-        if found := damage.get("headline"):
-            p = f" (p = {found['p_value']:.3f}, beyond other tokens {found['p_beyond']:.3f})" if found["sets"] else ""
-            lines.append(f"verdict: {found['verdict']}{p}")
+        for row in specific(damage):
+            lines.append(f"{row['label']:46}{row['change']:>+7.3f}  {_interval([row['low'], row['high']])}")
+        found = damage["headline"]
+        lines += [f"verdict: {found['verdict']}", *wrap(VERDICTS[found["verdict"]], 96)]
+        for claim, words in CLAIMS.items():
+            if held := found[claim]:
+                lines.append(f"p = {held['p_value']:.3f}, beyond other tokens {held['p_beyond']:.3f} ({words})")
         lines.append("")
     if placebo := summary.get("placebo"):
         said = f"{placebo['said']} of {placebo['runs']} {_interval(placebo['ci'])}"

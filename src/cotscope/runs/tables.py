@@ -137,10 +137,11 @@ SOLUTIONS = _table(
     "a role in one reference solution",
     {"problem_id": TEXT, "source": TEXT, "text": TEXT, "role": TEXT, "tokens": WHOLE},
 )
+_PATH = {"neuron_set": TEXT, "role": TEXT, "path": TEXT}
 SOLUTION_SCORES = _table(
     "solution_scores",
-    "tokens of one role in one reference solution with a set zeroed: mean log-probability (nats), share most likely",
-    {"neuron_set": TEXT, "problem_id": TEXT, "role": TEXT, "log_prob": REAL, "tokens": WHOLE, "greedy": REAL},
+    "tokens of one role in one reference solution with a set zeroed, by path: mean log-probability and logit margin (nats)",
+    {"problem_id": TEXT} | _PATH | {"tokens": WHOLE, "log_prob": REAL, "margin": REAL},
     part="set",
 )
 BATTERY = _table(
@@ -149,34 +150,20 @@ BATTERY = _table(
     {"neuron_set": TEXT, "task": TEXT, "item": TEXT, "hit": YES},
     part="set",
 )
-PERMUTED = _table(
-    "permuted",
-    "a permuted set zeroed: mean log-probability of the reference solutions' arithmetic tokens, and of the others (nats)",
-    {"neuron_set": TEXT, "arithmetic": REAL, "elsewhere": REAL},
-    part="set",
-)
 DAMAGE = _table(
     "damage",
     "a set's battery, against the untouched model",
     {"neuron_set": TEXT, "items": WHOLE, "battery": REAL, "battery_low": REAL, "battery_high": REAL, "battery_p": REAL},
 )
-_CHANGE = {"change": REAL, "low": REAL, "high": REAL}
+_MEASURED = [
+    {name: REAL} | {f"{name}_{end}": REAL for end in ("change", "low", "high", "p")} | {f"{name}_within": YES}
+    for name in ("log_prob", "margin")
+]
 DAMAGE_SOLUTIONS = _table(
     "damage_solutions",
-    "what the log-probability of reference solutions' tokens of one role loses with a set zeroed (nats)",
-    {"neuron_set": TEXT, "role": TEXT, "problems": WHOLE, "log_prob": REAL} | _CHANGE | {"p": REAL},
-)
-_PATH = {"neuron_set": TEXT, "role": TEXT, "path": TEXT}
-PATH_SCORES = _table(
-    "path_scores",
-    "tokens of one role in one reference solution with a set zeroed, by path: mean log-probability and logit margin (nats)",
-    {"problem_id": TEXT} | _PATH | {"log_prob": REAL, "margin": REAL},
-    part="set",
-)
-PATHS = _table(
-    "paths",
-    "what tokens of one role lose with a set zeroed, by path (nats; intervals over problems)",
-    _PATH | {"kind": TEXT, "problems": WHOLE} | _interval("log_prob") | _interval("margin"),
+    "what tokens of one role in reference solutions lose with a set zeroed, by path (nats; intervals over problems; "
+    "within: the verdict's rule lets it be called no effect)",
+    _PATH | {"kind": TEXT, "problems": WHOLE} | {k: t for measure in _MEASURED for k, t in measure.items()},
 )
 PUSH = _table(
     "push",
@@ -237,6 +224,7 @@ SELECTED = _table(
     | _interval("accuracy") | {"n": WHOLE, "controls_accuracy": REAL}
     | {"battery": REAL, "controls_battery": REAL, "kl": REAL, "verdict": TEXT},
 )  # fmt: skip
+_CHANGE = {"change": REAL, "low": REAL, "high": REAL}
 OPERATION_PROBLEMS = _table(
     "operation_problems",
     "one problem of one operation with one operation's neurons zeroed: mean log-probability of tokens of a role (nats)",
@@ -369,8 +357,10 @@ PHENOMENA = _table(
     | {"detectable": REAL}
     | {k: t for verdict in MEASURED.values() for k, t in ((verdict, TEXT), (f"{verdict}_needs", WHOLE))},
 )
-_CALIBRATION = {"run": TEXT, "kind": TEXT, "concepts": TEXTS, "neurons": WHOLE, "compared": WHOLE, "solved": WHOLE,
-                "problems": WHOLE, "change": REAL, "permuted_mean": REAL, "p_value": REAL, "p_beyond": REAL,
-                "verdict": TEXT}  # fmt: skip
+_CALIBRATION = (
+    {"run": TEXT, "kind": TEXT, "concepts": TEXTS, "neurons": WHOLE, "compared": WHOLE, "solved": WHOLE, "problems": WHOLE}
+    | {f"{c}_{v}": REAL for c in ("pushes", "matters") for v in ("change", "permuted_mean", "p_value", "p_beyond")}
+    | {"pushes": YES, "matters": YES, "verdict": TEXT}
+)
 CALIBRATION_RUNS = _table("calibration_runs", "one run of the calibration", _CALIBRATION, part="run")
 CALIBRATION = _table("calibration", "one run of the calibration that its rate counts", _CALIBRATION)

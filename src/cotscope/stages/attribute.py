@@ -23,7 +23,15 @@ from ..measuring.attributing import attribute_all
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import active_neurons
 from ..measuring.selections import WAYS, Evidence, evidence
-from ..measuring.solutions import BASELINE, Solution, fingerprint_of, reference_solutions, score_battery, score_tasks
+from ..measuring.solutions import (
+    BASELINE,
+    Solution,
+    fingerprint_of,
+    reference_solutions,
+    score_battery,
+    score_paths,
+    score_tasks,
+)
 from ..records import Neuron
 from ..runs.files import fingerprint
 from ..runs.options import option
@@ -153,55 +161,51 @@ def _controls(
 
 
 def _score(session: Session, sets: Sequence[_Set], given: Sequence[Solution], options: Options) -> None:
-    from ..lm.interventions import scale
-    from ..lm.paths import PathEffects
-    from ..lm.scoring import Given, text_scores
-
-    run, engine = session.run, session.engine
-    mark = fingerprint_of(given), session.prompt.text(""), options.sums, options.skills
+    run = session.run
+    mark = fingerprint_of(given), session.prompt.text("")
+    by_name = {s.name: s for s in sets}
     of = {s.name: fingerprint(s.neurons, *mark) for s in sets}
-    tables = (SELECTION_SCORES, SELECTION_SUMS, SELECTION_SKILLS)
+    missing = {s.name: s.neurons for s in sets if run.done(f"selection_scores/{s.name}", of[s.name]) is None}
+    with session.bar("selections: solutions", len(missing), "set") as bar:
+        for name, found in score_paths(session.engine, session.prompt, given, missing):
+            rows = [
+                by_name[name].about
+                | {"problem_id": solution.problem.id, "role": role, "path": path}
+                | {measure: fmean(getattr(t, measure) for t in scores[role]) for measure in ("log_prob", "margin")}
+                for path, by_solution in found.items()
+                for solution, scores in zip(given, by_solution, strict=True)
+                for role in ROLES
+                if role in scores
+            ]
+            run.write(SELECTION_SCORES, rows, name, of[name])
+            bar.update()
+    _score_skills(session, sets, options)
+
+
+def _score_skills(session: Session, sets: Sequence[_Set], options: Options) -> None:
+    """Sums, the battery, general text."""
+    from ..lm.interventions import scale
+    from ..lm.scoring import text_scores
+
+    run, engine, sums = session.run, session.engine, load_sums(options.sums)
+    of = {s.name: fingerprint(s.neurons, options.sums, options.skills) for s in sets}
+    tables = (SELECTION_SUMS, SELECTION_SKILLS)
     missing = [s for s in sets if not all(run.done(f"{t.name}/{s.name}", of[s.name]) for t in tables)]
-    texts = Given(tuple(session.prompt.text(s.problem.question) for s in given), tuple(s.tokens for s in given))
-    sums = load_sums(options.sums)
-    with session.bar("trying selections", len(missing), "set") as bar:
-        for selection in dict.fromkeys(s.selection.partition(",")[0] for s in missing):  # coefficients of some at a time
-            here = [s for s in missing if s.selection.partition(",")[0] == selection]
-            of_all = sorted({n for s in here for n in s.neurons}) or [Neuron(0, 0)]  # any, for the untouched model alone
-            effects = PathEffects(engine, texts, of_all)
-            for s in here:
-                zeroed = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
-                by_path: Mapping[Any, Any] = effects.of(s.neurons) if s.neurons else {"total": effects.untouched()}
-                run.write(SELECTION_SCORES, _role_rows(s, given, by_path), s.name, of[s.name])
-                asked = score_tasks(engine, sums, options.sums, zeroed)
-                run.write(
-                    SELECTION_SUMS,
-                    [
-                        s.about
-                        | {"level": task.name, "item": item[0], "hit": all(t.greedy for t in scores)}
-                        | {"log_prob": sum(t.log_prob for t in scores)}
-                        for task, item, scores in asked
-                    ],
-                    s.name,
-                    of[s.name],
-                )
-                hits = [h.hit for h in score_battery(engine, options.skills, zeroed)]
-                text = text_scores(session.loaded, general_text(), {"set": zeroed}, at_most=1)["set"]
-                skills = {"battery": fmean(hits), "items": len(hits), "perplexity": text.perplexity, "kl": text.kl}
-                run.write(SELECTION_SKILLS, [s.about | skills], s.name, of[s.name])
-                bar.update()
-
-
-def _role_rows(s: _Set, given: Sequence[Solution], by_path: Mapping[Any, Any]) -> list[dict[str, Any]]:
-    return [
-        s.about
-        | {"problem_id": solution.problem.id, "role": role, "path": path}
-        | {measure: fmean(getattr(t, measure) for t in here) for measure in ("log_prob", "margin")}
-        for path, by_solution in by_path.items()
-        for solution, scores in zip(given, by_solution, strict=True)
-        for role in ROLES
-        if (here := [t for r, t in zip(solution.roles, scores, strict=True) if r == role])
-    ]
+    with session.bar("selections: sums and other skills", len(missing), "set") as bar:
+        for s in missing:
+            zeroed = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
+            asked = [
+                s.about
+                | {"level": task.name, "item": item[0], "hit": all(t.greedy for t in scores)}
+                | {"log_prob": sum(t.log_prob for t in scores)}
+                for task, item, scores in score_tasks(engine, sums, options.sums, zeroed)
+            ]
+            run.write(SELECTION_SUMS, asked, s.name, of[s.name])
+            hits = [h.hit for h in score_battery(engine, options.skills, zeroed)]
+            text = text_scores(session.loaded, general_text(), {"set": zeroed}, at_most=1)["set"]
+            skills = {"battery": fmean(hits), "items": len(hits), "perplexity": text.perplexity, "kl": text.kl}
+            run.write(SELECTION_SKILLS, [s.about | skills], s.name, of[s.name])
+            bar.update()
 
 
 def _generate(session: Session, sets: Sequence[_Set]) -> None:
@@ -244,10 +248,9 @@ def _summarise(
     )
     found = {r["selection"]: r for r in rows}
     said = [
-        f"{name} {found[name]['result_margin_indirect']:+.2f} [{found[name]['result_margin_indirect_low']:+.2f}, "
-        f"{found[name]['result_margin_indirect_high']:+.2f}]"
+        f"{name} {r['result_margin_indirect']:+.2f} [{r['result_margin_indirect_low']:+.2f}, {r['result_margin_indirect_high']:+.2f}]"
         for name in ("attribution", "lexicon")
-        if name in found
+        if (r := found.get(name)) and r["result_margin_indirect"] is not None
     ]
     return (
         f"results' logit margin through later layers with {len(choices['attribution'])} neurons zeroed, chosen by: "
@@ -320,11 +323,13 @@ class _Scores:
             return {}
         [target] = [c for c in sets if c.selection == f"{s.selection}, compared"]
 
+        path = "indirect" if self.changes((s.selection, None), "result", "indirect", "margin") else "total"
+
         def indirect(c: _Set) -> tuple[float, float]:
-            """Change of the results' margin, and of it less that elsewhere."""
+            """Change of the results' margin, and of it less that elsewhere; in all where paths can't be told apart."""
             key: Key = c.selection, c.control
-            margin = fmean(self.changes(key, "result", "indirect", "margin"))
-            return margin, margin - fmean(self.changes(key, "elsewhere", "indirect", "margin"))
+            margin = fmean(self.changes(key, "result", path, "margin"))
+            return margin, margin - fmean(self.changes(key, "elsewhere", path, "margin"))
 
         own, others = indirect(target), [indirect(c) for c in controls]
         p = [permutation_p(own[i], [o[i] for o in others]) for i in range(2)]
@@ -343,8 +348,9 @@ class _Scores:
         }
 
 
-def _interval(name: str, changes: Sequence[float], seed: int) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), paired_bootstrap(changes, seed), strict=True))
+def _interval(name: str, changes: Sequence[float], seed: int) -> dict[str, float | None]:
+    ends = paired_bootstrap(changes, seed) if changes else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 STAGE = Stage(

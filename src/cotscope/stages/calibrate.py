@@ -34,7 +34,7 @@ from ..concepts.sets import load_concepts
 from ..data.answers import is_correct, parse_flexible
 from ..data.builtin import generate
 from ..measuring.neurons import active_neurons, with_promoted
-from ..measuring.solutions import Solution, mean_scores, score_roles, solution
+from ..measuring.solutions import Solution, mean_places, score_paths, solution
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
 from ..runs.files import fingerprint
@@ -42,7 +42,7 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import ANNOTATIONS, CALIBRATION, CALIBRATION_RUNS, CANDIDATES, KEYSTONES, POLES
-from ..stats import LEVEL, SPECIFIC_RULE, SpecificDamage, specific_damage, wilson
+from ..stats import LEVEL, MATTERS, SPECIFIC_RULE, Scored, specific_damage, wilson
 from ..stats.random_sets import Traits, permuted_sets
 
 Orders = dict[int, NDArray[np.int64]]  # layer → a permutation of its neurons
@@ -138,7 +138,7 @@ class _Bench:
         }
         if not permuted.targets:
             return row | {"verdict": "nothing found"}
-        return row | self._damage(given, permuted.targets, permuted.sets, orders, progress)._asdict()
+        return row | self._damage(given, permuted.targets, permuted.sets, orders, progress)
 
     def _given(self, rng: np.random.Generator, count: int) -> list[Solution]:
         """Built-in problems of one or two steps with their solutions."""
@@ -147,17 +147,28 @@ class _Bench:
         return [solution(self.session.loaded, p, "gold", render_solution(p)) for p in found]
 
     def _damage(self, given: Sequence[Solution], targets: Sequence[Neuron], sets: Sequence[Sequence[Neuron]],
-                orders: Orders | None, progress: Callable[[], object]) -> SpecificDamage:  # fmt: skip
-        from ..lm.interventions import scale, shuffled
+                orders: Orders | None, progress: Callable[[], object]) -> dict[str, object]:  # fmt: skip
+        """The rule's word and what it rests on, as columns of a run's row."""
+        from ..lm.interventions import Intervention, scale, shuffled
 
-        anatomy, means = self.session.loaded.anatomy, []
-        for neurons in ((), targets, *sets):
-            intervention = scale(anatomy, neurons, 0.0) if neurons else None
-            if orders is not None:
-                intervention = shuffled(anatomy, orders, intervention)
-            means.append(mean_scores(score_roles(self.session.engine, self.prompt, given, intervention)))
+        def disrupt(neurons: Sequence[Neuron]) -> Intervention | None:
+            zeroed = scale(self.session.loaded.anatomy, neurons, 0.0) if neurons else None
+            return zeroed if orders is None else shuffled(self.session.loaded.anatomy, orders, zeroed)
+
+        named: dict[str, Sequence[Neuron]] = {"none": (), "target": targets}
+        named |= {f"permuted_{i}": neurons for i, neurons in enumerate(sets)}
+        scored = []
+        for name, found in score_paths(self.session.engine, self.prompt, given, named, disrupt):
+            margins = found.get("indirect" if name != "none" else "total")
+            indirect = None if margins is None else mean_places(margins, "margin")
+            scored.append(Scored(mean_places(found["total"], "log_prob"), indirect))
             progress()
-        return specific_damage(means[0], means[1], means[2:])
+        verdict = specific_damage(scored[0], scored[1], scored[2:])
+        row: dict[str, object] = {"verdict": verdict.verdict}
+        for claim, held in (("pushes", verdict.pushes), ("matters", verdict.matters)):
+            if held is not None:
+                row |= {f"{claim}_{k}" if k != "holds" else claim: v for k, v in held._asdict().items()}
+        return row
 
     def _solved(self, given: Sequence[Solution], orders: Orders) -> int:
         """How many of the problems the model with shuffled value vectors solves."""
@@ -241,7 +252,7 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
 
     def rate(kinds: Sequence[str]) -> dict[str, object]:
         verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
-        said = verdicts.count("matters")
+        said = verdicts.count(MATTERS)
         return {"runs": len(verdicts), "said": said, "rate": said / len(verdicts), "ci": list(wilson(said, len(verdicts)))}
 
     found = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]

@@ -1,15 +1,19 @@
 """Damage: what a set's removal does to the skill and to everything else, measured on reference solutions.
 
-For each set of neurons that `ablate` disrupted: the log-probability of solutions that the model is made to write, apart
-for operators, equals signs, results and the rest (one pass, no luck of the draw; it tells a model that no longer knows
-which step to take from one that miscalculates), and a battery of tasks about words that arithmetic has nothing to do
-with. Damage is *specific* as far as it exceeds what the matched sets do to the same problems. Whether that could be chance
-is asked of permuted sets (`stats/random_sets.py`), which are scored on the solutions alone: the headline.
+For each set of neurons that `ablate` disrupted, and for permuted sets (`stats/random_sets.py`): what the tokens of solutions
+that the model is made to write lose, apart for operators, equals signs, results and the rest (no luck of the draw; it tells
+a model that no longer knows which step to take from one that miscalculates). A lexicon finds neurons by the tokens that they
+push: zeroed, they take that push away at once, whatever else they do. So each set is scored three ways (`lm/paths.py`): the
+set zeroed (total); its own updates taken out of the last residual stream only (direct); the set zeroed and its updates put
+back there (indirect). Beside the log-probability, which has a ceiling where the model is sure, stands the logit margin.
+
+The verdict is `SPECIFIC_RULE`'s, by the permuted sets. Damage is *specific* as far as it exceeds what the matched sets do to
+the same problems. Beside it a battery of tasks about words that arithmetic has nothing to do with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -20,12 +24,11 @@ from ..measuring.solutions import (
     BASELINE,
     Solution,
     fingerprint_of,
-    mean_scores,
+    mean_by_kind,
     reference_solutions,
     score_battery,
-    score_roles,
+    score_paths,
 )
-from ..records import Neuron
 from ..runs.files import fingerprint
 from ..runs.options import option
 from ..runs.session import Session
@@ -37,15 +40,19 @@ from ..runs.tables import (
     DAMAGE,
     DAMAGE_SOLUTIONS,
     KEYSTONES,
-    PERMUTED,
     POLES,
     SETS,
     SOLUTION_SCORES,
     SOLUTIONS,
 )
 from ..stats import (
+    LEAST_EFFECT,
+    LEAST_MARGIN,
     SPECIFIC_RULE,
     TOO_FEW,
+    Scored,
+    beyond_controls,
+    equivalence,
     mcnemar_exact,
     paired_bootstrap,
     permutation_p,
@@ -55,14 +62,22 @@ from ..stats import (
 )
 from ..stats.random_sets import permuted_sets
 
+BOUNDS = {"log_prob": LEAST_EFFECT, "margin": LEAST_MARGIN}
+"""Measure → within how many nats of 0 a change may be called none."""
+PERMUTABLE = "permutable"
+"""The reasoning neurons that share their stratum with others: what permuted sets are compared with."""
 UNITS = {
-    "damage.*.given.<role>": "mean over problems of the reference solution's mean log-probability (nats) at tokens of a role",
-    "damage.*.change.<role>": "the same, less that of the untouched model",
-    "damage.*.battery": "share of battery items whose answer is the most likely continuation, 0 to 1",
-    "damage.specific": "change under the set that the matched sets match (`damage.target`) less their mean change, paired by "
-    "problem",
+    "damage.untouched.<role>.<measure>": "mean over problems of the reference solution's mean log_prob (nats) or margin (its "
+    "logit less the largest of the others, nats) at tokens of a role, nothing disrupted",
+    "damage.effects.<set>.<role>.<path>.<measure>": "change of the same with a set zeroed, with its interval over problems; "
+    "path: total; direct: only the set's own push on the logits gone; indirect: the set zeroed, its push put back; "
+    "matched_mean, permuted_mean: their mean, problem by problem; within: the rule lets it be called no effect",
+    "damage.battery.<set>": "share of battery items whose answer is the most likely continuation, 0 to 1",
+    "damage.specific": "change under the set that the matched sets match (`damage.target`) less their mean change, with an "
+    "interval over problems and sets, and its rank p among the sets",
     "damage.headline": SPECIFIC_RULE,
 }
+Key = tuple[str, str, str, str]  # set, role, path, measure
 
 
 @dataclass(frozen=True)
@@ -81,134 +96,198 @@ def damage(session: Session, options: Options) -> str:
     if not given:
         run.note("No reference solution is there: the data has none and the model solved nothing. `damage` is empty.")
         return "no reference solutions"
-    mark = fingerprint_of(given), session.prompt.text(""), options.battery
-    of = {s.name: fingerprint(s.neurons, *mark) for s in sets.values()}
-    parts = [f"{table.name}/{{}}" for table in (SOLUTION_SCORES, BATTERY)]
-    missing = [s for s in sets.values() if not all(run.done(part.format(s.name), of[s.name]) for part in parts)]
+    permuted = _permuted(session, options.permuted)
+    _score_solutions(session, [*sets.values(), *permuted], given)
+    _score_battery(session, list(sets.values()), options.battery)
+    rows = sorted(run.rows("SELECT * FROM solution_scores ORDER BY ALL"), key=lambda r: ROLES.index(r["role"]))
+    if not any(r["path"] == "indirect" for r in rows):
+        run.note("Direct and indirect effects can't be told apart on this model: something unknown stands over its logits.")
+    headline = _headline(rows, permuted)
+    effects = _effects(session, rows, [*sets.values(), *permuted])
+    _summarise(session, list(sets.values()), effects, headline)
+    return _finding(headline)
+
+
+def _permuted(session: Session, count: int) -> list[NeuronSet]:
+    """The reasoning neurons that share their stratum with others, then so many permuted sets; nothing if there are none."""
+    first, known = session.config.seed, active_neurons(session.run)
+    seeds = range(first, first + count)
+    targets, drawn = permuted_sets(known.reasoning, known.others, known.traits, seeds)
+    if not count or not targets:
+        return []
+    own = NeuronSet(PERMUTABLE, PERMUTABLE, None, targets)
+    return [own, *(NeuronSet(f"permuted_{i}", "permuted", seed, s) for i, (seed, s) in enumerate(zip(seeds, drawn)))]
+
+
+def _score_solutions(session: Session, sets: Sequence[NeuronSet], given: Sequence[Solution]) -> None:
+    run = session.run
+    of = {s.name: fingerprint(tuple(s.neurons), fingerprint_of(given), session.prompt.text("")) for s in sets}
+    missing = {s.name: s.neurons for s in sets if run.done(f"solution_scores/{s.name}", of[s.name]) is None}
     with session.bar("damage", len(missing), "set") as bar:
-        for s in missing:
-            _score(session, s, given, options.battery, of[s.name])
-            bar.update()
-    headline = _headline(session, given, options.permuted)
-    _summarise(session, list(sets.values()), headline)
-    p = f" (p = {headline['p_value']:.3f})" if headline["sets"] else ""
-    return f"specific damage to arithmetic: {headline['verdict']}{p}"
-
-
-def _score(session: Session, s: NeuronSet, given: Sequence[Solution], items: int, of: str) -> None:
-    from ..lm.interventions import scale
-
-    intervention = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
-    found = score_roles(session.engine, session.prompt, given, intervention)
-    rows = [
-        {
-            "neuron_set": s.name,
-            "problem_id": solution.problem.id,
-            "role": role,
-            "log_prob": fmean(t.log_prob for t in scores[role]),
-            "tokens": len(scores[role]),
-            "greedy": fmean(t.greedy for t in scores[role]),
-        }
-        for solution, scores in zip(given, found, strict=True)
-        for role in ROLES
-        if role in scores
-    ]
-    session.run.write(SOLUTION_SCORES, rows, s.name, of)
-    hits = score_battery(session.engine, items, intervention)
-    session.run.write(BATTERY, [{"neuron_set": s.name, **hit._asdict()} for hit in hits], s.name, of)
-
-
-def _summarise(session: Session, sets: Sequence[NeuronSet], headline: dict[str, Any]) -> None:
-    run, seed = session.run, session.config.seed
-    gold = {role: values for role in ROLES if (values := _by_set(session, "solution_scores", "problem_id", "log_prob", role))}
-    target = comparison(sets)
-    right = _by_set(session, "battery", "task || '/' || item", "hit")
-    solved = _by_set(session, "completions", "problem_id", "correct")
-    names, matched = [s.name for s in sets], [s.name for s in sets if s.kind == "matched"]
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, dict[str, Any]] = {}
-    for name in names:
-        hits = round(sum(right[name].values()))
-        low, high = wilson(hits, len(right[name]))
-        p = mcnemar_exact(*([hit > 0 for hit in right[s].values()] for s in ("none", name)))
-        row = {"neuron_set": name, "items": len(right[name]), "battery": hits / len(right[name])}
-        rows.append(row | {"battery_low": low, "battery_high": high, "battery_p": p})
-        summary[name] = {"given": {}, "change": {}, "battery": row["battery"]}
-    changes = []
-    for role, values in gold.items():
-        for name in names:
-            change = [values[name][problem] - before for problem, before in values["none"].items()]
-            mean, low, high = paired_bootstrap(change, seed)
-            given = fmean(values[name].values())
-            changes.append(
+        for name, found in score_paths(session.engine, session.prompt, given, missing):
+            rows = [
                 {
+                    "problem_id": solution.problem.id,
                     "neuron_set": name,
                     "role": role,
-                    "problems": len(change),
-                    "log_prob": given,
-                    "change": mean,
-                    "low": low,
-                    "high": high,
-                    "p": sign_flip_p(change, seed),
+                    "path": path,
+                    "tokens": len(scores[role]),
+                    "log_prob": fmean(t.log_prob for t in scores[role]),
+                    "margin": fmean(t.margin for t in scores[role]),
                 }
-            )
-            summary[name]["given"][role], summary[name]["change"][role] = given, mean
-    run.write(DAMAGE, rows)
-    run.write(DAMAGE_SOLUTIONS, changes)
-    found: dict[str, Any] = {
-        "none": summary["none"],
-        "reasoning": summary.get("reasoning"),
-        "target": target,
-        "specific": {},
-        "headline": headline,
-    }
-    if matched:
-        for outcome, values in {"accuracy": solved, "battery": right, **gold}.items():
-            beyond = [value - fmean(values[m][key] for m in matched) for key, value in values[target].items()]
-            average = {name: fmean(values[name].values()) for name in (target, *matched)}
-            p = permutation_p(average[target], [average[m] for m in matched])
-            interval = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
-            found["specific"][outcome] = interval | {"p_value": p}
-        means = {key: {r: fmean(summary[m][key][r] for m in matched) for r in gold} for key in ("given", "change")}
-        found["matched_mean"] = {**means, "battery": fmean(summary[m]["battery"] for m in matched)}
-    problems = max(len(values["none"]) for values in gold.values())
-    run.summarise("damage", found | {"problems": problems, "items": rows[0]["items"]})
+                for path, by_solution in found.items()
+                for solution, scores in zip(given, by_solution, strict=True)
+                for role in ROLES
+                if role in scores
+            ]
+            run.write(SOLUTION_SCORES, rows, name, of[name])
+            bar.update()
 
 
-def _headline(session: Session, given: Sequence[Solution], count: int) -> dict[str, Any]:
-    """`SPECIFIC_RULE` on the reference solutions: reasoning neurons that share their stratum with others, among permuted
-    sets."""
+def _score_battery(session: Session, sets: Sequence[NeuronSet], items: int) -> None:
     from ..lm.interventions import scale
 
-    run, first, known = session.run, session.config.seed, active_neurons(session.run)
-    targets, permuted = permuted_sets(known.reasoning, known.others, known.traits, range(first, first + count))
-    if not count or not targets:
-        return {"verdict": TOO_FEW, "neurons": len(targets), "sets": 0}
-    sets: dict[str, Sequence[Neuron]] = {"none": (), "target": targets}
-    sets |= {f"permuted_{i}": neurons for i, neurons in enumerate(permuted)}
-    mark = fingerprint_of(given), session.prompt.text("")
-    of = {name: fingerprint(tuple(neurons), *mark) for name, neurons in sets.items()}
-    missing = [name for name in sets if run.done(f"permuted/{name}", of[name]) is None]
-    with session.bar("permuted sets", len(missing), "set") as bar:
-        for name in missing:
-            intervention = scale(session.loaded.anatomy, sets[name], 0.0) if sets[name] else None
-            means = mean_scores(score_roles(session.engine, session.prompt, given, intervention))
-            row = {"neuron_set": name, "arithmetic": means[0], "elsewhere": means[1]}
-            run.write(PERMUTED, [row], name, of[name])
+    run = session.run
+    of = {s.name: fingerprint(tuple(s.neurons), items) for s in sets}
+    missing = [s for s in sets if run.done(f"battery/{s.name}", of[s.name]) is None]
+    with session.bar("other skills", len(missing), "set") as bar:
+        for s in missing:
+            intervention = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
+            hits = score_battery(session.engine, items, intervention)
+            run.write(BATTERY, [{"neuron_set": s.name, **hit._asdict()} for hit in hits], s.name, of[s.name])
             bar.update()
-    scored = {r["neuron_set"]: (r["arithmetic"], r["elsewhere"]) for r in run.rows("SELECT * FROM permuted")}
-    found = specific_damage(scored["none"], scored["target"], [scored[f"permuted_{i}"] for i in range(len(permuted))])
-    return found._asdict() | {"neurons": len(targets), "sets": len(permuted)}
 
 
-def _by_set(session: Session, table: str, key: str, value: str, role: str | None = None) -> dict[str, dict[str, float]]:
-    """set → problem or item → value; accuracy with nothing disrupted is that of the first prompt."""
-    where, parameters = "", list[Any]()
-    if role is not None:
-        where, parameters = "WHERE role = ?", [role]
-    rows = session.run.rows(
-        f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} {where} ORDER BY ALL", parameters
+def _headline(rows: Sequence[dict[str, Any]], permuted: Sequence[NeuronSet]) -> dict[str, Any]:
+    """`SPECIFIC_RULE` on the reference solutions: `PERMUTABLE` among the permuted sets."""
+    if not permuted:
+        return {"verdict": TOO_FEW, "neurons": 0, "sets": 0, "pushes": None, "matters": None}
+    untouched, target, *others = (_scored(rows, name) for name in ("none", *(s.name for s in permuted)))
+    found = specific_damage(untouched, target, others)
+    return {
+        "verdict": found.verdict,
+        "neurons": len(permuted[0].neurons),
+        "sets": len(permuted) - 1,
+        "pushes": found.pushes._asdict(),
+        "matters": found.matters and found.matters._asdict(),
+    }
+
+
+def _scored(rows: Sequence[dict[str, Any]], name: str) -> Scored:
+    """What the rule asks of a set; the untouched model has no push to put back."""
+    parts = [("total", "log_prob"), ("total" if name == "none" else "indirect", "margin")]
+    means = []
+    for path, measure in parts:
+        solutions: dict[str, dict[str, tuple[float, int]]] = {}
+        for r in rows:
+            if (r["neuron_set"], r["path"]) == (name, path):
+                solutions.setdefault(r["problem_id"], {})[r["role"]] = r[measure], r["tokens"]
+        means.append(mean_by_kind(solutions.values()) if solutions else None)
+    total, indirect = means
+    assert total is not None
+    return Scored(total, indirect)
+
+
+def _effects(session: Session, rows: Sequence[dict[str, Any]], sets: Sequence[NeuronSet]) -> dict[Key, list[float]]:
+    """Each set's changes from the untouched model, problem by problem, and the means over matched and permuted sets. Writes
+    the table of them."""
+    values: dict[Key, dict[str, float]] = {}
+    for r in rows:
+        for measure in BOUNDS:
+            values.setdefault((r["neuron_set"], r["role"], r["path"], measure), {})[r["problem_id"]] = r[measure]
+    changes = {
+        (name, role, path, measure): [value - values["none", role, "total", measure][problem] for problem, value in own.items()]
+        for (name, role, path, measure), own in values.items()
+    }
+    kinds = {s.name: s.kind for s in sets}
+    for kind in ("matched", "permuted"):
+        same = [name for name, of in kinds.items() if of == kind]
+        for _, role, path, measure in [key for key in changes if same and key[0] == same[0]]:
+            own = zip(*(changes[name, role, path, measure] for name in same), strict=True)
+            changes[f"{kind}_mean", role, path, measure] = [fmean(each) for each in own]
+        kinds[f"{kind}_mean"] = f"{kind}_mean"
+    table, seed = [], session.config.seed
+    for name, role, path in dict.fromkeys((s, role, path) for s, role, path, _ in changes if kinds[s] != "permuted"):
+        row: dict[str, Any] = {"neuron_set": name, "kind": kinds[name], "role": role, "path": path}
+        for measure, bound in BOUNDS.items():
+            change = changes[name, role, path, measure]
+            ends = dict(zip(("change", "low", "high"), paired_bootstrap(change, seed)))
+            ends |= {"p": sign_flip_p(change, seed), "within": equivalence(change, bound, seed)[2]}
+            before = fmean(values["none", role, "total", measure].values())
+            row |= {"problems": len(change), measure: before + ends["change"]}
+            row |= {f"{measure}_{end}": value for end, value in ends.items()}
+        table.append(row)
+    session.run.write(DAMAGE_SOLUTIONS, table)
+    return changes
+
+
+def _summarise(
+    session: Session,
+    sets: Sequence[NeuronSet],
+    changes: Mapping[Key, Sequence[float]],
+    headline: dict[str, Any],
+) -> None:
+    run, seed, target = session.run, session.config.seed, comparison(sets)
+    right = _by_set(session, "battery", "task || '/' || item", "hit")
+    solved = _by_set(session, "completions", "problem_id", "correct")
+    rows: list[dict[str, Any]] = []
+    for s in sets:
+        hits = round(sum(right[s.name].values()))
+        low, high = wilson(hits, len(right[s.name]))
+        p = mcnemar_exact(*([hit > 0 for hit in right[name].values()] for name in ("none", s.name)))
+        row = {"neuron_set": s.name, "items": len(right[s.name]), "battery": hits / len(right[s.name])}
+        rows.append(row | {"battery_low": low, "battery_high": high, "battery_p": p})
+    run.write(DAMAGE, rows)
+    untouched: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
+    for r in run.rows("SELECT * FROM damage_solutions"):
+        if r["neuron_set"] == "none":
+            untouched[r["role"]] = {measure: r[measure] for measure in BOUNDS}
+        elif r["neuron_set"] in ("reasoning", target, "matched_mean", "permuted_mean"):
+            of_role = effects.setdefault(r["neuron_set"], {}).setdefault(r["role"], {})
+            ends = ("change", "low", "high", "within")
+            of_role[r["path"]] = {m: {end: r[f"{m}_{end}"] for end in ends} for m in BOUNDS}
+    matched = [s.name for s in sets if s.kind == "matched"]
+    battery = {row["neuron_set"]: row["battery"] for row in rows}
+    specific: dict[str, Any] = {}
+    if matched:
+        battery["matched_mean"] = fmean(battery[m] for m in matched)
+
+        def beyond(own: Sequence[float], controls: Sequence[Sequence[float]]) -> dict[str, float]:
+            ends = dict(zip(("change", "low", "high"), beyond_controls(own, controls, seed)))
+            return ends | {"p_value": permutation_p(fmean(own), [fmean(c) for c in controls])}
+
+        for outcome, values in {"accuracy": solved, "battery": right}.items():
+            specific[outcome] = beyond(*([*values[target].values()], [[*values[m].values()] for m in matched]))
+        for name, role, path, measure in changes:
+            if name == target:
+                found = beyond(changes[name, role, path, measure], [changes[m, role, path, measure] for m in matched])
+                specific.setdefault("solutions", {}).setdefault(role, {}).setdefault(path, {})[measure] = found
+    run.summarise(
+        "damage",
+        {
+            "target": target,
+            "matched": len(matched),
+            "problems": max(map(len, changes.values())),
+            "items": rows[0]["items"],
+            "headline": headline,
+            "untouched": untouched,
+            "effects": effects,
+            "specific": specific,
+            "battery": battery,
+        },
     )
+
+
+def _finding(headline: Mapping[str, Any]) -> str:
+    claims = (("zeroed", headline["pushes"]), ("their push put back", headline["matters"]))
+    p = [f"{way} p = {max(c['p_value'], c['p_beyond']):.3f}" for way, c in claims if c]
+    return f"arithmetic without these neurons: {headline['verdict']}" + (f" ({', '.join(p)})" if p else "")
+
+
+def _by_set(session: Session, table: str, key: str, value: str) -> dict[str, dict[str, float]]:
+    """set → problem or item → value; accuracy with nothing disrupted is that of the first prompt."""
+    rows = session.run.rows(f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} ORDER BY ALL")
     found: dict[str, dict[str, float]] = {}
     for r in rows:
         found.setdefault(r["neuron_set"], {})[r["key"]] = r["value"]
@@ -218,12 +297,12 @@ def _by_set(session: Session, table: str, key: str, value: str, role: str | None
 STAGE = Stage(
     "damage",
     "ablate",
-    "what each set's removal does to reference solutions, and to other skills; the verdict (--outcomes solutions)",
+    "what each set's removal does to reference solutions, by path, and to other skills; the verdict (--outcomes solutions)",
     damage,
     Options,
     after=("ablate",),
     reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, BASELINE, "completions/ablation."),
-    writes=(SOLUTIONS, SOLUTION_SCORES, BATTERY, PERMUTED, DAMAGE, DAMAGE_SOLUTIONS),
+    writes=(SOLUTIONS, SOLUTION_SCORES, BATTERY, DAMAGE, DAMAGE_SOLUTIONS),
     units=UNITS,
     chosen_by={"--outcomes": {"solutions": {}}, "--by": {"set": {}}},
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import SETS, SOLUTIONS, SWEEP, SWEEP_ITEMS, SWEEP_TEXT
-from ..stats import paired_bootstrap, sign_flip_p
+from ..stats import beyond_controls, paired_bootstrap, sign_flip_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -255,8 +255,9 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
         found: dict[str, Any] = {}
         for outcome in outcomes:
             own, controls = values[_unit(target, d), outcome], [values[_unit(s, d), outcome] for s in matched]
-            beyond = [value - fmean(c[item] for c in controls) for item, value in own.items()] if controls else []
-            found[outcome] = dict(zip(("change", "low", "high"), paired_bootstrap(beyond, seed)))
+            beyond = [[c[item] for item in own] for c in controls]
+            ends = beyond_controls([*own.values()], beyond, seed) if beyond else (nan, nan, nan)
+            found[outcome] = dict(zip(("change", "low", "high"), ends))
         for outcome in TEXT_OUTCOMES:
             here: list[Any] = [text.get(_unit(s, d), {}).get(outcome) for s in (target, *matched)]
             if matched and all(v is not None and isfinite(v) for v in here):

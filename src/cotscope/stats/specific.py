@@ -1,4 +1,5 @@
-"""The rule by which a set of neurons is said to matter to arithmetic."""
+"""The rule by which a set of neurons is said to push arithmetic tokens, or to matter to arithmetic; and how far a set goes
+beyond others."""
 
 from __future__ import annotations
 
@@ -6,57 +7,163 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .intervals import LEVEL
+import numpy as np
+from numpy.typing import NDArray
+
+from .intervals import LEVEL, RESAMPLES
 from .significance import permutation_p
 
-LEAST_EFFECT = 0.05  # nats; a token loses 5 % of its probability
+LEAST_EFFECT = 0.05  # nats of log-probability; a token loses 5 % of its probability
+LEAST_MARGIN = 0.1  # nats of logit margin
 LEAST_PERMUTED = round(1 / LEVEL) - 1  # with fewer no p-value reaches the level
+MATTERS, PUSH, NOT_SHOWN = "matters", "only its own push", "not shown"
 TOO_FEW = "too few permuted sets to tell"
+UNSPLIT = "damage, but its own push can't be told from the rest"
+VERDICTS = {
+    MATTERS: "Even with their own push on the output put back, arithmetic tokens lose more without these neurons than without "
+    "as many random neurons like them: later layers depend on them.",
+    PUSH: "Arithmetic tokens lose more without these neurons than without as many random neurons like them. With their own "
+    "push on the output put back that is not shown: it may be all that they do for arithmetic.",
+    NOT_SHOWN: "It is not shown that arithmetic tokens lose more without these neurons than without as many random neurons "
+    "like them.",
+    UNSPLIT: "Arithmetic tokens lose more without these neurons than without as many random neurons like them. Whether that "
+    "is more than their own push on the output can't be told on this model.",
+    TOO_FEW: f"It takes {LEAST_PERMUTED} permuted sets (as many random neurons like them) to say anything.",
+}
+"""What each verdict says of a set, in words."""
 SPECIFIC_RULE = (
-    "A set matters to arithmetic if its removal lowers the log-probability of the arithmetic tokens (operators, equals signs, "
-    "results) of given solutions more than the removal of permuted sets does (as many neurons of each layer and stratum of "
-    f"steps and update size, drawn from all that are there; permutation p at most 0.05), by at least {LEAST_EFFECT} nats more "
-    "than their mean (less is no finding, however sure), and if it still does after the change at the solutions' other tokens "
-    "has been taken off (p at most 0.05 too: not everything just suffers more). All three: matters. Not all: not shown. Fewer "
-    f"than {LEAST_PERMUTED} permuted sets: too few to tell."
+    "A set of neurons is taken out while the model is made to write given solutions, and so are permuted sets: as many neurons "
+    "of each layer and stratum of what neurons did in discovery, drawn from all that are there. A claim on the set holds if "
+    "its arithmetic tokens (operators, equals signs, results) lose more than under the permuted sets (permutation p at most "
+    f"{LEVEL}), by a least amount more than under their mean, and still do after the change at the other tokens has been taken "
+    f"off (p at most {LEVEL} too: not everything just suffers more). There are two claims, each at that level. The set pushes "
+    f"arithmetic: the total change in log-probability, at least {LEAST_EFFECT} nats. The set matters to arithmetic: the "
+    "indirect change in logit margin (the token's logit less the largest of the others), that which is left when the set's "
+    f"own push on the logits has been put back, at least {LEAST_MARGIN}. The second holds: matters. Only the first: only its "
+    f"own push is shown. Neither: not shown. Fewer than {LEAST_PERMUTED} permuted sets: too few to tell. “No effect” is said "
+    f"of a change only where its interval at 90 % lies within ±{LEAST_EFFECT} nats of log-probability, or ±{LEAST_MARGIN} of "
+    "margin."
 )
 
 
-class SpecificDamage(NamedTuple):
-    """What `SPECIFIC_RULE` says of a set.
+class Places(NamedTuple):
+    """A figure at the arithmetic tokens of given solutions, and at the other tokens."""
+
+    arithmetic: float
+    elsewhere: float
+
+
+class Scored(NamedTuple):
+    """What `SPECIFIC_RULE` asks of a set, or of the untouched model.
 
     Attributes:
-        change: of the mean log-probability of arithmetic tokens (nats).
+        total: mean log-probability (nats) with the set zeroed.
+        indirect: mean logit margin (nats) with the set zeroed and its own push put back; None: not measured.
+    """
+
+    total: Places
+    indirect: Places | None
+
+
+class Claim(NamedTuple):
+    """One claim of `SPECIFIC_RULE` on a set.
+
+    Attributes:
+        change: at arithmetic tokens (nats).
         permuted_mean: mean change under the permuted sets.
         p_value: permutation p of `change` among the permuted sets.
-        p_beyond: the same for the change less that of the other tokens.
-        verdict: "matters", "not shown" or `TOO_FEW`.
+        p_beyond: the same for the change less that at the other tokens.
+        holds: with enough permuted sets.
     """
 
     change: float
     permuted_mean: float
     p_value: float
     p_beyond: float
+    holds: bool
+
+
+class SpecificDamage(NamedTuple):
+    """What `SPECIFIC_RULE` says of a set.
+
+    Attributes:
+        pushes: the claim on the total change in log-probability.
+        matters: the claim on the indirect change in logit margin; None: it was not measured.
+        verdict: `MATTERS`, `PUSH`, `NOT_SHOWN`, `TOO_FEW`, or, where paths can't be told apart, `UNSPLIT`.
+    """
+
+    pushes: Claim
+    matters: Claim | None
     verdict: str
 
 
-def specific_damage(
-    untouched: tuple[float, float], target: tuple[float, float], permuted: Sequence[tuple[float, float]]
-) -> SpecificDamage:
+def specific_damage(untouched: Scored, target: Scored, permuted: Sequence[Scored]) -> SpecificDamage:
     """Apply `SPECIFIC_RULE`.
 
     Args:
-        untouched: mean log-probability of arithmetic tokens, and of the others, with nothing disrupted.
-        target: the same without the set.
-        permuted: the same without each permuted set, at least one.
+        untouched: with nothing disrupted.
+        target: without the set.
+        permuted: without each permuted set, at least one.
     """
-    assert all(math.isfinite(v) for pair in (untouched, target, *permuted) for v in pair)
-    changes = [(a - untouched[0], e - untouched[1]) for a, e in (target, *permuted)]
-    arithmetic, beyond = [a for a, _ in changes], [a - e for a, e in changes]
-    p, p_beyond = permutation_p(arithmetic[0], arithmetic[1:]), permutation_p(beyond[0], beyond[1:])
-    mean = sum(arithmetic[1:]) / len(permuted)
+    every = (untouched, target, *permuted)
+    pushes = _claim([s.total for s in every], LEAST_EFFECT)
+    margins = [s.indirect for s in every if s.indirect is not None]
+    matters = _claim(margins, LEAST_MARGIN) if len(margins) == len(every) else None
     if len(permuted) < LEAST_PERMUTED:
         verdict = TOO_FEW
+    elif matters is not None and matters.holds:
+        verdict = MATTERS
+    elif pushes.holds:
+        verdict = UNSPLIT if matters is None else PUSH
     else:
-        verdict = "matters" if max(p, p_beyond) <= LEVEL and mean - arithmetic[0] >= LEAST_EFFECT else "not shown"
-    return SpecificDamage(arithmetic[0], mean, p, p_beyond, verdict)
+        verdict = NOT_SHOWN
+    return SpecificDamage(pushes, matters, verdict)
+
+
+def _claim(values: Sequence[Places], least: float) -> Claim:
+    """Of the untouched model's value, the set's, and the permuted sets'."""
+    assert all(math.isfinite(v) for places in values for v in places)
+    before = values[0]
+    own, *permuted = [Places(v.arithmetic - before.arithmetic, v.elsewhere - before.elsewhere) for v in values[1:]]
+    p = permutation_p(own.arithmetic, [c.arithmetic for c in permuted])
+    p_beyond = permutation_p(own.arithmetic - own.elsewhere, [c.arithmetic - c.elsewhere for c in permuted])
+    mean = sum(c.arithmetic for c in permuted) / len(permuted)
+    enough = len(permuted) >= LEAST_PERMUTED
+    return Claim(own.arithmetic, mean, p, p_beyond, enough and max(p, p_beyond) <= LEVEL and mean - own.arithmetic >= least)
+
+
+def beyond_controls(
+    target: Sequence[float], controls: Sequence[Sequence[float]], seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean over problems of a set's value less the mean of control sets', with an interval over problems and sets.
+
+    Both are resampled at once (the pigeonhole bootstrap; Owen 2007), one fewer of each than there are, so that the spread
+    is that of a mean of so many (Rao & Wu 1988). The percentiles are as much further out as those of t are than the
+    normal's (Hesterberg 2015), with Satterthwaite's degrees of freedom. With one control set it is over problems alone.
+
+    Args:
+        target: one value per problem.
+        controls: the same of each control set, at least one.
+
+    Returns: mean, low, high.
+    """
+    beyond = np.asarray(target, float) - np.asarray(controls, float)  # (sets, problems)
+    rng, weights = np.random.default_rng(seed), []
+    for count in beyond.shape:
+        draws = max(1, count - 1)
+        weights.append(rng.multinomial(draws, np.full(count, 1 / count), RESAMPLES) / draws)
+    means = ((weights[0] @ beyond) * weights[1]).sum(axis=1)
+    tail = _tail(beyond, 0.5 - level / 2)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(beyond.mean()), float(low), float(high)
+
+
+def _tail(beyond: NDArray[np.float64], tail: float) -> float:
+    """The normal tail beyond t's quantile at `tail`; degrees of freedom from the spread of sets and of problems."""
+    from scipy import stats as scipy_stats
+
+    spreads = [beyond.mean(axis=1 - axis).var(ddof=1) / n if n > 1 else 0.0 for axis, n in enumerate(beyond.shape)]
+    if not any(spreads):
+        return tail
+    of_each = sum(v**2 / (n - 1) for v, n in zip(spreads, beyond.shape, strict=True) if n > 1)
+    return float(scipy_stats.norm.sf(scipy_stats.t.isf(tail, sum(spreads) ** 2 / of_each)))
