@@ -246,11 +246,11 @@ def _summarise(
         }
         | {r["selection"]: {k: v for k, v in r.items() if k != "selection"} for r in rows},
     )
-    found = {r["selection"]: r for r in rows}
+    found, name = {r["selection"]: r for r in rows}, "result_margin_indirect"
     said = [
-        f"{name} {r['result_margin_indirect']:+.2f} [{r['result_margin_indirect_low']:+.2f}, {r['result_margin_indirect_high']:+.2f}]"
-        for name in ("attribution", "lexicon")
-        if (r := found.get(name)) and r["result_margin_indirect"] is not None
+        f"{way} {r[name]:+.2f} [{r[f'{name}_low']:+.2f}, {r[f'{name}_high']:+.2f}]"
+        for way in ("attribution", "lexicon")
+        if (r := found.get(way)) and r[name] is not None
     ]
     return (
         f"results' logit margin through later layers with {len(choices['attribution'])} neurons zeroed, chosen by: "
