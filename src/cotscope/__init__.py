@@ -13,7 +13,8 @@ __version__ = version("cotscope")
 
 _WHERE = {
     **dict.fromkeys(
-        ("study", "discover", "annotate", "ablate", "sweep", "measure", "correlate", "calibrate", "status"), "cotscope.api"
+        ("study", "discover", "annotate", "ablate", "attribute", "sweep", "measure", "correlate", "calibrate", "status"),
+        "cotscope.api",
     ),
     "StudyConfig": "cotscope.runs.config",
     "Session": "cotscope.runs.session",
@@ -22,6 +23,7 @@ _WHERE = {
     "Engine": "cotscope.lm.engine",
     "ActivePoles": "cotscope.lm.recorders",
     "scale": "cotscope.lm.interventions",
+    "logit_bias": "cotscope.lm.interventions",
     "project": "cotscope.lm.projection",
     "load_problems": "cotscope.data.load",
     "Neuron": "cotscope.records",
@@ -33,6 +35,7 @@ __all__ = sorted(_WHERE)
 if TYPE_CHECKING:
     from .api import ablate as ablate
     from .api import annotate as annotate
+    from .api import attribute as attribute
     from .api import calibrate as calibrate
     from .api import correlate as correlate
     from .api import discover as discover
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from .data.load import load_problems as load_problems
     from .errors import UserError as UserError
     from .lm.engine import Engine as Engine
+    from .lm.interventions import logit_bias as logit_bias
     from .lm.interventions import scale as scale
     from .lm.loading import load_model as load_model
     from .lm.projection import project as project

@@ -83,6 +83,7 @@ def _verb(verb: str) -> Callable[..., Run]:
 
 annotate = _verb("annotate")
 ablate = _verb("ablate")
+attribute = _verb("attribute")
 sweep = _verb("sweep")
 measure = _verb("measure")
 correlate = _verb("correlate")

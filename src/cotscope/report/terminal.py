@@ -11,6 +11,12 @@ from .damage import CLAIMS, specific
 
 _BESIDE = (("all candidates", "lexicon"), ("rejected candidates", "rejected"))
 
+_PUSH = {
+    "indirect": "zeroed, own push put back",
+    "direct": "own push taken away only",
+    "bias": "bias on operators and = instead",
+}
+
 
 def headline(summary: Mapping[str, Any]) -> str:
     """What a terminal shows after a stage: the sets' accuracies, then the prompts. Parts that have not run are absent."""
@@ -32,6 +38,9 @@ def headline(summary: Mapping[str, Any]) -> str:
         ):
             if entry is not None:
                 lines.append(f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}")
+        for way in ("indirect", "direct", "bias"):
+            if entry := summary.get("push", {}).get(way):
+                lines.append(f"{_PUSH[way]:34}{entry['accuracy']:>9.3f}  {_interval([entry['low'], entry['high']])}")
         least = 1 / (len(ablation["matched_each"]) + 1)
         if ablation["p_value"] is not None:
             lines.append(f"rank p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")
@@ -46,6 +55,8 @@ def headline(summary: Mapping[str, Any]) -> str:
             if held := found[claim]:
                 lines.append(f"p = {held['p_value']:.3f}, beyond other tokens {held['p_beyond']:.3f} ({words})")
         lines.append("")
+    if selected := summary.get("selected"):
+        lines += _selected(selected)
     if placebo := summary.get("placebo"):
         said = f"{placebo['said']} of {placebo['runs']} {_interval(placebo['ci'])}"
         lines += [f"placebo: the rule said “matters” of neurons that should not, in {said} runs", ""]
@@ -68,6 +79,22 @@ def headline(summary: Mapping[str, Any]) -> str:
                 f"{row['verdict']}{needs}"
             )
     return "\n".join(lines)
+
+
+def _selected(summary: Mapping[str, Any]) -> list[str]:
+    """Ways of choosing neurons: what results lose without them, what random sets like them lose, sums, accuracy."""
+    lines = [f"{'neurons chosen':34}{'results, indirect':>17}{'':20}{'random':>7}{'sums':>7}{'accuracy':>10}"]
+    for name, row in summary.items():
+        if not isinstance(row, Mapping) or row.get("result_margin_indirect") is None:
+            continue
+        margin = "result_margin_indirect"
+        random = f"{row['controls_margin']:>+7.2f}" if row.get("controls_margin") is not None else f"{'':7}"
+        accuracy = f"{row['accuracy']:>10.3f}" if row.get("accuracy") is not None else ""
+        ends = f"[{row[f'{margin}_low']:+.2f}, {row[f'{margin}_high']:+.2f}]"
+        lines.append(
+            f"{name + ' (' + str(row['neurons']) + ')':34}{row[margin]:>+17.2f}  {ends:18}{random}{row['sums']:>7.2f}{accuracy}"
+        )
+    return [*lines, "(logit margin in nats, the neurons' own push put back)", ""]
 
 
 def _correlation(what: str, found: Mapping[str, Any]) -> list[str]:
