@@ -19,11 +19,13 @@ from cotscope.lm.interventions import (
     PAPER_NOISE,
     Intervention,
     Reference,
+    logit_bias,
     mean,
     noise,
     paper_noise,
     resample,
     scale,
+    without_component,
 )
 from cotscope.lm.jobs import Job
 from cotscope.lm.loading import LoadedModel
@@ -235,3 +237,32 @@ def test_only_the_first_windows_are_read(qwen: LoadedModel, monkeypatch: pytest.
     monkeypatch.setattr("cotscope.lm.scoring.WINDOW", 20)
     text = "some words that nobody was taught, one after another"
     assert text_scores(qwen, text, {"none": None}, at_most=1) == text_scores(qwen, text[:20], {"none": None})
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "olmo2"])
+def test_a_component_is_taken_out_of_value_vectors(family: str, within: bool) -> None:
+    """Against weights from which it was taken; what lies within and what lies beyond are all of a vector."""
+    loaded, continuations = tiny_model(family), ((40, 41), (50,), (60, 61), (70,))
+    directions = torch.tensor(np.random.default_rng(5).normal(0, 1, (6, len(loaded.anatomy.unembedding[0])))).float()
+    directions[5] = directions[0] + directions[1]  # says nothing new
+    intervention = without_component(loaded.anatomy, TARGETS, directions, within)
+    found = score(Engine(loaded), Given(PROMPTS, continuations, intervention=intervention))
+    model = copy.deepcopy(loaded.model)
+    other = LoadedModel(loaded.name, model, loaded.tokenizer, anatomy(model))
+    project = directions[:5].T @ torch.linalg.pinv(directions[:5].T)
+    for layer, index in TARGETS:
+        v = value_matrix(other.anatomy.down[layer])[:, index]
+        v -= project @ v if within else v - project @ v
+    want = score(Engine(other), Given(PROMPTS, continuations))
+    for a, b in zip(found, want, strict=True):
+        assert [t.log_prob for t in a] == pytest.approx([t.log_prob for t in b], abs=2e-3)
+
+
+def test_keys_tell_interventions_apart() -> None:
+    blocks = tiny_model("qwen2").anatomy
+    zeroed = scale(blocks, TARGETS, 0.0)
+    every = [zeroed, zeroed.along("direct"), zeroed.along("indirect"), scale(blocks, TARGETS, 0.0, "generated")]
+    every += [scale(blocks, TARGETS[1:], 0.0), logit_bias(blocks, {3: 1.0}), logit_bias(blocks, {3: 2.0})]
+    assert len({i.key for i in every}) == len(every)
+    assert scale(blocks, TARGETS, 0.0).key == zeroed.key

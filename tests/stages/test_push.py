@@ -8,7 +8,7 @@ import pytest
 from conftest import TinyStudy, assert_same
 
 from cotscope.cli import main
-from cotscope.lm.interventions import logit_bias, scale
+from cotscope.lm.interventions import logit_bias, scale, without_component
 from cotscope.lm.scoring import Given, score
 from cotscope.measuring.neurons import comparison, read_sets
 from cotscope.runs.folder import Run
@@ -26,7 +26,7 @@ def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_way_is_there_with_its_problems(finished: Run) -> None:
     rows = {r["way"]: r for r in finished.rows("SELECT * FROM push")}
-    assert list(rows) == ["untouched", "zeroed", "direct", "indirect", "bias"]
+    assert list(rows) == ["untouched", "zeroed", "direct", "indirect", "within", "beyond", "bias"]
     assert {r["n"] for r in rows.values()} == {8}
     ablation = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM ablation")}
     target = "comparable" if "comparable" in ablation else "reasoning"
@@ -52,6 +52,9 @@ def test_texts_and_figures_are_those_of_the_engine(finished: Run) -> None:
     assert by_token and min(by_token.values()) > -40 and max(by_token.values()) <= 0
     ways = {"direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
     ways["bias"] = logit_bias(session.loaded.anatomy, by_token)
+    rows = session.loaded.anatomy.unembedding[sorted(by_token)] * session.loaded.anatomy.final_norm.weight
+    for way in ("within", "beyond"):
+        ways[way] = without_component(session.loaded.anatomy, neurons, rows, way == "within")
     problems = session.inputs.split.test
     texts = [session.prompt.text(p.question) for p in problems]
     for way, intervention in ways.items():

@@ -93,8 +93,17 @@ class Intervention:
     @cached_property
     def prefix_key(self) -> str:
         """Interventions of one key do the same to a prompt; "" is nothing."""
-        if self.scope == "generated" or self.path == "direct":
-            return ""
+        spared = not self.changes or self.scope == "generated" or self.path == "direct"
+        return "" if spared else self._changes_key()
+
+    @cached_property
+    def key(self) -> str:
+        """Interventions of one key are the same."""
+        digest = sha256(repr((self._changes_key(), self.scope, self.path)).encode())
+        _digest(digest, self.bias)
+        return digest.hexdigest()
+
+    def _changes_key(self) -> str:
         digest = sha256()
         for layer in sorted(self.changes):
             _digest(digest, (layer, self.changes[layer]))
@@ -320,6 +329,24 @@ def noise(anatomy: Anatomy, targets: Iterable[Neuron], dose: float, seed: int, s
 def paper_noise(anatomy: Anatomy, targets: Iterable[Neuron], seed: int, scope: Scope = "all") -> Intervention:
     """The noise of Rai & Yao's released code, added once and not to the weights (see `PAPER_NOISE`)."""
     return _noise(anatomy, targets, lambda g, v: PAPER_NOISE[0] + PAPER_NOISE[1] * g, seed, scope)
+
+
+def without_component(
+    anatomy: Anatomy, targets: Iterable[Neuron], directions: Tensor, within: bool, scope: Scope = "all"
+) -> Intervention:
+    """Take out of value vectors what lies in a subspace of the residual stream, or, not `within`, all that does not.
+
+    Args:
+        directions: (directions, hidden); they span the subspace.
+    """
+    spanned = torch.linalg.svd(directions.float(), full_matrices=False)
+    basis = spanned.Vh[1e-5 * spanned.S.max() < spanned.S]
+
+    def vectors(g: Tensor, v: Tensor) -> Tensor:
+        inside = v @ basis.T @ basis
+        return -inside if within else inside - v
+
+    return _noise(anatomy, targets, vectors, 0, scope)
 
 
 def _noise(

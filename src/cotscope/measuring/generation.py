@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,15 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Condition:
-    """What the model writes under one prompt, with some neurons zeroed or none, or its logits biased.
+    """What the model writes under one prompt, with some neurons zeroed, or something else done to it, or nothing.
 
     Attributes:
         family: as in `tables.FAMILIES`.
         split: "test" or "discovery".
         neuron_set: the name of what is zeroed; "none" without.
         neurons: what is zeroed.
-        path: along which path: "both", "direct" or "indirect" (`lm/carried.py`).
-        biases: token ids with what is added to their logits.
+        intervention: what is done instead.
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
     """
@@ -52,8 +51,7 @@ class Condition:
     split: str
     neuron_set: str = "none"
     neurons: tuple[Neuron, ...] = ()
-    path: Literal["both", "direct", "indirect"] = "both"
-    biases: tuple[tuple[int, float], ...] = ()
+    intervention: Intervention | None = None
     record: bool = False
     limit: int | None = None
 
@@ -107,11 +105,9 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
 
 
 def _intervention(session: Session, c: Condition) -> Intervention | None:
-    from ..lm.interventions import logit_bias, scale
+    from ..lm.interventions import scale
 
-    if c.biases:
-        return logit_bias(session.loaded.anatomy, dict(c.biases))
-    return scale(session.loaded.anatomy, c.neurons, 0.0).along(c.path) if c.neurons else None
+    return scale(session.loaded.anatomy, c.neurons, 0.0) if c.neurons else c.intervention
 
 
 def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ...], str]:
@@ -119,7 +115,7 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     problems = getattr(session.inputs.split, condition.split)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
-    way = () if condition.path == "both" and not condition.biases else (condition.path, condition.biases)
+    way = () if condition.intervention is None else (condition.intervention.key,)
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
 

@@ -24,6 +24,8 @@ PUSH = {
     "zeroed": "the neurons zeroed",
     "indirect": "zeroed, their own push on the logits put back",
     "direct": "their own push on the logits taken away only",
+    "within": "only what their value vectors have in the span of these tokens' unembeddings taken away",
+    "beyond": "only what they have beyond it taken away",
     "bias": "nothing zeroed; operators' and equals signs' logits lowered instead",
 }
 

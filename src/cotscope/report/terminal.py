@@ -38,7 +38,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         ):
             if entry is not None:
                 lines.append(f"{label:34}{entry['accuracy']:>9.3f}  {_interval(interval):18}{entry['perplexity']:>10.1f}")
-        for way in ("indirect", "direct", "bias"):
+        for way in _PUSH:
             if entry := summary.get("push", {}).get(way):
                 lines.append(f"{_PUSH[way]:34}{entry['accuracy']:>9.3f}  {_interval([entry['low'], entry['high']])}")
         least = 1 / (len(ablation["matched_each"]) + 1)

@@ -170,7 +170,8 @@ PUSH = _table(
     "the reasoning neurons zeroed, or zeroed along one path, or the logits biased in their place: what the model solves",
     {"way": TEXT, "correct": WHOLE, "n": WHOLE}
     | _ACCURACY
-    | {"against_untouched": REAL, "against_zeroed": REAL, "operator": REAL, "equals": REAL},
+    | {"against_untouched": REAL, "against_zeroed": REAL}
+    | dict.fromkeys(("operator", "equals", "result", "elsewhere"), REAL),
 )
 ATTRIBUTED = ("operator", "equals", "result", "elsewhere", "result_margin", "battery", "text")
 """Outcomes that are attributed to neurons: log-probability of reference solutions' tokens by role; logit margin of their

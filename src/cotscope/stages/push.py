@@ -1,38 +1,48 @@
 """Push: is the skill lost because the neurons push operators and equals signs onto the logits, and no longer do?
 
 A lexicon finds neurons by the tokens that they push. Zeroed, they take the push away, and with it whatever they do to
-later layers. So the model writes its solutions to the test problems in three more ways: with the neurons zeroed for later
-layers only, their own push put back ("indirect"); with their own push taken away only ("direct"); and untouched, but with
-the logits of operators and equals signs lowered ("bias"), by as much as makes the reference solutions' operators and equals
-signs as unlikely as zeroing the neurons does. If the first restores the skill and the last loses it as zeroing does, then
-what the neurons do for it is to push these tokens.
+later layers. So the model writes its solutions to the test problems in more ways:
+
+- indirect: the neurons are zeroed for later layers only, their own push on the logits is put back;
+- direct: that push is taken away only;
+- bias: nothing is zeroed, but the logits of operators and equals signs are lowered, by as much as makes the reference
+  solutions' operators and equals signs as unlikely as zeroing the neurons does;
+- within: of their value vectors only what lies in the span of these tokens' unembeddings is taken away;
+- beyond: only the rest of them is.
+
+If the first restores the skill and the bias loses it as zeroing does, then what the neurons do for it is to push these
+tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from ..data.roles import ROLES
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import comparison, read_sets
 from ..measuring.solutions import BASELINE, Solution, reference_solutions, score_roles
-from ..records import Neuron
 from ..runs.options import NoOptions
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import PUSH, SETS, SOLUTIONS
 from ..stats import mcnemar_exact, wilson
 
+if TYPE_CHECKING:
+    from ..lm.interventions import Intervention
+
 PUSHED: dict[str, frozenset[str]] = {"operator": frozenset("+-−*×x/÷"), "equals": frozenset("=")}
 """The roles whose tokens are made less likely, and what such tokens are but for blanks."""
 LOWEST = -40.0  # nats; no token survives it
 HALVINGS = 12  # of that range: to 0.01 nats
-PATHS: tuple[Literal["direct", "indirect"], ...] = ("direct", "indirect")
+WAYS = ("direct", "indirect", "within", "beyond", "bias")
 UNITS = {
     "push.<way>.accuracy": "share of test problems solved; zeroed: the set that matched sets match; indirect: the same with "
     "its own push on the logits put back; direct: that push taken away only; bias: untouched, but operators' and equals "
-    "signs' logits lowered",
+    "signs' logits lowered; within, beyond: what value vectors have in the span of these tokens' "
+    "unembeddings, or beyond it, taken away",
     "push.<way>.against_untouched": "exact McNemar p of the difference from the untouched model; against_zeroed likewise",
     "push.<way>.operator": "change of the log-probability of reference solutions' operators (nats); equals likewise",
     "push.biases": "what is added to the logits, by role (nats)",
@@ -41,7 +51,10 @@ UNITS = {
 
 def push(session: Session, options: NoOptions) -> str:
     """Run the stage. What the model has written is not written again."""
-    run = session.run
+    from ..lm.families import norm_gamma
+    from ..lm.interventions import logit_bias, scale, without_component
+
+    run, anatomy = session.run, session.loaded.anatomy
     sets = read_sets(run)
     target = comparison(sets.values())
     neurons = sets[target].neurons
@@ -50,11 +63,19 @@ def push(session: Session, options: NoOptions) -> str:
         run.note("No reference solution is there: the data has none and the model solved nothing. `push` is empty.")
         return "no reference solutions"
     tokens = {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
-    biases, changes = _as_unlikely(session, given, neurons, tokens)
-    every = tuple((token, biases[role]) for role in PUSHED for token in tokens[role])
-    conditions = [Condition("push", session.prompt, "test", path, neurons, path=path) for path in PATHS]
-    conditions.append(Condition("push", session.prompt, "test", "bias", biases=every))
-    solve(session, conditions, "writing without the push")
+    gamma, _ = norm_gamma(anatomy.final_norm)
+    directions = anatomy.unembedding[sorted({t for some in tokens.values() for t in some})].float()
+    directions = directions if gamma is None else directions * gamma
+    zeroed = scale(anatomy, neurons, 0.0)
+    ways = {"zeroed": zeroed, "direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
+    ways |= {name: without_component(anatomy, neurons, directions, name == "within") for name in ("within", "beyond")}
+    biases, changes = _as_unlikely(session, given, ways, tokens)
+    ways["bias"] = logit_bias(anatomy, {t: biases[role] for role in PUSHED for t in tokens[role]})
+    solve(
+        session,
+        [Condition("push", session.prompt, "test", way, intervention=ways[way]) for way in WAYS],
+        "writing without the push",
+    )
     return _summarise(session, target, biases, changes)
 
 
@@ -64,21 +85,19 @@ def _tokens(session: Session, pieces: frozenset[str]) -> list[int]:
 
 
 def _as_unlikely(
-    session: Session, given: Sequence[Solution], neurons: Sequence[Neuron], tokens: Mapping[str, Sequence[int]]
+    session: Session, given: Sequence[Solution], ways: Mapping[str, Intervention], tokens: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The biases under which the roles' tokens are as unlikely as with the neurons zeroed, by bisection for both at once;
-    and how unlikely that is: way → role → change of mean log-probability (nats)."""
-    from ..lm.interventions import Intervention, logit_bias, scale
+    and what every way does: way → role → change of mean log-probability (nats)."""
+    from ..lm.interventions import logit_bias
 
     anatomy = session.loaded.anatomy
 
     def means(intervention: Intervention | None) -> dict[str, float]:
         scores = score_roles(session.engine, session.prompt, given, intervention)
-        found = {role: [fmean(t.log_prob for t in s[role]) for s in scores if role in s] for role in tokens}
+        found = {role: [fmean(t.log_prob for t in s[role]) for s in scores if role in s] for role in ROLES}
         return {role: fmean(values) for role, values in found.items() if values}
 
-    ways: dict[str, Intervention] = {"zeroed": scale(anatomy, neurons, 0.0)}
-    ways |= {path: ways["zeroed"].along(path) for path in PATHS}
     with session.bar("matching the push", HALVINGS + len(ways) + 2, "pass") as bar:
 
         def scored(intervention: Intervention | None) -> dict[str, float]:
@@ -87,7 +106,7 @@ def _as_unlikely(
 
         untouched = scored(None)
         changes = {way: _less(scored(intervention), untouched) for way, intervention in ways.items()}
-        aims = changes["zeroed"]
+        aims = {role: change for role, change in changes["zeroed"].items() if role in tokens}
         low, high = dict.fromkeys(aims, LOWEST), dict.fromkeys(aims, 0.0)
         for _ in range(HALVINGS):
             middle = {role: (low[role] + high[role]) / 2 for role in aims}
@@ -107,7 +126,7 @@ def _less(values: Mapping[str, float], others: Mapping[str, float]) -> dict[str,
 
 def _summarise(session: Session, target: str, biases: Mapping[str, float], changes: Mapping[str, Mapping[str, float]]) -> str:
     run = session.run
-    names = {"none": "untouched", target: "zeroed"} | {w: w for w in (*PATHS, "bias")}
+    names = {"none": "untouched", target: "zeroed"} | {way: way for way in WAYS}
     solved: dict[str, dict[str, bool]] = {way: {} for way in names.values()}
     for r in run.rows("SELECT neuron_set, problem_id, correct FROM completions ORDER BY ALL"):
         if r["neuron_set"] in names:
