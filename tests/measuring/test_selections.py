@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cotscope.measuring.selections import WAYS, Evidence, attribution, contrast, lexicon, paper, size
-from cotscope.records import Neuron, Pole
+from cotscope.measuring.selections import WAYS, Evidence, attribution, contrast, lexicon, paper, size, words
+from cotscope.records import Concept, Neuron, Pole
 from cotscope.runs.tables import ATTRIBUTIONS
 
 LAYERS, WIDTH = 4, 50
@@ -30,7 +30,15 @@ def made(seed: int = 0) -> Evidence:
         active,
         right,
         [(i % 4 // 2, False) for i in range(40)],
+        {
+            Pole(1, 4, -1): ["plus", "sum", "red"],
+            Pole(1, 4, 1): [" +", "blue"],  # the other pole promotes a symbol
+            Pole(2, 6, 1): ["plus", "sum"],
+            Pole(3, 0, 1): ["+", "-"],
+            Pole(3, 8, 1): ["Total", " sum"],
+        },
         {Pole(1, 4, 1): ["+", " plus", "x"], Pole(2, 6, 1): ["red", "blue"], Pole(3, 0, 1): [" Sum", "add"]},
+        (Concept("addition", "", ("+", "plus", "sum", "total")), Concept("subtraction", "", ("-", "minus"))),
         {Neuron(1, 4): 5, Neuron(2, 8): 9, Neuron(3, 2): 1, Neuron(3, 0): 7},
         frozenset({Neuron(0, 0)}),
     )
@@ -49,6 +57,10 @@ def test_the_lexicons_come_in_the_order_of_their_steps() -> None:
 
 def test_the_papers_promote_two_words_of_one_concept() -> None:
     assert paper(made(), 10) == [Neuron(3, 0), Neuron(1, 4)]
+
+
+def test_words_are_of_neurons_that_promote_no_symbol() -> None:
+    assert words(made(), 10) == [Neuron(2, 6), Neuron(3, 8)]
 
 
 def test_attribution_takes_what_results_lose_indirectly_and_nothing_else_does() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..concepts.lexicon import candidates
+from ..concepts.lexicon import candidates, normalise
 from ..concepts.sets import load_concepts
-from ..records import Neuron, Pole
+from ..records import Concept, Neuron, Pole
 from ..runs.folder import Run
 from ..runs.tables import ATTRIBUTIONS
 
@@ -40,7 +40,9 @@ class Evidence:
         active: the neurons of `rates`.
         right: whether each completion was right.
         strata: of each completion: formulas in it, and whether it is longer than half of those.
-        promoted: positive poles that were active → the tokens that the raw value vector promotes.
+        promoted: active poles → the tokens that they promote.
+        raw: positive poles of active neurons → the tokens that the raw value vector promotes.
+        concepts: the study's.
         steps: of each active neuron.
         barred: neurons that no way may choose.
     """
@@ -52,6 +54,8 @@ class Evidence:
     right: Sequence[bool]
     strata: Sequence[tuple[int, bool]]
     promoted: Mapping[Pole, Sequence[str]]
+    raw: Mapping[Pole, Sequence[str]]
+    concepts: Sequence[Concept]
     steps: Mapping[Neuron, int]
     barred: frozenset[Neuron]
 
@@ -59,6 +63,21 @@ class Evidence:
 def lexicon(evidence: Evidence, count: int) -> list[Neuron]:
     """Those that the annotator accepted: they promote the words of a concept (Rai & Yao, Algorithm 2)."""
     return _first(sorted(evidence.reasoning, key=lambda n: (-evidence.steps.get(n, 0), n)), count, evidence)
+
+
+def words(evidence: Evidence, count: int) -> list[Neuron]:
+    """Those that promote two of a concept's words, none of them a symbol, and none of the symbols: what they do to operators
+    and equals signs is not what they were chosen by."""
+    lettered = [replace(c, seeds=tuple(s for s in c.seeds if any(map(str.isalpha, s)))) for c in evidence.concepts]
+    symbols = {s for c in evidence.concepts for s in c.seeds} - {s for c in lettered for s in c.seeds}
+    found, barred = set[Neuron](), set[Neuron]()
+    for pole, tokens in evidence.promoted.items():
+        neuron = Neuron(pole.layer, pole.index)
+        if candidates(pole, tokens, lettered):
+            found.add(neuron)
+        if any(normalise(t) in symbols for t in tokens):
+            barred.add(neuron)
+    return _first(sorted(found - barred, key=lambda n: (-evidence.steps.get(n, 0), n)), count, evidence)
 
 
 def attribution(evidence: Evidence, count: int) -> list[Neuron]:
@@ -116,12 +135,13 @@ def paper(evidence: Evidence, count: int) -> list[Neuron]:
     """Active ones of which +v promotes two words of a concept of the paper's code (raw projection, no judge), the most often
     active first."""
     concepts = load_concepts("paper").concepts
-    found = {Neuron(p.layer, p.index) for p, tokens in evidence.promoted.items() if candidates(p, tokens, concepts)}
+    found = {Neuron(p.layer, p.index) for p, tokens in evidence.raw.items() if candidates(p, tokens, concepts)}
     return _first(sorted(found, key=lambda n: (-evidence.steps.get(n, 0), n)), count, evidence)
 
 
 WAYS: dict[str, Callable[[Evidence, int], list[Neuron]]] = {
     "lexicon": lexicon,
+    "words": words,
     "attribution": attribution,
     "contrast": contrast,
     "size": size,
@@ -176,7 +196,7 @@ def evidence(session: Session, reasoning: Sequence[Neuron], barred: frozenset[Ne
     for c in completions:
         lengths[c["formulas"]].append(c["tokens"])
     strata = [(c["formulas"], c["tokens"] > float(np.median(lengths[c["formulas"]]))) for c in completions]
-    rows = run.rows("SELECT layer, index, sign, steps FROM poles ORDER BY ALL")
+    rows = run.rows("SELECT layer, index, sign, steps, promoted FROM poles ORDER BY ALL")
     positive = sorted({Neuron(r["layer"], r["index"]) for r in rows})  # the paper's code takes active neurons of either sign
     top = project(session.loaded.anatomy, positive, PAPER_PROMOTED, "raw").top.tolist() if positive else []
     vocabulary, total = session.model.vocabulary, defaultdict[Neuron, int](int)
@@ -189,7 +209,9 @@ def evidence(session: Session, reasoning: Sequence[Neuron], barred: frozenset[Ne
         active,
         [bool(c["correct"]) for c in completions],
         strata,
+        {Pole(r["layer"], r["index"], r["sign"]): r["promoted"] for r in rows},
         {Pole(*n, 1): [vocabulary[t] for t in tokens] for n, tokens in zip(positive, top)},
+        session.inputs.concepts.concepts,
         dict(total),
         barred,
     )

@@ -13,6 +13,7 @@ from .text import is_number, number
 
 WAYS = {
     "lexicon": "by the words that they promote",
+    "words": "by words alone, promoting no symbol",
     "attribution": "by attribution",
     "contrast": "more active when right than wrong",
     "size": "large on solutions, not on text",
