@@ -155,10 +155,12 @@ def token_scores(logits: Tensor, tokens: Sequence[int]) -> Iterator[TokenScore]:
     """One score per row of logits (rows, vocabulary)."""
     targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
     for part, target in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True):
-        exact, at = part.float(), target[:, None]
-        own = exact.gather(1, at)[:, 0]
-        log_prob, others = own - exact.logsumexp(dim=1), exact.scatter(1, at, -torch.inf).amax(dim=1)
-        yield from map(TokenScore, log_prob.tolist(), (argmax(part) == target).tolist(), (own - others).tolist())
+        greedy, exact, at = argmax(part) == target, part.float(), target[:, None]
+        own = exact.gather(1, at)
+        log_prob = own[:, 0] - exact.logsumexp(dim=1)
+        margin = own[:, 0] - exact.scatter_(1, at, -torch.inf).amax(dim=1)
+        exact.scatter_(1, at, own)  # a copy of the logits would cost as much as a third of the unembedding
+        yield from map(TokenScore, log_prob.tolist(), greedy.tolist(), margin.tolist())
 
 
 @dataclass(frozen=True)
