@@ -28,7 +28,7 @@ from cotscope.stages.registry import BY_NAME, STAGES
 
 GIVEN = ["--given", "2"]
 FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
-BUILT_ON = ("keystones", "ablate", "damage", "operations", "measure", "correlate")
+BUILT_ON = ("keystones", "ablate", "damage", "push", "operations", "measure", "correlate")
 """The stages of a small study that build on the annotations."""
 PARTS = (
     "conditions",
@@ -107,6 +107,7 @@ def assert_same_run(one: Run, other: Run) -> None:
         "ablation",
         "damage",
         "damage_solutions",
+        "push",
         "prompts",
         "phenomena",
         "judged",
@@ -134,13 +135,14 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
         "keystones": "annotations changed",
         "ablate": "stage keystones is stale",
         "damage": "stage ablate is stale",
+        "push": "stage ablate is stale",
         "operations": "annotations changed",
         "measure": "annotations changed",
         "correlate": "stage measure is stale",
     }
     assert {s: (r["status"], r["why"]) for s, r in rows.items() if s in BUILT_ON} == {s: ("stale", w) for s, w in why.items()}
     assert {rows[s]["status"] for s in ("discover", "annotate")} == {"done"}
-    assert {rows[s]["status"] for s in ("variants", "sweep", "calibrate")} == {"missing"}
+    assert {rows[s]["status"] for s in ("variants", "attribute", "sweep", "calibrate")} == {"missing"}
     assert {s: (found.status, found.why) for s, found in cotscope.status(out).items() if s in why} == {
         s: ("stale", w) for s, w in why.items()
     }  # fmt: skip
@@ -350,7 +352,7 @@ def test_one_more_matched_set_runs_one_more_condition(
     )
     before, made_of = times(out, *parts), hashes(out)
     assert main(command(out, "--matched", "3")) == 0
-    again = {"ablate", "damage"}
+    again = {"ablate", "damage", "push"}
     assert lines(capsys) == {s: "ran" if s in again else "done" for s in ("discover", "annotate", *BUILT_ON)}
     assert jobs[0] == 1, "the third set's completions"
     after = times(out, *parts)

@@ -80,7 +80,7 @@ def small(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "operations", "measure", "correlate"}
+    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "push", "operations", "measure", "correlate"}
     assert {stage for stage, found in cotscope.status(finished.folder).items() if found.current} == wanted
     assert {found.status for stage, found in cotscope.status(finished.folder).items() if stage not in wanted} == {"missing"}
     page = (finished.folder / "report.html").read_text()
@@ -150,7 +150,8 @@ def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
     assert len(set().union(*ids.values())) == 20
     assert any("4 are left for tuning" in note for note in finished.notes)
     seen = finished.rows("SELECT DISTINCT split, family, condition, prompt, neuron_set FROM completions")
-    assert {(r["family"], r["split"]) for r in seen} == {("discovery", "discovery"), ("study", "test"), ("ablation", "test")}
+    on_test = {(family, "test") for family in ("study", "ablation", "push")}
+    assert {(r["family"], r["split"]) for r in seen} == {("discovery", "discovery"), *on_test}
     for r in seen:
         named = r["neuron_set"] if r["family"] == "ablation" else r["prompt"]
         assert r["condition"] == f"{r['family']}.{named}"
@@ -300,7 +301,7 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
         assert main([command, str(finished.folder)]) == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
-        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "operations", "measure", "correlate")
+        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "push", "operations", "measure", "correlate")
     ]  # fmt: skip
     assert {name for name, at in times(finished.folder).items() if before[name] != at} <= {"problems"}
     assert hashes(finished.folder) == made_of

@@ -15,6 +15,7 @@ from conftest import TinyStudy, as_if_written, assert_same, hashes, killed_after
 
 import cotscope
 from cotscope.cli import main
+from cotscope.data.battery import load_battery
 from cotscope.executors.local import wanted
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import load_model
@@ -83,7 +84,7 @@ def test_the_table_has_every_set_disruption_and_outcome(finished: Run) -> None:
         assert row["low"] - 1e-9 <= row["change"] <= row["high"] + 1e-9
         assert 0 < row["p"] <= 1
         assert row["kind"] != "none" or row["change"] == 0
-    assert {r["n"] for r in rows if r["outcome"] == "battery"} == {15}
+    assert {r["n"] for r in rows if r["outcome"] == "battery"} == {3 * len(load_battery())}
 
 
 def test_zeroing_is_what_the_damage_stage_measures(finished: Run) -> None:
@@ -223,7 +224,7 @@ def test_without_a_solved_discovery_problem_there_is_no_reference(ablated: Path,
 def test_a_study_runs_it_only_when_asked(ablated: Path, few_ways: set[str], tiny_study: TinyStudy, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ablated, out)
-    every = [s.name for s in STAGES if s.name not in ("variants", "calibrate")]
+    every = [s.name for s in STAGES if s.name not in ("attribute", "variants", "calibrate")]
     assert [s.name for s in wanted(Session.reopen(out))] == [s for s in every if s != "sweep"]
     assert every.index("operations") < every.index("sweep") < every.index("measure")
     before = times(out, "completions", "solution_scores", "battery", "text_scores")

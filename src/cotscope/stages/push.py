@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from ..data.roles import ROLES
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import comparison, read_sets
-from ..measuring.solutions import BASELINE, Solution, reference_solutions, score_roles
+from ..measuring.solutions import BASELINE, Solution, fingerprint_of, reference_solutions, score_roles
+from ..runs.files import fingerprint
 from ..runs.options import NoOptions
 from ..runs.session import Session
 from ..runs.stage import Stage
@@ -69,14 +70,18 @@ def push(session: Session, options: NoOptions) -> str:
     zeroed = scale(anatomy, neurons, 0.0)
     ways = {"zeroed": zeroed, "direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
     ways |= {name: without_component(anatomy, neurons, directions, name == "within") for name in ("within", "beyond")}
-    biases, changes = _as_unlikely(session, given, ways, tokens)
+    of = fingerprint(neurons, fingerprint_of(given), session.prompt.text(""), tokens, HALVINGS)
+    if before := run.done("push", of):
+        biases, changes = before["biases"], before["changes"]
+    else:
+        biases, changes = _as_unlikely(session, given, ways, tokens)
     ways["bias"] = logit_bias(anatomy, {t: biases[role] for role in PUSHED for t in tokens[role]})
     solve(
         session,
         [Condition("push", session.prompt, "test", way, intervention=ways[way]) for way in WAYS],
         "writing without the push",
     )
-    return _summarise(session, target, biases, changes)
+    return _summarise(session, target, biases, changes, of)
 
 
 def _tokens(session: Session, pieces: frozenset[str]) -> list[int]:
@@ -124,7 +129,9 @@ def _less(values: Mapping[str, float], others: Mapping[str, float]) -> dict[str,
     return {role: value - others[role] for role, value in values.items()}
 
 
-def _summarise(session: Session, target: str, biases: Mapping[str, float], changes: Mapping[str, Mapping[str, float]]) -> str:
+def _summarise(
+    session: Session, target: str, biases: Mapping[str, float], changes: Mapping[str, Mapping[str, float]], of: str
+) -> str:
     run = session.run
     names = {"none": "untouched", target: "zeroed"} | {way: way for way in WAYS}
     solved: dict[str, dict[str, bool]] = {way: {} for way in names.values()}
@@ -139,12 +146,12 @@ def _summarise(session: Session, target: str, biases: Mapping[str, float], chang
         for other in ("untouched", "zeroed"):
             row[f"against_{other}"] = mcnemar_exact([solved[other][p] for p in found], list(found.values()))
         rows.append(row | dict(changes.get(way, {})))
-    run.write(PUSH, rows)
+    run.write(PUSH, rows, of=of, biases=dict(biases), changes={way: dict(found) for way, found in changes.items()})
     run.summarise("push", {r["way"]: {k: v for k, v in r.items() if k != "way"} for r in rows} | {"biases": dict(biases)})
-    of = {r["way"]: r["accuracy"] for r in rows}
+    solves = {r["way"]: r["accuracy"] for r in rows}
     return (
-        f"accuracy {of['untouched']:.3f} untouched, {of['zeroed']:.3f} zeroed, {of['indirect']:.3f} with their own push put "
-        f"back, {of['direct']:.3f} without that push only, {of['bias']:.3f} with a bias in its place"
+        f"accuracy {solves['untouched']:.3f} untouched, {solves['zeroed']:.3f} zeroed, {solves['indirect']:.3f} with their own push put "
+        f"back, {solves['direct']:.3f} without that push only, {solves['bias']:.3f} with a bias in its place"
     )
 
 
