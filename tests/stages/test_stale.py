@@ -157,7 +157,7 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
     # The summary and the report hold no figure of theirs.
     run = Run.open(out)
     assert set(lexicon.summary) - set(run.summary) == {
-        "baseline", "ablation", "keystones", "damage", "prompts", "correlation", "stability", "phenomena"
+        "baseline", "ablation", "keystones", "damage", "push", "prompts", "correlation", "stability", "phenomena"
     } & set(lexicon.summary)  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == run.summary
     assert set(run.summary["timing"]) == {"discover_s", "annotate_s", "generate_s"}

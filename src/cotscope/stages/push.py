@@ -148,11 +148,15 @@ def _summarise(
         rows.append(row | dict(changes.get(way, {})))
     run.write(PUSH, rows, of=of, biases=dict(biases), changes={way: dict(found) for way, found in changes.items()})
     run.summarise("push", {r["way"]: {k: v for k, v in r.items() if k != "way"} for r in rows} | {"biases": dict(biases)})
-    solves = {r["way"]: r["accuracy"] for r in rows}
-    return (
-        f"accuracy {solves['untouched']:.3f} untouched, {solves['zeroed']:.3f} zeroed, {solves['indirect']:.3f} with their own push put "
-        f"back, {solves['direct']:.3f} without that push only, {solves['bias']:.3f} with a bias in its place"
-    )
+    words = {
+        "untouched": "untouched",
+        "zeroed": "zeroed",
+        "indirect": "with their own push put back",
+        "direct": "without that push only",
+        "bias": "with a bias in its place",
+    }
+    accuracy = {r["way"]: r["accuracy"] for r in rows}
+    return "accuracy " + ", ".join(f"{accuracy[way]:.3f} {said}" for way, said in words.items())
 
 
 STAGE = Stage(
