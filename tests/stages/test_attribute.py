@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from statistics import fmean
 
@@ -96,3 +97,14 @@ def test_without_a_solution_there_is_one_line(
     assert main(["attribute", str(finished.folder), *ASKED, "--solutions", "5"]) == 2
     assert "no discovery problem has a solution to attribute" in capsys.readouterr().err.splitlines()[-1]
     assert Run.open(finished.folder).manifest["stages"]["attribute"]["status"] == before == "done"
+
+
+def test_ways_can_be_named_and_unknown_ones_are_one_line(
+    finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.folder, out)
+    assert main(["attribute", str(out), "--by", "nothing"]) == 2
+    assert "unknown way of choosing" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["attribute", str(out), *ASKED, "--no-generation", "--by", "lexicon"]) == 0
+    assert [r["selection"] for r in Run.open(out).rows("SELECT * FROM selected")] == ["lexicon"]

@@ -19,6 +19,7 @@ from typing import Any
 from ..data.load import general_text
 from ..data.roles import ROLES
 from ..data.sums import load_sums
+from ..errors import UserError
 from ..measuring.attributing import attribute_all
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import active_neurons
@@ -80,6 +81,7 @@ class Options:
     """Options of the stage."""
 
     attribution: bool = option(False, "find the neurons that the results rest on, beside other ways of choosing", where="study")
+    by: tuple[str, ...] = option((), f"a way of choosing ({', '.join(WAYS)}); without it all", where="command")
     solutions: int = option(16, "solutions of discovery problems that are attributed", kind="positive", where="command")
     checked: int = option(24, "neurons zeroed one by one, to check the attributions", kind="natural", where="command")
     controls: int = option(
@@ -110,6 +112,8 @@ class _Set:
 def attribute(session: Session, options: Options) -> str:
     """Run the stage. What has been attributed or scored is not again. Raises: UserError as `attribute_all` does."""
     run = session.run
+    if unknown := set(options.by) - set(WAYS):
+        raise UserError("unknown way of choosing", expected=" or ".join(WAYS), got=", ".join(sorted(unknown)))
     run.summarise("attribution", attribute_all(session, options))
     known = active_neurons(run)
     given = reference_solutions(session)
@@ -117,7 +121,7 @@ def attribute(session: Session, options: Options) -> str:
         run.note("No reference solution is there: the data has none and the model solved nothing. `selected` is empty.")
         return "no reference solutions"
     found = evidence(session, known.reasoning, known.keystones)
-    choices = {name: tuple(way(found, len(known.reasoning))) for name, way in WAYS.items()}
+    choices = {name: tuple(way(found, len(known.reasoning))) for name, way in WAYS.items() if name in (options.by or WAYS)}
     if missing := [name for name, neurons in choices.items() if not neurons]:
         run.note(f"No neurons can be chosen by {', '.join(missing)}: the discovery problems show nothing to choose by.")
     choices = {name: neurons for name, neurons in choices.items() if neurons}
@@ -137,7 +141,7 @@ def attribute(session: Session, options: Options) -> str:
     sets += [
         _Set(f"attribution, first {n}", None, tuple(sorted(choices["attribution"][:n])))
         for n in SIZES
-        if n < len(choices["attribution"])
+        if n < len(choices.get("attribution", ()))
     ]
     _score(session, sets, given, options)
     if not options.no_generation:
@@ -253,7 +257,7 @@ def _summarise(
         if (r := found.get(way)) and r[name] is not None
     ]
     return (
-        f"results' logit margin through later layers with {len(choices['attribution'])} neurons zeroed, chosen by: "
+        f"results' logit margin through later layers with {len(next(iter(choices.values())))} neurons zeroed, chosen by: "
         + "; ".join(said)
     )
 
