@@ -19,6 +19,8 @@ from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 
+pytestmark = pytest.mark.slow
+
 FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "0", "--given", "4", "--battery", "1"]
 ASKED = ["--solutions", "4", "--checked", "12", "--controls", "19", "--sums", "2", "--skills", "1"]
 

@@ -15,6 +15,8 @@ from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stages.push import PUSHED
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:

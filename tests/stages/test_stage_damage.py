@@ -24,6 +24,8 @@ from cotscope.stages import damage
 from cotscope.stats import LEAST_EFFECT, LEAST_MARGIN, NOT_SHOWN, UNSPLIT, equivalence, paired_bootstrap
 from cotscope.stats.random_sets import permuted_sets
 
+pytestmark = pytest.mark.slow
+
 FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "19", "--given", "3", "--battery", "1"]
 
 

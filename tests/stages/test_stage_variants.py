@@ -29,6 +29,8 @@ from cotscope.stages.registry import BY_NAME, THOROUGH
 from cotscope.stats import partial_spearman, wilson
 from cotscope.stats.verdicts import RULE, TOO_FEW_PROBLEMS
 
+pytestmark = pytest.mark.slow
+
 
 def exemplar_file(folder: Path) -> str:
     path = folder / "exemplars.toml"
@@ -292,7 +294,6 @@ def test_a_rule_that_was_not_written_down_is_said(finished: Run, tmp_path: Path)
     assert any("not one that was written down" in note for note in Run.open(changed).notes)
 
 
-@pytest.mark.slow
 def test_more_variants_keep_those_that_are_done(finished: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
@@ -352,7 +353,6 @@ def test_variants_without_sentences_leave_tables_that_can_be_queried(measured: P
     assert 'id="sentence-kinds"' not in (out / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_alone_it_measures_what_a_thorough_study_does(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     shutil.copytree(measured, out)

@@ -26,6 +26,8 @@ from cotscope.runs.stage import Stage, run_stage
 from cotscope.runs.tables import ABLATION, CANDIDATES, COMPLETIONS, POLES
 from cotscope.stages.registry import BY_NAME, STAGES
 
+pytestmark = pytest.mark.slow
+
 GIVEN = ["--given", "2"]
 FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
 BUILT_ON = ("keystones", "ablate", "damage", "push", "operations", "measure", "correlate")
@@ -204,7 +206,6 @@ def test_the_same_word_again_makes_nothing_stale(out: Path, capsys: pytest.Captu
 # -- (2) interruptions and errors -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_an_interrupted_annotator_is_gone_on_with(
     out: Path,
     fresh: Run,
