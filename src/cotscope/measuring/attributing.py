@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ..lm.scoring import TokenScore
 
 MARGIN = "result_margin"
-BATTERY_ITEMS = 4  # of each task
-TEXT_TOKENS = 256  # of the general text
+BATTERY_ITEMS = 4  # of each task, the last ones: the first ones tell what choices do to other skills
+TEXT_TOKENS = 256  # of the general text, likewise
 CHECK_SOLUTIONS = 4  # that single neurons are zeroed on
 TOP = 500  # neurons whose stability is told
 
@@ -100,12 +100,12 @@ def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], 
         found = attribution(model, prompts, [s.tokens for s in given], outcomes, progress=bar.update)
         tasks = []
         for task in battery:
-            items = task.items[:BATTERY_ITEMS]
-            tokens = answers(model, task, BATTERY_ITEMS)
+            items = task.items[-BATTERY_ITEMS:]
+            tokens = answers(model, task, items)
             every = {"battery": Outcome("margin", tuple(frozenset(range(len(t))) for t in tokens))}
             asked = [model.encode(task.prompt(item)) for item in items]
             tasks.append(attribution(model, asked, tokens, every, progress=bar.update).outcomes["battery"])
-        text = model.encode(general_text())[: min(TEXT_TOKENS, model.context) + 1]
+        text = model.encode(general_text())[-min(TEXT_TOKENS, model.context) - 1 :]
         whole = {"text": Outcome("log_prob", (frozenset(range(len(text) - 1)),))}
         prose = attribution(model, [text[:1]], [text[1:]], whole, progress=bar.update)
     each: dict[str, Attribution] = found.outcomes | prose.outcomes

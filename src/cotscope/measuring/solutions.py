@@ -180,15 +180,15 @@ def score_tasks(
     every: list[tuple[T, tuple[str, str], list[TokenScore]]] = []
     for task in tasks:  # apart: a task's items share their shots, which are then run once
         asked = task.items[:items]
-        given = Given(tuple(map(task.prompt, asked)), answers(engine.loaded, task, items), intervention=intervention)
+        given = Given(tuple(map(task.prompt, asked)), answers(engine.loaded, task, asked), intervention=intervention)
         every += [(task, item, scores) for item, scores in zip(asked, score(engine, given), strict=True)]
     return every
 
 
-def answers(loaded: LoadedModel, task: AskedTask, items: int) -> tuple[tuple[int, ...], ...]:
-    """The answers to a task's first items as tokens."""
+def answers(loaded: LoadedModel, task: AskedTask, items: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], ...]:
+    """The answers to a task's items as tokens."""
     start = len(loaded.encode(""))
-    return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in task.items[:items])
+    return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
 
 
 def solved(session: Session, family: str, problems: Sequence[Problem], count: int) -> tuple[Solution, ...]:
