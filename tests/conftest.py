@@ -86,7 +86,7 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "gemma3": ("Gemma3Text", _SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 40}),
     "olmo2": ("Olmo2", _SHAPE | {"num_key_value_heads": 2}),
     "cohere": ("Cohere", _SHAPE | {"num_key_value_heads": 2, "logit_scale": 0.25}),
-    "granite": ("Granite", _SHAPE | {"num_key_value_heads": 2, "logits_scaling": 3.0}),
+    "granite": ("Granite", _SHAPE | {"num_key_value_heads": 2, "logits_scaling": 3.0, "residual_multiplier": 0.5}),
     "phi": ("Phi", _SHAPE),
     "phi3": ("Phi3", _SHAPE | {"num_key_value_heads": 2}),
     "gpt_neox": ("GPTNeoX", _SHAPE),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_model
 
+from cotscope.errors import ModelError, PromptError
 from cotscope.lm.attribution import Outcome, attribute
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import Anatomy
@@ -108,6 +109,15 @@ def test_the_last_layer_acts_directly_and_an_outcome_without_tokens_says_nothing
     assert found["none"].texts == 0 and not found["none"].total.any()
     anatomy: Anatomy = qwen.anatomy
     assert found["some"].total.shape == (anatomy.layers, anatomy.width)
+
+
+def test_what_does_not_fit_and_a_model_without_a_final_norm_are_refused(qwen: LoadedModel) -> None:
+    outcome = {"some": Outcome("margin", (frozenset({1}),))}
+    with pytest.raises(PromptError, match="longer than the model's context"):
+        attribute(qwen, [[3] * 250], [[4] * 10], outcome)
+    object.__setattr__(qwen.anatomy, "final_norm", None)
+    with pytest.raises(ModelError, match="no norm before its unembedding"):
+        attribute(qwen, [[3] * 5], [[4] * 10], outcome)
 
 
 def test_sizes_are_mean_update_sizes_at_the_places_that_choose_the_tokens(qwen: LoadedModel) -> None:

@@ -113,3 +113,10 @@ def test_sets_share_an_untouched_pass_as_far_as_there_is_room(monkeypatch: pytes
         for path, scores in found.items():
             for one, other in zip(scores, apart[name][path], strict=True):
                 assert [s.margin for s in one] == pytest.approx([s.margin for s in other], abs=1e-4)
+
+
+def test_a_model_without_a_final_norm_is_refused() -> None:
+    loaded = tiny_model("qwen2")
+    object.__setattr__(loaded.anatomy, "final_norm", None)
+    with pytest.raises(ModelError, match="no norm before its unembedding"):
+        PathEffects(Engine(loaded), GIVEN, SET)

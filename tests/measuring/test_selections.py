@@ -88,6 +88,34 @@ def test_size_takes_what_is_large_on_solutions_and_not_on_text() -> None:
     assert chosen[0] == Neuron(2, 5) and Neuron(1, 3) not in chosen and len(chosen) == 10
 
 
+def test_size_gives_what_there_is_where_rankings_are_alike() -> None:
+    evidence = made()
+    rng = np.random.default_rng(1)
+    alike = {"solutions_size": evidence.columns["solutions_size"]}
+    alike["text_size"] = alike["solutions_size"] * rng.lognormal(0, 0.02, (LAYERS, WIDTH))
+    most = max(_difference(alike, k) for k in range(1, LAYERS * WIDTH))
+    chosen = size(replace(evidence, columns={**evidence.columns, **alike}, barred=frozenset()), 150)
+    assert 0 < len(chosen) == most < 150
+
+
+def _difference(columns: dict[str, np.ndarray], k: int) -> int:
+    """How many of the k largest on solutions are not among the k largest on text."""
+    largest = [set(np.argsort(-columns[c].ravel(), kind="stable")[:k].tolist()) for c in ("solutions_size", "text_size")]
+    return len(largest[0] - largest[1])
+
+
+def test_contrast_is_not_led_by_strata_of_one_against_one() -> None:
+    """A neuron that differs by chance in a stratum of two does not come before one that differs in twenty."""
+    evidence = made()
+    strata = [(0, False) if i < 38 else (1, False) for i in range(40)]
+    rates = np.random.default_rng(2).uniform(0, 0.5, evidence.rates.shape)
+    rates[38:, :] = 0.25
+    rates[38, 5] = 0.5  # right, in the stratum of two; nothing else there differs
+    rates[:38, 7] += np.where(evidence.right[:38], 0.3, 0.0)
+    chosen = contrast(replace(evidence, rates=rates, strata=strata), 1)
+    assert chosen == [evidence.active[7]]
+
+
 def test_contrast_finds_what_goes_with_being_right_and_not_with_the_stratum() -> None:
     evidence = made()
     right, strata = np.array(evidence.right), np.array([s for s, _ in evidence.strata])
@@ -107,3 +135,5 @@ def test_contrast_is_silent_where_no_stratum_has_both() -> None:
     evidence = made()
     assert contrast(replace(evidence, right=[True] * 40), 5) == []
     assert contrast(replace(evidence, right=[s == 1 for s, _ in evidence.strata]), 5) == []
+    pairs = [(i // 2, False) for i in range(40)]  # one right, one wrong in each: no spread is known
+    assert contrast(replace(evidence, strata=pairs), 5) == []

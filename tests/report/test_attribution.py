@@ -56,7 +56,8 @@ def test_what_the_push_says(tmp_path: Path, back: Any, bias: Any, lost: float, s
 def selected(name: str, margin: float, verdict: str | None, **more: Any) -> dict[str, Any]:
     row = {
         "selection": name, "neurons": 500, "shared": 17, "shared_by_chance": 2.1, "compared": 480, "controls": 20,
-        "controls_margin": -0.4321, "p_value": 0.0476, "p_beyond": 0.0476, "sums": 0.31, "sums_low": 0.2, "sums_high": 0.4,
+        "compared_margin": margin + 0.5, "controls_margin": -0.4321, "p_value": 0.0476, "p_beyond": 0.0476, "p_sums": 0.0476,
+        "compared_sums": 0.35, "sums": 0.31, "sums_low": 0.2, "sums_high": 0.4,
         "controls_sums": 0.7, "sums_p": 0.001, "accuracy": 0.1, "accuracy_low": 0.05, "accuracy_high": 0.2, "n": 100,
         "controls_accuracy": 0.6, "battery": 0.9, "controls_battery": 0.91, "kl": 0.05, "verdict": verdict,
     }  # fmt: skip
@@ -94,9 +95,10 @@ def test_the_finding_has_its_interval_and_its_controls(tmp_path: Path) -> None:
     did(tmp_path, "attribute", {"selected": rows}, SUMMARY)
     page = read(tmp_path)
     text = " ".join(page.text.split())
-    assert "Results rest on 500 neurons that attribution finds on other problems" in text
-    assert "changes by −9.01 [−10.01, −8.01] nats" in text and "sizes by −0.43" in text and "words by −1.25" in text
-    assert "the first 10 alone: −3.50" in text
+    assert "Results rest on 500 neurons that attribution finds on other problems: without them the results' logit" in text
+    assert "changes by −9.01 [−10.01, −8.01] nats through later layers; without the 480 of them" in text
+    assert "by −8.51, without those by −0.43. They calculate: 0.35 of sums right, against 0.70 under random" in text
+    assert "words the margin changes by −1.25" in text and "first 10 alone by −3.50" in text
     assert {0.4567, 0.9123, -9.0123, 0.81} <= page.figures
     assert "by the words that they promote" in text and "<script>" in text and not any(e == "script" for e, _ in page.elements)
     assert ("table", {"id": "attribution-table"}) in page.elements and not page.open
@@ -107,7 +109,21 @@ def test_without_a_verdict_nothing_is_claimed(tmp_path: Path) -> None:
     assert "not run yet: cotscope attribute RUN" in " ".join(read(tmp_path).text.split())
     did(tmp_path, "attribute", {"selected": [selected("attribution", -0.5, "not shown")]}, SUMMARY)
     text = " ".join(read(tmp_path).text.split())
-    assert "That 500 neurons carry the calculation is not shown" in text and "Results rest on" not in text
+    assert "That results rest on 500 neurons is not shown" in text and "Results rest on" not in text
+    did(tmp_path, "attribute", {"selected": [selected("attribution", -5.5, "results rest on them")]}, SUMMARY)
+    text = " ".join(read(tmp_path).text.split())
+    assert "Results rest on 500" in text and "That sums need them is not shown" in text and "They calculate" not in text
+    did(tmp_path, "attribute", {"selected": [selected("attribution", -5.5, "too few random sets to tell")]}, SUMMARY)
+    text = " ".join(read(tmp_path).text.split())
+    assert "too few random sets to tell" in text and "Results rest on" not in text and "is not shown: without" not in text
+
+
+def test_where_paths_can_not_be_told_apart_the_total_stands(tmp_path: Path) -> None:
+    complete(tmp_path)
+    gone = {f"result_margin_{path}{end}": None for path in ("direct", "indirect") for end in ("", "_low", "_high")}
+    did(tmp_path, "attribute", {"selected": [selected("attribution", -5.5, "calculates", **gone)]}, SUMMARY)
+    text = " ".join(read(tmp_path).text.split())
+    assert "changes by −5.50 [−6.50, −4.50] nats; without" in text and "through later layers;" not in text
 
 
 def test_the_terminal_has_a_line_for_each_choice() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from conftest import TinyStudy, times
+from conftest import TinyStudy, assert_same, times
 
 from cotscope.cli import main
 from cotscope.data.sums import LEVELS
@@ -18,6 +18,7 @@ from cotscope.measuring.solutions import reference_solutions, score_roles
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
+from cotscope.stages.attribute import CALCULATES, NOT_SHOWN, RESTS
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,7 @@ def test_random_sets_share_layers_and_sizes_and_give_a_verdict(finished: Run) ->
     controls = {(r["selection"], r["control"]) for r in finished.rows("SELECT * FROM selection_scores")}
     for name in ("lexicon", "attribution"):
         assert rows[name]["controls"] == 19 == sum(s == name and c is not None for s, c in controls)
-        assert 1 / 20 <= rows[name]["p_value"] <= 1 and rows[name]["verdict"] in ("calculates", "not shown")
+        assert 1 / 20 <= rows[name]["p_value"] <= 1 and rows[name]["verdict"] in (CALCULATES, RESTS, NOT_SHOWN)
         assert 0 < rows[name]["compared"] <= rows[name]["neurons"]
     assert rows["attribution, first 10"]["controls"] is None
 
@@ -110,3 +111,8 @@ def test_ways_can_be_named_and_unknown_ones_are_one_line(
     assert "unknown way of choosing" in capsys.readouterr().err.splitlines()[-1]
     assert main(["attribute", str(out), *ASKED, "--no-generation", "--by", "lexicon"]) == 0
     assert [r["selection"] for r in Run.open(out).rows("SELECT * FROM selected")] == ["lexicon"]
+    before = times(out, "selection_scores", "completions")
+    assert before.keys() >= times(finished.folder, "selection_scores", "completions").keys(), "what others asked for stays"
+    assert main(["attribute", str(out), *ASKED, "--by", "all"]) == 0
+    assert times(out, "selection_scores", "completions") == before
+    assert_same(Run.open(out).rows("SELECT * FROM selected"), finished.rows("SELECT * FROM selected"))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from ..errors import ModelError, PromptError
 from ..records import Neuron
 from .families import Anatomy, value_matrix
 from .loading import LoadedModel
@@ -84,14 +85,28 @@ def attribute(
 ) -> Attributions:
     """Attribute outcomes of given continuations to every neuron.
 
-    The factor acts at every place after what all prompts share; what they share is run once, without gradients.
+    The factor acts at every place after what all prompts share (of one prompt alone: everywhere); what they share is run
+    once, without gradients.
 
     Args:
         loaded: a model that gradients pass through (`load_model(differentiable=True)`).
         prompts: as tokens, at least one each.
         scaled: sets of neurons and factors; gradients are averaged over the models in which a set is so scaled.
         progress: called per text and model.
+
+    Raises: PromptError if a prompt and its continuation do not fit the model's context; ModelError if it has no norm before
+        its unembedding.
     """
+    if loaded.anatomy.final_norm is None:
+        raise ModelError(f"{loaded.name} has no norm before its unembedding: what neurons do can't be attributed")
+    longest = max((len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)), default=0)
+    if longest > loaded.context:
+        raise PromptError(
+            "a prompt with its solution is longer than the model's context",
+            expected=f"at most {loaded.context} tokens",
+            got=str(longest),
+            remedy="Use fewer exemplars, or leave the longest problems out.",
+        )
     starts = [list(p) for p in prompts]
     shared = common_prefix(starts) if len(starts) > 1 else 0
     sizes, places = torch.zeros(loaded.anatomy.layers, loaded.anatomy.width), 0
@@ -173,6 +188,7 @@ def _gradients(
         total = [_over_places(m * g) for m, g in zip(seen.raw, of_m, strict=True)]
         direct = [
             _over_places(m * (_through(norm, y, of_r) @ value_matrix(down).detach().to(m.dtype)).reshape(m.shape))
+            * anatomy.residual
             for m, y, norm, down in zip(seen.raw, seen.outputs, anatomy.post_norm, anatomy.down, strict=True)
         ]
         found[name] = _Gradient(value.item(), -torch.stack(total), -torch.stack(direct))
@@ -227,7 +243,8 @@ def _watching(anatomy: Anatomy, factors: Sequence[Tensor | None]) -> Iterator[_S
         for layer, down in enumerate(anatomy.down):
             hooks.callback(down.register_forward_pre_hook(before(layer)).remove)
             hooks.callback(down.register_forward_hook(after(layer)).remove)
-        last = anatomy.final_norm or anatomy.head
+        last = anatomy.final_norm
+        assert last is not None
         hooks.callback(last.register_forward_pre_hook(lambda module, args: setattr(seen, "residual", args[0])).remove)
         yield seen
 

@@ -72,6 +72,7 @@ class Carried:
                 other = (here + (part.written if part.intervention.path == "direct" else -part.written)).to(y.dtype)
                 difference = (norm(other[None]) - norm(here[None]))[0].float()
                 part.written = difference if part.intervention.path == "direct" else -difference
+            part.written = part.written * self.anatomy.residual
             self._parts.append(part)
         self._waiting.clear()
 
@@ -79,11 +80,10 @@ class Carried:
         """What enters the final norm (rows, positions, hidden) with the changes carried there; None: it stays as it is."""
         if not self._parts:
             return None
-        changed = residual.clone()
+        carried = torch.zeros_like(residual, dtype=torch.float32)  # of all layers first: the stream is rounded once
         for part in self._parts:
-            own = part.written if part.intervention.path == "direct" else -part.written
-            changed[part.at] = (changed[part.at].float() + own).to(changed.dtype)
-        return changed
+            carried[part.at] += part.written if part.intervention.path == "direct" else -part.written
+        return (residual.float() + carried).to(residual.dtype)
 
     def _of(self, layer: int, change: Change) -> tuple[Tensor, Tensor]:
         """The neurons whose coefficients a change touches, and their value vectors (neurons, hidden), float32."""

@@ -61,6 +61,7 @@ class Anatomy:
         final_norm: the norm before the unembedding, or None.
         head: the module that unembeds.
         readout: what makes logits of what it says.
+        residual: what a block's output is multiplied by before it is added to the residual stream (Granite).
     """
 
     down: tuple[nn.Module, ...]
@@ -68,11 +69,17 @@ class Anatomy:
     final_norm: nn.Module | None
     head: nn.Module
     readout: Readout = Readout()
+    residual: float = 1.0
 
     @property
     def unembedding(self) -> Tensor:
         """W_U, (vocabulary, hidden); a copy where the weight is packed."""
         return weight_of(self.head).detach()
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Tokens that have a logit."""
+        return int(getattr(self.head, "out_features", None) or len(self.unembedding))
 
     @cached_property
     def norms(self) -> Tensor:
@@ -165,7 +172,9 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     holders = [model.base_model, *model.base_model.children()]
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
-    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(model.config.get_text_config()))
+    config = model.config.get_text_config()
+    multiplier = getattr(config, "residual_multiplier", None) or 1.0
+    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(config), multiplier)
 
 
 def _readout(config: object) -> Readout:

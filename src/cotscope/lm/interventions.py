@@ -375,7 +375,7 @@ def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
 
 def logit_bias(anatomy: Anatomy, biases: Mapping[int, float]) -> Intervention:
     """Add to the logits of some tokens, by id; neurons are left alone."""
-    bias = torch.zeros(len(anatomy.unembedding), device=anatomy.device)
+    bias = torch.zeros(anatomy.vocabulary, device=anatomy.device)
     for token, value in biases.items():
         bias[token] = value
     return Intervention({}, bias=bias)

@@ -71,6 +71,8 @@ class PathEffects:
 
     def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron], disrupt: Disrupt | None = None) -> None:
         assert given.recorder is None and given.intervention is None and given.scored is None
+        if engine.loaded.anatomy.final_norm is None:
+            raise ModelError(f"{engine.loaded.name} has no norm before its unembedding, so that paths can't be told apart")
         self._engine, self._given = engine, given
         self._disrupt = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
         self._targets = [t for tokens in given.continuations for t in tokens]
@@ -132,7 +134,7 @@ class PathEffects:
             norm, y = anatomy.post_norm[layer], seen.outputs[layer]
             if norm is not None and y is not None:  # what of the normalised output is gone with the set
                 written = (norm(y[None]) - norm((y - written.to(y.dtype))[None]))[0].float()
-            push += written
+            push += written * anatomy.residual
         return push
 
     # -- logits ------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
             "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"
         )
     of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS)
-    check_of = fingerprint(of, options.checked)
+    check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
     if run.done("attributions", of) is None:
         model = _differentiable(session)
@@ -85,7 +85,7 @@ def _differentiable(session: Session) -> LoadedModel:
             got=f"{loaded.free_memory() / 2**30:.1f} GiB free",
         )
     dtype = "float32" if on_cpu else loaded.dtype_name
-    return load_model(session.config.model, dtype=dtype, device=loaded.model.device.type, differentiable=True)
+    return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
 
 
 def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], of: str) -> None:
@@ -122,33 +122,37 @@ def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], 
 
 
 def _check(session: Session, model: LoadedModel, given: Sequence[Solution], count: int, of: str) -> None:
-    """Zero neurons one by one: half of them those with the largest predicted loss, the others any."""
+    """Zero neurons one by one: half of them those with the largest predicted loss, the others any. What is predicted for
+    them is attributed on the very solutions that they are zeroed on."""
+    from ..lm.attribution import Outcome
+    from ..lm.attribution import attribute as attribution
     from ..lm.engine import Engine
     from ..lm.paths import PathEffects
     from ..lm.scoring import Given
 
     run = session.run
-    rows = run.rows(
-        f"""SELECT layer, index, {MARGIN} AS total, {MARGIN} - {MARGIN}_direct AS indirect
-            FROM attributions ORDER BY indirect, layer, index"""
-    )
-    largest = rows[: count // 2]
+    rows = run.rows(f"SELECT layer, index FROM attributions ORDER BY {MARGIN} - {MARGIN}_direct, layer, index")
+    neurons = [Neuron(r["layer"], r["index"]) for r in rows]
+    count = min(count, len(neurons))
+    largest, others = neurons[: count // 2], neurons[count // 2 :]
     rng = np.random.default_rng(session.config.seed)
-    others = [rows[len(largest) + i] for i in rng.choice(len(rows) - len(largest), count - len(largest), replace=False)]
-    drawn = [("largest", r) for r in largest] + [("random", r) for r in others]
+    drawn = [*largest, *(others[i] for i in rng.choice(len(others), count - len(largest), replace=False))]
     texts = tuple(session.prompt.text(s.problem.question) for s in given)
-    with session.bar("zeroing neurons one by one", len(drawn), "neuron") as bar:
-        neurons = [Neuron(r["layer"], r["index"]) for _, r in drawn]
-        effects = PathEffects(Engine(model), Given(texts, tuple(s.tokens for s in given)), neurons)
+    with session.bar("zeroing neurons one by one", len(given) + len(drawn), "neuron") as bar:
+        margin = {MARGIN: Outcome("margin", tuple(s.results for s in given))}
+        prompts = [model.encode(t) for t in texts]
+        predicted = attribution(model, prompts, [s.tokens for s in given], margin, progress=bar.update).outcomes[MARGIN].total
+        try:
+            effects = PathEffects(Engine(model), Given(texts, tuple(s.tokens for s in given)), drawn)
+        except ModelError as error:
+            run.note(f"Attributions were not checked by zeroing neurons one by one: {error.meaning}.")
+            return run.write(ATTRIBUTION_CHECKS, [], of=of)
         untouched = _margin(given, effects.untouched())
         checks = []
-        for (how, r), neuron in zip(drawn, neurons, strict=True):
-            by_path = effects.of([neuron])
-            checks.append(
-                {**neuron._asdict(), "drawn": how, "predicted": r["total"], "predicted_indirect": r["indirect"]}
-                | {"zeroed": _margin(given, by_path["total"]) - untouched}
-                | {"zeroed_indirect": _margin(given, by_path["indirect"]) - untouched}
-            )
+        for i, neuron in enumerate(drawn):
+            zeroed = _margin(given, effects.of([neuron])["total"]) - untouched
+            how = "largest" if i < len(largest) else "random"
+            checks.append({**neuron._asdict(), "drawn": how, "predicted": float(predicted[neuron]), "zeroed": zeroed})
             bar.update()
     run.write(ATTRIBUTION_CHECKS, checks, of=of)
 
@@ -176,9 +180,14 @@ def _summary(session: Session, solutions: int, checked: bool) -> dict[str, Any]:
         "concentration": {str(n): float(losses[:n].sum() / losses.sum()) for n in (50, TOP)} if len(losses) else None,
         "check": None,
     }
-    if checked:
-        pairs = run.rows("SELECT predicted, zeroed FROM attribution_checks")
+    pairs = run.rows("SELECT predicted, zeroed, drawn FROM attribution_checks") if checked else []
+    if pairs:
         predicted, zeroed = ([p[k] for p in pairs] for k in ("predicted", "zeroed"))
-        slope = float(np.dot(predicted, zeroed) / max(np.dot(predicted, predicted), 1e-12))
-        summary["check"] = {"neurons": len(pairs), "spearman": rank_correlation(predicted, zeroed), "slope": slope}
+        random = [p for p in pairs if p["drawn"] == "random"]
+        summary["check"] = {
+            "neurons": len(pairs),
+            "spearman": rank_correlation(predicted, zeroed),
+            "spearman_random": rank_correlation([p["predicted"] for p in random], [p["zeroed"] for p in random]),
+            "slope": float(np.dot(predicted, zeroed) / max(np.dot(predicted, predicted), 1e-12)),
+        }
     return summary

@@ -96,21 +96,21 @@ def contrast(evidence: Evidence, count: int) -> list[Neuron]:
     """Those more often active when the model is right than when it is wrong, within strata of formulas and length: the mean
     difference over its standard error. Nothing where no stratum has both."""
     right = np.array(evidence.right)
-    total = variance = np.zeros(evidence.rates.shape[1])
-    weights = 0.0
+    total = squares = np.zeros(evidence.rates.shape[1])
+    weights, freedom = 0.0, 0
     for stratum in sorted(set(evidence.strata)):
         here = np.array([s == stratum for s in evidence.strata])
         a, b = evidence.rates[here & right], evidence.rates[here & ~right]
         if not len(a) or not len(b):
             continue
         weight = len(a) * len(b) / (len(a) + len(b))
-        spread = np.concatenate([a - a.mean(0), b - b.mean(0)]).var(axis=0)
         total = total + weight * (a.mean(0) - b.mean(0))
-        variance = variance + weight**2 * spread * (1 / len(a) + 1 / len(b))
-        weights += weight
-    if not weights:
+        squares = squares + ((a - a.mean(0)) ** 2).sum(0) + ((b - b.mean(0)) ** 2).sum(0)
+        weights, freedom = weights + weight, freedom + len(a) + len(b) - 2
+    if not freedom:
         return []
-    score = total / np.sqrt(variance + 1e-6 * weights**2)
+    # The variance within strata is estimated from all of them; it is that of the weighted mean difference times `weights`.
+    score = total / np.sqrt(weights * (squares / freedom + 1e-6))
     order = sorted(range(len(evidence.active)), key=lambda i: (-score[i], evidence.active[i]))
     return _first([evidence.active[i] for i in order], count, evidence)
 
@@ -118,17 +118,16 @@ def contrast(evidence: Evidence, count: int) -> list[Neuron]:
 def size(evidence: Evidence, count: int) -> list[Neuron]:
     """Those with the largest mean update size on reference solutions that are not among the largest on general text
     (MathNeuro, Christ et al. 2024, arXiv:2410.16930): of both the largest, as many as leave `count`."""
-    columns = (evidence.columns[c] for c in ("solutions_size", "text_size"))
-    on_solutions, on_text = (_ranked(c, c.size, evidence) for c in columns)
-    low, high = count, len(on_solutions)
-    while low < high:  # the fewest that leave enough
-        middle = (low + high) // 2
-        if len(set(on_solutions[:middle]) - set(on_text[:middle])) >= count:
-            high = middle
-        else:
-            low = middle + 1
-    most = set(on_text[:low])
-    return [n for n in on_solutions[:low] if n not in most][:count]
+    on_solutions, on_text = (
+        _ranked(evidence.columns[c], evidence.columns[c].size, evidence) for c in ("solutions_size", "text_size")
+    )
+    place = {neuron: i for i, neuron in enumerate(on_text)}
+    elsewhere = np.array([place[n] for n in on_solutions])
+    # A neuron is among the k largest of the one and not of the other if its places are below k and not below k.
+    k = np.arange(1, len(on_solutions) + 1)
+    left = k - np.searchsorted(np.sort(np.maximum(np.arange(len(on_solutions)), elsewhere)), k)
+    most = int(k[np.argmax(left >= count)] if left.max() >= count else k[np.argmax(left)])
+    return [n for n, other in zip(on_solutions[:most], elsewhere, strict=False) if other >= most][:count]
 
 
 def paper(evidence: Evidence, count: int) -> list[Neuron]:

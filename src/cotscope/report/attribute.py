@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..stages.attribute import CALCULATES, NOT_SHOWN, TOO_FEW
 from .reading import Reading
 from .svg import WIDTH, fill, round_range, scale, svg, text_at, x_axis
 from .text import is_number, number
@@ -25,8 +26,8 @@ PUSH = {
     "zeroed": "the neurons zeroed",
     "indirect": "zeroed, their own push on the logits put back",
     "direct": "their own push on the logits taken away only",
-    "within": "only what their value vectors have in the span of these tokens' unembeddings taken away",
-    "beyond": "only what they have beyond it taken away",
+    "within": "only what value vectors have in the span of operators' and equals signs' unembeddings taken away",
+    "beyond": "only what value vectors have beyond that span taken away",
     "bias": "nothing zeroed; operators' and equals signs' logits lowered instead",
 }
 
@@ -95,22 +96,25 @@ def _says(rows: Sequence[Mapping[str, Any]]) -> str:
     found = of.get("attribution")
     if found is None or not is_number(found.get("p_value")):
         return ""
-    name = "result_margin_indirect"
-    loss, random = _interval(found, name), number(found["controls_margin"], 2, True)
-    if found["verdict"] != "calculates":
-        return (
-            f"That {found['neurons']} neurons carry the calculation is not shown: without those that attribution chooses the "
-            f"results' logit margin changes by {loss} nats through later layers, without random ones like them by {random}."
-        )
-    said = (
-        f"Results rest on {found['neurons']} neurons that attribution finds on other problems: without them their logit margin "
-        f"changes by {loss} nats through later layers, without random ones of the same layers and sizes by {random}"
+    name = "result_margin_indirect" if is_number(found.get("result_margin_indirect")) else "result_margin_total"
+    where = " through later layers" if name == "result_margin_indirect" else ""
+    own, random = (number(found[key], 2, True) for key in ("compared_margin", "controls_margin"))
+    loss = (
+        f"the results' logit margin changes by {_interval(found, name)} nats{where}; without the {found['compared']} of them "
+        f"that have random ones like them by {own}, without those by {random}"
     )
+    if found["verdict"] == TOO_FEW:
+        return f"Without {found['neurons']} neurons that attribution finds on other problems {loss}; {TOO_FEW}."
+    if found["verdict"] == NOT_SHOWN:
+        return f"That results rest on {found['neurons']} neurons is not shown: without those that attribution chooses {loss}."
+    sums = f"{number(found['compared_sums'])} of sums right, against {number(found['controls_sums'])} under random ones"
+    said = f"Results rest on {found['neurons']} neurons that attribution finds on other problems: without them {loss}. "
+    said += f"They calculate: {sums}" if found["verdict"] == CALCULATES else f"That sums need them is not shown ({sums})"
     if words := of.get("lexicon"):
-        said += f", without as many that promote the concepts' words by {number(words[name], 2, True)}"
+        said += f". Without as many that promote the concepts' words the margin changes by {_interval(words, name)}"
     if few := [r for s, r in of.items() if s.startswith("attribution, first ")]:
         least = min(few, key=lambda r: int(r["neurons"]))
-        said += f". Without the first {least['neurons']} alone: {_interval(least, name)}"
+        said += f", without attribution's first {least['neurons']} alone by {_interval(least, name)}"
     return said + "."
 
 
@@ -123,6 +127,9 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Per way of choosing: what the results' margin loses through later layers, with its interval, and random sets' mean."""
     left, right, y = 290, WIDTH - 70, 16.0
     name = "result_margin_indirect"
+    rows = [row for row in rows if is_number(row[name])]
+    if not rows:
+        return Markup("")
     values = [row[key] for row in rows for key in (name, f"{name}_low", f"{name}_high") if is_number(row[key])]
     low, high, step = round_range([*values, 0.0])
     parts = []

@@ -188,7 +188,7 @@ ATTRIBUTIONS = _table(
 ATTRIBUTION_CHECKS = _table(
     "attribution_checks",
     "a neuron that was zeroed alone: what its attribution said, and what came of it (results' logit margin, nats)",
-    NEURON | {"drawn": TEXT, "predicted": REAL, "zeroed": REAL, "predicted_indirect": REAL, "zeroed_indirect": REAL},
+    NEURON | {"drawn": TEXT, "predicted": REAL, "zeroed": REAL},
 )
 SELECTIONS = _table(
     "selections",
@@ -220,8 +220,8 @@ SELECTED = _table(
     {"selection": TEXT, "neurons": WHOLE, "shared": WHOLE, "shared_by_chance": REAL, "compared": WHOLE, "controls": WHOLE}
     | {k: t for path in ("total", "direct", "indirect") for k, t in _interval(f"result_margin_{path}").items()}
     | {k: t for role in ("operator", "equals", "result", "elsewhere") for k, t in _interval(role).items()}
-    | {"controls_margin": REAL, "p_value": REAL, "p_beyond": REAL}
-    | _interval("sums") | {"controls_sums": REAL, "sums_p": REAL}
+    | {"compared_margin": REAL, "controls_margin": REAL, "p_value": REAL, "p_beyond": REAL}
+    | _interval("sums") | {"compared_sums": REAL, "controls_sums": REAL, "sums_p": REAL, "p_sums": REAL}
     | _interval("accuracy") | {"n": WHOLE, "controls_accuracy": REAL}
     | {"battery": REAL, "controls_battery": REAL, "kl": REAL, "verdict": TEXT},
 )  # fmt: skip

@@ -3,7 +3,8 @@
 What every neuron does to the results of given formulas is read off gradients on *discovery* problems
 (`measuring/attributing.py`). Then ways of choosing neurons (`measuring/selections.py`) stand beside each other, at the size
 of the study's reasoning set. Each choice is zeroed on test problems, and beside it random sets that are like it: as many
-neurons of each layer, of about the same mean update size on solutions. Reference solutions are scored by path; sums whose
+neurons of each stratum of what they did in discovery, if all that could be chosen was active there; else of each layer and
+mean update size, on solutions and on text. Reference solutions are scored by path; sums whose
 formula is given, at several difficulties, tell whether the model still calculates, the battery and general text whether it
 does anything else, and generation what is left of the skill. Of attribution's neurons the first few are tried too: how many
 does it take?
@@ -11,10 +12,12 @@ does it take?
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from ..data.load import general_text
 from ..data.roles import ROLES
@@ -22,7 +25,7 @@ from ..data.sums import load_sums
 from ..errors import UserError
 from ..measuring.attributing import attribute_all
 from ..measuring.generation import Condition, solve
-from ..measuring.neurons import active_neurons
+from ..measuring.neurons import ActiveNeurons, active_neurons
 from ..measuring.selections import WAYS, Evidence, evidence
 from ..measuring.solutions import (
     BASELINE,
@@ -52,9 +55,14 @@ from ..runs.tables import (
     SELECTIONS,
     SOLUTIONS,
 )
-from ..stats import LEVEL, mcnemar_exact, paired_bootstrap, permutation_p, wilson
-from ..stats.random_sets import Traits, permuted_sets
+from ..stats import LEAST_MARGIN, LEVEL, mcnemar_exact, paired_bootstrap, permutation_p, wilson
+from ..stats.random_sets import STRATUM, permuted_within, strata_of
 
+ALL = "all"
+ACTIVE = ("lexicon", "words", "contrast", "paper")
+"""Ways that choose among neurons which were active in discovery."""
+RESTS, CALCULATES, NOT_SHOWN = "results rest on them", "calculates", "not shown"
+TOO_FEW = "too few random sets to tell"
 SIZES = (10, 50, 200)
 """How many of attribution's neurons are tried beside all of them."""
 CONTROLS_GENERATED = 3  # random sets under which the model writes too
@@ -69,10 +77,14 @@ UNITS = {
     "selected.*.result_margin_<path>": "change of the reference solutions' logit margin at results (nats) with the neurons "
     "zeroed, by path; interval over problems",
     "selected.*.<role>": "change of the log-probability of that role's tokens (nats)",
-    "selected.*.p_value": "rank of the indirect change of the results' margin among random sets of the same layers and sizes; "
-    "p_beyond: after the change of log-probability elsewhere is taken off both",
-    "selected.*.sums": "share of sums right (formula given, nine difficulties)",
-    "selected.*.verdict": "calculates: p_value and p_beyond are at most 0.05; not shown: one is not",
+    "selected.*.compared": "neurons that share their stratum with others; compared_<figure>: without these alone, "
+    "controls_<figure>: mean of random sets of the same strata",
+    "selected.*.p_value": "rank of the compared neurons' indirect change of the results' margin among the random sets; "
+    "p_beyond: after the change elsewhere is taken off; p_sums: rank of their share of sums right. Not corrected for "
+    "the number of ways",
+    "selected.*.sums": "share of sums right (formula given, nine difficulties); sums_p: exact McNemar, against untouched",
+    "selected.*.verdict": f"results rest on them: p_value and p_beyond at most {LEVEL}, and at least {LEAST_MARGIN} nats lost "
+    f"beyond the random sets' mean; calculates: p_sums at most {LEVEL} too",
 }
 
 
@@ -81,7 +93,7 @@ class Options:
     """Options of the stage."""
 
     attribution: bool = option(False, "find the neurons that the results rest on, beside other ways of choosing", where="study")
-    by: tuple[str, ...] = option((), f"a way of choosing ({', '.join(WAYS)}); without it all", where="command")
+    by: tuple[str, ...] = option((ALL,), f"a way of choosing ({', '.join(WAYS)}), or {ALL}", where="command")
     solutions: int = option(16, "solutions of discovery problems that are attributed", kind="positive", where="command")
     checked: int = option(24, "neurons zeroed one by one, to check the attributions", kind="natural", where="command")
     controls: int = option(
@@ -112,8 +124,8 @@ class _Set:
 def attribute(session: Session, options: Options) -> str:
     """Run the stage. What has been attributed or scored is not again. Raises: UserError as `attribute_all` does."""
     run = session.run
-    if unknown := set(options.by) - set(WAYS):
-        raise UserError("unknown way of choosing", expected=" or ".join(WAYS), got=", ".join(sorted(unknown)))
+    if unknown := set(options.by) - {ALL, *WAYS}:
+        raise UserError("unknown way of choosing", expected=" or ".join((*WAYS, ALL)), got=", ".join(sorted(unknown)))
     run.summarise("attribution", attribute_all(session, options))
     known = active_neurons(run)
     given = reference_solutions(session)
@@ -121,9 +133,10 @@ def attribute(session: Session, options: Options) -> str:
         run.note("No reference solution is there: the data has none and the model solved nothing. `selected` is empty.")
         return "no reference solutions"
     found = evidence(session, known.reasoning, known.keystones)
-    choices = {name: tuple(way(found, len(known.reasoning))) for name, way in WAYS.items() if name in (options.by or WAYS)}
+    asked = [name for name in WAYS if name in options.by or ALL in options.by]
+    choices = {name: tuple(WAYS[name](found, len(known.reasoning))) for name in asked}
     if missing := [name for name, neurons in choices.items() if not neurons]:
-        run.note(f"No neurons can be chosen by {', '.join(missing)}: the discovery problems show nothing to choose by.")
+        run.note(f"No neurons are chosen by {', '.join(missing)}.")
     choices = {name: neurons for name, neurons in choices.items() if neurons}
     run.write(
         SELECTIONS,
@@ -133,35 +146,50 @@ def attribute(session: Session, options: Options) -> str:
             for rank, n in enumerate(neurons)
         ],
     )
+    if not choices:
+        run.write(SELECTED, [])
+        return "no neurons were chosen"
     sets = [_Set("none", None, ())]
+    strata = {True: _by_activity(known), False: _by_size(found)}
+    seeds = range(session.config.seed, session.config.seed + options.controls)
     for name, neurons in choices.items():
-        compared, controls = _controls(neurons, found, options.controls)
-        sets += [_Set(name, None, tuple(sorted(neurons))), _Set(f"{name}, compared", None, compared)]
-        sets += [_Set(name, i, c) for i, c in enumerate(controls)]
+        compared, controls = permuted_within(strata[name in ACTIVE], neurons, seeds)
+        sets.append(_Set(name, None, tuple(sorted(neurons))))
+        if compared and len(compared) < len(neurons):
+            sets.append(_Set(f"{name}, compared", None, compared))
+        sets += [_Set(name, i, c) for i, c in enumerate(controls if compared else ())]
     sets += [
         _Set(f"attribution, first {n}", None, tuple(sorted(choices["attribution"][:n])))
         for n in SIZES
         if n < len(choices.get("attribution", ()))
     ]
+    for name in [n for n in run.whole if n.partition("/")[0] in _KEPT or n.startswith("completions/selection.")]:
+        run.done(name, run.manifest["files"][name]["of"])  # what other options asked for stays
     _score(session, sets, given, options)
     if not options.no_generation:
         _generate(session, sets)
-    return _summarise(session, choices, sets, given)
+    return _summarise(session, choices, sets, given, known.reasoning)
 
 
-def _controls(
-    neurons: Sequence[Neuron], found: Evidence, count: int
-) -> tuple[tuple[Neuron, ...], tuple[tuple[Neuron, ...], ...]]:
-    """The neurons that share their layer and size with others, and random sets of as many from the same strata."""
-    sizes = found.columns["solutions_size"]
-    traits = {
-        Neuron(layer, index): Traits(1, float(value))
-        for layer, row in enumerate(sizes)
-        for index, value in enumerate(row)
-        if Neuron(layer, index) not in found.barred
+_KEPT = ("selection_scores", "selection_sums", "selection_skills")
+
+
+def _by_activity(known: ActiveNeurons) -> dict[Neuron, Hashable]:
+    """The stratum of each neuron that was active in discovery: those of permuted sets."""
+    neurons = [n for n in known.traits if n not in known.keystones]
+    return dict(zip(neurons, strata_of(neurons, known.traits), strict=True))
+
+
+def _by_size(found: Evidence) -> dict[Neuron, Hashable]:
+    """The stratum of each neuron of the model: its layer and mean update sizes on solutions and on text."""
+    sizes = np.stack([found.columns["solutions_size"], found.columns["text_size"]], axis=-1)
+    cells = np.floor(np.log(np.maximum(sizes, np.finfo(float).tiny)) / STRATUM).astype(int).tolist()
+    return {
+        neuron: (layer, *cell)
+        for layer, row in enumerate(cells)
+        for index, cell in enumerate(row)
+        if (neuron := Neuron(layer, index)) not in found.barred
     }
-    pool = {n: t for n, t in traits.items() if n not in set(neurons)}
-    return permuted_sets(neurons, pool, traits, range(count))
 
 
 def _score(session: Session, sets: Sequence[_Set], given: Sequence[Solution], options: Options) -> None:
@@ -191,13 +219,18 @@ def _score_skills(session: Session, sets: Sequence[_Set], options: Options) -> N
     from ..lm.interventions import scale
     from ..lm.scoring import text_scores
 
-    run, engine, sums = session.run, session.engine, load_sums(options.sums)
+    run, engine = session.run, session.engine
     of = {s.name: fingerprint(s.neurons, options.sums, options.skills) for s in sets}
     tables = (SELECTION_SUMS, SELECTION_SKILLS)
     missing = [s for s in sets if not all(run.done(f"{t.name}/{s.name}", of[s.name]) for t in tables)]
-    with session.bar("selections: sums and other skills", len(missing), "set") as bar:
+    if not missing:
+        return
+    sums, anatomy = load_sums(options.sums), session.loaded.anatomy
+    every = {s.name: scale(anatomy, s.neurons, 0.0) if s.neurons else None for s in missing}
+    with session.bar("selections: sums and other skills", 2 * len(missing), "set") as bar:
+        texts = text_scores(session.loaded, general_text(), every, bar.update, at_most=1)
         for s in missing:
-            zeroed = scale(session.loaded.anatomy, s.neurons, 0.0) if s.neurons else None
+            zeroed, text = every[s.name], texts[s.name]
             asked = [
                 s.about
                 | {"level": task.name, "item": item[0], "hit": all(t.greedy for t in scores)}
@@ -206,7 +239,6 @@ def _score_skills(session: Session, sets: Sequence[_Set], options: Options) -> N
             ]
             run.write(SELECTION_SUMS, asked, s.name, of[s.name])
             hits = [h.hit for h in score_battery(engine, options.skills, zeroed)]
-            text = text_scores(session.loaded, general_text(), {"set": zeroed}, at_most=1)["set"]
             skills = {"battery": fmean(hits), "items": len(hits), "perplexity": text.perplexity, "kl": text.kl}
             run.write(SELECTION_SKILLS, [s.about | skills], s.name, of[s.name])
             bar.update()
@@ -223,20 +255,23 @@ def _generate(session: Session, sets: Sequence[_Set]) -> None:
 
 
 def _summarise(
-    session: Session, choices: Mapping[str, Sequence[Neuron]], sets: Sequence[_Set], given: Sequence[Solution]
+    session: Session,
+    choices: Mapping[str, Sequence[Neuron]],
+    sets: Sequence[_Set],
+    given: Sequence[Solution],
+    reasoning: Sequence[Neuron],
 ) -> str:
     scores = _Scores(session)
-    lexicon = set(choices.get("lexicon", ()))
-    everything = session.loaded.anatomy.layers * session.loaded.anatomy.width
-    rows = []
+    lexicon, rows = set(reasoning), list[dict[str, Any]]()
     for s in sets:
         if s.control is not None or s.selection.endswith("compared") or not s.neurons:
             continue
+        like = [len(lexicon.intersection(c.neurons)) for c in sets if c.selection == s.selection and c.control is not None]
         row: dict[str, Any] = {
             "selection": s.selection,
             "neurons": len(s.neurons),
-            "shared": len(lexicon & set(s.neurons)),
-            "shared_by_chance": len(lexicon) * len(s.neurons) / everything,
+            "shared": len(lexicon.intersection(s.neurons)),
+            "shared_by_chance": fmean(like) if like else None,
         }
         rows.append(row | scores.of(s) | scores.compared(s, sets))
     session.run.write(SELECTED, rows)
@@ -325,30 +360,42 @@ class _Scores:
         controls = [c for c in sets if c.selection == s.selection and c.control is not None]
         if not controls:
             return {}
-        [target] = [c for c in sets if c.selection == f"{s.selection}, compared"]
-
+        [target] = [c for c in sets if c.selection == f"{s.selection}, compared"] or [s]
         path = "indirect" if self.changes((s.selection, None), "result", "indirect", "margin") else "total"
 
-        def indirect(c: _Set) -> tuple[float, float]:
+        def margins(c: _Set) -> tuple[float, float]:
             """Change of the results' margin, and of it less that elsewhere; in all where paths can't be told apart."""
             key: Key = c.selection, c.control
             margin = fmean(self.changes(key, "result", path, "margin"))
             return margin, margin - fmean(self.changes(key, "elsewhere", path, "margin"))
 
-        own, others = indirect(target), [indirect(c) for c in controls]
+        def sums(c: _Set) -> float:
+            return fmean(self.hits[c.selection, c.control])
+
+        own, others = margins(target), [margins(c) for c in controls]
         p = [permutation_p(own[i], [o[i] for o in others]) for i in range(2)]
+        p_sums = permutation_p(sums(target), [sums(c) for c in controls])
         written = [a["accuracy"] for c in controls if (a := self.accuracy(c.name))]
-        enough = 1 / (len(controls) + 1) <= LEVEL
+        mean = fmean(o[0] for o in others)
+        if 1 / (len(controls) + 1) > LEVEL:
+            verdict = TOO_FEW
+        elif max(p) > LEVEL or mean - own[0] < LEAST_MARGIN:
+            verdict = NOT_SHOWN
+        else:
+            verdict = CALCULATES if p_sums <= LEVEL else RESTS
         return {
             "compared": len(target.neurons),
             "controls": len(controls),
-            "controls_margin": fmean(o[0] for o in others),
+            "compared_margin": own[0],
+            "controls_margin": mean,
             "p_value": p[0],
             "p_beyond": p[1],
-            "controls_sums": fmean(fmean(self.hits[c.selection, c.control]) for c in controls),
+            "compared_sums": sums(target),
+            "controls_sums": fmean(map(sums, controls)),
+            "p_sums": p_sums,
             "controls_battery": fmean(self.skills[c.selection, c.control]["battery"] for c in controls),
             "controls_accuracy": fmean(written) if written else None,
-            "verdict": ("calculates" if max(p) <= LEVEL else "not shown") if enough else "too few random sets to tell",
+            "verdict": verdict,
         }
 
 

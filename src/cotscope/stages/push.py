@@ -10,8 +10,8 @@ later layers. So the model writes its solutions to the test problems in more way
 - within: of their value vectors only what lies in the span of these tokens' unembeddings is taken away;
 - beyond: only the rest of them is.
 
-If the first restores the skill and the bias loses it as zeroing does, then what the neurons do for it is to push these
-tokens.
+If the first restores the skill and the bias loses it as zeroing does, then pushing these tokens is enough to account for
+what the neurons do for it. It is not proof: all of the neurons' push is put back, whatever tokens it is on.
 """
 
 from __future__ import annotations
@@ -64,12 +64,18 @@ def push(session: Session, options: NoOptions) -> str:
         run.note("No reference solution is there: the data has none and the model solved nothing. `push` is empty.")
         return "no reference solutions"
     tokens = {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
-    gamma, _ = norm_gamma(anatomy.final_norm)
-    directions = anatomy.unembedding[sorted({t for some in tokens.values() for t in some})].float()
-    directions = directions if gamma is None else directions * gamma
     zeroed = scale(anatomy, neurons, 0.0)
-    ways = {"zeroed": zeroed, "direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
-    ways |= {name: without_component(anatomy, neurons, directions, name == "within") for name in ("within", "beyond")}
+    ways = {"zeroed": zeroed}
+    if anatomy.final_norm is None:
+        run.note("This model has no norm before its unembedding: the neurons' own push can't be told from the rest.")
+    else:
+        ways |= {"direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
+    if all(norm is None for norm in anatomy.post_norm):  # behind such a norm value vectors have no direction of their own
+        gamma, centred = norm_gamma(anatomy.final_norm)
+        directions = anatomy.unembedding[sorted({t for some in tokens.values() for t in some})].float()
+        directions = directions if gamma is None else directions * gamma
+        directions = directions - directions.mean(dim=1, keepdim=True) if centred else directions
+        ways |= {name: without_component(anatomy, neurons, directions, name == "within") for name in ("within", "beyond")}
     of = fingerprint(neurons, fingerprint_of(given), session.prompt.text(""), tokens, HALVINGS)
     if before := run.done("push", of):
         biases, changes = before["biases"], before["changes"]
@@ -78,7 +84,7 @@ def push(session: Session, options: NoOptions) -> str:
     ways["bias"] = logit_bias(anatomy, {t: biases[role] for role in PUSHED for t in tokens[role]})
     solve(
         session,
-        [Condition("push", session.prompt, "test", way, intervention=ways[way]) for way in WAYS],
+        [Condition("push", session.prompt, "test", way, intervention=ways[way]) for way in WAYS if way in ways],
         "writing without the push",
     )
     return _summarise(session, target, biases, changes, of)
@@ -133,7 +139,7 @@ def _summarise(
     session: Session, target: str, biases: Mapping[str, float], changes: Mapping[str, Mapping[str, float]], of: str
 ) -> str:
     run = session.run
-    names = {"none": "untouched", target: "zeroed"} | {way: way for way in WAYS}
+    names = {"none": "untouched", target: "zeroed"} | {way: way for way in WAYS if way in changes}
     solved: dict[str, dict[str, bool]] = {way: {} for way in names.values()}
     for r in run.rows("SELECT neuron_set, problem_id, correct FROM completions ORDER BY ALL"):
         if r["neuron_set"] in names:
@@ -156,7 +162,7 @@ def _summarise(
         "bias": "with a bias in its place",
     }
     accuracy = {r["way"]: r["accuracy"] for r in rows}
-    return "accuracy " + ", ".join(f"{accuracy[way]:.3f} {said}" for way, said in words.items())
+    return "accuracy " + ", ".join(f"{accuracy[way]:.3f} {said}" for way, said in words.items() if way in accuracy)
 
 
 STAGE = Stage(

@@ -6,7 +6,7 @@ Matching within calipers: Rosenbaum & Rubin 1985; optimal matching: Rosenbaum 19
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,12 +112,26 @@ def permuted_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tr
         traits: the targets' traits.
         seeds: of the sets.
     """
-    strata: dict[tuple[int, ...], list[Neuron]] = defaultdict(list)
     everything = sorted({*targets, *pool})
     known = {**pool, **{t: traits[t] for t in targets}}
-    cells = np.floor(log_traits(everything, known) / STRATUM).astype(int)
-    for neuron, cell in zip(everything, cells.tolist()):
-        strata[neuron.layer, known[neuron].poles, *cell].append(neuron)
+    return permuted_within(dict(zip(everything, strata_of(everything, known))), targets, seeds)
+
+
+def strata_of(neurons: Sequence[Neuron], traits: Mapping[Neuron, Traits]) -> list[Hashable]:
+    """The cell of each neuron: layer, number of poles, log steps and log update size to within `STRATUM`."""
+    cells = np.floor(log_traits(neurons, traits) / STRATUM).astype(int).tolist()
+    return [(n.layer, traits[n].poles, *cell) for n, cell in zip(neurons, cells)]
+
+
+def permuted_within(stratum: Mapping[Neuron, Hashable], targets: Collection[Neuron], seeds: Sequence[int]) -> Matched:
+    """For each stratum as many neurons as the targets have there, drawn from all that are there, targets too.
+
+    Args:
+        stratum: of every neuron that can be drawn, the targets among them.
+    """
+    strata: dict[Hashable, list[Neuron]] = defaultdict(list)
+    for neuron in sorted(stratum):
+        strata[stratum[neuron]].append(neuron)
     chosen, kept = set(targets), list[Neuron]()
     shares: list[tuple[list[Neuron], int]] = []
     for here in strata.values():
