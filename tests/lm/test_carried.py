@@ -52,7 +52,8 @@ def reference(loaded: LoadedModel, path: str, ids: list[int], begins: int, kind:
                 own = own * here[:, None]
                 own = own if y.ndim == 3 else own[0]
                 norm = anatomy.post_norm[layer]
-                written.append(norm(y + own) - norm(y) if norm is not None else own)
+                multiplier = getattr(loaded.model.config, "residual_multiplier", 1.0)  # Granite
+                written.append(multiplier * (norm(y + own) - norm(y) if norm is not None else own))
                 return y + own if path == "indirect" else y
 
             hooks.enter_context(_removing(down.register_forward_hook(after)))
