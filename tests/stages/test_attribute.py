@@ -15,10 +15,10 @@ from cotscope.lm.interventions import scale
 from cotscope.measuring import attributing
 from cotscope.measuring.selections import attributions
 from cotscope.measuring.solutions import reference_solutions, score_roles
+from cotscope.measuring.trials import CALCULATES, NOT_SHOWN, RESTS
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
-from cotscope.stages.attribute import CALCULATES, NOT_SHOWN, RESTS
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..stages.attribute import CALCULATES, NOT_SHOWN, TOO_FEW
+from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
 from .reading import Reading
 from .svg import WIDTH, fill, round_range, scale, svg, text_at, x_axis
 from .text import is_number, number

@@ -36,6 +36,7 @@ from ..measuring.solutions import (
     score_paths,
     score_tasks,
 )
+from ..measuring.trials import Scores, Trial
 from ..records import Neuron
 from ..runs.files import fingerprint
 from ..runs.options import option
@@ -55,18 +56,15 @@ from ..runs.tables import (
     SELECTIONS,
     SOLUTIONS,
 )
-from ..stats import LEAST_MARGIN, LEVEL, mcnemar_exact, paired_bootstrap, permutation_p, wilson
+from ..stats import LEAST_MARGIN, LEVEL
 from ..stats.random_sets import STRATUM, permuted_within, strata_of
 
 ALL = "all"
 ACTIVE = ("lexicon", "words", "contrast", "paper")
 """Ways that choose among neurons which were active in discovery."""
-RESTS, CALCULATES, NOT_SHOWN = "results rest on them", "calculates", "not shown"
-TOO_FEW = "too few random sets to tell"
 SIZES = (10, 50, 200)
 """How many of attribution's neurons are tried beside all of them."""
 CONTROLS_GENERATED = 3  # random sets under which the model writes too
-PATHS = ("total", "direct", "indirect")
 UNITS = {
     "attribution.value": "results' logit margin (nats), mean over the solutions that were attributed",
     "attribution.check": "over neurons zeroed one by one: rank correlation of predicted and true change of the results' "
@@ -104,23 +102,6 @@ class Options:
     no_generation: bool = option(False, "do not let the model write with the chosen neurons zeroed", where="command")
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Neurons that are zeroed: a choice, or a random set like one."""
-
-    selection: str
-    control: int | None
-    neurons: tuple[Neuron, ...]
-
-    @property
-    def name(self) -> str:
-        return self.selection if self.control is None else f"{self.selection}_random_{self.control}"
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return {"selection": self.selection, "control": self.control}
-
-
 def attribute(session: Session, options: Options) -> str:
     """Run the stage. What has been attributed or scored is not again. Raises: UserError as `attribute_all` does."""
     run = session.run
@@ -149,17 +130,17 @@ def attribute(session: Session, options: Options) -> str:
     if not choices:
         run.write(SELECTED, [])
         return "no neurons were chosen"
-    sets = [_Set("none", None, ())]
+    sets = [Trial("none", None, ())]
     strata = {True: _by_activity(known), False: _by_size(found)}
     seeds = range(session.config.seed, session.config.seed + options.controls)
     for name, neurons in choices.items():
         compared, controls = permuted_within(strata[name in ACTIVE], neurons, seeds)
-        sets.append(_Set(name, None, tuple(sorted(neurons))))
+        sets.append(Trial(name, None, tuple(sorted(neurons))))
         if compared and len(compared) < len(neurons):
-            sets.append(_Set(f"{name}, compared", None, compared))
-        sets += [_Set(name, i, c) for i, c in enumerate(controls if compared else ())]
+            sets.append(Trial(f"{name}, compared", None, compared))
+        sets += [Trial(name, i, c) for i, c in enumerate(controls if compared else ())]
     sets += [
-        _Set(f"attribution, first {n}", None, tuple(sorted(choices["attribution"][:n])))
+        Trial(f"attribution, first {n}", None, tuple(sorted(choices["attribution"][:n])))
         for n in SIZES
         if n < len(choices.get("attribution", ()))
     ]
@@ -192,7 +173,7 @@ def _by_size(found: Evidence) -> dict[Neuron, Hashable]:
     }
 
 
-def _score(session: Session, sets: Sequence[_Set], given: Sequence[Solution], options: Options) -> None:
+def _score(session: Session, sets: Sequence[Trial], given: Sequence[Solution], options: Options) -> None:
     run = session.run
     mark = fingerprint_of(given), session.prompt.text("")
     by_name = {s.name: s for s in sets}
@@ -214,7 +195,7 @@ def _score(session: Session, sets: Sequence[_Set], given: Sequence[Solution], op
     _score_skills(session, sets, options)
 
 
-def _score_skills(session: Session, sets: Sequence[_Set], options: Options) -> None:
+def _score_skills(session: Session, sets: Sequence[Trial], options: Options) -> None:
     """Sums, the battery, general text."""
     from ..lm.interventions import scale
     from ..lm.scoring import text_scores
@@ -244,7 +225,7 @@ def _score_skills(session: Session, sets: Sequence[_Set], options: Options) -> N
             bar.update()
 
 
-def _generate(session: Session, sets: Sequence[_Set]) -> None:
+def _generate(session: Session, sets: Sequence[Trial]) -> None:
     """Let the model write test problems with each choice zeroed, and with a few random sets like attribution's."""
     chosen = [s for s in sets if s.neurons and s.control is None and not s.selection.endswith("compared")]
     chosen += [s for s in sets if s.selection == "attribution" and s.control is not None and s.control < CONTROLS_GENERATED]
@@ -257,11 +238,11 @@ def _generate(session: Session, sets: Sequence[_Set]) -> None:
 def _summarise(
     session: Session,
     choices: Mapping[str, Sequence[Neuron]],
-    sets: Sequence[_Set],
+    sets: Sequence[Trial],
     given: Sequence[Solution],
     reasoning: Sequence[Neuron],
 ) -> str:
-    scores = _Scores(session)
+    scores = Scores(session)
     lexicon, rows = set(reasoning), list[dict[str, Any]]()
     for s in sets:
         if s.control is not None or s.selection.endswith("compared") or not s.neurons:
@@ -295,113 +276,6 @@ def _summarise(
         f"results' logit margin through later layers with {len(next(iter(choices.values())))} neurons zeroed, chosen by: "
         + "; ".join(said)
     )
-
-
-Key = tuple[str, int | None]
-
-
-class _Scores:
-    """The tables' figures by set."""
-
-    def __init__(self, session: Session) -> None:
-        run = session.run
-        self.seed = session.config.seed
-        self.roles: dict[tuple[Key, str, str], dict[str, tuple[float, float]]] = {}
-        for r in run.rows("SELECT * FROM selection_scores ORDER BY ALL"):
-            key = (r["selection"], r["control"]), r["role"], r["path"]
-            self.roles.setdefault(key, {})[r["problem_id"]] = r["log_prob"], r["margin"]
-        self.hits: dict[Key, list[bool]] = {}
-        for r in run.rows("SELECT * FROM selection_sums ORDER BY level, item"):
-            self.hits.setdefault((r["selection"], r["control"]), []).append(r["hit"])
-        self.skills = {(r["selection"], r["control"]): r for r in run.rows("SELECT * FROM selection_skills")}
-        self.solved = {
-            r["neuron_set"]: (r["correct"], r["n"])
-            for r in run.rows(
-                """SELECT neuron_set, count(*) FILTER (correct) AS correct, count(*) AS n FROM completions
-                   WHERE family = 'selection' OR family = 'study' GROUP BY ALL"""
-            )
-        }
-
-    def changes(self, key: Key, role: str, path: str, measure: str) -> list[float]:
-        """Problem by problem, less the untouched model."""
-        i = ("log_prob", "margin").index(measure)
-        untouched = self.roles.get((("none", None), role, "total"), {})
-        return [value[i] - untouched[problem][i] for problem, value in sorted(self.roles.get((key, role, path), {}).items())]
-
-    def of(self, s: _Set) -> dict[str, Any]:
-        """A set's own figures."""
-        key: Key = s.selection, s.control
-        row: dict[str, Any] = {}
-        for path in PATHS:
-            row |= _interval(f"result_margin_{path}", self.changes(key, "result", path, "margin"), self.seed)
-        for role in ROLES:
-            row |= _interval(role, self.changes(key, role, "total", "log_prob"), self.seed)
-        row |= self.sums_of(key) | {"sums_p": mcnemar_exact(self.hits["none", None], self.hits[key])}
-        if accuracy := self.accuracy(s.name):
-            row |= accuracy
-        return row | {k: self.skills[key][k] for k in ("battery", "kl")}
-
-    def sums_of(self, key: Key) -> dict[str, float]:
-        """Share of sums right, with Wilson's interval."""
-        hits = self.hits[key]
-        low, high = wilson(sum(hits), len(hits))
-        return {"sums": fmean(hits), "sums_low": low, "sums_high": high}
-
-    def accuracy(self, name: str) -> dict[str, float] | None:
-        """Of generation; None where the model did not write."""
-        if name not in self.solved:
-            return None
-        right, n = self.solved[name]
-        low, high = wilson(right, n)
-        return {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
-
-    def compared(self, s: _Set, sets: Sequence[_Set]) -> dict[str, Any]:
-        """A choice beside random sets like it: means, and its rank among them."""
-        controls = [c for c in sets if c.selection == s.selection and c.control is not None]
-        if not controls:
-            return {}
-        [target] = [c for c in sets if c.selection == f"{s.selection}, compared"] or [s]
-        path = "indirect" if self.changes((s.selection, None), "result", "indirect", "margin") else "total"
-
-        def margins(c: _Set) -> tuple[float, float]:
-            """Change of the results' margin, and of it less that elsewhere; in all where paths can't be told apart."""
-            key: Key = c.selection, c.control
-            margin = fmean(self.changes(key, "result", path, "margin"))
-            return margin, margin - fmean(self.changes(key, "elsewhere", path, "margin"))
-
-        def sums(c: _Set) -> float:
-            return fmean(self.hits[c.selection, c.control])
-
-        own, others = margins(target), [margins(c) for c in controls]
-        p = [permutation_p(own[i], [o[i] for o in others]) for i in range(2)]
-        p_sums = permutation_p(sums(target), [sums(c) for c in controls])
-        written = [a["accuracy"] for c in controls if (a := self.accuracy(c.name))]
-        mean = fmean(o[0] for o in others)
-        if 1 / (len(controls) + 1) > LEVEL:
-            verdict = TOO_FEW
-        elif max(p) > LEVEL or mean - own[0] < LEAST_MARGIN:
-            verdict = NOT_SHOWN
-        else:
-            verdict = CALCULATES if p_sums <= LEVEL else RESTS
-        return {
-            "compared": len(target.neurons),
-            "controls": len(controls),
-            "compared_margin": own[0],
-            "controls_margin": mean,
-            "p_value": p[0],
-            "p_beyond": p[1],
-            "compared_sums": sums(target),
-            "controls_sums": fmean(map(sums, controls)),
-            "p_sums": p_sums,
-            "controls_battery": fmean(self.skills[c.selection, c.control]["battery"] for c in controls),
-            "controls_accuracy": fmean(written) if written else None,
-            "verdict": verdict,
-        }
-
-
-def _interval(name: str, changes: Sequence[float], seed: int) -> dict[str, float | None]:
-    ends = paired_bootstrap(changes, seed) if changes else (None, None, None)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 STAGE = Stage(

@@ -1,0 +1,141 @@
+"""What came of choices of neurons, beside random sets like them: figures by set, from the tables that `attribute` fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from ..data.roles import ROLES
+from ..records import Neuron
+from ..runs.session import Session
+from ..stats import LEAST_MARGIN, LEVEL, mcnemar_exact, paired_bootstrap, permutation_p, wilson
+
+PATHS = ("total", "direct", "indirect")
+RESTS, CALCULATES, NOT_SHOWN = "results rest on them", "calculates", "not shown"
+TOO_FEW = "too few random sets to tell"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Neurons that are zeroed: a choice, or a random set like one."""
+
+    selection: str
+    control: int | None
+    neurons: tuple[Neuron, ...]
+
+    @property
+    def name(self) -> str:
+        return self.selection if self.control is None else f"{self.selection}_random_{self.control}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"selection": self.selection, "control": self.control}
+
+
+Key = tuple[str, int | None]
+
+
+class Scores:
+    """The tables' figures by set."""
+
+    def __init__(self, session: Session) -> None:
+        run = session.run
+        self.seed = session.config.seed
+        self.roles: dict[tuple[Key, str, str], dict[str, tuple[float, float]]] = {}
+        for r in run.rows("SELECT * FROM selection_scores ORDER BY ALL"):
+            key = (r["selection"], r["control"]), r["role"], r["path"]
+            self.roles.setdefault(key, {})[r["problem_id"]] = r["log_prob"], r["margin"]
+        self.hits: dict[Key, list[bool]] = {}
+        for r in run.rows("SELECT * FROM selection_sums ORDER BY level, item"):
+            self.hits.setdefault((r["selection"], r["control"]), []).append(r["hit"])
+        self.skills = {(r["selection"], r["control"]): r for r in run.rows("SELECT * FROM selection_skills")}
+        self.solved = {
+            r["neuron_set"]: (r["correct"], r["n"])
+            for r in run.rows(
+                """SELECT neuron_set, count(*) FILTER (correct) AS correct, count(*) AS n FROM completions
+                   WHERE family = 'selection' OR family = 'study' GROUP BY ALL"""
+            )
+        }
+
+    def changes(self, key: Key, role: str, path: str, measure: str) -> list[float]:
+        """Problem by problem, less the untouched model."""
+        i = ("log_prob", "margin").index(measure)
+        untouched = self.roles.get((("none", None), role, "total"), {})
+        return [value[i] - untouched[problem][i] for problem, value in sorted(self.roles.get((key, role, path), {}).items())]
+
+    def of(self, s: Trial) -> dict[str, Any]:
+        """A set's own figures."""
+        key: Key = s.selection, s.control
+        row: dict[str, Any] = {}
+        for path in PATHS:
+            row |= _interval(f"result_margin_{path}", self.changes(key, "result", path, "margin"), self.seed)
+        for role in ROLES:
+            row |= _interval(role, self.changes(key, role, "total", "log_prob"), self.seed)
+        row |= self.sums_of(key) | {"sums_p": mcnemar_exact(self.hits["none", None], self.hits[key])}
+        if accuracy := self.accuracy(s.name):
+            row |= accuracy
+        return row | {k: self.skills[key][k] for k in ("battery", "kl")}
+
+    def sums_of(self, key: Key) -> dict[str, float]:
+        """Share of sums right, with Wilson's interval."""
+        hits = self.hits[key]
+        low, high = wilson(sum(hits), len(hits))
+        return {"sums": fmean(hits), "sums_low": low, "sums_high": high}
+
+    def accuracy(self, name: str) -> dict[str, float] | None:
+        """Of generation; None where the model did not write."""
+        if name not in self.solved:
+            return None
+        right, n = self.solved[name]
+        low, high = wilson(right, n)
+        return {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
+
+    def compared(self, s: Trial, sets: Sequence[Trial]) -> dict[str, Any]:
+        """A choice beside random sets like it: means, and its rank among them."""
+        controls = [c for c in sets if c.selection == s.selection and c.control is not None]
+        if not controls:
+            return {}
+        [target] = [c for c in sets if c.selection == f"{s.selection}, compared"] or [s]
+        path = "indirect" if self.changes((s.selection, None), "result", "indirect", "margin") else "total"
+
+        def margins(c: Trial) -> tuple[float, float]:
+            """Change of the results' margin, and of it less that elsewhere; in all where paths can't be told apart."""
+            key: Key = c.selection, c.control
+            margin = fmean(self.changes(key, "result", path, "margin"))
+            return margin, margin - fmean(self.changes(key, "elsewhere", path, "margin"))
+
+        def sums(c: Trial) -> float:
+            return fmean(self.hits[c.selection, c.control])
+
+        own, others = margins(target), [margins(c) for c in controls]
+        p = [permutation_p(own[i], [o[i] for o in others]) for i in range(2)]
+        p_sums = permutation_p(sums(target), [sums(c) for c in controls])
+        written = [a["accuracy"] for c in controls if (a := self.accuracy(c.name))]
+        mean = fmean(o[0] for o in others)
+        if 1 / (len(controls) + 1) > LEVEL:
+            verdict = TOO_FEW
+        elif max(p) > LEVEL or mean - own[0] < LEAST_MARGIN:
+            verdict = NOT_SHOWN
+        else:
+            verdict = CALCULATES if p_sums <= LEVEL else RESTS
+        return {
+            "compared": len(target.neurons),
+            "controls": len(controls),
+            "compared_margin": own[0],
+            "controls_margin": mean,
+            "p_value": p[0],
+            "p_beyond": p[1],
+            "compared_sums": sums(target),
+            "controls_sums": fmean(map(sums, controls)),
+            "p_sums": p_sums,
+            "controls_battery": fmean(self.skills[c.selection, c.control]["battery"] for c in controls),
+            "controls_accuracy": fmean(written) if written else None,
+            "verdict": verdict,
+        }
+
+
+def _interval(name: str, changes: Sequence[float], seed: int) -> dict[str, float | None]:
+    ends = paired_bootstrap(changes, seed) if changes else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
