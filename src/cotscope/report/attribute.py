@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
+from ..stats import LEAST_EFFECT
 from .reading import Reading
 from .svg import WIDTH, fill, round_range, scale, svg, text_at, x_axis
 from .text import is_number, number
@@ -57,6 +58,12 @@ def _push_says(rows: Sequence[Mapping[str, Any]]) -> str:
         if returns
         else "That the skill returns when their own push is put back is not shown."
     )
+    left = back.get("operator")
+    if is_number(left) and left < -LEAST_EFFECT:
+        restored += (
+            f" But it is not the whole push: in the disrupted pass they push less, and operators of reference solutions still "
+            f"lose {number(-left)} nats."
+        )
     lowers = bias["against_untouched"] < 0.05 and bias["accuracy"] < of["untouched"]["accuracy"]
     replaced = (
         " A bias on operators and equals signs alone, in the untouched model, loses it too"

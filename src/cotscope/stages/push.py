@@ -11,7 +11,9 @@ later layers. So the model writes its solutions to the test problems in more way
 - beyond: only the rest of them is.
 
 If the first restores the skill and the bias loses it as zeroing does, then pushing these tokens is enough to account for
-what the neurons do for it. It is not proof: all of the neurons' push is put back, whatever tokens it is on.
+what the neurons do for it. It is not proof: all of the neurons' push is put back, whatever tokens it is on. And where it does
+not restore the skill, that is no proof of the contrary: in the disrupted pass neurons of the set that others of it drive push
+less than in the untouched model (`lm/paths.py` puts back all of that, on text that is given).
 """
 
 from __future__ import annotations
