@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_runs import complete, did, read
 
-from cotscope.report.attribute import attribution, push
+from cotscope.report.attribute import _push_says, attribution, push
 from cotscope.report.terminal import headline
 
 
@@ -35,13 +35,12 @@ def ways(back: tuple[float, float, float], bias: tuple[float, float, float], los
             0.001,
             "the skill returns; a difference from the untouched model is not shown.",
         ),
-        ((0.5, 0.01, 0.01), (0.5, 0.01, 0.01), 0.001, "returns, but not all of it. But it is not the whole push: in the"),
-        ((0.5, 0.01, 0.01), (0.5, 0.01, 0.01), 0.001, "solutions still lose 1.23 nats. A bias"),
+        ((0.5, 0.01, 0.01), (0.5, 0.01, 0.01), 0.001, "returns, but not all of it. A bias"),
         (
             (0.25, 0.001, 0.8),
             (0.79, 0.9, 0.001),
             0.001,
-            "is put back is not shown. But it is",
+            "is put back is not shown. A bias on operators and equals signs alone is",
         ),
         ((0.78, 0.9, 0.001), (0.22, 0.001, 0.9), 0.3, "there is nothing to take apart"),
     ],
@@ -52,6 +51,12 @@ def test_what_the_push_says(tmp_path: Path, back: Any, bias: Any, lost: float, s
     page = read(tmp_path)
     assert said in " ".join(page.text.split())
     assert {-7.6543, -1.2345, 0.78 if back[0] == 0.78 else back[0]} <= page.figures and not page.open
+
+
+@pytest.mark.parametrize(("whole", "said"), [(-0.06, True), (-1.2, False), (None, False)])
+def test_what_of_the_push_is_missing_is_said(whole: float | None, said: bool) -> None:
+    text = _push_says(ways((0.5, 0.01, 0.01), (0.5, 0.01, 0.01)), whole)
+    assert ("by −1.23 nats with it, by −0.06 with the untouched model's push." in text) == said
 
 
 def selected(name: str, margin: float, verdict: str | None, **more: Any) -> dict[str, Any]:

@@ -36,11 +36,14 @@ PUSH = {
 def push(run: Reading) -> dict[str, Any]:
     """What the model solves in each way, and what that says."""
     rows = [row | {"label": PUSH.get(row["way"], row["way"])} for row in run.rows("push")]
-    return {"rows": rows, "biases": (run.summary.get("push") or {}).get("biases") or {}, "says": _push_says(rows)}
+    damage = run.summary.get("damage") or {}
+    effects = (damage.get("effects") or {}).get(damage.get("target")) or {}
+    whole = (effects.get("operator") or {}).get("indirect", {}).get("log_prob", {}).get("change")
+    return {"rows": rows, "biases": (run.summary.get("push") or {}).get("biases") or {}, "says": _push_says(rows, whole)}
 
 
-def _push_says(rows: Sequence[Mapping[str, Any]]) -> str:
-    """No more than the paired tests say."""
+def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
+    """No more than the paired tests say. `whole`: what operators lose with the untouched model's push put back (nats)."""
     of = {row["way"]: row for row in rows}
     if not {"untouched", "zeroed", "indirect", "bias"} <= of.keys():
         return ""
@@ -59,10 +62,10 @@ def _push_says(rows: Sequence[Mapping[str, Any]]) -> str:
         else "That the skill returns when their own push is put back is not shown."
     )
     left = back.get("operator")
-    if is_number(left) and left < -LEAST_EFFECT:
+    if is_number(left) and is_number(whole) and left < whole - LEAST_EFFECT:
         restored += (
-            f" But it is not the whole push: in the disrupted pass they push less, and operators of reference solutions still "
-            f"lose {number(-left)} nats."
+            f" But it is not the whole push: in the disrupted pass they push less, and operators of reference solutions change "
+            f"by {number(left, 2, True)} nats with it, by {number(whole, 2, True)} with the untouched model's push."
         )
     lowers = bias["against_untouched"] < 0.05 and bias["accuracy"] < of["untouched"]["accuracy"]
     replaced = (
