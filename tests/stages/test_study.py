@@ -153,9 +153,10 @@ def test_discovery_and_test_problems_are_disjoint(finished: Run) -> None:
     on_test = {(family, "test") for family in ("study", "ablation", "push")}
     assert {(r["family"], r["split"]) for r in seen} == {("discovery", "discovery"), *on_test}
     for r in seen:
-        named = r["neuron_set"] if r["family"] == "ablation" else r["prompt"]
+        disrupted = r["family"] in ("ablation", "push")
+        named = r["neuron_set"] if disrupted else r["prompt"]
         assert r["condition"] == f"{r['family']}.{named}"
-        assert (r["neuron_set"] == "none") == (r["family"] != "ablation")
+        assert (r["neuron_set"] == "none") == (not disrupted)
     assert {f"completions/{r['condition']}" for r in seen} == {n for n in finished.whole if n.startswith("completions/")}
 
 

@@ -91,7 +91,7 @@ class Options:
     """Options of the stage."""
 
     attribution: bool = option(False, "find the neurons that the results rest on, beside other ways of choosing", where="study")
-    by: tuple[str, ...] = option((ALL,), f"a way of choosing ({', '.join(WAYS)}), or {ALL}", where="command")
+    by: tuple[str, ...] = option((), f"a way of choosing ({', '.join(WAYS)}), or {ALL} (as without it)", where="command")
     solutions: int = option(16, "solutions of discovery problems that are attributed", kind="positive", where="command")
     checked: int = option(24, "neurons zeroed one by one, to check the attributions", kind="natural", where="command")
     controls: int = option(
@@ -114,7 +114,7 @@ def attribute(session: Session, options: Options) -> str:
         run.note("No reference solution is there: the data has none and the model solved nothing. `selected` is empty.")
         return "no reference solutions"
     found = evidence(session, known.reasoning, known.keystones)
-    asked = [name for name in WAYS if name in options.by or ALL in options.by]
+    asked = [name for name in WAYS if name in options.by or ALL in options.by or not options.by]
     choices = {name: tuple(WAYS[name](found, len(known.reasoning))) for name in asked}
     if missing := [name for name, neurons in choices.items() if not neurons]:
         run.note(f"No neurons are chosen by {', '.join(missing)}.")
