@@ -175,7 +175,7 @@ def test_help_states_the_defaults_that_hold() -> None:
             said = re.findall(r"\(default:? ([^,)]+)", action.help % {})
             where = f"{name} {action.option_strings}"
             if isinstance(f.default, bool | tuple):
-                assert not said and not f.default, where
+                assert not said and (not f.default or f"--no-{f.name}" in action.option_strings), where
             elif f.default is None:
                 assert len(said) <= 1, where  # in words, if at all
             elif not isinstance(f.default, float) or f.metadata["kind"] != "share":

@@ -90,6 +90,11 @@ def test_what_is_done_is_not_done_again(finished: Run, tiny_study: TinyStudy, tm
     before = times(finished.folder, "attributions", "selection_scores", "completions")
     assert main(["attribute", str(finished.folder), *ASKED, "--no-generation"]) == 0
     assert times(finished.folder, "attributions", "selection_scores", "completions") == before
+    rows = Run.open(finished.folder).rows("SELECT * FROM selected")
+    assert {r["accuracy"] for r in rows} == {None}, "what was written may be of other neurons"
+    assert main(["attribute", str(finished.folder), *ASKED, "--generation"]) == 0
+    assert times(finished.folder, "completions") == {n: t for n, t in before.items() if n.startswith("completions")}
+    assert None not in {r["accuracy"] for r in Run.open(finished.folder).rows("SELECT * FROM selected")}
 
 
 def test_without_a_solution_there_is_one_line(
@@ -113,6 +118,6 @@ def test_ways_can_be_named_and_unknown_ones_are_one_line(
     assert [r["selection"] for r in Run.open(out).rows("SELECT * FROM selected")] == ["lexicon"]
     before = times(out, "selection_scores", "completions")
     assert before.keys() >= times(finished.folder, "selection_scores", "completions").keys(), "what others asked for stays"
-    assert main(["attribute", str(out), *ASKED, "--by", "all"]) == 0
+    assert main(["attribute", str(out), *ASKED, "--by", "all", "--generation"]) == 0
     assert times(out, "selection_scores", "completions") == before
     assert_same(Run.open(out).rows("SELECT * FROM selected"), finished.rows("SELECT * FROM selected"))

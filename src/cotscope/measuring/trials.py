@@ -38,9 +38,13 @@ Key = tuple[str, int | None]
 
 
 class Scores:
-    """The tables' figures by set."""
+    """The tables' figures by set.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        generated: whether the model has written with these very sets zeroed; else what is there may be of others.
+    """
+
+    def __init__(self, session: Session, generated: bool) -> None:
         run = session.run
         self.seed = session.config.seed
         self.roles: dict[tuple[Key, str, str], dict[str, tuple[float, float]]] = {}
@@ -55,7 +59,8 @@ class Scores:
             r["neuron_set"]: (r["correct"], r["n"])
             for r in run.rows(
                 """SELECT neuron_set, count(*) FILTER (correct) AS correct, count(*) AS n FROM completions
-                   WHERE family = 'selection' OR family = 'study' GROUP BY ALL"""
+                   WHERE family = 'study' OR family = 'selection' AND ? GROUP BY ALL""",
+                [generated],
             )
         }
 

@@ -4,10 +4,9 @@ What every neuron does to the results of given formulas is read off gradients on
 (`measuring/attributing.py`). Then ways of choosing neurons (`measuring/selections.py`) stand beside each other, at the size
 of the study's reasoning set. Each choice is zeroed on test problems, and beside it random sets that are like it: as many
 neurons of each stratum of what they did in discovery, if all that could be chosen was active there; else of each layer and
-mean update size, on solutions and on text. Reference solutions are scored by path; sums whose
-formula is given, at several difficulties, tell whether the model still calculates, the battery and general text whether it
-does anything else, and generation what is left of the skill. Of attribution's neurons the first few are tried too: how many
-does it take?
+mean update size, on solutions and on text. Reference solutions are scored by path; sums whose formula is given, at several
+difficulties, tell whether the model still calculates, the battery and general text whether it does anything else, and
+generation what is left of the skill. Of attribution's neurons the first few are tried too: how many does it take?
 """
 
 from __future__ import annotations
@@ -60,6 +59,7 @@ from ..stats import LEAST_MARGIN, LEVEL
 from ..stats.random_sets import STRATUM, permuted_within, strata_of
 
 ALL = "all"
+_KEPT = ("selection_scores", "selection_sums", "selection_skills")
 ACTIVE = ("lexicon", "words", "contrast", "paper")
 """Ways that choose among neurons which were active in discovery."""
 SIZES = (10, 50, 200)
@@ -99,7 +99,7 @@ class Options:
     )
     sums: int = option(12, "sums of each difficulty", kind="positive", where="command")
     skills: int = option(8, "items per task of the battery of other skills", kind="positive", where="command")
-    no_generation: bool = option(False, "do not let the model write with the chosen neurons zeroed", where="command")
+    generation: bool = option(True, "let the model write with the chosen neurons zeroed", where="command")
 
 
 def attribute(session: Session, options: Options) -> str:
@@ -147,12 +147,9 @@ def attribute(session: Session, options: Options) -> str:
     for name in [n for n in run.whole if n.partition("/")[0] in _KEPT or n.startswith("completions/selection.")]:
         run.done(name, run.manifest["files"][name]["of"])  # what other options asked for stays
     _score(session, sets, given, options)
-    if not options.no_generation:
+    if options.generation:
         _generate(session, sets)
-    return _summarise(session, choices, sets, given, known.reasoning)
-
-
-_KEPT = ("selection_scores", "selection_sums", "selection_skills")
+    return _summarise(session, choices, sets, given, known.reasoning, Scores(session, options.generation))
 
 
 def _by_activity(known: ActiveNeurons) -> dict[Neuron, Hashable]:
@@ -241,8 +238,8 @@ def _summarise(
     sets: Sequence[Trial],
     given: Sequence[Solution],
     reasoning: Sequence[Neuron],
+    scores: Scores,
 ) -> str:
-    scores = Scores(session)
     lexicon, rows = set(reasoning), list[dict[str, Any]]()
     for s in sets:
         if s.control is not None or s.selection.endswith("compared") or not s.neurons:
