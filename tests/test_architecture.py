@@ -18,6 +18,7 @@ ORDER = (
     ("prompts", "concepts", "stats"),
     ("judge",),
     ("runs",),
+    ("edits",),
     ("measuring",),
     ("stages",),
     ("report",),

@@ -13,13 +13,27 @@ __version__ = version("cotscope")
 
 _WHERE = {
     **dict.fromkeys(
-        ("study", "discover", "annotate", "ablate", "attribute", "sweep", "measure", "correlate", "calibrate", "status"),
+        (
+            "study",
+            "discover",
+            "annotate",
+            "ablate",
+            "attribute",
+            "sweep",
+            "measure",
+            "correlate",
+            "calibrate",
+            "evaluate",
+            "status",
+        ),
         "cotscope.api",
     ),
     "StudyConfig": "cotscope.runs.config",
     "Session": "cotscope.runs.session",
     "Run": "cotscope.runs.folder",
     "load_model": "cotscope.lm.loading",
+    "Edit": "cotscope.edits.edit",
+    "export": "cotscope.edits.fold",
     "Engine": "cotscope.lm.engine",
     "ActivePoles": "cotscope.lm.recorders",
     "scale": "cotscope.lm.interventions",
@@ -39,11 +53,14 @@ if TYPE_CHECKING:
     from .api import calibrate as calibrate
     from .api import correlate as correlate
     from .api import discover as discover
+    from .api import evaluate as evaluate
     from .api import measure as measure
     from .api import status as status
     from .api import study as study
     from .api import sweep as sweep
     from .data.load import load_problems as load_problems
+    from .edits.edit import Edit as Edit
+    from .edits.fold import export as export
     from .errors import UserError as UserError
     from .lm.engine import Engine as Engine
     from .lm.interventions import logit_bias as logit_bias

@@ -88,6 +88,7 @@ sweep = _verb("sweep")
 measure = _verb("measure")
 correlate = _verb("correlate")
 calibrate = _verb("calibrate")
+evaluate = _verb("evaluate")
 
 
 def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:

@@ -67,6 +67,10 @@ class RunError(UserError):
     """A run folder is of another study, in use by another process, or lacks what a stage needs."""
 
 
+class EditError(UserError):
+    """An edit file is malformed, for another model, or can't be folded into weights or undone."""
+
+
 class JudgeError(UserError):
     """A judge can't be asked: no endpoint, a wrong key, an unknown model, a limit that is reached, or bad labels."""
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .changes import Change, Places
 from .families import Anatomy, value_matrix
-from .interventions import Change, Intervention, Places
+from .interventions import Intervention
 
 At = tuple[Tensor, Tensor]  # rows and positions of places, (places,) each
 

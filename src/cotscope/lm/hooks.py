@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .carried import Carried, every_place
+from .changes import Places
 from .families import Anatomy
-from .interventions import Intervention, Places
+from .interventions import Intervention
 
 Before = Callable[[int, Tensor], None]  # (layer, coefficients as the model shapes them)
 After = Callable[[int, Tensor, Tensor], None]  # (layer, coefficients, the down-projection's output)

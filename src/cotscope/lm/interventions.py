@@ -9,16 +9,17 @@ all that neurons write, or on what of it reaches the logits directly, or on what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..records import Neuron, Pole
+from .changes import Change, Factors, Noise, Places, Shuffled, Values, digest_into
 from .families import Anatomy, value_matrix
 
 Scope = Literal["all", "prompt", "generated"]
@@ -26,43 +27,6 @@ Path = Literal["both", "direct", "indirect"]
 PAPER_NOISE = (-1.0, 1.0)
 """Mean and standard deviation of the noise in Rai & Yao's released code (`corrupt_inference.py`), per component of a
 value vector and whatever the vector's size."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """The places of a forward pass.
-
-    Attributes:
-        ids, positions: the input tokens and their positions in the sequence, each (rows, positions); only `resample`
-            needs the tokens.
-        generated: whether the input token was generated, or belongs to a continuation that is given: one word for the
-            whole pass, or one for each place (rows, positions).
-    """
-
-    ids: Tensor | None
-    positions: Tensor
-    generated: bool | Tensor
-
-    def at(self, index: Tensor | tuple[Tensor, Tensor]) -> Places:
-        """Those of some rows (row indices), that a mask (rows, positions) chooses, or at (row indices, positions)."""
-        generated = self.generated[index] if isinstance(self.generated, Tensor) else self.generated
-        return Places(None if self.ids is None else self.ids[index], self.positions[index], generated)
-
-
-class Change(Protocol):
-    """What happens to one layer. Both methods act in place; tensors may have any leading shape."""
-
-    adds: bool  # whether `output` does anything
-
-    @property
-    def touched(self) -> Tensor:
-        """The neurons whose coefficients it may change, (touched,)."""
-
-    def coefficients(self, m: Tensor, places: Places) -> None:
-        """Change coefficients (…, neurons) at these places (…)."""
-
-    def output(self, m: Tensor, y: Tensor) -> None:
-        """Change what the down-projection made (…, hidden) of the coefficients."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +64,13 @@ class Intervention:
     def key(self) -> str:
         """Interventions of one key are the same."""
         digest = sha256(repr((self._changes_key(), self.scope, self.path)).encode())
-        _digest(digest, self.bias)
+        digest_into(digest, self.bias)
         return digest.hexdigest()
 
     def _changes_key(self) -> str:
         digest = sha256()
         for layer in sorted(self.changes):
-            _digest(digest, (layer, self.changes[layer]))
+            digest_into(digest, (layer, self.changes[layer]))
         return digest.hexdigest()
 
     def apply(self, layer: int, m: Tensor, places: Places) -> None:
@@ -143,127 +107,6 @@ class Intervention:
         return generated == (self.scope == "generated")
 
 
-def _digest(digest: Any, value: object) -> None:
-    """Take in numbers, tensors, and dataclasses and sequences of them, each with its kind."""
-    digest.update(type(value).__name__.encode())
-    if isinstance(value, Tensor):
-        digest.update(repr((value.dtype, value.shape)).encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    elif is_dataclass(value):
-        _digest(digest, tuple(getattr(value, f.name) for f in fields(value)))
-    elif isinstance(value, tuple):
-        for part in value:
-            _digest(digest, part)
-    else:
-        assert value is None or isinstance(value, int | float | str), value
-        digest.update(repr(value).encode())
-
-
-# -- changes of coefficients -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """m ← m · positive where m > 0, m · negative where m < 0; both (neurons,)."""
-
-    positive: Tensor
-    negative: Tensor
-    adds = False
-
-    @property
-    def touched(self) -> Tensor:
-        return ((self.positive != 1) | (self.negative != 1)).nonzero()[:, 0]
-
-    def coefficients(self, m: Tensor, places: Places) -> None:
-        if self.positive is self.negative:
-            m.mul_(self.positive)
-        else:
-            m.mul_(torch.where(m > 0, self.positive, self.negative))
-
-    def output(self, m: Tensor, y: Tensor) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class _Values:
-    """m[index] ← a row of `values` (reference positions, targets): drawn by seed, token and position.
-
-    The draw depends on nothing else, so it is the same in every layer, batch, order and path, when the text is generated
-    and when it is given. With one reference position there is nothing to draw.
-    """
-
-    index: Tensor
-    values: Tensor
-    seed: int
-    adds = False
-
-    @property
-    def touched(self) -> Tensor:
-        return self.index
-
-    def coefficients(self, m: Tensor, places: Places) -> None:
-        if len(self.values) == 1:
-            m[..., self.index] = self.values[0]
-        else:
-            assert places.ids is not None
-            drawn = _hashed(self.seed, places.ids, places.positions).remainder(len(self.values))
-            m[..., self.index] = self.values[drawn]
-
-    def output(self, m: Tensor, y: Tensor) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """v[index] ← v[index] + vectors (targets, hidden), float32: the output gains Σ m·vector."""
-
-    index: Tensor
-    vectors: Tensor
-    adds = True
-
-    @property
-    def touched(self) -> Tensor:
-        return self.index[:0]
-
-    def coefficients(self, m: Tensor, places: Places) -> None:
-        pass
-
-    def output(self, m: Tensor, y: Tensor) -> None:
-        y.add_((m[..., self.index].float() @ self.vectors).to(y.dtype))
-
-
-@dataclass(frozen=True)
-class _Shuffled:
-    """m ← m[order] (neurons,), then another change: value vectors stand at other neurons' coefficients."""
-
-    order: Tensor
-    then: Change | None
-    adds = False
-
-    @property
-    def touched(self) -> Tensor:
-        return torch.arange(len(self.order), device=self.order.device)
-
-    def coefficients(self, m: Tensor, places: Places) -> None:
-        m.copy_(m[..., self.order])
-        if self.then is not None:
-            self.then.coefficients(m, places)
-
-    def output(self, m: Tensor, y: Tensor) -> None:
-        pass
-
-
-def _hashed(seed: int, ids: Tensor, positions: Tensor) -> Tensor:
-    """Well mixed numbers ≥ 0 (…), the same on every device: SplitMix64's finaliser on what wraps around in int64."""
-    x = positions * 0x1E3779B97F4A7C15 + ids * 0x3F58476D1CE4E5B9 + seed * 0x14D049BB133111EB % 2**62
-    for factor in (0x3F58476D1CE4E5B9, 0x14D049BB133111EB):
-        x = (x ^ ((x >> 30) & (2**34 - 1))) * factor
-    return (x >> 33) & (2**31 - 1)
-
-
-# -- the interventions -------------------------------------------------------------------------------------------------
-
-
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
     changes: dict[int, Change] = {}
@@ -278,7 +121,7 @@ def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: 
             negative[[t.index for t in poles if t.sign < 0]] = factor
         else:
             positive[[t.index for t in here]] = factor
-        changes[layer] = _Factors(positive, negative)
+        changes[layer] = Factors(positive, negative)
     return Intervention(changes, scope)
 
 
@@ -310,7 +153,7 @@ def resample(
     changes: dict[int, Change] = {}
     for layer, here in _by_layer(targets):
         index = torch.tensor([n.index for n in here], device=anatomy.device)
-        changes[layer] = _Values(index, values[:, [column[n] for n in here]], seed)
+        changes[layer] = Values(index, values[:, [column[n] for n in here]], seed)
     return Intervention(changes, scope)
 
 
@@ -364,13 +207,36 @@ def _noise(
         # A generator for each neuron: what it draws does not depend on which others are disrupted.
         g = np.stack([np.random.default_rng((seed, *n)).standard_normal(len(columns)) for n in here])
         v = columns[:, index].T.float()
-        changes[layer] = _Noise(index, vectors(torch.from_numpy(g).float().to(v.device), v))
+        changes[layer] = Noise(index, vectors(torch.from_numpy(g).float().to(v.device), v))
     return Intervention(changes, scope)
 
 
 def _by_layer(targets: Iterable[Neuron]) -> list[tuple[int, list[Neuron]]]:
     every = sorted(set(targets))
     return [(layer, [n for n in every if n.layer == layer]) for layer in sorted({n.layer for n in every})]
+
+
+def rescale(
+    anatomy: Anatomy,
+    factors: Mapping[Neuron, tuple[float, float]],
+    offsets: Mapping[Neuron, float] | None = None,
+    scope: Scope = "all",
+) -> Intervention:
+    """m ← f·m + o of each neuron: its factors of positive and of negative coefficients (1, 1), its offset (0)."""
+    offsets = offsets or {}
+    changes: dict[int, Change] = {}
+    for layer, here in _by_layer([*factors, *offsets]):
+        index = torch.tensor([n.index for n in here], device=anatomy.device)
+        ends = [[factors.get(n, (1.0, 1.0))[i] for n in here] for i in range(2)]
+        columns = [torch.ones(anatomy.width, dtype=anatomy.dtype, device=anatomy.device) for _ in ends]
+        for column, values in zip(columns, ends, strict=True):
+            column[index] = torch.tensor(values, dtype=column.dtype, device=column.device)
+        offset = None
+        if any(n in offsets for n in here):
+            offset = torch.zeros_like(columns[0])
+            offset[index] = torch.tensor([offsets.get(n, 0.0) for n in here], dtype=offset.dtype, device=offset.device)
+        changes[layer] = Factors(columns[0], columns[0] if ends[0] == ends[1] else columns[1], offset)
+    return Intervention(changes, scope)
 
 
 def logit_bias(anatomy: Anatomy, biases: Mapping[int, float]) -> Intervention:
@@ -391,5 +257,5 @@ def shuffled(anatomy: Anatomy, orders: Mapping[int, np.ndarray], then: Intervent
     assert then is None or (not then.adds and then.scope == "all" and then.changes.keys() <= orders.keys())
     after = {} if then is None else then.changes
     return Intervention(
-        {i: _Shuffled(torch.as_tensor(order, device=anatomy.device), after.get(i)) for i, order in orders.items()}
+        {i: Shuffled(torch.as_tensor(order, device=anatomy.device), after.get(i)) for i, order in orders.items()}
     )

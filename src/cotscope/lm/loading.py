@@ -106,12 +106,16 @@ class LoadedModel:
         """How many numbers the weights are."""
         return sum(tensor.numel() for _, tensor in cpu.named_weights(self.model))
 
-    def weight_hash(self) -> str:
-        """SHA-256 over every parameter's name and bytes, in name order."""
+    def weight_hash(self, dtype: torch.dtype | None = None) -> str:
+        """SHA-256 over every parameter's name and bytes, in name order; `dtype`: of what they are in it.
+
+        As bfloat16 a model's weights have one hash, whether they were loaded in float32 or in bfloat16.
+        """
         digest = hashlib.sha256()
         for name, tensor in cpu.named_weights(self.model):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -12,8 +12,8 @@ from transformers.cache_utils import Cache
 
 from .attention import Pass, Prefix, SharedPrefixCache, use_shared_prefix
 from .carried import At, Carried
+from .changes import Places
 from .hooks import arrival_hook, block_hooks
-from .interventions import Places
 from .jobs import Job, Work
 from .loading import LoadedModel
 from .prefixes import PREFIX_BYTES, Prefixes

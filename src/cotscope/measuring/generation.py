@@ -38,12 +38,13 @@ class Condition:
 
     Attributes:
         family: as in `tables.FAMILIES`.
-        split: "test" or "discovery".
+        split: "test" or "discovery"; or what `problems` are of.
         neuron_set: the name of what is zeroed; "none" without.
         neurons: what is zeroed.
         intervention: what is done instead.
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
+        problems: in place of a split's.
     """
 
     family: str
@@ -54,6 +55,7 @@ class Condition:
     intervention: Intervention | None = None
     record: bool = False
     limit: int | None = None
+    problems: tuple[Problem, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -112,7 +114,8 @@ def _intervention(session: Session, c: Condition) -> Intervention | None:
 
 def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ...], str]:
     """A condition's problems, and the fingerprint of all that decides what the model writes."""
-    problems = getattr(session.inputs.split, condition.split)[: condition.limit]
+    given = condition.problems
+    problems = (getattr(session.inputs.split, condition.split) if given is None else given)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
     way = () if condition.intervention is None else (condition.intervention.key,)

@@ -7,7 +7,7 @@ Each takes the same evidence and gives neurons in order, the first one first. A 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from ..concepts.sets import load_concepts
 from ..records import Concept, Neuron, Pole
 from ..runs.folder import Run
 from ..runs.tables import ATTRIBUTIONS
+from ..stats.random_sets import STRATUM, strata_of
+from .neurons import ActiveNeurons
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,6 +148,30 @@ WAYS: dict[str, Callable[[Evidence, int], list[Neuron]]] = {
     "size": size,
     "paper": paper,
 }
+
+
+ACTIVE = ("lexicon", "words", "contrast", "paper")
+"""Ways that choose among neurons which were active in discovery."""
+
+
+def strata_like(way: str, known: ActiveNeurons, found: Evidence | None) -> dict[Neuron, Hashable]:
+    """The stratum of each neuron that could be in a random set like a choice: of those that were active in discovery by what
+    they did there (permuted sets'); of all neurons by layer and mean update sizes, on solutions and on text.
+
+    Args:
+        found: None where nothing was attributed: of active neurons.
+    """
+    if way in ACTIVE or found is None:
+        neurons = [n for n in known.traits if n not in known.keystones]
+        return dict(zip(neurons, strata_of(neurons, known.traits), strict=True))
+    sizes = np.stack([found.columns["solutions_size"], found.columns["text_size"]], axis=-1)
+    cells = np.floor(np.log(np.maximum(sizes, np.finfo(float).tiny)) / STRATUM).astype(int).tolist()
+    return {
+        neuron: (layer, *cell)
+        for layer, row in enumerate(cells)
+        for index, cell in enumerate(row)
+        if (neuron := Neuron(layer, index)) not in found.barred
+    }
 
 
 def _first(neurons: Sequence[Neuron], count: int, evidence: Evidence) -> list[Neuron]:

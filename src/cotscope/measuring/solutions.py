@@ -191,17 +191,19 @@ def answers(loaded: LoadedModel, task: AskedTask, items: Sequence[tuple[str, str
     return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
 
 
-def solved(session: Session, family: str, problems: Sequence[Problem], count: int) -> tuple[Solution, ...]:
+def solved(
+    session: Session, family: str, problems: Sequence[Problem], count: int, neuron_set: str = "none"
+) -> tuple[Solution, ...]:
     """The first solutions of some problems that have a result.
 
-    The gold solution where the data has one; else what the model wrote under the first prompt of a family, if that was
-    right; other problems have none.
+    The gold solution where the data has one; else what the model wrote under the first prompt of a family, with this set
+    disrupted, if that was right; other problems have none.
     """
     own = {
         r["problem_id"]: r["text"]
         for r in session.run.rows(
-            "SELECT problem_id, text FROM completions WHERE family = ? AND prompt = ? AND correct",
-            [family, session.prompt.name],
+            "SELECT problem_id, text FROM completions WHERE family = ? AND prompt = ? AND neuron_set = ? AND correct",
+            [family, session.prompt.name, neuron_set],
         )
     }
     found: list[Solution] = []

@@ -46,10 +46,10 @@ def _interval(name: str) -> dict[str, pa.DataType]:
     return dict.fromkeys((name, f"{name}_low", f"{name}_high"), REAL)
 
 
-FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection")
+FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection", "evaluation")
 """Of conditions: discovery's prompts; the study's prompts on test problems; sets of neurons disrupted under the first
 prompt; prompts of random exemplars; zero-shot sentences; neurons disrupted along one path, or the logits in
-their place; neurons that `attribute` chose."""
+their place; neurons that `attribute` chose; edits, and the base beside them."""
 
 PROBLEMS = _table("problems", "a problem", {"problem_id": TEXT, "split": TEXT, "question": TEXT, "answer": TEXT})
 _CONDITION = {"condition": TEXT, "family": TEXT, "prompt": TEXT}
@@ -224,6 +224,35 @@ SELECTED = _table(
     | _interval("sums") | {"compared_sums": REAL, "controls_sums": REAL, "sums_p": REAL, "p_sums": REAL}
     | _interval("accuracy") | {"n": WHOLE, "controls_accuracy": REAL}
     | {"battery": REAL, "controls_battery": REAL, "kl": REAL, "verdict": TEXT},
+)  # fmt: skip
+EVALUATION_SCORES = _table(
+    "evaluation_scores",
+    "tokens of one role in one reference solution with an edit, or of the base: mean log-probability (nats)",
+    {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "role": TEXT, "tokens": WHOLE, "log_prob": REAL},
+    part="edit and data",
+)
+EVALUATION_SKILLS = _table(
+    "evaluation_skills",
+    "an item of the battery of other skills with an edit, or of the base; perplexity and KL on general text (nats)",
+    {"edit": TEXT, "task": TEXT, "item": TEXT, "hit": YES, "perplexity": REAL, "kl": REAL},
+    part="edit",
+)
+EVALUATIONS_BY_PROBLEM = _table(
+    "evaluations_by_problem",
+    "what the base and an edited model wrote for one problem",
+    {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "question": TEXT, "answer": TEXT}
+    | {f"{k}{end}": t for end in ("_base", "") for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES))},
+)
+EVALUATIONS = _table(
+    "evaluations",
+    "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
+    "skills, general text",
+    {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE}
+    | _interval("accuracy_base") | _interval("accuracy") | _interval("difference")
+    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "detectable": REAL, "solutions": WHOLE}
+    | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in _interval(name).items()}
+    | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
+       "perplexity_ratio": REAL, "kl": REAL},
 )  # fmt: skip
 _CHANGE = {"change": REAL, "low": REAL, "high": REAL}
 OPERATION_PROBLEMS = _table(

@@ -11,12 +11,10 @@ generation what is left of the skill. Of attribution's neurons the first few are
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from ..data.load import general_text
 from ..data.roles import ROLES
@@ -24,8 +22,8 @@ from ..data.sums import load_sums
 from ..errors import UserError
 from ..measuring.attributing import attribute_all
 from ..measuring.generation import Condition, solve
-from ..measuring.neurons import ActiveNeurons, active_neurons
-from ..measuring.selections import WAYS, Evidence, evidence
+from ..measuring.neurons import active_neurons
+from ..measuring.selections import WAYS, evidence, strata_like
 from ..measuring.solutions import (
     BASELINE,
     Solution,
@@ -56,12 +54,10 @@ from ..runs.tables import (
     SOLUTIONS,
 )
 from ..stats import LEAST_MARGIN, LEVEL
-from ..stats.random_sets import STRATUM, permuted_within, strata_of
+from ..stats.random_sets import permuted_within
 
 ALL = "all"
 _KEPT = ("selection_scores", "selection_sums", "selection_skills")
-ACTIVE = ("lexicon", "words", "contrast", "paper")
-"""Ways that choose among neurons which were active in discovery."""
 SIZES = (10, 50, 200)
 """How many of attribution's neurons are tried beside all of them."""
 CONTROLS_GENERATED = 3  # random sets under which the model writes too
@@ -131,10 +127,9 @@ def attribute(session: Session, options: Options) -> str:
         run.write(SELECTED, [])
         return "no neurons were chosen"
     sets = [Trial("none", None, ())]
-    strata = {True: _by_activity(known), False: _by_size(found)}
     seeds = range(session.config.seed, session.config.seed + options.controls)
     for name, neurons in choices.items():
-        compared, controls = permuted_within(strata[name in ACTIVE], neurons, seeds)
+        compared, controls = permuted_within(strata_like(name, known, found), neurons, seeds)
         sets.append(Trial(name, None, tuple(sorted(neurons))))
         if compared and len(compared) < len(neurons):
             sets.append(Trial(f"{name}, compared", None, compared))
@@ -150,24 +145,6 @@ def attribute(session: Session, options: Options) -> str:
     if options.generation:
         _generate(session, sets)
     return _summarise(session, choices, sets, given, known.reasoning, Scores(session, options.generation))
-
-
-def _by_activity(known: ActiveNeurons) -> dict[Neuron, Hashable]:
-    """The stratum of each neuron that was active in discovery: those of permuted sets."""
-    neurons = [n for n in known.traits if n not in known.keystones]
-    return dict(zip(neurons, strata_of(neurons, known.traits), strict=True))
-
-
-def _by_size(found: Evidence) -> dict[Neuron, Hashable]:
-    """The stratum of each neuron of the model: its layer and mean update sizes on solutions and on text."""
-    sizes = np.stack([found.columns["solutions_size"], found.columns["text_size"]], axis=-1)
-    cells = np.floor(np.log(np.maximum(sizes, np.finfo(float).tiny)) / STRATUM).astype(int).tolist()
-    return {
-        neuron: (layer, *cell)
-        for layer, row in enumerate(cells)
-        for index, cell in enumerate(row)
-        if (neuron := Neuron(layer, index)) not in found.barred
-    }
 
 
 def _score(session: Session, sets: Sequence[Trial], given: Sequence[Solution], options: Options) -> None:

@@ -11,6 +11,7 @@ from . import (
     correlate,
     damage,
     discover,
+    evaluate,
     keystones,
     measure,
     operations,
@@ -32,6 +33,7 @@ STAGES: tuple[Stage, ...] = (
     measure.STAGE,
     variants.STAGE,
     correlate.STAGE,
+    evaluate.STAGE,
     calibrate.STAGE,
 )
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}

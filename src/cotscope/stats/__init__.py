@@ -11,6 +11,7 @@ from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
 from .intervals import equivalence as equivalence
 from .intervals import paired_bootstrap as paired_bootstrap
+from .intervals import paired_proportions as paired_proportions
 from .intervals import wilson as wilson
 from .ranks import partial_spearman as partial_spearman
 from .ranks import rank_correlation as rank_correlation

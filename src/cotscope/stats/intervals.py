@@ -49,6 +49,24 @@ def paired_bootstrap(differences: Sequence[float], seed: int = 0, level: float =
     return float(mean), float(max(low, min(mean, values.min()))), float(min(high, max(mean, values.max())))
 
 
+def paired_proportions(before: Sequence[bool], after: Sequence[bool], level: float = 0.95) -> tuple[float, float, float]:
+    """Difference of two paired proportions with its adjusted Wald interval (Agresti & Min 2005, Stat. Med. 24:729).
+
+    Half an observation is added to each of the four cells, so that few or no changes leave an interval of some width.
+
+    Returns: difference, low, high; NaN for no pairs.
+    """
+    from scipy import stats as scipy_stats
+
+    n = len(before)
+    if not n:
+        return float("nan"), float("nan"), float("nan")
+    lost, gained = (sum(bool(b) == x and bool(a) != x for b, a in zip(before, after, strict=True)) for x in (True, False))
+    p, q, total = (gained + 0.5) / (n + 2), (lost + 0.5) / (n + 2), n + 2
+    half = float(scipy_stats.norm.ppf(0.5 + level / 2)) * np.sqrt((p + q - (p - q) ** 2) / total)
+    return (gained - lost) / n, max(-1.0, float(p - q - half)), min(1.0, float(p - q + half))
+
+
 def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tuple[float, float, bool]:
     """Whether the mean of paired differences is no further from 0 than a bound that was set beforehand.
 

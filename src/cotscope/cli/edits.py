@@ -1,0 +1,129 @@
+"""`cotscope edit`, `apply` and `export`: make an edit file from a run, try it on a text, fold it into a model's weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import EditError, UserError, shown
+from ..report.text import visible
+from . import options
+
+COMMANDS = ("edit", "apply", "export")
+
+
+def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Offer the three commands."""
+    edit = command("edit", "make an edit file: a factor for neurons that a run has found")
+    edit.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    edit.add_argument("--by", default="reasoning", metavar="BY", help="reasoning, or a way of choosing that `attribute` has "
+                      "run (lexicon, words, attribution, contrast, size, paper; default reasoning)")  # fmt: skip
+    edit.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
+    edit.add_argument("--concept", action="append", default=[], metavar="NAME",
+                      help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
+    edit.add_argument("--poles", action="store_true", help="poles: each neuron at one sign of its coefficient only")
+    edit.add_argument("--random", type=options.NUMBERS["natural"], metavar="SEED",
+                      help="as many random neurons like them, in their place")  # fmt: skip
+    edit.add_argument(
+        "--factor", type=_factor, required=True, metavar="X", help="what coefficients are multiplied by; 0 zeroes"
+    )
+    edit.add_argument("--scope", choices=("all", "prompt", "generated"), default="all", help="at which tokens (default all)")
+    edit.add_argument("--name", metavar="NAME", help="what the edit is called (default: after the file)")
+    edit.add_argument("--to", type=Path, required=True, metavar="FILE", help="the edit file to write")
+
+    apply = command("apply", "write with an edit, beside the base, in memory")
+    apply.add_argument("edit", type=Path, metavar="EDIT", help="the edit file")
+    apply.add_argument("text", nargs="*", metavar="TEXT", help="texts to go on with (default: standard input, one a line)")
+    apply.add_argument("--tokens", type=options.NUMBERS["positive"], default=80, metavar="N", help="at most so many new tokens "
+                       "(default 80)")  # fmt: skip
+    export = command("export", "fold an edit into the weights: a plain Hugging Face folder")
+    export.add_argument("edit", type=Path, metavar="EDIT", help="the edit file")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
+    for sub in (apply, export):
+        sub.add_argument("--model", metavar="MODEL", help="the base, if it is elsewhere than where the edit was made")
+        sub.add_argument("--dtype", choices=("bfloat16", "float32", "float16"),
+                         help="of the weights (default: " + ("of the base's files)" if sub is export else "what suits this "
+                         "machine)"))  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run one of them."""
+    {"edit": _edit, "apply": _apply, "export": _export}[arguments.command](arguments)
+
+
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number; got {shown(text)[1:-1]}")
+    return value
+
+
+def _edit(arguments: argparse.Namespace) -> None:
+    from ..edits.edit import Base, Edit
+    from ..measuring.choosing import choose
+    from ..runs.session import Session
+
+    to: Path = arguments.to
+    if to.exists():
+        raise EditError(f"{to} exists already", expected="a new file", remedy="Give another --to, or remove it.")
+    session = Session.reopen(arguments.run, quiet=True)
+    targets, chosen = choose(session, arguments.by, first=arguments.first, concepts=arguments.concept, poles=arguments.poles,
+                             random=arguments.random)  # fmt: skip
+    base = Base.of(session.loaded, session.config.model)
+    edit = Edit.scaled(arguments.name or to.stem, base, targets, arguments.factor, scope=arguments.scope, chosen=chosen)
+    edit.check(session.loaded)
+    edit.write(to)
+    said = {"edit": str(to), "neurons": len(edit.neurons)} | chosen
+    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
+
+
+def _apply(arguments: argparse.Namespace) -> None:
+    from ..edits.edit import Edit
+    from ..lm.engine import Engine
+    from ..lm.loading import load_model
+
+    edit = Edit.read(arguments.edit)
+    texts = arguments.text or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin if line.strip()])
+    if not texts:
+        raise UserError("there is no text to go on with", remedy='Give one: `cotscope apply EDIT "Question: …"`.')
+    loaded = load_model(arguments.model or edit.base.model, dtype=arguments.dtype or "auto")
+    edit.check(loaded)
+    engine = Engine(loaded)
+    written = [
+        engine.generate(texts, max_new_tokens=arguments.tokens, intervention=intervention)
+        for intervention in (None, edit.intervention(loaded.anatomy))
+    ]
+    rows: list[dict[str, Any]] = [
+        {"text": text, "base": base.text, "edited": edited.text} for text, base, edited in zip(texts, *written, strict=True)
+    ]
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(*(f"--- {name}\n{_lines(row[name])}" for name in ("text", "base", "edited")), "", sep="\n")
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from ..edits.edit import Edit
+    from ..edits.fold import export
+
+    def say(text: str) -> None:
+        if not arguments.json and sys.stderr.isatty():
+            print(f"{visible(text)} …", file=sys.stderr, flush=True)
+
+    edit = Edit.read(arguments.edit)
+    made = export(edit, arguments.to, source=arguments.model or "", dtype=arguments.dtype or "", say=say)
+    size = sum(f.stat().st_size for f in made.iterdir())
+    said = {"model": str(made), "bytes": size}
+    print(json.dumps(said) if arguments.json else f"{size / 1e9:.2f} GB, loads in plain transformers: {made}")

@@ -1,0 +1,98 @@
+"""The model card of an exported model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..lm.models import MODELS
+from .edit import Edit
+
+_SHOWN = 5  # layers or values that are named
+
+
+def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
+    """README.md of a folder with an exported model: base, edit, what was measured, licence."""
+    licence = licence_of(source, folder)
+    head = ["---", f"license: {licence}"] if re.fullmatch(r"[a-z0-9.-]+", licence) else ["---"]
+    known = "/" in source and not Path(source).exists()
+    head += [f"base_model: {source}"] if known else []
+    head += ["library_name: transformers", "tags:", "- cotscope", "---", ""]
+    values = sorted({f for pair in edit.factors.values() for f in pair})
+    layers = sorted({n.layer for n in edit.neurons})
+    count, more = len(edit.neurons), f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""
+    body = [
+        f"# {_plain(edit.name)}",
+        "",
+        f"`{_plain(source)}` with {count:,} of its {edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons "
+        f"changed by [cotscope](https://arxiv.org/abs/2406.12288), folded into the weights ({dtype}).",
+        "",
+        "## The edit",
+        "",
+        f"- {'One factor' if len(values) == 1 else 'Factors'} of the neurons' coefficients, and so of their value vectors: "
+        + (f"{values[0]:g}" if len(values) == 1 else f"from {values[0]:g} to {values[-1]:g}" if values else "none"),
+        f"- Offsets of coefficients: {len(edit.offsets):,}",
+        f"- Layers: {', '.join(map(str, layers[:_SHOWN]))}{more}",
+        f"- Chosen by: {_plain(_words(edit.chosen)) or 'not recorded'}",
+        f"- Weights of the base (SHA-256, as bfloat16): `{edit.base.weights}`",
+        "- All of it: `edit.json`, beside this file",
+        "",
+        "## What was measured",
+        "",
+        *_measured(edit),
+        "",
+        "## Licence",
+        "",
+        f"That of the base model: {_plain(licence)}.",
+        "",
+    ]
+    return "\n".join(head + body)
+
+
+def licence_of(source: str, folder: Path) -> str:
+    """The base's licence as far as it is known."""
+    if source in MODELS:
+        return MODELS[source].licence.lower()
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "not known; see the base model"
+    found = re.search(r"^license:\s*([\w.-]+)\s*$", card.split("\n---", 1)[0], re.MULTILINE)
+    return found[1].lower() if found else "not known; see the base model"
+
+
+def _measured(edit: Edit) -> list[str]:
+    if not edit.measured:
+        return ["Nothing yet: `cotscope evaluate` measures an edit."]
+    rows = ["| problems | n | base | edited | difference (95 %) | p (McNemar) | other skills | perplexity |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for m in edit.measured:
+        cells = (
+            _plain(str(m.get("data"))),
+            str(m.get("n")),
+            _number(m, "accuracy_base"),
+            _number(m, "accuracy"),
+            f"{_number(m, 'difference', '+.3f')} [{_number(m, 'difference_low', '+.3f')}, "
+            f"{_number(m, 'difference_high', '+.3f')}]",
+            _number(m, "p_value", ".2g"),
+            f"{_number(m, 'battery_base')} → {_number(m, 'battery')}",
+            f"× {_number(m, 'perplexity_ratio')}",
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def _number(m: Mapping[str, Any], key: str, form: str = ".3f") -> str:
+    value = m.get(key)
+    return f"{value:{form}}" if isinstance(value, int | float) else "–"
+
+
+def _words(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in chosen.items() if isinstance(v, str | int | float))
+
+
+def _plain(text: str) -> str:
+    """A text of someone else's on one line, without what Markdown or HTML would act on."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

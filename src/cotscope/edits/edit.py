@@ -1,0 +1,336 @@
+"""An edit: what a model's neurons are multiplied by, as a small file that makes, measures and applies.
+
+m ← f·m + o of each neuron, m being its coefficient, f its factor and o its offset. A factor that holds at every token and
+for either sign of m is a factor of the neuron's value vector, so it can be folded into the weights (`fold.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import EditError, RunError, shown
+from ..records import Neuron, Pole
+from ..runs.files import read_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..lm.families import Anatomy
+    from ..lm.interventions import Intervention, Scope
+    from ..lm.loading import LoadedModel
+
+FORMAT, VERSION = "cotscope-edit", 1
+_KEYS = ("format", "version", "name", "base", "scope", "factors", "offsets", "chosen", "measured")
+_PROBE = "The answer to 12 + 3 is 15, and the sky is blue."
+_SCOPES = ("all", "prompt", "generated")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an edit is of.
+
+    Attributes:
+        model: what it was loaded as.
+        weights: SHA-256 of its weights as bfloat16 (`LoadedModel.weight_hash`), so that it is known in every dtype.
+    """
+
+    model: str
+    weights: str
+    layers: int
+    neurons_per_layer: int
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, source: str = "") -> Base:
+        """The base that a loaded model is."""
+        import torch
+
+        anatomy = loaded.anatomy
+        return cls(source or loaded.name, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Factors and offsets of neurons' coefficients.
+
+    Attributes:
+        factors: of positive and of negative coefficients; neurons that are absent keep theirs.
+        offsets: what is added to coefficients.
+        scope: at which tokens: "all", "prompt" (input tokens of the prompt) or "generated".
+        chosen: how the neurons and factors were chosen.
+        measured: what the edit was seen to do, by data (`cotscope evaluate`).
+    """
+
+    name: str
+    base: Base
+    factors: Mapping[Neuron, tuple[float, float]]
+    offsets: Mapping[Neuron, float] = field(default_factory=dict)
+    scope: Scope = "all"
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    measured: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: EditError for no name, no neurons, neurons that the base has not, or numbers that are not finite."""
+        if not self.name.strip():
+            raise EditError("an edit needs a name")
+        if not self.factors and not self.offsets:
+            raise EditError(f"edit {self.name} changes nothing", expected="at least one neuron with a factor or an offset")
+        if self.scope not in _SCOPES:
+            raise EditError(f"edit {self.name}: unknown scope", expected=" or ".join(_SCOPES), got=shown(self.scope))
+        layers, width = self.base.layers, self.base.neurons_per_layer
+        for n, values in [*self.factors.items(), *((n, (o,)) for n, o in self.offsets.items())]:
+            if not (0 <= n.layer < layers and 0 <= n.index < width):
+                raise EditError(
+                    f"edit {self.name} is of a neuron that its base has not",
+                    expected=f"layers below {layers}, neurons below {width}",
+                    got=f"layer {n.layer}, neuron {n.index}",
+                )
+            if not all(map(math.isfinite, values)):
+                raise EditError(
+                    f"edit {self.name}: layer {n.layer}, neuron {n.index}", expected="finite numbers", got=shown(values)
+                )
+
+    @classmethod
+    def scaled(
+        cls,
+        name: str,
+        base: Base,
+        targets: Iterable[Neuron | Pole],
+        factor: float,
+        *,
+        scope: Scope = "all",
+        chosen: Mapping[str, Any] | None = None,
+    ) -> Edit:
+        """One factor for neurons (either sign) or poles (their sign only)."""
+        factors: dict[Neuron, tuple[float, float]] = {}
+        for t in targets:
+            neuron = Neuron(t.layer, t.index)
+            positive, negative = factors.get(neuron, (1.0, 1.0))
+            if not isinstance(t, Pole) or t.sign > 0:
+                positive = factor
+            if not isinstance(t, Pole) or t.sign < 0:
+                negative = factor
+            factors[neuron] = positive, negative
+        return cls(name, base, factors, scope=scope, chosen=chosen or {})
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """Those that it changes, in order."""
+        return tuple(sorted({*self.factors, *self.offsets}))
+
+    @property
+    def key(self) -> str:
+        """Edits of one key do the same to a model."""
+        return json.dumps([self.base.weights, self.scope, *self._numbers()])
+
+    def then(self, other: Edit) -> Edit:
+        """This edit and after it another one, as one. Raises: EditError if their bases or scopes differ, or if the
+        first changes a coefficient's sign where the second depends on it."""
+        if other.base.weights != self.base.weights or other.scope != self.scope:
+            raise EditError(
+                f"edits {self.name} and {other.name} can't be put together",
+                expected="one base and one scope",
+                got=f"{self.base.model} ({self.scope}) and {other.base.model} ({other.scope})",
+            )
+        factors, offsets = dict(self.factors), dict(self.offsets)
+        for n in other.neurons:
+            (p, q), (f, g), o = factors.get(n, (1.0, 1.0)), other.factors.get(n, (1.0, 1.0)), offsets.get(n, 0.0)
+            if f != g and (o != 0 or min(p, q) < 0):
+                raise EditError(
+                    f"edits {self.name} and {other.name} can't be put together as one",
+                    expected="a first edit that keeps the signs of coefficients",
+                    got=f"layer {n.layer}, neuron {n.index}, whose factors in the second depend on them",
+                )
+            factors[n] = p * f, q * g
+            offsets[n] = o * f + other.offsets.get(n, 0.0)
+        chosen = {"composed": [self.name, other.name]}
+        return Edit(f"{self.name}+{other.name}", self.base, factors, _some(offsets), self.scope, chosen)
+
+    def inverse(self) -> Edit:
+        """What undoes it. Raises: EditError where a factor is 0, or depends on a sign that the edit changes."""
+        factors, offsets = dict[Neuron, tuple[float, float]](), dict[Neuron, float]()
+        for n in self.neurons:
+            (p, q), o = self.factors.get(n, (1.0, 1.0)), self.offsets.get(n, 0.0)
+            if p == 0 or q == 0 or (p != q and (o != 0 or min(p, q) < 0)):
+                raise EditError(
+                    f"edit {self.name} can't be undone",
+                    got=f"layer {n.layer}, neuron {n.index}: factors {p:g} and {q:g}, offset {o:g}",
+                )
+            factors[n] = 1 / p, 1 / q
+            offsets[n] = -o / p
+        return Edit(f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, {"inverse": self.name})
+
+    # -- applied -------------------------------------------------------------------------------------------------------
+
+    def check(self, loaded: LoadedModel) -> None:
+        """Raise EditError if a loaded model is not the base, or says nothing finite with the edit."""
+        if (found := Base.of(loaded)).weights != self.base.weights:
+            raise EditError(
+                f"edit {self.name} is for another model",
+                expected=f"{self.base.model} (weights {self.base.weights[:12]}…)",
+                got=f"{found.model} (weights {found.weights[:12]}…)",
+            )
+        if not _finite(loaded, self.intervention(loaded.anatomy)):
+            raise EditError(
+                f"edit {self.name} breaks the model",
+                expected=f"finite logits for {_PROBE!r} in {loaded.dtype_name}",
+                got="NaN or infinite ones",
+                remedy="Its factors or offsets are too large.",
+            )
+
+    def intervention(self, anatomy: Anatomy) -> Intervention:
+        """It as the engine takes it."""
+        from ..lm.interventions import rescale
+
+        return rescale(anatomy, self.factors, self.offsets, self.scope)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within the block, any transformers model runs edited, without cotscope's engine. Weights stay as they are.
+
+        The weights are not compared with the base's, only their shape; `cotscope.load_model` and `check` do that.
+
+        Raises: EditError for another shape, or for an edit that holds at some tokens only.
+        """
+        from ..lm.families import anatomy
+        from ..lm.hooks import coefficient_hooks
+
+        found = anatomy(model)
+        self._check_shape(found)
+        if self.scope != "all":
+            raise EditError(
+                f"edit {self.name} holds for {self.scope} tokens only, which a plain model does not tell apart",
+                remedy="Use cotscope's engine: `cotscope apply`.",
+            )
+        with coefficient_hooks(found, self.intervention(found), None):
+            yield
+
+    def _check_shape(self, found: Anatomy) -> None:
+        wanted = self.base.layers, self.base.neurons_per_layer
+        if (found.layers, found.width) != wanted:
+            raise EditError(
+                f"edit {self.name} is for another model",
+                expected=f"{wanted[0]} layers of {wanted[1]} neurons",
+                got=f"{found.layers} of {found.width}",
+            )
+
+    def with_measured(self, record: Mapping[str, Any]) -> Edit:
+        """With what was measured, in place of what was of the same data, prompt, problems and dtype."""
+
+        def of(measured: Mapping[str, Any]) -> list[Any]:
+            return [measured.get(k) for k in ("data", "data_sha256", "prompt", "n", "dtype")]
+
+        kept = [m for m in self.measured if of(m) != of(record)]
+        return replace(self, measured=(*kept, dict(record)))
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def _numbers(self) -> tuple[list[list[float]], list[list[float]]]:
+        factors = [[*n, p] if p == q else [*n, p, q] for n, (p, q) in sorted(self.factors.items())]
+        return factors, [[*n, o] for n, o in sorted(self.offsets.items())]
+
+    def write(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        factors, offsets = self._numbers()
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "base": vars(self.base),
+            "scope": self.scope,
+            "chosen": dict(self.chosen),
+            "measured": [dict(m) for m in self.measured],
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        lists = (f' "{name}": [{_lines(rows)}]' for name, rows in (("factors", factors), ("offsets", offsets)))
+        write_text(Path(path), text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Edit:
+        """Read an edit file. Raises: EditError if it is none, or has unknown keys."""
+        try:
+            content = read_json(Path(path))
+        except FileNotFoundError as error:
+            raise EditError(f"there is no edit file {path}", remedy="`cotscope edit` makes one.") from error
+        except (RunError, NotADirectoryError) as error:
+            raise EditError(f"{path} is no edit file", expected="JSON as `cotscope edit` writes it", got=str(error)) from error
+        return _read(content, str(path))
+
+
+def _finite(loaded: LoadedModel, intervention: Intervention) -> bool:
+    """Whether logits are finite under an intervention, at whatever tokens it holds."""
+    import torch
+
+    from ..lm.hooks import coefficient_hooks
+
+    ids = torch.tensor([loaded.encode(_PROBE)], device=loaded.model.device)
+    with torch.inference_mode(), coefficient_hooks(loaded.anatomy, replace(intervention, scope="all"), None, ids):
+        return bool(loaded.model(input_ids=ids).logits.isfinite().all())
+
+
+def _some(offsets: Mapping[Neuron, float]) -> dict[Neuron, float]:
+    return {n: o for n, o in offsets.items() if o != 0}
+
+
+def _lines(rows: Sequence[Sequence[float]]) -> str:
+    """Rows of numbers, eight on a line."""
+    texts = [json.dumps(row) for row in rows]
+    return ",\n  ".join(", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8))
+
+
+def _read(content: Mapping[str, Any], where: str) -> Edit:
+    def wrong(what: str, expected: str, got: object) -> EditError:
+        return EditError(f"{where}: {what}", expected=expected, got=shown(got))
+
+    if content.get("format") != FORMAT:
+        raise wrong("this is no edit", f'"format": "{FORMAT}"', content.get("format"))
+    if content.get("version") != VERSION:
+        raise wrong("an edit of another version", f"version {VERSION}", content.get("version"))
+    if unknown := sorted(set(content) - {*_KEYS}):
+        raise wrong("unknown key", f"only {', '.join(_KEYS)}", unknown[0])
+    base = content.get("base")
+    kinds = {"model": str, "weights": str, "layers": int, "neurons_per_layer": int}
+    if not isinstance(base, dict) or set(base) != set(kinds) or not all(_is(base[k], kind) for k, kind in kinds.items()):
+        raise wrong("the base can't be read", f"an object with {', '.join(kinds)}", base)
+    if not isinstance(name := content.get("name"), str):
+        raise wrong("the name can't be read", "a text", name)
+    chosen, measured = content.get("chosen", {}), content.get("measured", [])
+    if not isinstance(chosen, dict):
+        raise wrong("chosen can't be read", "an object", chosen)
+    if not isinstance(measured, list) or not all(isinstance(m, dict) for m in measured):
+        raise wrong("measured can't be read", "a list of objects", measured)
+    found: dict[str, dict[Neuron, list[float]]] = {"factors": {}, "offsets": {}}
+    for key, lengths in (("factors", (3, 4)), ("offsets", (3,))):
+        rows = content.get(key, [])
+        if not isinstance(rows, list):
+            raise wrong(f"{key} can't be read", "a list", rows)
+        for row in rows:
+            whole = isinstance(row, list) and len(row) in lengths and all(_is(v, int) for v in row[:2])
+            if not whole or not all(_is(v, int) or _is(v, float) for v in row[2:]):
+                last = "factor, or its factors of positive and of negative coefficients" if key == "factors" else "offset"
+                raise wrong(f"one of the {key} can't be read", f"[layer, neuron, its {last}]", row)
+            neuron = Neuron(row[0], row[1])
+            if neuron in found[key]:
+                raise wrong(f"one of the {key} is there twice", "one of each neuron", row)
+            try:
+                found[key][neuron] = [float(v) for v in row[2:]]
+            except OverflowError as error:
+                raise wrong(f"one of the {key} is too large", "a finite number", row) from error
+    return Edit(
+        name,
+        Base(**base),
+        {n: (values[0], values[-1]) for n, values in found["factors"].items()},
+        {n: values[0] for n, values in found["offsets"].items()},
+        cast("Scope", content.get("scope", "all")),
+        chosen,
+        tuple(measured),
+    )
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

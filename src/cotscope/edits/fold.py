@@ -1,0 +1,160 @@
+"""Folding an edit into weights: a plain Hugging Face model that needs no cotscope.
+
+A factor f of a neuron's coefficient, at every token and for either sign, is a factor of its value vector: Σ (f·m)·v =
+Σ m·(f·v), which is (IA)³'s folding (Liu et al. 2022, arXiv:2205.05638) for single neurons. An offset o adds o·v at every
+token: a bias, where the architecture has one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import EditError, ModelError
+from ..lm.families import Anatomy, anatomy, value_matrix
+from ..lm.loading import DTYPES, load_model
+from ..lm.models import resolve
+from ..lm.reading import check_run, not_finite, read_config, read_tokenizer, read_weights
+from .card import model_card
+from .edit import Edit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SPARE = 1.02
+"""Of the weights' bytes: the tokenizer and the rest take little."""
+
+
+def foldable(edit: Edit, found: Anatomy) -> None:
+    """Raise EditError, saying why, if an edit can't be folded into weights."""
+    why = ""
+    if edit.scope != "all":
+        why = f"it holds for {edit.scope} tokens only, and weights hold for all"
+    elif signed := [n for n, (p, q) in edit.factors.items() if p != q]:
+        n = signed[0]
+        why = f"the factor of layer {n.layer}, neuron {n.index} depends on its coefficient's sign, and a value vector has one"
+    elif bare := [n for n in edit.offsets if _bias(found, n.layer) is None]:
+        why = f"it has an offset in layer {bare[0].layer}, and this architecture's down-projections have no bias"
+    if why:
+        raise EditError(
+            f"edit {edit.name} can't be folded into weights", got=why, remedy="`cotscope apply` runs the model with it."
+        )
+
+
+@torch.no_grad()
+def fold(edit: Edit, model: PreTrainedModel) -> None:
+    """Fold an edit into a model's weights, in place. Raises: EditError as `foldable`, or if a weight becomes infinite."""
+    found = anatomy(model)
+    foldable(edit, found)
+    for layer in sorted({n.layer for n in edit.neurons}):
+        columns = value_matrix(found.down[layer])
+        offsets = [(n.index, o) for n, o in edit.offsets.items() if n.layer == layer]
+        bias = _bias(found, layer)
+        if offsets and bias is not None:
+            index = torch.tensor([i for i, _ in offsets], device=columns.device)
+            amounts = torch.tensor([o for _, o in offsets], device=columns.device, dtype=torch.float32)
+            bias.copy_(bias.float() + columns[:, index].float() @ amounts)
+        factors = [(n.index, p) for n, (p, _) in edit.factors.items() if n.layer == layer]
+        if factors:
+            index = torch.tensor([i for i, _ in factors], device=columns.device)
+            by = torch.tensor([f for _, f in factors], device=columns.device, dtype=torch.float32)
+            columns[:, index] = (columns[:, index].float() * by).to(columns.dtype)
+    if infinite := not_finite(model.named_parameters()):
+        raise EditError(f"edit {edit.name} makes weights infinite", got=infinite[0], remedy="Its factors are too large.")
+
+
+def _bias(found: Anatomy, layer: int) -> Tensor | None:
+    bias = getattr(found.down[layer], "bias", None)
+    return bias if isinstance(bias, Tensor) else None
+
+
+def export(
+    edit: Edit, to: Path, *, source: str = "", dtype: str = "", say: Callable[[str], object] = lambda text: None
+) -> Path:
+    """Write the edited model as a Hugging Face folder: weights, configuration, tokenizer, model card, the edit itself.
+
+    The folder appears whole or not at all. It is loaded again, and must say what the edited base says, before it does.
+
+    Args:
+        source: the base, if it is elsewhere than where the edit was made.
+        dtype: of the weights; empty: the one that the base's own files have.
+        say: is told what happens.
+
+    Raises: EditError if the edit can't be folded, is of another model, or the folder exists or has no room;
+        ModelError as `load_model`.
+    """
+    if to.exists() or to.is_symlink():
+        raise EditError(f"{to} exists already", expected="a new folder", remedy="Give another one, or move it away.")
+    source = source or edit.base.model
+    say(f"loading {source}")
+    folder = resolve(source)
+    config = read_config(folder, source)
+    stored = getattr(config, "dtype", None)
+    dtype = dtype or (str(stored).removeprefix("torch.") if stored is not None else "float32")
+    if dtype not in DTYPES:
+        raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
+    edit.check(base := load_model(source, dtype=dtype, kernels="pytorch"))
+    foldable(edit, base.anatomy)
+    model = read_weights(folder, source, DTYPES[dtype])
+    _check_room(to, model)
+    expected = _said(model, edit)
+    say(f"folding {len(edit.neurons)} neurons into {dtype} weights")
+    fold(edit, model)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
+    try:
+        say(f"writing {to}")
+        model.save_pretrained(temporary)
+        read_tokenizer(folder, source).save_pretrained(temporary)
+        edit.write(temporary / "edit.json")
+        (temporary / "README.md").write_text(model_card(edit, source, Path(folder), dtype), encoding="utf-8")
+        say("checking that it says what the edited model says")
+        again = read_weights(str(temporary), to.name, DTYPES[dtype])
+        check_run(again, read_tokenizer(str(temporary), to.name), to.name)
+        _compare(edit, expected, _said(again, None), dtype)
+        temporary.chmod(0o755)
+        temporary.rename(to)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return to
+
+
+@torch.inference_mode()
+def _said(model: PreTrainedModel, edit: Edit | None) -> Tensor:
+    """Logits at some tokens, with the edit applied."""
+    ids = torch.arange(1, 33)[None]
+    model.eval()
+    if edit is None:
+        return model(input_ids=ids).logits.float()
+    with edit.applied(model):
+        return model(input_ids=ids).logits.float()
+
+
+def _compare(edit: Edit, expected: Tensor, got: Tensor, dtype: str) -> None:
+    bound = 1e-3 if dtype == "float32" else 0.1  # of the logits' spread: the two round at other places
+    off = float((expected - got).abs().max() / expected.std().clamp_min(1e-6))
+    if not off <= bound:
+        raise EditError(
+            f"the exported model does not say what edit {edit.name} does",
+            expected=f"logits that differ by at most {bound:g} of their spread",
+            got=f"{off:.3g}",
+            remedy="Export it in float32 (`--dtype float32`)." if dtype != "float32" else "Please report this.",
+        )
+
+
+def _check_room(to: Path, model: PreTrainedModel) -> None:
+    place = next(p for p in (to.absolute(), *to.absolute().parents) if p.exists())
+    needed = int(_SPARE * sum(p.numel() * p.element_size() for p in model.parameters()))
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise EditError(
+            f"there is no room for the exported model at {to}",
+            expected=f"{needed / 1e9:.2f} GB",
+            got=f"{free / 1e9:.2f} GB free",
+        )

@@ -1,0 +1,73 @@
+"""Neurons of a run by how they were chosen, for an edit: a concept's, a selection's first ones, or random ones like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UserError, shown
+from ..records import Neuron, Pole
+from ..runs.session import Session
+from ..stats.random_sets import permuted_within
+from .neurons import active_neurons
+from .selections import WAYS, evidence, strata_like
+
+REASONING = "reasoning"
+
+
+def choose(
+    session: Session,
+    by: str = REASONING,
+    *,
+    first: int | None = None,
+    concepts: Sequence[str] = (),
+    poles: bool = False,
+    random: int | None = None,
+) -> tuple[list[Neuron] | list[Pole], dict[str, Any]]:
+    """Neurons, or poles, and how they were chosen in words.
+
+    Args:
+        by: "reasoning" (what the annotator accepted, but keystones), or a way of choosing that `cotscope attribute` has run.
+        first: the first so many; of "reasoning" in order of layer and index.
+        concepts: of "reasoning" only these concepts' neurons.
+        poles: of "reasoning" the poles, that is neurons at one sign of their coefficients.
+        random: the seed of as many random neurons that are like the chosen ones, in their place.
+
+    Raises: UserError for an unknown way or concept, or if nothing is left.
+    """
+    run = session.run
+    chosen: dict[str, Any] = {"by": by, "run": str(run.folder.name), "study": session.config.data}
+    if by != REASONING and (concepts or poles):
+        raise UserError(f"concepts and poles are of {REASONING} neurons", expected=f"--by {REASONING}", got=by)
+    known = active_neurons(run)
+    if by == REASONING:
+        rows = run.rows("SELECT layer, index, sign, concept FROM annotations WHERE accepted ORDER BY ALL")
+        names = sorted({r["concept"] for r in rows})
+        if unknown := [c for c in concepts if c not in names]:
+            raise UserError("no accepted neuron is of this concept", expected=" or ".join(names), got=shown(unknown[0]))
+        rows = [r for r in rows if not concepts or r["concept"] in concepts]
+        found = sorted({Pole(r["layer"], r["index"], r["sign"]) for r in rows})
+        found = [p for p in found if Neuron(p.layer, p.index) not in known.keystones]
+        targets: list[Any] = found if poles else sorted({Neuron(p.layer, p.index) for p in found})
+        chosen |= {"concepts": list(concepts)} if concepts else {}
+    elif by in WAYS:
+        if by not in {r["selection"] for r in run.rows("SELECT DISTINCT selection FROM selections")}:
+            raise UserError(
+                f"the run has no neurons chosen by {by}", remedy=f"Run `cotscope attribute {run.folder} --by {by}` first."
+            )
+        rows = run.rows("SELECT layer, index FROM selections WHERE selection = ? ORDER BY rank", [by])
+        targets = [Neuron(r["layer"], r["index"]) for r in rows]
+    else:
+        raise UserError("unknown way of choosing", expected=" or ".join((REASONING, *WAYS)), got=shown(by))
+    targets = targets[:first]
+    chosen |= {} if first is None else {"first": first}
+    if random is not None:
+        if poles:
+            raise UserError("random neurons like poles are not drawn", expected="--random without --poles")
+        strata = strata_like(by, known, evidence(session, known.reasoning, known.keystones) if by in WAYS else None)
+        _, drawn = permuted_within(strata, targets, [random])
+        targets = list(drawn[0]) if drawn else []
+        chosen |= {"random": random}
+    if not targets:
+        raise UserError(f"no neurons are chosen by {by}", expected="at least one")
+    return targets, chosen | {"neurons": len({Neuron(t.layer, t.index) for t in targets})}
