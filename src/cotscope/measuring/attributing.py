@@ -64,14 +64,14 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
     if run.done("attributions", of) is None:
-        model = _differentiable(session)
+        model = differentiable(session)
         _attribute(session, model, given, of)
     if options.checked and run.done("attribution_checks", check_of) is None:
-        _check(session, model or _differentiable(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
+        _check(session, model or differentiable(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
     return _summary(session, len(given), bool(options.checked))
 
 
-def _differentiable(session: Session) -> LoadedModel:
+def differentiable(session: Session) -> LoadedModel:
     """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long."""
     from ..lm.loading import load_model
 
