@@ -106,7 +106,7 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     bare = [r | {"answer": str(r["answer"]).split()[-1]} for r in rows]
     data = tmp_path / "bare.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in bare))
-    found = tuning._solutions(session, tuning.Tuning(str(data), train=2, validation=1), lambda text: None)
+    found = tuning.worked_problems(session, str(data), 3, lambda text: None)
     used = {p.question for p in (*session.inputs.split.test, *session.inputs.split.discovery)}
     assert found and not used & {p.question for p, _ in found}
     for problem, text in found:

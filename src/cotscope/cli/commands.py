@@ -37,6 +37,7 @@ EXAMPLES = {
     "calibrate": "cotscope calibrate runs/first --runs 40",
     "evaluate": "cotscope evaluate runs/first --edit edit.json",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
+    "steer": "cotscope steer runs/first --goal worse --to worse.json",
     "tune": "cotscope tune runs/first --by attribution --first 590 --to tuned.json",
     "apply": 'cotscope apply edit.json "12 + 3 ="',
     "export": "cotscope export edit.json --to edited-model",
@@ -198,7 +199,7 @@ def _quiet(arguments: argparse.Namespace) -> bool:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "models":
         return models.install(MODELS[arguments.install], arguments.force) if arguments.install else models.show(arguments.json)
-    if arguments.command == "tune":
+    if arguments.command in tune.COMMANDS:
         return tune.run(arguments)
     if arguments.command in edits.COMMANDS:
         return edits.run(arguments)

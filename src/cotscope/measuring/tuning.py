@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..lm.training import FactorTraining, Text
 
 ALL, STUDY = "all", "study"
+_WRITTEN = 48  # problems that the model writes solutions to at once
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,14 @@ def tune(
     """
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
-    given = _solutions(session, settings, say)
+    given = worked_problems(session, settings.data, settings.train + settings.validation, say)
+    if len(given) <= settings.validation:
+        raise EditError(
+            "too few problems with a solution to train on",
+            expected=f"more than {settings.validation}, which are kept for validation",
+            got=str(len(given)),
+            remedy="Give more problems (--train-on FILE), or a smaller --validation.",
+        )
     model = differentiable(session)
     if by == ALL:
         neurons = [Neuron(layer, i) for layer in range(model.anatomy.layers) for i in range(model.anatomy.width)]
@@ -94,40 +102,36 @@ def tune(
     return _train(session, model, base, neurons, chosen, given, to, settings, say)
 
 
-def _solutions(session: Session, settings: Tuning, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
-    """Problems with a solution: as many as are trained and validated on."""
+def tuning_problems(session: Session, data: str) -> list[Problem]:
+    """Problems that the study neither tests nor discovers on, and does not show as exemplars."""
     inputs = session.inputs
     every: Sequence[Problem] = inputs.split.tuning
-    if settings.data != STUDY:
+    if data != STUDY:
         used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
-        every = [p for p in load_problems(settings.data, session.config.seed).problems if question_key(p.question) not in used]
-    every = [p for p in every if p.question not in session.prompt.prefix]
-    wanted, found = settings.train + settings.validation, list[tuple[Problem, str]]()
+        every = [p for p in load_problems(data, session.config.seed).problems if question_key(p.question) not in used]
+    return [p for p in every if p.question not in session.prompt.prefix]
+
+
+def worked_problems(session: Session, data: str, wanted: int, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
+    """The first `wanted` of them that have a solution: the data's, or where it has too few what the model writes if right."""
+    every = tuning_problems(session, data)
     worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
     if len(worked) >= min(wanted, len(every)):
-        found = worked[:wanted]
-    else:
-        say("the data has no solutions: the model writes them, and those that are right are taken")
-        for start in range(0, len(every), 48):
-            part = every[start : start + 48]
-            texts = [session.prompt.text(p.question) for p in part]
-            written = session.engine.generate(
-                texts, max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop
-            )
-            found += [
-                (p, c.text.strip()) for p, c in zip(part, written, strict=True) if is_correct(parse_flexible(c.text), p.answer)
-            ]
-            if len(found) >= wanted:
-                break
-        found = found[:wanted]
-    if len(found) <= settings.validation:
-        raise EditError(
-            "too few problems with a solution to train on",
-            expected=f"more than {settings.validation}, which are kept for validation",
-            got=str(len(found)),
-            remedy="Give more problems (--train-on FILE), or a smaller --validation.",
+        return worked[:wanted]
+    say("the data has no solutions: the model writes them, and those that are right are taken")
+    found = list[tuple[Problem, str]]()
+    for start in range(0, len(every), _WRITTEN):
+        part = every[start : start + _WRITTEN]
+        texts = [session.prompt.text(p.question) for p in part]
+        written = session.engine.generate(
+            texts, max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop
         )
-    return found
+        found += [
+            (p, c.text.strip()) for p, c in zip(part, written, strict=True) if is_correct(parse_flexible(c.text), p.answer)
+        ]
+        if len(found) >= wanted:
+            break
+    return found[:wanted]
 
 
 def _train(
