@@ -17,7 +17,7 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     """README.md of a folder with an exported model: base, edit, what was measured, licence."""
     licence = licence_of(source, folder)
     head = ["---", f"license: {licence}"] if re.fullmatch(r"[a-z0-9.-]+", licence) else ["---"]
-    known = "/" in source and not Path(source).exists()
+    known = re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) and not Path(source).exists()
     head += [f"base_model: {source}"] if known else []
     head += ["library_name: transformers", "tags:", "- cotscope", "---", ""]
     values = sorted({f for pair in edit.factors.values() for f in pair})
