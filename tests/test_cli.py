@@ -20,7 +20,7 @@ from cotscope.cli import main
 from cotscope.errors import UserError
 from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
-from cotscope.stages.registry import STAGES
+from cotscope.stages.registry import VERBS
 
 
 def fails(capsys, *arguments: str, code: int = 2) -> str:
@@ -166,9 +166,11 @@ def test_help_states_the_defaults_that_hold() -> None:
     """Of every option of every command: what its help says, and what holds without it, are the same."""
     parser = cli.build_parser()
     [commands] = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    holds = {f.name: f for c in (StudyConfig, *(s.options for s in STAGES)) for f in fields(c)}
     stated = set()
     for name, sub in commands.items():
+        stages = cli.IN_STUDY if name == "study" else VERBS.get(name, ())
+        begins = (StudyConfig,) if name in ("study", "discover") else ()
+        holds = {f.name: f for c in (*begins, *(s.options for s in stages)) for f in fields(c)}
         for action in sub._actions:
             if (f := holds.get(action.dest)) is None:
                 continue

@@ -101,6 +101,7 @@ def test_packed_weights_change_nothing(dtype: torch.dtype) -> None:
                 assert torch.equal(got, expected)
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         assert packed.weight_hash() == plain.weight_hash()
+        assert packed.weight_hash(torch.bfloat16) == plain.weight_hash(torch.bfloat16)
         assert packed.parameters() == plain.parameters()
         assert torch.equal(packed.anatomy.unembedding, plain.anatomy.unembedding)
         assert torch.equal(packed.anatomy.norms, plain.anatomy.norms)

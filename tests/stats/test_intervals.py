@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
-from cotscope.stats import equivalence, paired_bootstrap, wilson
+from cotscope.stats import equivalence, paired_bootstrap, paired_proportions, wilson
 
 
 @settings(deadline=None)
@@ -133,3 +133,53 @@ def test_equivalence_is_said_of_a_change_at_the_bound_one_time_in_twenty() -> No
     said = [equivalence(rng.normal(0.5, 1, 48), 0.5)[2] for _ in range(400)]
     assert 0 < np.mean(said) < 0.08
     assert np.mean([equivalence(rng.normal(0, 1, 48), 0.5)[2] for _ in range(50)]) > 0.9
+
+
+# -- two paired proportions ----------------------------------------------------------------------------------------------
+
+OUTCOMES = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(OUTCOMES, st.sampled_from([0.8, 0.95, 0.99]))
+def test_paired_proportions_by_their_formula(pairs: list[tuple[bool, bool]], level: float) -> None:
+    """Agresti & Min 2005: Wald's interval of a table with half an observation more in each of its four cells."""
+    before, after = zip(*pairs)
+    cells = np.full((2, 2), 0.5)
+    for b, a in pairs:
+        cells[int(b), int(a)] += 1
+    share = cells / cells.sum()
+    values = np.array([[0, 1], [-1, 0]])  # of each cell: after less before
+    mean = (share * values).sum()
+    variance = (share * values**2).sum() - mean**2
+    z = scipy_stats.norm.isf((1 - level) / 2)
+    low, high = mean - z * math.sqrt(variance / cells.sum()), mean + z * math.sqrt(variance / cells.sum())
+    found = paired_proportions(before, after, level)
+    assert found[0] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-12)
+    assert found[1:] == pytest.approx((max(low, -1), min(high, 1)), abs=1e-12)
+    assert -1 <= found[1] < found[2] <= 1
+    swapped = paired_proportions(after, before, level)
+    assert swapped == pytest.approx((-found[0], -found[2], -found[1]), abs=1e-12)
+
+
+def test_paired_proportions_of_nothing_and_of_no_change() -> None:
+    assert all(map(math.isnan, paired_proportions([], [])))
+    difference, low, high = paired_proportions([True, False] * 24, [True, False] * 24)
+    assert difference == 0 and low == -high and 0.02 < high < 0.1
+    assert paired_proportions([False] * 48, [True] * 48)[0] == 1
+    with pytest.raises(ValueError, match="zip"):
+        paired_proportions([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained"), [(0, 0), (0.02, 0.02), (0.05, 0.15), (0.1, 0.1), (0.2, 0.05), (0.02, 0.3), (0.45, 0.05), (0.3, 0.3)]
+)
+def test_paired_proportions_cover_the_truth(lost: float, gained: float) -> None:
+    rng, tries, covered = np.random.default_rng(int(1000 * lost + 7 * gained)), 1500, 0
+    for _ in range(tries):
+        cell = rng.choice(3, 48, p=[lost, gained, 1 - lost - gained])  # of those that stay, half were right
+        stays = rng.random(48) < 0.5
+        before, after = np.where(cell == 2, stays, cell == 0), np.where(cell == 2, stays, cell == 1)
+        _, low, high = paired_proportions(before.tolist(), after.tolist())
+        covered += low <= gained - lost <= high
+    assert covered / tries >= 0.93

@@ -17,7 +17,7 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     """README.md of a folder with an exported model: base, edit, what was measured, licence."""
     licence = licence_of(source, folder)
     head = ["---", f"license: {licence}"] if re.fullmatch(r"[a-z0-9.-]+", licence) else ["---"]
-    known = "/" in source and not Path(source).exists()
+    known = re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) and not Path(source).exists()
     head += [f"base_model: {source}"] if known else []
     head += ["library_name: transformers", "tags:", "- cotscope", "---", ""]
     values = sorted({f for pair in edit.factors.values() for f in pair})
@@ -26,7 +26,7 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     body = [
         f"# {_plain(edit.name)}",
         "",
-        f"`{_plain(source)}` with {count:,} of its {edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons "
+        f"{_plain(source)} with {count:,} of its {edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons "
         f"changed by [cotscope](https://arxiv.org/abs/2406.12288), folded into the weights ({dtype}).",
         "",
         "## The edit",
@@ -71,7 +71,7 @@ def _measured(edit: Edit) -> list[str]:
     for m in edit.measured:
         cells = (
             _plain(str(m.get("data"))),
-            str(m.get("n")),
+            _plain(str(m.get("n"))),
             _number(m, "accuracy_base"),
             _number(m, "accuracy"),
             f"{_number(m, 'difference', '+.3f')} [{_number(m, 'difference_low', '+.3f')}, "
@@ -86,7 +86,7 @@ def _measured(edit: Edit) -> list[str]:
 
 def _number(m: Mapping[str, Any], key: str, form: str = ".3f") -> str:
     value = m.get(key)
-    return f"{value:{form}}" if isinstance(value, int | float) else "–"
+    return f"{value:{form}}" if isinstance(value, int | float) and abs(value) < 1e9 else "–"
 
 
 def _words(chosen: Mapping[str, Any]) -> str:

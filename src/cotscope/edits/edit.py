@@ -174,7 +174,9 @@ class Edit:
                 f"edit {self.name} is for another model",
                 expected=f"{self.base.model} (weights {self.base.weights[:12]}…)",
                 got=f"{found.model} (weights {found.weights[:12]}…)",
+                remedy="Weights below 6e-5 are others in float16: take bfloat16 or float32." * (loaded.dtype_name == "float16"),
             )
+        self._check_shape(loaded.anatomy)
         if not _finite(loaded, self.intervention(loaded.anatomy)):
             raise EditError(
                 f"edit {self.name} breaks the model",
@@ -247,6 +249,7 @@ class Edit:
             "measured": [dict(m) for m in self.measured],
         }
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character, as a path can have
         lists = (f' "{name}": [{_lines(rows)}]' for name, rows in (("factors", factors), ("offsets", offsets)))
         write_text(Path(path), text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n")
 
@@ -289,7 +292,7 @@ def _read(content: Mapping[str, Any], where: str) -> Edit:
 
     if content.get("format") != FORMAT:
         raise wrong("this is no edit", f'"format": "{FORMAT}"', content.get("format"))
-    if content.get("version") != VERSION:
+    if content.get("version") != VERSION or isinstance(content.get("version"), bool):
         raise wrong("an edit of another version", f"version {VERSION}", content.get("version"))
     if unknown := sorted(set(content) - {*_KEYS}):
         raise wrong("unknown key", f"only {', '.join(_KEYS)}", unknown[0])
@@ -304,6 +307,10 @@ def _read(content: Mapping[str, Any], where: str) -> Edit:
         raise wrong("chosen can't be read", "an object", chosen)
     if not isinstance(measured, list) or not all(isinstance(m, dict) for m in measured):
         raise wrong("measured can't be read", "a list of objects", measured)
+    if not _can_be_written([chosen, measured]):
+        raise wrong("chosen or measured can't be read", "finite numbers, in few levels", [chosen, measured])
+    if not isinstance(seen := chosen.get("questions", []), list) or not all(isinstance(q, str) for q in seen):
+        raise wrong("the questions that it was chosen with can't be read", "a list of fingerprints", seen)
     found: dict[str, dict[Neuron, list[float]]] = {"factors": {}, "offsets": {}}
     for key, lengths in (("factors", (3, 4)), ("offsets", (3,))):
         rows = content.get(key, [])
@@ -330,6 +337,14 @@ def _read(content: Mapping[str, Any], where: str) -> Edit:
         chosen,
         tuple(measured),
     )
+
+
+def _can_be_written(value: object, levels: int = 20) -> bool:
+    """Whether `Edit.write` can write a value that was read: NaN is no JSON, and deep lists are more than it can hold."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(_can_be_written(part, levels - 1) for part in parts)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is(value: object, kind: type) -> bool:

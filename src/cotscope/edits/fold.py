@@ -101,6 +101,7 @@ def export(
         raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
     edit.check(base := load_model(source, dtype=dtype, kernels="pytorch"))
     foldable(edit, base.anatomy)
+    del base  # before there is a second one
     model = read_weights(folder, source, DTYPES[dtype])
     _check_room(to, model)
     expected = _said(model, edit)

@@ -23,6 +23,7 @@ from ..measuring.generation import Condition, solve
 from ..measuring.solutions import Solution, fingerprint_of, score_battery, score_roles, solved
 from ..records import Problem
 from ..runs.files import fingerprint, json_values
+from ..runs.manifest import path_of
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
@@ -80,7 +81,8 @@ def evaluate(session: Session, options: Options) -> str:
     names = [e.name for e in edits.values()]
     if twice := next((n for n in [*names, BASE] if [*names, BASE].count(n) > 1), None):
         raise UserError("two edits have one name", expected=f"different names, none of them {BASE}", got=shown(twice))
-    every = [_data(session, source, options.test) for source in options.data or (STUDY,)]
+    every = [_data(session, source, options.test) for source in dict.fromkeys(options.data or (STUDY,))]
+    _check_names([BASE, *names], [d.label for d in every])
     for edit in edits.values():
         edit.check(session.loaded)
         trained = set(edit.chosen.get("questions") or ())
@@ -126,6 +128,21 @@ def evaluate(session: Session, options: Options) -> str:
         f"perplexity × {r['perplexity_ratio']:.3f}"
         for r in rows
     )
+
+
+def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
+    """Names of edits and data become names of tables' parts. Raises: UserError."""
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError("two files of problems have one name", expected="different names", got=shown(twice))
+    for name in (f"{edit} on {label}" for edit in edits for label in labels):
+        try:
+            path_of(Path(), f"completions/evaluation.{name}")
+            fits = name.isprintable() and not name.startswith(".")
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UserError("the names of an edit and its problems can't name a file", expected="short ones without /",
+                            got=shown(name))  # fmt: skip
 
 
 def _data(session: Session, source: str, count: int | None) -> _Data:
