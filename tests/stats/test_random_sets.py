@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cotscope.records import Neuron
 from cotscope.stats import permutation_p
-from cotscope.stats.random_sets import CALIPER, STRATUM, Traits, matched_sets, permuted_sets, unmatched_set
+from cotscope.stats.random_sets import CALIPER, STRATUM, Traits, matched_sets, permuted_sets, random_like, unmatched_set
 
 
 def pool_of(layers: int, width: int, seed: int = 0) -> dict[Neuron, Traits]:
@@ -178,3 +178,20 @@ def test_two_poles_are_two_chances_of_a_label() -> None:
             said[name] += permutation_p(effects[0], effects[1:]) <= 0.05
     assert said["ignored"] / 300 > 0.3
     assert said["counted"] / 300 < 0.08
+
+
+def test_random_like_are_others_of_the_same_layer_and_size() -> None:
+    rng = np.random.default_rng(1)
+    traits = {
+        Neuron(layer, i): (float(a), float(b)) for layer in range(3) for i, (a, b) in enumerate(rng.lognormal(size=(200, 2)))
+    }
+    targets = [n for n in sorted(traits) if n.index % 7 == 0]
+    rng.shuffle(targets)  # type: ignore[arg-type]
+    drawn = random_like(targets, traits, 0)
+    assert len(drawn) == len(set(drawn)) == len(targets) and not set(drawn) & set(targets)
+    assert [d.layer for d in drawn] == [t.layer for t in targets]  # in their order
+    off = [max(abs(np.log(a / b)) for a, b in zip(traits[d], traits[t])) for d, t in zip(drawn, targets)]
+    anyone = [max(abs(np.log(a / b)) for a, b in zip(traits[n], traits[t])) for t in targets for n in list(traits)[:50]]
+    assert np.median(off) < 0.5 * np.median(anyone)
+    assert random_like(targets, traits, 0) == drawn != random_like(targets, traits, 1)
+    assert len(random_like(sorted(traits)[:150], traits, 0)) == 50  # no more others are there

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..errors import UserError, shown
 from ..records import Neuron, Pole
+from ..runs.folder import Run
 from ..runs.session import Session
-from ..stats.random_sets import permuted_within
-from .neurons import active_neurons
-from .selections import WAYS, evidence, strata_like
+from ..runs.tables import ATTRIBUTIONS
+from ..stats.random_sets import random_like
+from .neurons import ActiveNeurons, active_neurons
+from .selections import WAYS
 
 REASONING = "reasoning"
 
@@ -31,7 +33,8 @@ def choose(
         first: the first so many; of "reasoning" in order of layer and index.
         concepts: of "reasoning" only these concepts' neurons.
         poles: of "reasoning" the poles, that is neurons at one sign of their coefficients.
-        random: the seed of as many random neurons that are like the chosen ones, in their place.
+        random: the seed of random neurons in their place, one for each: of the same layer, and about as large on solutions and
+            on text, or where nothing was attributed about as often and as strongly active in discovery.
 
     Raises: UserError for an unknown way or concept, or if nothing is left.
     """
@@ -64,10 +67,17 @@ def choose(
     if random is not None:
         if poles:
             raise UserError("random neurons like poles are not drawn", expected="--random without --poles")
-        strata = strata_like(by, known, evidence(session, known.reasoning, known.keystones) if by in WAYS else None)
-        _, drawn = permuted_within(strata, targets, [random])
-        targets = list(drawn[0]) if drawn else []
+        targets = random_like(targets, _sizes(run, known), random)
         chosen |= {"random": random}
     if not targets:
         raise UserError(f"no neurons are chosen by {by}", expected="at least one")
     return targets, chosen | {"neurons": len({Neuron(t.layer, t.index) for t in targets})}
+
+
+def _sizes(run: Run, known: ActiveNeurons) -> dict[Neuron, tuple[float, float]]:
+    """What random neurons are like: of all neurons that may be drawn."""
+    if not run.has(ATTRIBUTIONS):
+        return {n: (t.steps, t.update_size) for n, t in known.traits.items() if n not in known.keystones}
+    rows = run.query("SELECT layer, index, solutions_size, text_size FROM attributions").to_pydict()
+    every = zip(*(rows[k] for k in ("layer", "index", "solutions_size", "text_size")), strict=True)
+    return {n: (a, b) for layer, i, a, b in every if (n := Neuron(layer, i)) not in known.keystones}

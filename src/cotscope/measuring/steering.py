@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -87,7 +88,7 @@ def steer(
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
     problems, source = _to_write(session, search)
     loaded = session.loaded
-    given = [s for p, text in worked if (s := solution(loaded, p, "", text)).results]
+    given = [solution(loaded, p, "", text) for p, text in worked]
     sizes = [n for n in search.sizes if n < len(neurons)] + [len(neurons)]
     memory = _Memory(to, fingerprint(fingerprint_of(given), neurons, asdict(search), [p.id for p in problems], source))
     trial = _Trial(session, neurons, search.goal, memory)
@@ -158,7 +159,8 @@ class _Trial:
         return scale(self.session.loaded.anatomy, self.neurons[: candidate[0]], candidate[1])
 
     def score(self, candidate: Candidate, given: Sequence[Solution], progress: Callable[[], object]) -> float | None:
-        """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results.
+        """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results (of
+        all tokens of a solution that has none).
 
         None: general text changes too much.
         """
@@ -173,7 +175,7 @@ class _Trial:
             solutions = score_roles(self.session.engine, self.session.prompt, given, intervention)
             if self.goal == "better":
                 return fmean(fmean(t.log_prob for ts in s.values() for t in ts) for s in solutions)
-            return -fmean(fmean(t.margin for t in s["result"]) for s in solutions)
+            return -fmean(fmean(t.margin for t in s.get("result") or chain(*s.values())) for s in solutions)
 
         found = self.memory.value(f"{candidate} on {len(given)}", compute)
         progress()

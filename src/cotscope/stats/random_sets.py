@@ -146,6 +146,42 @@ def permuted_within(stratum: Mapping[Neuron, Hashable], targets: Collection[Neur
     return Matched(tuple(sorted(kept)), tuple(sets))
 
 
+def random_like(
+    targets: Sequence[Neuron], traits: Mapping[Neuron, Sequence[float]], seed: int, nearest: int = 10
+) -> list[Neuron]:
+    """For each target another neuron of its layer, drawn from those that are nearest to it; in the targets' order.
+
+    No target and none twice. A target that is larger than all others of its layer gets one that is smaller, where
+    `permuted_within` leaves it out.
+
+    Args:
+        traits: of every neuron that can be drawn, and of the targets; numbers that are compared by their logarithms.
+        nearest: from how many one is drawn.
+
+    Returns: fewer than the targets where a layer has too few others.
+    """
+    rng = np.random.default_rng(seed)
+    barred, found = set(targets), list[Neuron]()
+    by_layer: dict[int, list[Neuron]] = defaultdict(list)
+    for neuron in sorted(traits):
+        by_layer[neuron.layer].append(neuron)
+    logs = {
+        layer: np.log(np.maximum(np.array([traits[n] for n in here], float), np.finfo(float).tiny))
+        for layer, here in by_layer.items()
+    }
+    place = {n: i for here in by_layer.values() for i, n in enumerate(here)}
+    free = {layer: np.array([n not in barred for n in here]) for layer, here in by_layer.items()}
+    for target in targets:
+        here, open_places = by_layer[target.layer], np.flatnonzero(free[target.layer])
+        if not len(open_places):
+            continue
+        distance = np.abs(logs[target.layer][open_places] - logs[target.layer][place[target]]).max(axis=1)
+        drawn = open_places[rng.choice(np.argsort(distance, kind="stable")[:nearest])]
+        free[target.layer][drawn] = False
+        found.append(here[drawn])
+    return found
+
+
 def unmatched_set(targets: Sequence[Neuron], active: Collection[Neuron], seed: int) -> list[Neuron]:
     """Any active neurons, as many of each layer as the targets have there (or all there are)."""
     rng = np.random.default_rng(seed)

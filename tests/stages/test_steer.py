@@ -1,0 +1,123 @@
+"""`cotscope steer` on a tiny study: what it found is what the engine says, and it goes on where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import TinyStudy
+
+from cotscope.cli import main
+from cotscope.data.answers import is_correct, parse_flexible
+from cotscope.edits.edit import Edit
+from cotscope.errors import EditError
+from cotscope.lm.engine import Engine
+from cotscope.measuring import steering
+from cotscope.measuring.steering import Search, steer
+from cotscope.runs.session import Session
+
+pytestmark = pytest.mark.slow
+WORSE = Search("worse", problems=8, factors=(0.0, 0.5, 3.0), sizes=(3,))
+
+
+@pytest.fixture(scope="module")
+def session(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A study of 6 test and 6 discovery problems: 8 are left for tuning."""
+    out = tmp_path_factory.mktemp("runs") / "steer"
+    options = [*tiny_study.options(), "--limit", "6", "--discover-limit", "6", "--tune-limit", "8"]
+    assert main(["discover", *options, "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    assert main(["ablate", str(out), "--outcomes", "accuracy", "--matched", "1", "--unmatched", "0"]) == 0
+    return Session.reopen(out, quiet=True)
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model's perplexity says nothing."""
+    monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
+
+
+def right(session: Session, edit: Edit | None) -> int:
+    """Tuning problems solved, by the engine asked apart."""
+    problems = session.inputs.split.tuning[:8]
+    written = session.engine.generate(
+        [session.prompt.text(p.question) for p in problems],
+        max_new_tokens=session.config.new_tokens(session.prompt),
+        stop=session.prompt.stop,
+        intervention=None if edit is None else edit.intervention(session.loaded.anatomy),
+    )
+    return sum(is_correct(parse_flexible(c.text), p.answer) for p, c in zip(problems, written, strict=True))
+
+
+@pytest.mark.usefixtures("lenient")
+def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path) -> None:
+    edit = steer(session, tmp_path / "worse.json", "reasoning", WORSE)
+    found = edit.chosen["steered"]
+    assert found["untouched"] == right(session, None) > found["solved"] == right(session, edit)
+    assert found["candidates"] == 6 and len(found["survivors"]) == 3
+    assert found["solved"] == min(s[2] for s in found["survivors"])
+    assert len(edit.neurons) == found["neurons"] and {f for f, _ in edit.factors.values()} == {found["factor"]}
+    assert len(edit.chosen["questions"]) >= 8
+    assert [p.name for p in tmp_path.iterdir()] == ["worse.json"]
+    assert Edit.read(tmp_path / "worse.json") == edit
+
+
+@pytest.mark.usefixtures("lenient")
+def test_it_goes_on_where_it_was_stopped(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = steer(session, tmp_path / "whole.json", "reasoning", WORSE)
+    calls, generate = [], Engine.generate
+
+    def stopped(self: Engine, *args: object, **more: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:  # the first writes solutions, the second answers without an edit
+            raise KeyboardInterrupt
+        return generate(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "generate", stopped)
+    scored = []
+    roles = steering.score_roles
+    monkeypatch.setattr(steering, "score_roles", lambda *a: scored.append(1) or roles(*a))
+    with pytest.raises(KeyboardInterrupt):
+        steer(session, tmp_path / "again.json", "reasoning", WORSE)
+    assert scored and not (tmp_path / "again.json").exists()
+    scored.clear()
+    again = steer(session, tmp_path / "again.json", "reasoning", WORSE)
+    assert not scored and len(calls) == 3 + 1 + 3  # of four conditions one was done
+    assert again.factors == whole.factors
+
+
+@pytest.mark.usefixtures("lenient")
+def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: Path) -> None:
+    own = steer(session, tmp_path / "own.json", "reasoning", WORSE)
+    found = [_tried(session, tmp_path / f"random_{seed}.json", seed) for seed in range(4)]
+    drawn = [e for e in found if e is not None]
+    assert drawn
+    for edit in drawn:
+        assert edit.chosen["random"] in range(4) and not set(edit.neurons) & set(own.neurons)
+
+
+def _tried(session: Session, to: Path, seed: int) -> Edit | None:
+    try:
+        return steer(session, to, "reasoning", WORSE, random=seed)
+    except EditError:  # none of the candidates is worse
+        return None
+
+
+def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(search: Search, to: str = "x.json") -> str:
+        with pytest.raises(EditError) as error:
+            steer(session, tmp_path / to, "reasoning", search)
+        assert not list(tmp_path.glob("*x.json*"))
+        return str(error.value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steering, "PERPLEXITY", {"better": 0.0, "worse": 0.0})
+        assert "every candidate changes general text too much" in refused(WORSE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
+        assert "no candidate is better than none" in refused(Search("better", problems=8, factors=(1.0,), sizes=()))
+    (tmp_path / "there").write_text("{}")
+    assert "exists already" in refused(WORSE, "there")
+    capsys.readouterr()
+    assert main(["steer", str(session.run.folder), "--by", "magic", "--to", str(tmp_path / "y.json")]) == 2
+    assert "unknown way of choosing" in capsys.readouterr().err
