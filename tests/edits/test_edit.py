@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,7 +197,9 @@ def test_deep_lists_that_could_not_be_written_again_are_not_read(tmp_path: Path)
 
 def test_places_where_no_edit_is(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for path, words in ((tmp_path, "no edit file"), (tmp_path / "none.json", "there is no edit file"),
+    os.mkfifo(tmp_path / "pipe")  # a reader must not wait
+    for path, words in ((tmp_path / "pipe", "no edit file"),
+                        (tmp_path, "no edit file"), (tmp_path / "none.json", "there is no edit file"),
                         (tmp_path / "file" / "e.json", "no edit file")):  # fmt: skip
         with pytest.raises(EditError, match=words):
             Edit.read(path)

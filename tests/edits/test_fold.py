@@ -120,6 +120,14 @@ def test_what_weights_cannot_hold_is_refused_with_its_reason(folder: Path, tmp_p
     assert left(tmp_path) == ["base"]
 
 
+def test_weights_that_become_infinite_are_an_error() -> None:
+    loaded = tiny_model("gpt2")
+    base = Base.of(loaded)
+    for broken in (Edit.scaled("e", base, TARGETS[:1], 1e39), Edit("e", base, {}, {TARGETS[0]: 1e39})):
+        with pytest.raises(EditError, match="makes weights infinite"):
+            fold.fold(broken, tiny_model("gpt2").model)
+
+
 def test_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
     edit = edit_of(folder)
     other = make_folder(tmp_path / "other")

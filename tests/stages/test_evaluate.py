@@ -25,6 +25,7 @@ from cotscope.records import Neuron, Pole
 from cotscope.runs.files import fingerprint
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
+from cotscope.stages import evaluate as stage
 from cotscope.stats import mcnemar_exact, paired_proportions
 
 pytestmark = pytest.mark.slow
@@ -197,6 +198,22 @@ def test_an_edit_that_changed_is_measured_again_and_only_it(copy: Path) -> None:
     } | {"evaluation_skills/gone"}
     kl = rows_of(copy)["gone", "study"]["kl"]
     assert kl > 0 and kl != rows_of(copy)["same", "study"]["kl"]
+
+
+def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    edit = Edit.read(copy / "gone.json")
+    replace(edit, factors=dict.fromkeys(edit.factors, (0.25, 0.25)), measured=()).write(copy / "gone.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "_skills", stop)
+        assert main(evaluate(copy)) == 130
+    assert Run.open(copy / "run").state("evaluate").status == "stopped" and not Edit.read(copy / "gone.json").measured
+    before = times(copy / "run", "completions")
+    assert main(evaluate(copy)) == 0
+    assert times(copy / "run", "completions") == before
+    assert len(Edit.read(copy / "gone.json").measured) == 2
 
 
 def test_a_renamed_copy_does_the_same(copy: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError, shown
 from ..records import Neuron, Pole
@@ -31,7 +34,8 @@ def choose(
         first: the first so many; of "reasoning" in order of layer and index.
         concepts: of "reasoning" only these concepts' neurons.
         poles: of "reasoning" the poles, that is neurons at one sign of their coefficients.
-        random: the seed of as many random neurons that are like the chosen ones, in their place.
+        random: the seed of as many random neurons in their place, of the same layers; and like them (`strata_like`) where
+            there are others like them: so many are "alike".
 
     Raises: UserError for an unknown way or concept, or if nothing is left.
     """
@@ -65,9 +69,21 @@ def choose(
         if poles:
             raise UserError("random neurons like poles are not drawn", expected="--random without --poles")
         strata = strata_like(by, known, evidence(session, known.reasoning, known.keystones) if by in WAYS else None)
-        _, drawn = permuted_within(strata, targets, [random])
-        targets = list(drawn[0]) if drawn else []
-        chosen |= {"random": random}
+        like = permuted_within(strata, targets, [random]).sets[0]
+        targets = [*like, *_of_their_layers(strata, targets, like, random)]
+        chosen |= {"random": random, "alike": len(like)}
     if not targets:
-        raise UserError(f"no neurons are chosen by {by}", expected="at least one")
+        remedy = "" if run.manifest["stages"].get("annotate") else f"Run `cotscope annotate {run.folder}` first."
+        raise UserError(f"no neurons are chosen by {by}", expected="at least one", remedy=remedy)
     return targets, chosen | {"neurons": len({Neuron(t.layer, t.index) for t in targets})}
+
+
+def _of_their_layers(known: Collection[Neuron], targets: Sequence[Neuron], drawn: Sequence[Neuron], seed: int) -> list[Neuron]:
+    """Random neurons that are not drawn yet, as many as each layer's targets still lack."""
+    found, rng = list[Neuron](), np.random.default_rng(seed)
+    lacking = Counter(n.layer for n in targets)
+    lacking.subtract(n.layer for n in drawn)
+    for layer, count in sorted(lacking.items()):
+        others = sorted({n for n in known if n.layer == layer} - set(drawn))
+        found += [others[i] for i in rng.choice(len(others), min(count, len(others)), replace=False)]
+    return sorted(found)
