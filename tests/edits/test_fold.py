@@ -301,6 +301,12 @@ def test_what_others_wrote_is_not_acted_on() -> None:
         assert [c for c in unescaped if c != "!"] == [c for c in other if c in "<>|`[]*_#"], line
 
 
+def test_half_a_character_in_a_name_ends_nothing(folder: Path, tmp_path: Path) -> None:
+    made = export(edit_of(folder, name="half \ud800"), tmp_path / "made")
+    assert "# half \\ud800\n" in (made / "README.md").read_text(encoding="utf-8")
+    assert Edit.read(made / "edit.json").name == "half \ud800"
+
+
 def test_licences(tmp_path: Path) -> None:
     for content, expected in (
         ("---\nlicense: Apache-2.0\n---\n", "apache-2.0"), ("---\nx: y\n---\nlicense: mit\n", "not known; see the base model"),
