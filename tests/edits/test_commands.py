@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import TinyStudy, hashes
+from conftest import TinyStudy, as_if_written, hashes
 
 import cotscope
 from cotscope.cli import main
@@ -21,6 +21,7 @@ from cotscope.measuring.choosing import choose
 from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
+from cotscope.runs.tables import ANNOTATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +160,15 @@ def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp
     assert "--factor" in refused(capsys, "edit", run.folder, "--to", tmp_path / "n.json")
     (tmp_path / "file").write_text("x")
     assert "can't be used" in refused(capsys, "edit", run.folder, "--factor", "0", "--to", tmp_path / "file" / "n.json")
+
+
+def test_stale_neurons_are_not_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    rows = run.rows("SELECT * FROM annotations")
+    as_if_written(out, ANNOTATIONS, rows[1:], unread=("attribute",))
+    said = refused(capsys, "edit", out, "--by", "attribution", "--factor", "0", "--to", tmp_path / "e.json")
+    assert "what attribute found is stale" in said and "`cotscope attribute" in said
+    assert main(["edit", str(out), "--factor", "0", "--to", str(tmp_path / "e.json")]) == 0
 
 
 def test_before_anything_was_annotated(tiny_study: TinyStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UserError, shown
 from ..records import Neuron, Pole
 from ..runs.session import Session
+from ..runs.stage import stale_because
 from ..stats.random_sets import permuted_within
 from .neurons import active_neurons
 from .selections import WAYS, evidence, strata_like
@@ -37,12 +38,17 @@ def choose(
         random: the seed of as many random neurons in their place, of the same layers; and like them (`strata_like`) where
             there are others like them: so many are "alike".
 
-    Raises: UserError for an unknown way or concept, or if nothing is left.
+    Raises: UserError for an unknown way or concept, if what chose them is stale, or if nothing is left.
     """
     run = session.run
     chosen: dict[str, Any] = {"by": by, "run": str(run.folder.name), "study": session.config.data}
     if by != REASONING and (concepts or poles):
         raise UserError(f"concepts and poles are of {REASONING} neurons", expected=f"--by {REASONING}", got=by)
+    verb = "annotate" if by == REASONING else "attribute"
+    if (state := run.state(verb)).status in ("stale", "stopped"):
+        raise UserError(
+            f"what {verb} found is {stale_because(state)}", remedy=f"Run `cotscope {verb} {run.folder}` again before."
+        )
     known = active_neurons(run)
     if by == REASONING:
         rows = run.rows("SELECT layer, index, sign, concept FROM annotations WHERE accepted ORDER BY ALL")
