@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import EditError
+from cotscope.lm import cpu
 from cotscope.lm.engine import Engine
-from cotscope.lm.families import value_matrix
+from cotscope.lm.families import anatomy, value_matrix
 from cotscope.lm.interventions import Scope, rescale, scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import Given, score
@@ -211,3 +212,17 @@ def test_weights_have_one_hash_in_either_dtype(family: str) -> None:
         with torch.no_grad():
             next(again.model.parameters()).view(-1)[3] += 1
         assert again.weight_hash(torch.bfloat16) != one.weight_hash(torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_edit_of_one_dtype_is_for_the_model_in_the_other_and_packed(dtype: torch.dtype) -> None:
+    made_in = tiny_model("qwen2", dtype=torch.float32 if dtype == torch.bfloat16 else torch.bfloat16)
+    packed = tiny_model("qwen2", seed=1, dtype=dtype)
+    packed.model.load_state_dict({name: w.to(dtype) for name, w in made_in.model.state_dict().items()})
+    cpu.prepare(packed.model, "pytorch")
+    packed = LoadedModel("qwen2", packed.model, packed.tokenizer, anatomy(packed.model))
+    if not isinstance(packed.anatomy.down[0], cpu.PackedLinear):
+        pytest.skip(f"this CPU does not compute in {dtype}")
+    edit_of(made_in).check(packed)
+    with pytest.raises(EditError, match="for another model"):
+        edit_of(tiny_model("qwen2", seed=1)).check(packed)

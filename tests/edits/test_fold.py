@@ -120,6 +120,14 @@ def test_what_weights_cannot_hold_is_refused_with_its_reason(folder: Path, tmp_p
     assert left(tmp_path) == ["base"]
 
 
+def test_weights_that_become_infinite_are_an_error() -> None:
+    loaded = tiny_model("gpt2")
+    base = Base.of(loaded)
+    for broken in (Edit.scaled("e", base, TARGETS[:1], 1e39), Edit("e", base, {}, {TARGETS[0]: 1e39})):
+        with pytest.raises(EditError, match="makes weights infinite"):
+            fold.fold(broken, tiny_model("gpt2").model)
+
+
 def test_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
     edit = edit_of(folder)
     other = make_folder(tmp_path / "other")
@@ -291,6 +299,12 @@ def test_what_others_wrote_is_not_acted_on() -> None:
     for line, other in zip(lines, expected, strict=True):
         unescaped = [c for i, c in enumerate(line) if c in "<>|`[]*_!#" and (i == 0 or line[i - 1] != "\\")]
         assert [c for c in unescaped if c != "!"] == [c for c in other if c in "<>|`[]*_#"], line
+
+
+def test_half_a_character_in_a_name_ends_nothing(folder: Path, tmp_path: Path) -> None:
+    made = export(edit_of(folder, name="half \ud800"), tmp_path / "made")
+    assert "# half \\ud800\n" in (made / "README.md").read_text(encoding="utf-8")
+    assert Edit.read(made / "edit.json").name == "half \ud800"
 
 
 def test_licences(tmp_path: Path) -> None:

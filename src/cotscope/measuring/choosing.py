@@ -9,6 +9,7 @@ from ..errors import UserError, shown
 from ..records import Neuron, Pole
 from ..runs.folder import Run
 from ..runs.session import Session
+from ..runs.stage import stale_because
 from ..runs.tables import ATTRIBUTIONS
 from ..stats.random_sets import random_like
 from .neurons import ActiveNeurons, active_neurons
@@ -36,12 +37,17 @@ def choose(
         random: the seed of random neurons in their place, one for each: of the same layer, and about as large on solutions and
             on text, or where nothing was attributed about as often and as strongly active in discovery.
 
-    Raises: UserError for an unknown way or concept, or if nothing is left.
+    Raises: UserError for an unknown way or concept, if what chose them is stale, or if nothing is left.
     """
     run = session.run
     chosen: dict[str, Any] = {"by": by, "run": str(run.folder.name), "study": session.config.data}
     if by != REASONING and (concepts or poles):
         raise UserError(f"concepts and poles are of {REASONING} neurons", expected=f"--by {REASONING}", got=by)
+    verb = "annotate" if by == REASONING else "attribute"
+    if (state := run.state(verb)).status in ("stale", "stopped"):
+        raise UserError(
+            f"what {verb} found is {stale_because(state)}", remedy=f"Run `cotscope {verb} {run.folder}` again before."
+        )
     known = active_neurons(run)
     if by == REASONING:
         rows = run.rows("SELECT layer, index, sign, concept FROM annotations WHERE accepted ORDER BY ALL")
@@ -70,7 +76,8 @@ def choose(
         targets = random_like(targets, _sizes(run, known), random)
         chosen |= {"random": random}
     if not targets:
-        raise UserError(f"no neurons are chosen by {by}", expected="at least one")
+        remedy = "" if run.manifest["stages"].get("annotate") else f"Run `cotscope annotate {run.folder}` first."
+        raise UserError(f"no neurons are chosen by {by}", expected="at least one", remedy=remedy)
     return targets, chosen | {"neurons": len({Neuron(t.layer, t.index) for t in targets})}
 
 

@@ -1,0 +1,275 @@
+"""`cotscope edit`, `apply` and `export` on a tiny model's run: what they make, and the one line where they can't."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import TinyStudy, as_if_written, hashes
+
+import cotscope
+from cotscope.cli import main
+from cotscope.edits.edit import Base, Edit
+from cotscope.lm.engine import Engine
+from cotscope.lm.loading import load_model
+from cotscope.measuring.choosing import choose
+from cotscope.records import Neuron, Pole
+from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
+from cotscope.runs.tables import ANNOTATIONS
+
+pytestmark = pytest.mark.slow
+
+FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "0", "--given", "4", "--battery", "1"]
+ASKED = ["--solutions", "4", "--checked", "2", "--controls", "1", "--sums", "1", "--skills", "1", "--no-generation"]
+TEXTS = ("Question: What is 12 and 3?\n", "x")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A study's; of the ways of choosing only attribution and lexicon have been run."""
+    out = tmp_path_factory.mktemp("edits") / "run"
+    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    assert main(["ablate", str(out), *FEW[:6], "--outcomes", "accuracy"]) == 0
+    assert main(["attribute", str(out), *ASKED, "--by", "attribution", "--by", "lexicon"]) == 0
+    return Run.open(out)
+
+
+@pytest.fixture(scope="module")
+def half(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edit file: a negative factor of the neurons that attribution chose."""
+    path = tmp_path_factory.mktemp("half") / "half.json"
+    assert main(["edit", str(run.folder), "--by", "attribution", "--factor", "-0.8", "--to", str(path)]) == 0
+    return path
+
+
+def made(capsys: pytest.CaptureFixture[str], run: Run, to: Path, *arguments: str) -> Edit:
+    capsys.readouterr()
+    before = hashes(run.folder)
+    assert main(["edit", str(run.folder), *arguments, "--to", str(to), "--json"]) == 0
+    edit, said = Edit.read(to), json.loads(capsys.readouterr().out)
+    assert said == {"edit": str(to), "neurons": len(edit.neurons)} | edit.chosen
+    assert hashes(run.folder) == before
+    return edit
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """A command's last line, when it ends with 2."""
+    capsys.readouterr()
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as wrong:  # argparse
+        code = int(wrong.code or 0)
+    out, err = capsys.readouterr()
+    assert code == 2 and "Traceback" not in err and not out
+    assert err.strip().splitlines()[-1].startswith("cotscope: error: ")
+    return err.strip().splitlines()[-1]
+
+
+def accepted(run: Run, where: str = "true") -> tuple[set[Pole], set[Neuron]]:
+    """Those that the annotator accepted and that are no keystones, by the tables."""
+    rows = run.rows(
+        f"""SELECT DISTINCT layer, index, sign FROM annotations WHERE accepted AND {where}
+            AND (layer, index) NOT IN (SELECT (layer, index) FROM keystones WHERE keystone)"""
+    )
+    poles = {Pole(r["layer"], r["index"], r["sign"]) for r in rows}
+    return poles, {Neuron(p.layer, p.index) for p in poles}
+
+
+# -- edit ----------------------------------------------------------------------------------------------------------------
+
+
+def test_reasoning_neurons(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    poles, neurons = accepted(run)
+    edit = made(capsys, run, tmp_path / "all.json", "--factor", "0.25")
+    assert edit.factors == dict.fromkeys(neurons, (0.25, 0.25)) and len(neurons) > 3
+    assert edit.name == "all" and edit.scope == "all" and not edit.offsets and not edit.measured
+    session = Session.reopen(run.folder)
+    assert edit.base == Base(session.config.model, session.loaded.weight_hash(torch.bfloat16), 3, 48)
+    assert edit.chosen["by"] == "reasoning" and edit.chosen["neurons"] == len(neurons)
+
+    edit = made(capsys, run, tmp_path / "few.json", "--factor", "0", "--first", "3", "--scope", "generated", "--name", "my own")
+    assert list(edit.factors) == sorted(neurons)[:3] and edit.name == "my own" and edit.scope == "generated"
+    assert edit.chosen["first"] == 3
+
+    edit = made(capsys, run, tmp_path / "poles.json", "--factor", "-2", "--poles")
+    assert edit.factors == {n: (-2.0 if Pole(*n, 1) in poles else 1.0, -2.0 if Pole(*n, -1) in poles else 1.0) for n in neurons}
+
+
+def test_one_concepts_neurons(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = {}
+    for name in ("small", "large"):
+        _, neurons = accepted(run, f"concept = '{name}'")
+        found[name] = made(capsys, run, tmp_path / f"{name}.json", "--factor", "0", "--concept", name)
+        assert set(found[name].factors) == neurons and neurons
+    both = made(capsys, run, tmp_path / "both.json", "--factor", "0", "--concept", "small", "--concept", "large")
+    assert set(both.factors) == {*found["small"].factors, *found["large"].factors} > set(found["small"].factors)
+
+
+def test_a_ways_neurons_in_its_order(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = run.rows("SELECT layer, index FROM selections WHERE selection = 'attribution' ORDER BY rank")
+    order = [Neuron(r["layer"], r["index"]) for r in rows]
+    assert order != sorted(order)
+    edit = made(capsys, run, tmp_path / "e.json", "--by", "attribution", "--first", "5", "--factor", "1.5")
+    assert set(edit.factors) == set(order[:5]) and edit.chosen["by"] == "attribution"
+    whole = made(capsys, run, tmp_path / "f.json", "--by", "attribution", "--factor", "1.5")
+    assert set(whole.factors) == set(order)
+
+
+@pytest.mark.parametrize("by", ["reasoning", "attribution", "lexicon"])
+def test_random_neurons_in_their_place(run: Run, by: str) -> None:
+    session = Session.reopen(run.folder)
+    chosen, _ = choose(session, by, first=6)
+    drawn = [choose(session, by, first=6, random=seed)[0] for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1] and len({tuple(sorted(d)) for d in drawn}) > 1
+    for neurons in drawn:
+        assert len(set(neurons)) == len(chosen) == 6
+        assert sorted(n.layer for n in neurons) == sorted(n.layer for n in chosen)
+    _, said = choose(session, by, first=6, random=2)
+    assert said["random"] == 2 and said["neurons"] == 6 and 0 < said["alike"] <= 6
+    everything, _ = choose(session, by)
+    assert len(choose(session, by, random=4)[0]) == len(everything)
+
+
+def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    to = tmp_path / "e.json"
+    for arguments, words in (
+        (["--by", "tarot"], "unknown way of choosing; expected reasoning or lexicon"),
+        (["--by", "contrast"], f"no neurons chosen by contrast. Run `cotscope attribute {run.folder} --by contrast`"),
+        (["--concept", "huge"], "no accepted neuron is of this concept; expected large or small; got 'huge'"),
+        (["--by", "lexicon", "--poles"], "concepts and poles are of reasoning neurons"),
+        (["--by", "lexicon", "--concept", "small"], "concepts and poles are of reasoning neurons"),
+        (["--poles", "--random", "3"], "random neurons like poles are not drawn"),
+        (["--first", "0"], "--first"), (["--random", "-1"], "--random"), (["--scope", "some"], "--scope"),
+        (["--factor", "nan"], "expected a finite number; got nan"), (["--factor", "1e999"], "finite"),
+        (["--factor", "x"], "finite"),
+        (["--factor", "1e39"], "breaks the model"), (["--name", " "], "needs a name"),
+    ):  # fmt: skip
+        assert words in refused(capsys, "edit", run.folder, "--factor", "0", *arguments, "--to", to), arguments
+        assert not to.exists()
+    to.write_text("mine")
+    assert "exists already" in refused(capsys, "edit", run.folder, "--factor", "0", "--to", to)
+    assert to.read_text() == "mine"
+    assert "is not a run folder" in refused(capsys, "edit", tmp_path, "--factor", "0", "--to", tmp_path / "n.json")
+    assert "--factor" in refused(capsys, "edit", run.folder, "--to", tmp_path / "n.json")
+    (tmp_path / "file").write_text("x")
+    assert "can't be used" in refused(capsys, "edit", run.folder, "--factor", "0", "--to", tmp_path / "file" / "n.json")
+
+
+def test_stale_neurons_are_not_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    rows = run.rows("SELECT * FROM annotations")
+    as_if_written(out, ANNOTATIONS, rows[1:], unread=("attribute",))
+    said = refused(capsys, "edit", out, "--by", "attribution", "--factor", "0", "--to", tmp_path / "e.json")
+    assert "what attribute found is stale" in said and "`cotscope attribute" in said
+    assert main(["edit", str(out), "--factor", "0", "--to", str(tmp_path / "e.json")]) == 0
+
+
+def test_before_anything_was_annotated(tiny_study: TinyStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["discover", *tiny_study.options(), "--out", str(tmp_path / "run")]) == 0
+    said = refused(capsys, "edit", tmp_path / "run", "--factor", "0", "--to", tmp_path / "e.json")
+    assert "no neurons are chosen by reasoning" in said and "cotscope annotate" in said
+
+
+# -- apply ---------------------------------------------------------------------------------------------------------------
+
+
+def by_engine(edit: Edit, texts: tuple[str, ...], count: int) -> list[dict[str, str]]:
+    loaded = load_model(edit.base.model, dtype="float32")
+    written = [Engine(loaded).generate(texts, max_new_tokens=count, intervention=i)
+               for i in (None, edit.intervention(loaded.anatomy))]  # fmt: skip
+    return [{"text": t, "base": b.text, "edited": e.text} for t, b, e in zip(texts, *written, strict=True)]
+
+
+def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = by_engine(Edit.read(half), TEXTS, 9)
+    assert all(row["base"] != row["edited"] for row in expected)
+    capsys.readouterr()
+    assert main(["apply", str(half), *TEXTS, "--tokens", "9", "--dtype", "float32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert main(["apply", str(half), *TEXTS, "--tokens", "9", "--dtype", "float32"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"--- {name}\n{row[name]}" in out for row in expected for name in row)
+    monkeypatch.setattr("sys.stdin", io.StringIO("x\n\n  \nWhat is it?\n"))
+    assert main(["apply", str(half), "--tokens", "9", "--dtype", "float32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == by_engine(Edit.read(half), ("x", "What is it?"), 9)
+
+
+def test_a_base_that_was_moved(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    edit = Edit.read(half)
+    moved = shutil.copytree(edit.base.model, tmp_path / "moved")
+    Edit(edit.name, Base(str(tmp_path / "gone"), *list(vars(edit.base).values())[1:]), edit.factors).write(tmp_path / "e.json")
+    assert "gone" in refused(capsys, "apply", tmp_path / "e.json", "x")
+    arguments = ["--tokens", "3", "--dtype", "float32", "--json"]
+    assert main(["apply", str(tmp_path / "e.json"), "x", "--model", str(moved), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out) == by_engine(edit, ("x",), 3)
+
+
+def test_what_cannot_be_applied(
+    half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no.json").write_text("[]")
+    assert "is no edit file" in refused(capsys, "apply", tmp_path / "no.json", "x")
+    assert "there is no edit file" in refused(capsys, "apply", tmp_path / "none.json", "x")
+    assert "--tokens" in refused(capsys, "apply", half, "x", "--tokens", "0")
+    assert "context" in refused(capsys, "apply", half, "x" * 9000, "--dtype", "float32")
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    assert "there is no text to go on with" in refused(capsys, "apply", half)
+    from folders import make_folder
+
+    other = make_folder(tmp_path / "other")
+    assert "edit half is for another model" in refused(capsys, "apply", half, "x", "--model", other, "--dtype", "float32")
+
+
+def test_in_float16_small_weights_are_others_and_it_is_said(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "apply", half, "x", "--dtype", "float16")
+    assert "edit half is for another model" in said and "take bfloat16 or float32" in said
+
+
+# -- export --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_model(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert main(["export", str(half), "--to", str(tmp_path / "made"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"model": str(tmp_path / "made"), "bytes": sum(f.stat().st_size for f in (tmp_path / "made").iterdir())}
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "made")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert model.dtype == torch.float32  # as the base's files
+    for row in by_engine(Edit.read(half), TEXTS, 9):
+        ids = tokenizer(row["text"], return_tensors="pt").input_ids
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, pad_token_id=0)
+        assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == row["edited"]
+    assert "exists already" in refused(capsys, "export", half, "--to", tmp_path / "made")
+
+
+def test_what_cannot_be_exported(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    edit = Edit.read(half)
+    for scope, words in (("prompt", "it holds for prompt tokens only"), ("generated", "`cotscope apply` runs")):
+        Edit(edit.name, edit.base, edit.factors, scope=scope).write(tmp_path / "e.json")
+        assert words in refused(capsys, "export", tmp_path / "e.json", "--to", tmp_path / "made")
+    Edit(edit.name, edit.base, edit.factors, {Neuron(0, 1): 0.5}).write(tmp_path / "e.json")
+    assert "no bias" in refused(capsys, "export", tmp_path / "e.json", "--to", tmp_path / "made")
+    assert "--to" in refused(capsys, "export", half)
+    (tmp_path / "file").write_text("x")
+    assert "can't be used" in refused(capsys, "export", half, "--to", tmp_path / "file" / "made")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.json", "file"]
+
+
+# -- in Python -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_in_python(run: Run, half: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    shutil.copyfile(half, tmp_path / "e.json")
+    done = cotscope.evaluate(mine, edit=[str(tmp_path / "e.json")], solutions=2, skills=1)
+    [measured] = cotscope.Edit.read(tmp_path / "e.json").measured
+    [row] = done.rows("SELECT * FROM evaluations")
+    assert measured["accuracy"] == row["accuracy"] and measured["n"] == row["n"] == 8 and row["edit"] == "half"

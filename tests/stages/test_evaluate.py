@@ -1,0 +1,297 @@
+"""The stage that says what edits do, on a tiny model: its figures against the engine's, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from conftest import TinyStudy, assert_same, hashes, times
+
+import cotscope
+from cotscope.cli import main
+from cotscope.data.answers import is_correct, parse_flexible
+from cotscope.data.load import general_text
+from cotscope.data.rows import question_key
+from cotscope.edits.edit import Base, Edit
+from cotscope.lm.scoring import Given, score, text_scores
+from cotscope.measuring.solutions import solution
+from cotscope.prompts.derive import render_solution
+from cotscope.records import Neuron, Pole
+from cotscope.runs.files import fingerprint
+from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
+from cotscope.stages import evaluate as stage
+from cotscope.stats import mcnemar_exact, paired_proportions
+
+pytestmark = pytest.mark.slow
+
+MANY = [Neuron(layer, i) for layer in range(3) for i in range(0, 48, 2)]
+FEW = ["--solutions", "3", "--skills", "1"]
+KEPT = ("completions", "evaluation_scores", "evaluation_skills")
+
+
+@pytest.fixture(scope="module")
+def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder `run`, edits `same.json` and `gone.json`, problems `more.jsonl`, all evaluated."""
+    place = tmp_path_factory.mktemp("evaluate")
+    assert main(["discover", *tiny_study.options(), "--out", str(place / "run")]) == 0
+    session = Session.reopen(place / "run")
+    base = Base.of(session.loaded, session.config.model)
+    Edit.scaled("same", base, MANY, 1.0).write(place / "same.json")
+    poles = [Pole(n.layer, n.index, 1) for n in MANY[::5]]
+    gone = Edit.scaled("gone", base, [*MANY[1::5], *poles], 0.0, chosen={"questions": ["of others"]})
+    replace(gone, offsets={MANY[3]: 0.5}).write(place / "gone.json")
+    used = session.inputs.split.discovery[:3]
+    rows = [{"id": p.id, "question": f" {p.question.upper()} ", "answer": str(p.answer)} for p in used]
+    rows += [
+        {"id": f"new{i}", "question": f"Is {i} new?", "answer": "7", "solution": f"So 3 + 4 = 7.\n#### {7}"} for i in range(5)
+    ]
+    (place / "more.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(evaluate(place)) == 0
+    return place
+
+
+def evaluate(place: Path, *more: str) -> list[str]:
+    edits = ["--edit", str(place / "same.json"), "--edit", str(place / "gone.json")]
+    return ["evaluate", str(place / "run"), *edits, "--data", "study", "--data", str(place / "more.jsonl"), *FEW, *more]
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(place, tmp_path / "copy"))
+
+
+def rows_of(place: Path) -> dict[tuple[str, str], dict]:
+    return {(r["edit"], r["data"]): r for r in Run.open(place / "run").rows("SELECT * FROM evaluations")}
+
+
+def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) -> str:
+    """The one line that a command ends with; nothing was written before it."""
+    capsys.readouterr()
+    before = hashes(place / "run")
+    assert main(["evaluate", str(place / "run"), *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("cotscope: error: ") and not any("Traceback" in line for line in lines)
+    assert hashes(place / "run") == before
+    return lines[-1]
+
+
+def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> None:
+    session, rows = Session.reopen(place / "run"), rows_of(place)
+    assert list(rows) == [("same", "study"), ("gone", "study"), ("same", "more"), ("gone", "more")]
+    more = [p for p in cotscope.load_problems(str(place / "more.jsonl")).problems if p.id.startswith("new")]
+    text, prompt = general_text(), session.prompt
+    edits = {name: Edit.read(place / f"{name}.json").intervention(session.loaded.anatomy) for name in ("same", "gone")}
+    general = text_scores(session.loaded, text, {"base": None} | edits)
+    for label, problems in (("study", session.inputs.split.test), ("more", more)):
+        right: dict[str, list[bool]] = {}
+        for name, intervention in ({"base": None} | edits).items():
+            asked = session.engine.generate(
+                [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
+                intervention=intervention,
+            )  # fmt: skip
+            right[name] = [is_correct(parse_flexible(c.text), p.answer) for p, c in zip(problems, asked, strict=True)]
+            if name != "base":
+                found = Run.open(place / "run").rows(
+                    "SELECT * FROM evaluations_by_problem WHERE edit = ? AND data = ?", [name, label]
+                )
+                assert [(r["problem_id"], r["text"], r["correct"], r["correct_base"]) for r in found] == [
+                    (p.id, c.text, r, b) for p, c, r, b in zip(problems, asked, right[name], right["base"], strict=True)
+                ]
+        for name in edits:
+            row, before, after = rows[name, label], right["base"], right[name]
+            assert row["n"] == len(problems) and row["accuracy"] == fmean(after) and row["accuracy_base"] == fmean(before)
+            assert (row["difference"], row["difference_low"], row["difference_high"]) == paired_proportions(before, after)
+            assert row["gained"] - row["lost"] == sum(after) - sum(before)
+            assert row["p_value"] == mcnemar_exact(before, after)
+            assert row["perplexity"] == pytest.approx(general[name].perplexity, rel=1e-5)
+            assert row["perplexity_ratio"] == pytest.approx(general[name].perplexity / general["base"].perplexity, rel=1e-5)
+            assert row["kl"] == pytest.approx(general[name].kl, abs=1e-5)
+            assert row["neurons"] == {"same": len(MANY), "gone": 31}[name] == len(Edit.read(place / f"{name}.json").neurons)
+
+
+def test_reference_solutions_are_scored_as_the_engine_scores_them(place: Path) -> None:
+    session, row = Session.reopen(place / "run"), rows_of(place)["gone", "more"]
+    problems = [p for p in cotscope.load_problems(str(place / "more.jsonl")).problems if p.id.startswith("new")][:3]
+    intervention = Edit.read(place / "gone.json").intervention(session.loaded.anatomy)
+    changes, results = [], []
+    for p in problems:
+        s = solution(session.loaded, p, "gold", render_solution(p))
+        means = []
+        for change in (intervention, None):
+            [tokens] = score(session.engine, Given((session.prompt.text(p.question),), (s.tokens,), intervention=change))
+            means.append((fmean(t.log_prob for t in tokens), fmean(tokens[i].log_prob for i in s.results)))
+        changes.append(means[0][0] - means[1][0])
+        results.append(means[0][1] - means[1][1])
+    assert row["solutions"] == 3
+    assert row["log_prob"] == pytest.approx(fmean(changes), abs=1e-3)
+    assert row["result"] == pytest.approx(fmean(results), abs=1e-3)
+    assert row["log_prob_low"] <= row["log_prob"] <= row["log_prob_high"]
+
+
+def test_factors_of_one_change_nothing_and_zeroing_much_does(place: Path) -> None:
+    rows = rows_of(place)
+    for label in ("study", "more"):
+        same, gone = rows["same", label], rows["gone", label]
+        assert same["difference"] == same["gained"] == same["lost"] == 0 and same["p_value"] == 1 and same["detectable"] is None
+        assert same["log_prob"] == same["log_prob_low"] == same["log_prob_high"] == 0
+        assert same["perplexity_ratio"] == 1 and same["kl"] == pytest.approx(0, abs=1e-6)
+        assert same["battery"] == same["battery_base"] == gone["battery_base"] and same["battery_p"] == 1
+        assert gone["kl"] > 0.01 and abs(math.log(gone["perplexity_ratio"])) > 0.001 and gone["log_prob"] != 0
+    each = Run.open(place / "run").rows("SELECT edit, text = text_base AS alike FROM evaluations_by_problem")
+    assert all(r["alike"] for r in each if r["edit"] == "same")
+    assert not all(r["alike"] for r in each if r["edit"] == "gone")
+
+
+def test_problems_that_neurons_were_found_with_are_left_out_and_it_is_said(place: Path) -> None:
+    each = Run.open(place / "run").rows("SELECT DISTINCT problem_id FROM evaluations_by_problem WHERE data = 'more'")
+    assert sorted(r["problem_id"] for r in each) == [f"new{i}" for i in range(5)]
+    assert any("3 problems of" in n and "left out" in n for n in Run.open(place / "run").notes)
+
+
+def test_what_was_measured_stands_in_the_edits_file_once(copy: Path) -> None:
+    rows = rows_of(copy)
+    before = {name: Edit.read(copy / f"{name}.json") for name in ("same", "gone")}
+    for name, edit in before.items():
+        assert [(Path(m["data"]).stem, m["n"], m["dtype"]) for m in edit.measured] == [
+            ("problems", 8, "float32"), ("more", 5, "float32")
+        ]  # fmt: skip
+        for m, label in zip(edit.measured, ("study", "more"), strict=True):
+            assert {k: rows[name, label][k] for k in m if k in rows[name, label] and k != "data"} == {
+                k: v for k, v in m.items() if k in rows[name, label] and k != "data"
+            }
+    assert before["gone"].chosen == {"questions": ["of others"]} and before["gone"].offsets == {MANY[3]: 0.5}
+    assert main(evaluate(copy)) == 0
+    again = {name: Edit.read(copy / f"{name}.json") for name in ("same", "gone")}
+    for name, edit in again.items():  # the copied file of problems is another place, the study's is the same one
+        assert len(edit.measured) == 3
+        assert edit.key == before[name].key
+    assert main(evaluate(copy)) == 0
+    assert {name: Edit.read(copy / f"{name}.json") for name in again} == again
+
+
+def test_what_is_done_is_found_again(place: Path) -> None:
+    before, kept = times(place / "run", *KEPT), rows_of(place)
+    files = {name: (place / f"{name}.json").read_text() for name in ("same", "gone")}
+    assert main(evaluate(place)) == 0
+    assert times(place / "run", *KEPT) == before
+    assert_same(rows_of(place), kept)
+    assert {name: (place / f"{name}.json").read_text() for name in files} == files
+
+
+def test_an_edit_that_changed_is_measured_again_and_only_it(copy: Path) -> None:
+    before = times(copy / "run", *KEPT)
+    edit = Edit.read(copy / "gone.json")
+    replace(edit, factors=dict.fromkeys(edit.factors, (0.5, 0.5))).write(copy / "gone.json")
+    assert main(evaluate(copy)) == 0
+    after = times(copy / "run", *KEPT)
+    assert before.keys() == after.keys()
+    differ = {name for name in after if after[name] != before[name]}
+    assert differ == {f"completions/evaluation.gone on {d}" for d in ("study", "more")} | {
+        f"evaluation_scores/gone on {d}" for d in ("study", "more")
+    } | {"evaluation_skills/gone"}
+    kl = rows_of(copy)["gone", "study"]["kl"]
+    assert kl > 0 and kl != rows_of(copy)["same", "study"]["kl"]
+
+
+def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    edit = Edit.read(copy / "gone.json")
+    replace(edit, factors=dict.fromkeys(edit.factors, (0.25, 0.25)), measured=()).write(copy / "gone.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "_skills", stop)
+        assert main(evaluate(copy)) == 130
+    assert Run.open(copy / "run").state("evaluate").status == "stopped" and not Edit.read(copy / "gone.json").measured
+    before = times(copy / "run", "completions")
+    assert main(evaluate(copy)) == 0
+    assert times(copy / "run", "completions") == before
+    assert len(Edit.read(copy / "gone.json").measured) == 2
+
+
+def test_a_renamed_copy_does_the_same(copy: Path) -> None:
+    replace(Edit.read(copy / "gone.json"), name="twin", measured=()).write(copy / "twin.json")
+    edits = ["--edit", str(copy / "gone.json"), "--edit", str(copy / "twin.json")]
+    assert main(["evaluate", str(copy / "run"), *edits, "--data", "study", *FEW, "--test", "5"]) == 0
+    rows = rows_of(copy)
+    assert list(rows) == [("gone", "study"), ("twin", "study")] and rows["gone", "study"]["n"] == 5
+    one, other = ({k: v for k, v in rows[n, "study"].items() if k != "edit"} for n in ("gone", "twin"))
+    assert_same(one, other)
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session.reopen(copy / "run")
+    problem = session.inputs.split.test[2]
+    made_with = {"questions": [fingerprint(question_key(f"{problem.question.upper()}  "))]}
+    replace(Edit.read(copy / "gone.json"), chosen=made_with).write(copy / "gone.json")
+    said = refused(capsys, copy, "--edit", str(copy / "gone.json"), *FEW)
+    assert (
+        f"edit gone was made with problems of study; expected none of them among the test problems; got 1 of 8, {problem.id}"
+        in said
+    )
+    assert (
+        main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "more.jsonl")]) == 0
+    )
+
+
+def test_edits_that_do_not_fit(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit, path = Edit.read(copy / "gone.json"), copy / "other.json"
+    for changes, words in (
+        ({"base": replace(edit.base, weights="ab" * 32)}, "edit gone is for another model"),
+        ({"base": replace(edit.base, layers=7)}, "edit gone is for another model"),
+        ({"factors": dict.fromkeys(MANY, (1e38, 1e38))}, "edit gone breaks the model"),
+        ({"factors": dict.fromkeys(MANY, (1e300, 1e300)), "scope": "generated"}, "edit gone breaks the model"),
+        ({"offsets": dict.fromkeys(MANY, 3e38)}, "edit gone breaks the model"),
+        ({"name": "base"}, "two edits have one name"),
+        ({"name": "../up"}, "can't name a file"), ({"name": ".hidden"}, "can't name a file"),
+        ({"name": "x" * 300}, "can't name a file"), ({"name": "a\nb"}, "can't name a file"),
+        ({"name": "\ud800"}, "can't name a file"),
+    ):  # fmt: skip
+        replace(edit, **changes).write(path)
+        assert words in refused(capsys, copy, "--edit", str(path), *FEW), changes
+    shutil.copyfile(copy / "gone.json", path)
+    assert "two edits have one name" in refused(capsys, copy, "--edit", str(path), "--edit", str(copy / "gone.json"))
+    path.write_text("{")
+    assert "is no edit file" in refused(capsys, copy, "--edit", str(path))
+    assert "there is no edit file" in refused(capsys, copy, "--edit", str(copy / "none.json"))
+
+
+def test_nothing_to_evaluate_or_to_evaluate_on(place: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit = ["--edit", str(copy / "gone.json")]
+    assert "has no problem that the study has not used" in refused(capsys, copy, *edit, "--data", str(used_only(copy)))
+    assert "nothing by that name" in refused(capsys, copy, *edit, "--data", str(copy / "nothing.jsonl"))
+    (copy / "b").mkdir()
+    shutil.copyfile(copy / "more.jsonl", copy / "b" / "more.jsonl")
+    twice = ["--data", str(copy / "more.jsonl"), "--data", str(copy / "b" / "more.jsonl")]
+    assert "two files of problems have one name" in refused(capsys, copy, *edit, *twice)
+    run = Run.open(copy / "run")
+    run.manifest["options"].pop("evaluate")
+    run.manifest["stages"].pop("evaluate")
+    run.save()
+    assert "there is nothing to evaluate" in refused(capsys, copy)
+
+
+def used_only(place: Path) -> Path:
+    lines = (place / "more.jsonl").read_text().splitlines(keepends=True)
+    (place / "used.jsonl").write_text("".join(lines[:3]))
+    return place / "used.jsonl"
+
+
+def test_a_file_called_study_is_told_from_the_study(copy: Path) -> None:
+    shutil.copyfile(copy / "more.jsonl", copy / "study.jsonl")
+    edit = ["--edit", str(copy / "gone.json"), *FEW]
+    assert (
+        main(["evaluate", str(copy / "run"), *edit, "--data", "study", "--data", str(copy / "study.jsonl"), "--data", "study"])
+        == 0
+    )
+    assert [(d, r["n"]) for (_, d), r in rows_of(copy).items()] == [("study", 8), ("study (file)", 5)]
