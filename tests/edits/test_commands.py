@@ -130,11 +130,9 @@ def test_random_neurons_in_their_place(run: Run, by: str) -> None:
     assert drawn[0] == drawn[1] and len({tuple(sorted(d)) for d in drawn}) > 1
     for neurons in drawn:
         assert len(set(neurons)) == len(chosen) == 6
-        assert sorted(n.layer for n in neurons) == sorted(n.layer for n in chosen)
+        assert [n.layer for n in neurons] == [n.layer for n in chosen] and not set(neurons) & set(chosen)
     _, said = choose(session, by, first=6, random=2)
-    assert said["random"] == 2 and said["neurons"] == 6 and 0 < said["alike"] <= 6
-    everything, _ = choose(session, by)
-    assert len(choose(session, by, random=4)[0]) == len(everything)
+    assert said["random"] == 2 and said["neurons"] == 6
 
 
 def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

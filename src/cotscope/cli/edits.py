@@ -27,7 +27,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                       help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
     edit.add_argument("--poles", action="store_true", help="poles: each neuron at one sign of its coefficient only")
     edit.add_argument("--random", type=options.NUMBERS["natural"], metavar="SEED",
-                      help="as many random neurons in their place: of their layers, and like them where such are")  # fmt: skip
+                      help="as many random neurons like them in their place")  # fmt: skip
     edit.add_argument(
         "--factor", type=_factor, required=True, metavar="X", help="what coefficients are multiplied by; 0 zeroes"
     )
