@@ -24,6 +24,8 @@ _WHERE = {
             "correlate",
             "calibrate",
             "evaluate",
+            "steer",
+            "tune",
             "status",
         ),
         "cotscope.api",
@@ -56,8 +58,10 @@ if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .api import measure as measure
     from .api import status as status
+    from .api import steer as steer
     from .api import study as study
     from .api import sweep as sweep
+    from .api import tune as tune
     from .data.load import load_problems as load_problems
     from .edits.edit import Edit as Edit
     from .edits.fold import export as export

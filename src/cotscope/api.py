@@ -6,16 +6,24 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from .edits.edit import Edit
 from .errors import UserError
 from .executors.local import Listener, run_study, run_verb
+from .measuring.steering import Search
+from .measuring.steering import steer as search_factor
+from .measuring.tuning import Tuning
+from .measuring.tuning import tune as train_factors
 from .runs.config import StudyConfig
 from .runs.folder import Run
 from .runs.progress import State
 from .runs.session import Session
 from .runs.stage import Stage, options_of
 from .stages.registry import STAGES, VERBS
+
+
+T = TypeVar("T")
 
 
 def study(out: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
@@ -96,6 +104,63 @@ def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = N
     session = begin(Path(out), options, rows=rows, quiet=quiet)
     run_verb(session, "discover", {}, None, Listener())
     return session.run
+
+
+def steer(
+    run: str | Path,
+    to: str | Path,
+    *,
+    by: str = "attribution",
+    first: int | None = None,
+    random: int | None = None,
+    quiet: bool | None = None,
+    **options: Any,
+) -> Edit:
+    """Search one factor of the neurons that a run has found which solves more, or less, of its tuning problems.
+
+    Args:
+        run: the run folder.
+        to: the edit file to write.
+        by, first, random: as of `measuring/choosing.py: choose`.
+        quiet: no progress bars; None: only on a terminal.
+        options: fields of `measuring/steering.py: Search`.
+
+    Raises: UserError as `cotscope steer` says.
+    """
+    session = Session.reopen(Path(run), quiet=quiet)
+    return search_factor(session, Path(to), by, _fields(Search, options), first=first, random=random)
+
+
+def tune(
+    run: str | Path,
+    to: str | Path,
+    *,
+    by: str = "attribution",
+    first: int | None = None,
+    random: int | None = None,
+    quiet: bool | None = None,
+    **options: Any,
+) -> Edit:
+    """Train factors of the neurons that a run has found, and nothing else, on worked problems.
+
+    Args:
+        run: the run folder.
+        to: the edit file to write.
+        by, first, random: as of `measuring/choosing.py: choose`; `by` may be "all".
+        quiet: no progress bars; None: only on a terminal.
+        options: fields of `measuring/tuning.py: Tuning`.
+
+    Raises: UserError as `cotscope tune` says.
+    """
+    session = Session.reopen(Path(run), quiet=quiet)
+    return train_factors(session, Path(to), by, _fields(Tuning, options), first=first, random=random)
+
+
+def _fields(of: type[T], options: Mapping[str, Any]) -> T:
+    known = {f.name for f in fields(of)}  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - known):
+        raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
+    return of(**options)
 
 
 def status(run: str | Path) -> dict[str, State]:

@@ -112,3 +112,13 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     for problem, text in found:
         [again] = session.engine.generate([session.prompt.text(problem.question)], max_new_tokens=16, stop=session.prompt.stop)
         assert again.text.strip() == text and tuning.is_correct(tuning.parse_flexible(text), problem.answer)
+
+
+def test_from_python(run: Path, tmp_path: Path) -> None:
+    import cotscope
+
+    few = {"train": 3, "validation": 1, "batch": 2, "rate": 0.05}
+    edit = cotscope.tune(run, tmp_path / "a.json", by="all", quiet=True, **few)
+    assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
+    with pytest.raises(cotscope.UserError, match="there is no option 'lr'"):
+        cotscope.tune(run, tmp_path / "b.json", by="all", lr=1)
