@@ -22,7 +22,6 @@ from .runs.session import Session
 from .runs.stage import Stage, options_of
 from .stages.registry import STAGES, VERBS
 
-
 T = TypeVar("T")
 
 
