@@ -17,12 +17,14 @@ NAMES = ("log_prob", "operator", "equals", "result", "elsewhere")
 
 def figures(edit: str, data: str, p: float, difference: float, **others: Any) -> dict[str, Any]:
     """A row of `evaluations`; no figure in it stands twice in a report."""
-    i = len(edit + data) / 1000
+    i, j = len(edit + data) / 1000, len(edit) / 1000
     row = {"edit": edit, "data": data, "neurons": 50, "n": 96, "gained": 2, "lost": 13, "p_value": p, "solutions": 23,
-           "detectable": 0.1354 + i, "battery_base": 0.8125 + i, "battery": 0.7625 + i, "items": 80, "battery_p": 0.2188 + i,
-           "perplexity_base": 43.5 + i, "perplexity": 44.1 + i, "perplexity_ratio": 1.0138 + i, "kl": 0.0213 + i}  # fmt: skip
+           "detectable": 0.1354 + i, "battery_base": 0.8125 + j, "battery": 0.7625 + j, "items": 80, "battery_p": 0.2188 + j,
+           "perplexity_base": 43.5 + j, "perplexity": 44.1 + j, "perplexity_ratio": 1.0138 + j, "kl": 0.0213 + j}  # fmt: skip
     for k, name in enumerate(("accuracy_base", "accuracy", "difference", *NAMES)):
-        value = {"accuracy_base": 0.6354, "accuracy": 0.6354 + difference, "difference": difference}.get(name, -0.3 - k / 10 - i)
+        value = {"accuracy_base": 0.6354, "accuracy": 0.6354 + difference, "difference": difference}.get(
+            name, -0.3 - k / 10 - i
+        )
         row |= {name: value, f"{name}_low": value - 0.0911, f"{name}_high": value + 0.0922}
     return row | others
 
@@ -115,7 +117,9 @@ def test_lost_problems_come_before_gained_ones(tmp_path: Path) -> None:
     assert places == sorted(places) and len(places) == EXAMPLES
     assert "gained-1" not in text and "kept-" not in text
     assert f"less: {EXAMPLES} of 30 (26 lost, 4 gained, all data sets together)" in text  # of both data sets' rows
-    assert "lost study, lost-1What of lost-1?right: 12base says of lost-1read as 12less says of lost-1no number was read" in text
+    assert (
+        "lost study, lost-1What of lost-1?right: 12base says of lost-1read as 12less says of lost-1no number was read" in text
+    )
     assert "gained study, gained-0What of gained-0?right: 12base says of gained-0read as 11" in text
 
 

@@ -15,7 +15,7 @@ LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
-_LABEL = 44
+_LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
     SELECT * FROM evaluations_by_problem WHERE correct != correct_base
@@ -37,6 +37,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
             examples.append({"edit": edit, "several": len(of) > 1, "problems": shown} | counts)
     return {
         "rows": rows,
+        "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "examples": examples,
         "figure": _figure(rows),
         "level": LEVEL,
@@ -81,7 +82,8 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup | str:
         ends = interval(row["difference_low"], row["difference_high"], 3, True)
         said.append(f"{label}: {number(row['difference'], 3, True)} {ends}, p {p_value(row['p_value'])}")
         kind = "reasoning" if is_number(row["p_value"]) and row["p_value"] < LEVEL else "none"
-        parts.append(text_at(left - 12, y + 4, short(label, _LABEL), "end", "strong"))
+        on = f" on {short(row['data'], _DATA)}"
+        parts.append(text_at(left - 12, y + 4, short(row["edit"], _LABEL - len(on)) + on, "end", "strong"))
         parts.append(
             fill('<g class="kind {}"><line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>'
                  '<circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', kind, start, end, y, y, x, y, said[-1])
