@@ -73,8 +73,8 @@ def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
     assert (
         "less (50 neurons) on study: accuracy goes from 0.635 to 0.521 on 96 problems, a difference of −0.115 "
         "[−0.206, −0.022], p = 0.007: it solves fewer. less (50 neurons) on moreU+202E: accuracy goes from 0.635 to 0.688 on "
-        "96 problems, a difference of +0.052 [−0.039, +0.144], p = 0.125: a difference is not shown. Were as many answers to "
-        "change, 96 problems would show a difference of 0.144 or more in four of five tries."
+        "96 problems, a difference of +0.052 [−0.039, +0.144], p = 0.125: a difference is not shown. With so many problems "
+        "a difference of 0.144 or more would be shown in four of five tries."
     ) in text
     assert "p = 1.000: a difference is not shown. No problem was solved by only one of the two." in text
     assert text.count("it solves fewer") == 1 and "it solves more" not in text
