@@ -106,7 +106,8 @@ def _about(action: argparse.Action, f: Field[object] | None) -> tuple[str, str]:
     if said := re.search(r" \(default:? ([^()]+)\)", text):
         plain = f is None or f.default is None or " " in said[1]
         return text.replace(said[0], ""), said[1] if plain else f"`{said[1]}`"
-    return text, "required" if action.required else "off" if action.nargs == 0 else ""
+    needed = action.required and action.nargs != "*"  # argparse calls those required that may be absent
+    return text, "required" if needed else "off" if action.nargs == 0 else ""
 
 
 # -- stages, tables -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ..runs.files import write_text
 from ..runs.folder import Run
 from ..runs.stage import stale_because
 from ..stages.registry import VERB_OF
-from . import attribute, calibrate, damage, figures, judge, sweep, text, variants
+from . import attribute, calibrate, damage, evaluate, figures, judge, sweep, text, variants
 from .reading import Reading, showing
 
 KINDS = {
@@ -107,6 +107,7 @@ def _page(run: Reading) -> str:
         push=attribute.push(run),
         attribution=attribute.attribution(run),
         disruptions=sweep.sweep(run, KINDS),
+        edits=evaluate.evaluate(run),
         placebo=calibrate.calibrate(run),
         prompts=_prompts(run),
         variants=variants.section(run),

@@ -1,0 +1,138 @@
+"""The report's part on edits: its figures are those of the tables, it says no more, and what a model wrote is shown as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import Page, complete, did, read, rows_of
+
+from cotscope.report.evaluate import EXAMPLES, LONGEST, says
+from cotscope.runs.folder import Run
+
+HOSTILE = "<script>alert('edit')</script>"
+NAMES = ("log_prob", "operator", "equals", "result", "elsewhere")
+
+
+def figures(edit: str, data: str, p: float, difference: float, **others: Any) -> dict[str, Any]:
+    """A row of `evaluations`; no figure in it stands twice in a report."""
+    i, j = len(edit + data) / 1000, len(edit) / 1000
+    row = {"edit": edit, "data": data, "neurons": 50, "n": 96, "gained": 2, "lost": 13, "p_value": p, "solutions": 23,
+           "detectable": 0.1354 + i, "battery_base": 0.8125 + j, "battery": 0.7625 + j, "items": 80, "battery_p": 0.2188 + j,
+           "perplexity_base": 43.5 + j, "perplexity": 44.1 + j, "perplexity_ratio": 1.0138 + j, "kl": 0.0213 + j}  # fmt: skip
+    for k, name in enumerate(("accuracy_base", "accuracy", "difference", *NAMES)):
+        value = {"accuracy_base": 0.6354, "accuracy": 0.6354 + difference, "difference": difference}.get(
+            name, -0.3 - k / 10 - i
+        )
+        row |= {name: value, f"{name}_low": value - 0.0911, f"{name}_high": value + 0.0922}
+    return row | others
+
+
+def answer(edit: str, problem: str, before: bool, after: bool, **others: Any) -> dict[str, Any]:
+    row = {"edit": edit, "data": "study", "problem_id": problem, "question": f"What of {problem}?", "answer": "12",
+           "text_base": f"base says of {problem}", "flexible_base": "12" if before else "11", "correct_base": before,
+           "text": f"{edit} says of {problem}", "flexible": "12" if after else None, "correct": after}  # fmt: skip
+    return row | others
+
+
+def edited(folder: Path) -> Path:
+    """A run with edits on two data sets: one that is shown to lose, one that shows nothing, one that changes nothing."""
+    complete(folder)
+    rows = [
+        figures("less", "study", 0.0074, -0.1146),
+        figures("less", "more\u202e", 0.125, 0.0521),
+        figures(f"same {HOSTILE}", "study", 1.0, 0.0, gained=0, lost=0, detectable=None, operator=None, operator_low=None,
+                operator_high=None),
+    ]  # fmt: skip
+    each = [answer("less", f"gained-{i}", False, True) for i in range(2)]
+    each += [answer("less", f"kept-{i}", True, True) for i in range(4)]
+    each += [answer("less", f"lost-{i}", True, False) for i in range(4)]
+    each[-4] |= {"text": f"one\n  two {HOSTILE}\x1b[31m\u202e", "text_base": "a" * 5 * LONGEST, "question": "<b>How</b> many?"}
+    did(folder, "evaluate", {"evaluations": rows, "evaluations_by_problem": each})
+    return folder
+
+
+def words(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
+def test_figures_are_those_of_the_tables(tmp_path: Path) -> None:
+    page = read(edited(tmp_path))
+    rows = rows_of(tmp_path, "evaluations")
+    assert len(rows) == 3
+    left = ("n", "neurons", "items", "solutions")  # shown without their value
+    found = {v for row in rows for k, v in row.items() if isinstance(v, int | float) and k not in left}
+    assert found <= page.figures
+    for row in rows:
+        assert f"{row['solutions']}" in page.text and f"{row['neurons']}" in page.text
+
+
+def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
+    text = words(read(edited(tmp_path)))
+    assert (
+        "less (50 neurons) on study: accuracy goes from 0.635 to 0.521 on 96 problems, a difference of −0.115 "
+        "[−0.206, −0.022], p = 0.007: it solves fewer. less (50 neurons) on moreU+202E: accuracy goes from 0.635 to 0.688 on "
+        "96 problems, a difference of +0.052 [−0.039, +0.144], p = 0.125: a difference is not shown. With so many problems "
+        "a difference of 0.144 or more would be shown in four of five tries."
+    ) in text
+    assert "p = 1.000: a difference is not shown. No problem was solved by only one of the two." in text
+    assert text.count("it solves fewer") == 1 and "it solves more" not in text
+    assert "less on study: −0.115 [−0.206, −0.022], p 0.007; less on moreU+202E: +0.052" in text  # the figure
+
+
+@pytest.mark.parametrize(
+    ("p", "difference", "said"),
+    [(0.0499, 0.1, "it solves more"), (0.0499, -0.1, "it solves fewer"), (0.05, -0.5, "a difference is not shown"),
+     (1.0, 0.0, "a difference is not shown"), (None, None, "nothing was compared")],
+)  # fmt: skip
+def test_the_test_decides_and_not_the_difference(p: float | None, difference: float | None, said: str) -> None:
+    assert says({"p_value": p, "difference": difference}) == said
+
+
+def test_too_few_problems_to_show_anything(tmp_path: Path) -> None:
+    did(complete(tmp_path), "evaluate", {"evaluations": [figures("e", "study", 0.5, -0.4, n=5, detectable=1.0, neurons=1)]})
+    text = words(read(tmp_path))
+    assert "e (1 neuron) on study" in text and "not shown. So few problems can show no difference below 1." in text
+
+
+def test_what_was_written_is_shown_as_text(tmp_path: Path) -> None:
+    page = read(edited(tmp_path))
+    source = (tmp_path / "report.html").read_text()
+    assert not page.open
+    assert not {tag for tag, _ in page.elements} & {"script", "b"}
+    assert "\x1b" not in source and "\u202e" not in source and "<script>" not in source
+    assert "&lt;script&gt;alert(&#39;edit&#39;)&lt;/script&gt;\\x1b[31mU+202E" in source
+    assert f"one  two {HOSTILE}\\x1b[31mU+202E" in page.text and "one<br>  two " in source
+    assert f"same {HOSTILE}" in page.text and "<b>How</b> many?" in page.text
+    assert "a" * (LONGEST - 200) + " … " + "a" * 197 in page.text and "a" * LONGEST not in page.text
+    identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_lost_problems_come_before_gained_ones(tmp_path: Path) -> None:
+    text = words(read(edited(tmp_path)))
+    text = text[text.index("Problems whose answer changed") :]
+    places = [text.index(f"study, {name}") for name in ("lost-0", "lost-1", "lost-2", "lost-3", "gained-0")]
+    assert places == sorted(places) and len(places) == EXAMPLES
+    assert "gained-1" not in text and "kept-" not in text
+    assert f"less: {EXAMPLES} of 30 (26 lost, 4 gained, all data sets together)" in text  # of both data sets' rows
+    assert (
+        "lost study, lost-1What of lost-1?right: 12base says of lost-1read as 12less says of lost-1no number was read" in text
+    )
+    assert "gained study, gained-0What of gained-0?right: 12base says of gained-0read as 11" in text
+
+
+def test_without_edits_it_takes_no_room(tmp_path: Path) -> None:
+    page = read(complete(tmp_path))
+    assert "#edits" not in (tmp_path / "report.html").read_text() and "cotscope evaluate" not in page.text
+    assert "edits" not in [attributes.get("id") for _, attributes in page.elements]
+
+
+def test_what_is_stale_is_not_shown(tmp_path: Path) -> None:
+    edited(tmp_path)
+    (tmp_path / "tables/evaluations.parquet").unlink()
+    page = read(tmp_path)
+    assert -0.1146 not in page.figures and "it solves fewer" not in page.text and "alert('edit')" not in page.text
+    assert "evaluations changed" in page.text and "cotscope evaluate RUN" in page.text
+    assert Run.open(tmp_path).states()["evaluate"].status == "stale"
