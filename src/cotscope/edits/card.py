@@ -27,7 +27,7 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
         f"# {_plain(edit.name)}",
         "",
         f"{_plain(source)} with {count:,} of its {edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons "
-        f"changed by [cotscope](https://arxiv.org/abs/2406.12288), folded into the weights ({dtype}).",
+        f"changed by cotscope (after [Rai & Yao 2024](https://arxiv.org/abs/2406.12288)), folded into the weights ({dtype}).",
         "",
         "## The edit",
         "",
