@@ -46,10 +46,10 @@ def evaluate(run: Reading) -> dict[str, Any]:
 
 
 def says(row: Mapping[str, Any]) -> str:
-    """What the paired test of problems solved says, and no more."""
-    if not is_number(row.get("p_value")) or not is_number(row.get("difference")):
+    """What the paired test of problems solved says, over all that was compared, and no more."""
+    if not is_number(row.get("p_holm")) or not is_number(row.get("difference")):
         return "nothing was compared"
-    if row["p_value"] >= LEVEL:
+    if row["p_holm"] >= LEVEL:
         return "a difference is not shown"
     return "it solves fewer" if row["difference"] < 0 else "it solves more"
 
@@ -81,7 +81,7 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup | str:
         x, start, end = (scale(row[f"difference{key}"], low, high, left, right) for key in ("", "_low", "_high"))
         ends = interval(row["difference_low"], row["difference_high"], 3, True)
         said.append(f"{label}: {number(row['difference'], 3, True)} {ends}, p {p_value(row['p_value'])}")
-        kind = "reasoning" if is_number(row["p_value"]) and row["p_value"] < LEVEL else "none"
+        kind = "reasoning" if is_number(row["p_holm"]) and row["p_holm"] < LEVEL else "none"
         on = f" on {short(row['data'], _DATA)}"
         parts.append(text_at(left - 12, y + 4, short(row["edit"], _LABEL - len(on)) + on, "end", "strong"))
         parts.append(

@@ -249,7 +249,7 @@ EVALUATIONS = _table(
     "skills, general text",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE}
     | _interval("accuracy_base") | _interval("accuracy") | _interval("difference")
-    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "detectable": REAL, "solutions": WHOLE}
+    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_holm": REAL, "detectable": REAL, "solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in _interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL},

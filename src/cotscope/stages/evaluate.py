@@ -28,7 +28,7 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM
-from ..stats import detectable_difference, mcnemar_exact, paired_bootstrap, paired_proportions, wilson
+from ..stats import detectable_difference, holm, mcnemar_exact, paired_bootstrap, paired_proportions, wilson
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -38,7 +38,7 @@ STUDY, BASE = "study", "base"
 UNITS = {
     "evaluations.<edit>.<data>.difference": "share of the problems solved with the edit, less without; paired interval "
     "(Agresti & Min 2005)",
-    "evaluations.<edit>.<data>.p_value": "exact McNemar; not corrected for the number of edits and data sets",
+    "evaluations.<edit>.<data>.p_value": "exact McNemar; p_holm: over all edits and data sets of the command",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
@@ -112,6 +112,8 @@ def evaluate(session: Session, options: Options) -> str:
             row, each = _compare(session, data, edit, scores, skills)
             rows.append(row)
             by_problem += each
+    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = p
     run.write(EVALUATIONS, rows)
     run.write(EVALUATIONS_BY_PROBLEM, by_problem)
     summary: dict[str, dict[str, Any]] = {}
