@@ -10,6 +10,7 @@ neurons are then zeroed one by one, to say how well the prediction holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,8 +30,8 @@ from .solutions import Solution, answers, fingerprint_of, solved
 
 if TYPE_CHECKING:
     from ..lm.attribution import Attribution
+    from ..lm.interventions import Intervention
     from ..lm.loading import LoadedModel
-    from ..lm.scoring import TokenScore
 
 MARGIN = "result_margin"
 BATTERY_ITEMS = 4  # of each task, the last ones: the first ones tell what choices do to other skills
@@ -127,8 +128,8 @@ def _check(session: Session, model: LoadedModel, given: Sequence[Solution], coun
     from ..lm.attribution import Outcome
     from ..lm.attribution import attribute as attribution
     from ..lm.engine import Engine
-    from ..lm.paths import PathEffects
-    from ..lm.scoring import Given
+    from ..lm.interventions import scale
+    from ..lm.scoring import Given, score
 
     run = session.run
     rows = run.rows(f"SELECT layer, index FROM attributions ORDER BY {MARGIN} - {MARGIN}_direct, layer, index")
@@ -142,27 +143,22 @@ def _check(session: Session, model: LoadedModel, given: Sequence[Solution], coun
         margin = {MARGIN: Outcome("margin", tuple(s.results for s in given))}
         prompts = [model.encode(t) for t in texts]
         predicted = attribution(model, prompts, [s.tokens for s in given], margin, progress=bar.update).outcomes[MARGIN].total
-        try:
-            effects = PathEffects(Engine(model), Given(texts, tuple(s.tokens for s in given)), drawn)
-        except ModelError as error:
-            run.note(f"Attributions were not checked by zeroing neurons one by one: {error.meaning}.")
-            return run.write(ATTRIBUTION_CHECKS, [], of=of)
-        untouched = _margin(given, effects.untouched())
+        engine = Engine(model)
+        asked = Given(texts, tuple(s.tokens for s in given), scored=tuple(s.results for s in given))
+
+        def margin_of(intervention: Intervention | None) -> float:
+            """Mean over solutions of the mean logit margin at their results."""
+            scores = score(engine, replace(asked, intervention=intervention))
+            return fmean(fmean(t.margin for t in tokens) for tokens in scores)
+
+        untouched = margin_of(None)
         checks = []
         for i, neuron in enumerate(drawn):
-            zeroed = _margin(given, effects.of([neuron])["total"]) - untouched
+            zeroed = margin_of(scale(model.anatomy, [neuron], 0.0)) - untouched
             how = "largest" if i < len(largest) else "random"
             checks.append({**neuron._asdict(), "drawn": how, "predicted": float(predicted[neuron]), "zeroed": zeroed})
             bar.update()
     run.write(ATTRIBUTION_CHECKS, checks, of=of)
-
-
-def _margin(given: Sequence[Solution], scores: Sequence[Sequence[TokenScore]]) -> float:
-    """Mean over solutions of the mean logit margin at their results."""
-    return fmean(
-        fmean(t.margin for t, role in zip(tokens, s.roles, strict=True) if role == "result")
-        for s, tokens in zip(given, scores, strict=True)
-    )
 
 
 def _summary(session: Session, solutions: int, checked: bool) -> dict[str, Any]:
