@@ -154,14 +154,10 @@ ACTIVE = ("lexicon", "words", "contrast", "paper")
 """Ways that choose among neurons which were active in discovery."""
 
 
-def strata_like(way: str, known: ActiveNeurons, found: Evidence | None) -> dict[Neuron, Hashable]:
+def strata_like(way: str, known: ActiveNeurons, found: Evidence) -> dict[Neuron, Hashable]:
     """The stratum of each neuron that could be in a random set like a choice: of those that were active in discovery by what
-    they did there (permuted sets'); of all neurons by layer and mean update sizes, on solutions and on text.
-
-    Args:
-        found: None where nothing was attributed: of active neurons.
-    """
-    if way in ACTIVE or found is None:
+    they did there (permuted sets'); of all neurons by layer and mean update sizes, on solutions and on text."""
+    if way in ACTIVE:
         neurons = [n for n in known.traits if n not in known.keystones]
         return dict(zip(neurons, strata_of(neurons, known.traits), strict=True))
     sizes = np.stack([found.columns["solutions_size"], found.columns["text_size"]], axis=-1)

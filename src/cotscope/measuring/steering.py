@@ -27,7 +27,7 @@ from ..runs.session import Session
 from ..stats import detectable_difference, wilson
 from .choosing import choose
 from .solutions import Solution, fingerprint_of, score_roles, solution
-from .tuning import STUDY, worked_problems
+from .tuning import STUDY, tuning_problems, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -136,8 +136,6 @@ def steer(
 
 def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
     """Problems that answers are written to, and what they are of."""
-    from .tuning import tuning_problems
-
     problems = list(tuning_problems(session, search.data))[: search.problems]
     if len(problems) < 2:
         raise EditError("too few problems to search on", expected="at least 2 that the study neither tests nor discovers on",
