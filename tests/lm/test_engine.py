@@ -20,6 +20,7 @@ from cotscope.lm.passes import Passes, common_prefix
 from cotscope.lm.prefixes import SLACK, Prefixes
 from cotscope.lm.recorders import ActivePoles, ChosenNeurons, PoleTally
 from cotscope.lm.scoring import Given, score
+from cotscope.lm.select import sample
 from cotscope.prompts.derive import derive_prompts
 from cotscope.prompts.exemplars import load_exemplars
 from cotscope.records import Neuron, Pole
@@ -327,3 +328,27 @@ def test_default_model_writes_what_transformers_writes(default_model) -> None:
     assert engine.shares_prefix(500)
     got = engine.generate(texts, max_new_tokens=24)
     assert [c.token_ids for c in got] == expected
+
+
+def test_sampled_rows_are_their_own_draws(tiny: LoadedModel) -> None:
+    """What a row draws does not depend on its batch; greedy rows beside it are greedy; another seed draws otherwise."""
+    texts = prompts(6)
+    greedy = Engine(tiny).generate(texts, max_new_tokens=NEW)
+    jobs = [Job(tuple(texts), NEW, temperature=1.0, seed=seed) for seed in (1, 2)] + [Job(tuple(texts), NEW)]
+    alone = [Engine(tiny).run([job])[0] for job in jobs]
+    for rows, ahead in ((1, False), (7, False), (18, True)):
+        assert Engine(tiny, rows=rows, ahead=ahead).run(jobs) == alone
+    assert alone[2] == greedy and alone[0] != greedy and alone[0] != alone[1]
+    cold = Engine(tiny).generate(texts, max_new_tokens=NEW, temperature=1e-4, seed=3)
+    assert [c.token_ids for c in cold] == [c.token_ids for c in greedy]
+
+
+def test_samples_follow_the_softmax() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf, 1.5, -torch.inf]])
+    n = 40_000
+    uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # every quantile once: shares are exact to 1 / n
+    drawn = sample(logits.expand(n, -1), torch.full((n,), 2.0, dtype=torch.float64), uniform)
+    shares = torch.bincount(drawn, minlength=6) / n
+    assert torch.allclose(shares, torch.softmax(logits[0] / 2, 0), atol=2 / n)
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert sample(logits.expand(2, -1), torch.ones(2, dtype=torch.float64), ends).tolist() == [0, 4]

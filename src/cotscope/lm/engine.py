@@ -1,4 +1,4 @@
-"""Batched greedy generation with recording and interventions on any Hugging Face decoder.
+"""Batched generation, greedy or sampled, with recording and interventions on any Hugging Face decoder.
 
 The tokens that a job's prompts share at their start are run once (`attention.py`); the rest of each prompt and the
 generated tokens are per row. Rows leave as they end and others take their places (`rows.py`), so that conditions with
@@ -25,7 +25,7 @@ from .passes import Passes
 from .prefixes import PREFIX_BYTES
 from .recorders import Recorder
 from .rows import PlainTable, SharedTable, Table
-from .select import argmax
+from .select import argmax, sample
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,20 @@ class Engine:
         recorder: Recorder | None = None,
         intervention: Intervention | None = None,
         progress: Progress | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Completion]:
-        """Greedy completions of one job, in the order of `prompts`; see `run`."""
-        return self.run([Job(tuple(prompts), max_new_tokens, stop, recorder, intervention)], progress)[0]
+        """Completions of one job, in the order of `prompts`; see `Job` and `run`."""
+        job = Job(tuple(prompts), max_new_tokens, stop, recorder, intervention, temperature, seed)
+        return self.run([job], progress)[0]
 
     @torch.inference_mode()
     def run(
         self, jobs: Sequence[Job], progress: Progress | None = None, finished: Finished | None = None
     ) -> list[list[Completion]]:
-        """Greedy completions of every job, in the order of its prompts.
+        """Completions of every job, in the order of its prompts.
 
-        In float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
+        In float32 greedy tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
         batch, the padding and the order. `finished` is called as each job's last row has ended.
 
         Raises: PromptError if a prompt and its new tokens do not fit the model's context.
@@ -124,9 +127,9 @@ class Engine:
         tokens = torch.empty(0, dtype=torch.long, device=self.loaded.model.device)
         while queue or table.rows:
             if (logits := table.admit(queue)) is not None:
-                tokens = torch.cat([tokens, argmax(logits)])
+                tokens = torch.cat([tokens, _choose(logits, table.rows[len(tokens) :])])
             reading = _Reading(tokens)
-            following = argmax(table.decode(tokens)) if self.ahead else None
+            following = _choose(table.decode(tokens), table.rows) if self.ahead else None
             ended = [slot for slot, token in enumerate(reading.tokens()) if self._ends(table.rows[slot], token)]
             rows = [table.rows[slot] for slot in ended]
             if ended:
@@ -141,7 +144,7 @@ class Engine:
             if following is not None:
                 tokens = following
             elif table.rows:
-                tokens = argmax(table.decode(tokens))
+                tokens = _choose(table.decode(tokens), table.rows)
 
     def _ends(self, row: Row, token: int) -> bool:
         """Take a row's next token; whether the row ends with it."""
@@ -224,6 +227,17 @@ class Engine:
         per_token = 2 * self.loaded.anatomy.layers * kv_heads * dim * self.loaded.dtype.itemsize
         per_row = per_token * length * (1 if shared else 2) + 8 * config.vocab_size
         return max(1, min(MAX_ROWS["shared" if shared else "plain"], int(self.loaded.free_memory() * 0.4 / per_row)))
+
+
+def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Each row's next token (rows,): the most likely one, or where its job has a temperature one that is drawn."""
+    tokens = argmax(logits)
+    drawn = [i for i, row in enumerate(rows) if row.work.job.temperature]
+    if drawn:
+        heat = torch.tensor([rows[i].work.job.temperature for i in drawn], dtype=torch.float64, device=tokens.device)
+        uniform = torch.tensor([rows[i].draws.random() for i in drawn], dtype=torch.float64, device=tokens.device)
+        tokens[drawn] = sample(logits if len(drawn) == len(rows) else logits[drawn], heat, uniform)
+    return tokens
 
 
 class _Reading:

@@ -62,6 +62,7 @@ class Anatomy:
         head: the module that unembeds.
         readout: what makes logits of what it says.
         residual: what a block's output is multiplied by before it is added to the residual stream (Granite).
+        blocks: the decoder layers: what each returns is the residual stream after it.
     """
 
     down: tuple[nn.Module, ...]
@@ -70,6 +71,7 @@ class Anatomy:
     head: nn.Module
     readout: Readout = Readout()
     residual: float = 1.0
+    blocks: tuple[nn.Module, ...] = ()
 
     @property
     def unembedding(self) -> Tensor:
@@ -174,7 +176,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
     config = model.config.get_text_config()
     multiplier = getattr(config, "residual_multiplier", None) or 1.0
-    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(config), multiplier)
+    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(config), multiplier, tuple(stack))
 
 
 def _readout(config: object) -> Readout:

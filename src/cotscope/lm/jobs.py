@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
 
 from ..records import Completion
 from .attention import Prefix
@@ -20,6 +23,8 @@ class Job:
         stop: the stop strings.
         recorder: sees the coefficients at the step that chose each token.
         intervention: acts on the neurons.
+        temperature: 0: the most likely token is taken; above: one is drawn, the logits divided by it.
+        seed: of what is drawn; a row's draws are its own, whatever else is in the batch.
     """
 
     prompts: tuple[str, ...]
@@ -27,6 +32,8 @@ class Job:
     stop: tuple[str, ...] = ()
     recorder: Recorder | None = None
     intervention: Intervention | None = None
+    temperature: float = 0.0
+    seed: int = 0
 
 
 @dataclass(eq=False)
@@ -63,3 +70,8 @@ class Row:
     def suffix(self) -> list[int]:
         """Its prompt beyond the shared prefix."""
         return self.work.ids[self.number][self.work.common :]
+
+    @cached_property
+    def draws(self) -> np.random.Generator:
+        """Where its tokens are drawn from."""
+        return np.random.default_rng([self.work.job.seed, self.number])

@@ -116,6 +116,10 @@ class Passes:
         """The places (rows, positions) whose logits are wanted of the pass that runs; None: the last position of all rows."""
         return self._view.unembedded
 
+    def recorded(self) -> tuple[Tensor, Tensor] | None:
+        """The places (rows, positions) that recorders see of the pass that runs; None: the last position of all rows."""
+        return self._view.recorded
+
     def _on_final_norm(self, residual: Tensor) -> Tensor | None:
         changed = self._carried.arrive(residual)
         if self.residuals is not None and self._view.unembedded is not None:

@@ -52,11 +52,13 @@ class TokenScore(NamedTuple):
         log_prob: its log-probability (nats).
         greedy: whether it was the most likely token.
         margin: its logit less the largest of the others' (nats); it has no ceiling where the model is sure.
+        entropy: of the distribution that it was chosen from (nats); NaN where it was not asked for.
     """
 
     log_prob: float
     greedy: bool
     margin: float
+    entropy: float = math.nan
 
 
 class _Place(NamedTuple):
@@ -74,6 +76,7 @@ def score(
     given: Given,
     progress: Callable[[int], None] | None = None,
     places: list[tuple[int, int]] | None = None,
+    entropy: bool = False,
 ) -> list[list[TokenScore]]:
     """Teacher forcing: how likely the given continuations are, token by token.
 
@@ -81,6 +84,7 @@ def score(
 
     Args:
         places: gets (prompt number, token number) of every scored token in the order in which the passes reach it.
+        entropy: of each token's distribution too, which costs another look at all logits.
 
     Returns: for each prompt the scores of its continuation's tokens in `given.scored`, in order.
 
@@ -123,7 +127,7 @@ def score(
             if places is not None:
                 places += [(p.prompt, p.token) for p in wanted]
             for place, token_score in zip(
-                wanted, token_scores(logits, [given.continuations[p.prompt][p.token] for p in wanted])
+                wanted, token_scores(logits, [given.continuations[p.prompt][p.token] for p in wanted], entropy)
             ):
                 scores[place.prompt].append(token_score)
             if given.recorder is not None:
@@ -151,16 +155,19 @@ def _tensors(places: list[_Place], device: torch.device) -> tuple[Tensor, Tensor
     )
 
 
-def token_scores(logits: Tensor, tokens: Sequence[int]) -> Iterator[TokenScore]:
+def token_scores(logits: Tensor, tokens: Sequence[int], entropy: bool = False) -> Iterator[TokenScore]:
     """One score per row of logits (rows, vocabulary)."""
     targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
     for part, target in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True):
         greedy, exact, at = argmax(part) == target, part.float(), target[:, None]
         own = exact.gather(1, at)
-        log_prob = own[:, 0] - exact.logsumexp(dim=1)
+        total = exact.logsumexp(dim=1)
+        log_prob = own[:, 0] - total
+        share = torch.exp(exact - total[:, None]) if entropy else torch.full_like(own, math.nan)
+        spread = torch.special.entr(share).sum(dim=1)
         margin = own[:, 0] - exact.scatter_(1, at, -torch.inf).amax(dim=1)
         exact.scatter_(1, at, own)  # a copy of the logits would cost as much as a third of the unembedding
-        yield from map(TokenScore, log_prob.tolist(), greedy.tolist(), margin.tolist())
+        yield from map(TokenScore, log_prob.tolist(), greedy.tolist(), margin.tolist(), spread.tolist())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _TOPK_CHUNK, _ARGMAX_CHUNK = 64, 512
+_SAMPLED = 16  # rows whose probabilities stand in float64 at once
 
 
 def largest(values: Tensor, k: int) -> Tensor:
@@ -50,3 +51,19 @@ def argmax(values: Tensor) -> Tensor:
         rest = values[:, whole:]
         place = torch.where(rest.amax(dim=1) > winner.amax(dim=1), whole + rest.argmax(dim=1), place)
     return place
+
+
+def sample(values: Tensor, temperatures: Tensor, uniform: Tensor) -> Tensor:
+    """One index per row of logits (rows, n), drawn from the softmax of logits / temperature by inverting its sum.
+
+    Args:
+        temperatures: (rows,), above 0.
+        uniform: (rows,), float64 in [0, 1): what is drawn is a function of it.
+    """
+    found = []
+    for logits, heat, at in zip(values.split(_SAMPLED), temperatures.split(_SAMPLED), uniform.split(_SAMPLED)):
+        total = torch.softmax(logits.double() / heat[:, None], dim=1).cumsum(dim=1)
+        last = (total < total[:, -1:]).sum(dim=1)  # sums end a rounding short of 1, and tokens after it have no chance
+        drawn = torch.searchsorted(total, at[:, None] * total[:, -1:], right=True)[:, 0]
+        found.append(torch.minimum(drawn, last))
+    return torch.cat(found)

@@ -7,6 +7,9 @@ Proportions are 0…1. Every interval is two-sided at 95 % unless `level` says o
 from .agreement import cohen_kappa as cohen_kappa
 from .agreement import expected_jaccard as expected_jaccard
 from .agreement import jaccard as jaccard
+from .discrimination import Area as Area
+from .discrimination import auroc as auroc
+from .discrimination import auroc_difference as auroc_difference
 from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
 from .intervals import equivalence as equivalence

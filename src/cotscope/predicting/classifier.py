@@ -1,0 +1,184 @@
+"""A regularised logistic regression, calibrated, that never sees what it is tested on; and the file that one is kept in.
+
+Everything that is chosen is chosen by cross-validation within the training problems, by templates: penalty and strength by
+log-loss, the calibration on what the inner folds said of problems that they had not seen (Platt 1999).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError, shown
+
+Floats = NDArray[np.float64]
+FORMAT, VERSION = "cotscope-predictor", 1
+OUTER, INNER = 5, 3
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""
+FEW = 128
+"""Up to so many features sparse weights (L1) are tried too."""
+LEAST_CLASS, LEAST = 10, 30
+"""Right answers, and wrong ones, that a classifier needs at least; and problems."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Probability of a right answer = σ(a · w·x + b), x the features less `mean` and divided by `scale`.
+
+    Attributes:
+        mean, scale, weights: (features,).
+        slope, intercept: a and b.
+        penalty: "l1" or "l2", and its strength as it was chosen.
+    """
+
+    mean: Floats
+    scale: Floats
+    weights: Floats
+    slope: float
+    intercept: float
+    penalty: str
+
+    def logits(self, features: NDArray[Any]) -> Floats:
+        """Calibrated log-odds of a right answer, (problems,), of features (problems, features)."""
+        found = (np.asarray(features, float) - self.mean) / self.scale @ self.weights
+        return np.asarray(self.slope * found + self.intercept)
+
+    def probabilities(self, features: NDArray[Any]) -> Floats:
+        """The same as probabilities."""
+        from scipy.special import expit
+
+        return np.asarray(expit(self.logits(features)))
+
+
+def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0) -> Classifier:
+    """A classifier from all problems given.
+
+    Args:
+        features: (problems, features).
+        templates: of each problem: inner folds don't part them.
+
+    Raises: UserError if there are too few right or wrong answers.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    y, groups = np.asarray(right, bool), np.asarray(templates)
+    enough(y)
+    x = np.asarray(features, float)
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    # A feature that hardly ever moves must not be blown up: its scale is at least a tenth of the usual one.
+    scale = np.maximum(spread, 0.1 * float(np.median(spread[spread > 0])) if np.any(spread > 0) else 1.0) * x.shape[1] ** 0.5
+    x = (x - mean) / scale
+    # With more features than problems all that L2 can find lies in the span of the problems: fit there, then go back.
+    basis = np.linalg.svd(x, full_matrices=False)[2] if x.shape[1] > len(x) else None
+    spans: dict[str, Floats] = {"l2": x if basis is None else x @ basis.T}
+    if x.shape[1] <= FEW:
+        spans["l1"] = x
+    folds = list(folds_of(y, groups, INNER, seed + 1))
+    best: tuple[float, str, float, Floats] | None = None
+    for penalty, z in spans.items():
+        for strength in STRENGTHS:
+            said = np.zeros(len(y))
+            for train, test in folds:
+                said[test] = _regression(penalty, strength).fit(z[train], y[train]).decision_function(z[test])
+            loss = float(log_loss(y, _sigmoid(said), labels=[False, True]))
+            if best is None or loss < best[0] - 1e-9:
+                best = loss, penalty, strength, said
+    assert best is not None
+    _, penalty, strength, said = best
+    model = _regression(penalty, strength).fit(spans[penalty], y)
+    weights = model.coef_[0] if basis is None or penalty == "l1" else model.coef_[0] @ basis
+    platt = LogisticRegression(C=1e6).fit(said[:, None], y)
+    slope, shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+    if slope <= 0:  # the inner folds found nothing: what is left is the share that is right
+        slope, shift = 0.0, float(np.log(y.mean() / (1 - y.mean())))
+    intercept = slope * float(model.intercept_[0]) + shift
+    return Classifier(mean, scale, np.asarray(weights, float), slope, intercept, f"{penalty} {strength:g}")
+
+
+def out_of_fold(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0) -> tuple[Floats, list[Classifier]]:  # fmt: skip
+    """The probability of each problem by a classifier that saw no problem of its template, and the folds' classifiers."""
+    y, groups = np.asarray(right, bool), np.asarray(templates)
+    enough(y)
+    found, fitted = np.zeros(len(y)), []
+    for train, test in folds_of(y, groups, OUTER, seed):
+        fitted.append(fit(features[train], y[train].tolist(), groups[train].tolist(), seed))
+        found[test] = fitted[-1].probabilities(features[test])
+    return found, fitted
+
+
+def folds_of(
+    right: NDArray[np.bool_], templates: NDArray[Any], count: int, seed: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Training and test indices of `count` folds that part no template and have about the same share of right answers."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(right, right, templates)
+    return [(train, test) for train, test in split if 0 < right[train].sum() < len(train) and len(test)]
+
+
+def enough(right: NDArray[np.bool_]) -> None:
+    """Raises: UserError if there are too few problems, or too few right or wrong answers among them."""
+    hits, n = int(right.sum()), len(right)
+    if n < LEAST:
+        raise UserError("too few problems to learn which answers are right", expected=f"at least {LEAST}", got=str(n))
+    if min(hits, n - hits) < LEAST_CLASS:
+        raise UserError(
+            "too few right or too few wrong answers to learn from", expected=f"at least {LEAST_CLASS} of each",
+            got=f"{hits} right, {n - hits} wrong", remedy="Give more problems, or such as are neither too easy nor too hard.",
+        )  # fmt: skip
+
+
+def _regression(penalty: str, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    if penalty == "l1":
+        return LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", max_iter=200, random_state=0)
+    return LogisticRegression(C=strength, solver="lbfgs", max_iter=400)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    from scipy.special import expit
+
+    return np.clip(np.asarray(expit(x)), 1e-6, 1 - 1e-6)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, classifier: Classifier, about: Mapping[str, Any]) -> None:
+    """Keep a classifier in a safetensors file: numbers, and JSON in its header; nothing in it can run."""
+    from safetensors.numpy import save_file
+
+    arrays = {"mean": classifier.mean, "scale": classifier.scale, "weights": classifier.weights}
+    more = {k: getattr(classifier, k) for k in ("slope", "intercept", "penalty")}
+    header = {"format": FORMAT, "version": VERSION, **about, **more}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"predictor": json.dumps(header, sort_keys=True)})
+
+
+def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier and what was said about it. Raises: UserError if the file holds none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["predictor"])
+            arrays = {k: np.asarray(file.get_tensor(k), float) for k in ("mean", "scale", "weights")}
+        if about["format"] != FORMAT or about["version"] != VERSION or len({a.shape for a in arrays.values()}) != 1:
+            raise ValueError("another format")
+        numbers = float(about["slope"]), float(about["intercept"])
+        if not all(np.isfinite([*numbers, *np.concatenate(list(arrays.values()))])):
+            raise ValueError("numbers that are not finite")
+        return Classifier(**arrays, slope=numbers[0], intercept=numbers[1], penalty=str(about["penalty"])), about
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no predictor", expected=f"a file that `cotscope predict` wrote, version {VERSION}",
+            got=shown(str(error)), remedy="Run `cotscope predict RUN` to make one.",
+        ) from error  # fmt: skip

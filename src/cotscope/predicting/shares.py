@@ -1,0 +1,49 @@
+"""How many of some answers are right, without labels: estimates from labelled answers (the source) to unlabelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def threshold_share(source: Sequence[float], right: Sequence[bool], target: Sequence[float]) -> float:
+    """Average thresholded confidence (ATC; Garg et al. 2022, arXiv:2201.04234, eq. 2).
+
+    The threshold is such that as many of the source's scores lie below it as are wrong.
+    """
+    scores = np.sort(np.asarray(source, float))
+    wrong = len(scores) - int(np.sum(np.asarray(right, bool)))
+    if wrong == len(scores):
+        return float(np.mean(np.asarray(target, float) > scores[-1]))
+    return float(np.mean(np.asarray(target, float) >= scores[wrong]))
+
+
+def difference_share(source: Sequence[float], right: Sequence[bool], target: Sequence[float]) -> float:
+    """Difference of confidences (DoC; Guillory et al. 2021, arXiv:2107.03315): accuracy moves as mean confidence does."""
+    moved = float(np.mean(np.asarray(target, float)) - np.mean(np.asarray(source, float)))
+    return float(np.clip(np.mean(np.asarray(right, bool)) + moved, 0, 1))
+
+
+def expected_share(probabilities: Sequence[float]) -> tuple[float, float, float]:
+    """The share that calibrated probabilities expect to be right, with the 95 % interval of the count if they hold.
+
+    The interval is that of a sum of independent answers (normal; Poisson's binomial). That the probabilities hold for
+    problems unlike those they were learned on is not in it.
+    """
+    p = np.asarray(probabilities, float)
+    mean, half = float(p.mean()), 1.96 * float(np.sqrt((p * (1 - p)).sum())) / len(p)
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def risk_coverage(scores: Sequence[float], right: Sequence[float]) -> list[tuple[float, float]]:
+    """(coverage, share right) where the answers with the highest scores are kept, one point per tenth.
+
+    Args:
+        right: of each answer whether it is right, or the probability that it is.
+    """
+    order: NDArray[np.intp] = np.argsort(-np.asarray(scores, float), kind="stable")
+    kept = np.cumsum(np.asarray(right, float)[order])
+    counts = [max(1, round(len(order) * tenth / 10)) for tenth in range(1, 11)]
+    return [(count / len(order), float(kept[count - 1] / count)) for count in counts]

@@ -1,0 +1,38 @@
+"""Which questions are one template's: the same words with other numbers and names.
+
+Word problems are often made from templates, and a model solves most or none of a template's problems. Whoever predicts
+right answers from problems of the same template predicts the template: folds must not part them (docs/methods.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+ALIKE = 0.4
+"""Questions are joined whose words (numbers masked, TF-IDF of words and pairs of words) have at least this cosine."""
+
+_BLOCK = 2048  # rows of similarities at once
+
+
+def masked(text: str) -> str:
+    """A text with every number as 0."""
+    return re.sub(r"\d[\d,]*(?:\.\d+)?", "0", text)
+
+
+def templates(questions: Sequence[str]) -> list[int]:
+    """The number of each question's template; questions are joined to all that are alike, directly or through others."""
+    from scipy.sparse import vstack
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)[^\W\d_]+|0").fit_transform(map(masked, questions))
+    parts = []
+    for start in range(0, len(questions), _BLOCK):
+        alike = words[start : start + _BLOCK] @ words.T
+        alike.data = np.where(alike.data >= ALIKE, alike.data, 0)
+        alike.eliminate_zeros()
+        parts.append(alike)
+    return connected_components(vstack(parts), directed=False)[1].tolist()
