@@ -15,7 +15,7 @@ ORDER = (
     ("errors",),
     ("records",),
     ("data", "lm"),
-    ("prompts", "concepts", "stats"),
+    ("prompts", "concepts", "stats", "predicting"),
     ("judge",),
     ("runs",),
     ("edits",),

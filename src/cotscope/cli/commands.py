@@ -35,6 +35,7 @@ EXAMPLES = {
     "measure": "cotscope measure runs/first --prompts variants --variants 40",
     "correlate": "cotscope correlate runs/first",
     "calibrate": "cotscope calibrate runs/first --runs 40",
+    "predict": "cotscope predict runs/first --data more.jsonl",
     "evaluate": "cotscope evaluate runs/first --edit edit.json",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
     "steer": "cotscope steer runs/first --goal worse --to worse.json",

@@ -119,6 +119,17 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
     return _from_hub(source, hub["name"], hub["config"], hub["split"] or "test")
 
 
+def load_questions(source: str) -> tuple[Problem, ...]:
+    """The questions of a .json or .jsonl file, with or without answers, which are not read: 0 stands in their place.
+
+    Raises: DataError as `load_problems`.
+    """
+    path = Path(source)
+    if absent := _absent(path):
+        raise DataError(f"no such file of questions: {shown(source, 160)}", expected="a .json or .jsonl file", got=absent)
+    return _from_file(source, path, labelled=False).problems
+
+
 def split(problems: Sequence[Problem], limit: int | None = None, discover_limit: int | None = None,
           tune_limit: int | None = None) -> Split:  # fmt: skip
     """The first `limit` problems for testing, the `discover_limit` directly after them for discovery, then tuning.
@@ -180,7 +191,7 @@ def _builtin_count(source: str, count: str) -> int:
     return int(count.lstrip("0"))
 
 
-def _from_file(source: str, path: Path) -> Loaded:
+def _from_file(source: str, path: Path, labelled: bool = True) -> Loaded:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl"):
         raise DataError(f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=shown(suffix))
@@ -195,7 +206,7 @@ def _from_file(source: str, path: Path) -> Loaded:
         if not isinstance(items, list):
             raise DataError(f"{source}: not a list", expected="a list of problems", got=shown(items))
         rows = [(index, f"{source}, item {index + 1}", item) for index, item in enumerate(items)]
-    return _loaded(source, read_problems(rows, path.stem), hashlib.sha256(data).hexdigest())
+    return _loaded(source, read_problems(rows, path.stem, labelled), hashlib.sha256(data).hexdigest())
 
 
 def _from_hub(source: str, name: str, config: str | None, split_name: str) -> Loaded:

@@ -50,19 +50,20 @@ def parse_json(text: str, place: str) -> Any:
         raise DataError(f"{place}: can't read this JSON", expected=FORM, got=got) from error
 
 
-def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str) -> Iterator[Problem]:
+def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str, labelled: bool = True) -> Iterator[Problem]:
     """The problem of each row.
 
     Args:
         rows: (index, place for messages, parsed JSON) of each.
         stem: what the id of a problem without one begins with, before its index.
+        labelled: False: questions are enough; answers are not read, and 0 stands in their place.
 
     Raises:
         DataError: a row is malformed, its answer is no number, or two rows have one id.
     """
     places: dict[str, str] = {}
     for index, place, row in rows:
-        problem = _problem(row, place, f"{stem}-{index}")
+        problem = _problem(row, place, f"{stem}-{index}", labelled)
         if problem.id in places:
             raise DataError(
                 f"{place}: the id {shown(problem.id)} is used twice",
@@ -74,10 +75,10 @@ def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str) -> Iterator[P
         yield problem
 
 
-def _problem(row: Any, place: str, default_id: str) -> Problem:
+def _problem(row: Any, place: str, default_id: str, labelled: bool) -> Problem:
     if not isinstance(row, dict):
         raise DataError(f"{place}: not an object", expected=FORM, got=shown(row))
-    if missing := [name for name in ("question", "answer") if name not in row]:
+    if missing := [name for name in ("question", "answer")[: 1 + labelled] if name not in row]:
         found = ", ".join(str(key) for key in row) or "no field"
         raise DataError(f"{place}: no field {' or '.join(missing)}", expected=FORM, got=found)
     question = _text(row, "question", place).strip()
@@ -90,6 +91,8 @@ def _problem(row: Any, place: str, default_id: str) -> Problem:
         problem_id = _text(row, "id", place).strip()
         if not problem_id:
             raise DataError(f"{place}: the id is empty", expected="a text or a whole number, or no id")
+    if not labelled:
+        return Problem(problem_id, question, Fraction(0))
     if isinstance(row["answer"], str):
         _check_length(row["answer"], "answer", place)
     answer = _number(row["answer"])

@@ -45,6 +45,7 @@ class Condition:
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
         problems: in place of a split's.
+        temperature, seed: as `lm/jobs.py: Job` has them; 0: what is most likely is written.
     """
 
     family: str
@@ -56,6 +57,8 @@ class Condition:
     record: bool = False
     limit: int | None = None
     problems: tuple[Problem, ...] | None = None
+    temperature: float = 0.0
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -88,6 +91,8 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
                 c.prompt.stop,
                 sink.recorder,
                 _intervention(session, c),
+                c.temperature,
+                c.seed,
             )
             for (c, problems, _), sink in zip(missing, sinks, strict=True)
         ]
@@ -118,7 +123,8 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     problems = (getattr(session.inputs.split, condition.split) if given is None else given)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
-    way = () if condition.intervention is None else (condition.intervention.key,)
+    way: tuple[object, ...] = () if condition.intervention is None else (condition.intervention.key,)
+    way += (condition.temperature, condition.seed) if condition.temperature else ()
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
 

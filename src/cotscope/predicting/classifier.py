@@ -36,6 +36,7 @@ class Classifier:
         mean, scale, weights: (features,).
         slope, intercept: a and b.
         penalty: "l1" or "l2", and its strength as it was chosen.
+        loss: log-loss of the inner folds (nats per problem).
     """
 
     mean: Floats
@@ -44,6 +45,7 @@ class Classifier:
     slope: float
     intercept: float
     penalty: str
+    loss: float = float("nan")
 
     def logits(self, features: NDArray[Any]) -> Floats:
         """Calibrated log-odds of a right answer, (problems,), of features (problems, features)."""
@@ -92,7 +94,7 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
             if best is None or loss < best[0] - 1e-9:
                 best = loss, penalty, strength, said
     assert best is not None
-    _, penalty, strength, said = best
+    loss, penalty, strength, said = best
     model = _regression(penalty, strength).fit(spans[penalty], y)
     weights = model.coef_[0] if basis is None or penalty == "l1" else model.coef_[0] @ basis
     platt = LogisticRegression(C=1e6).fit(said[:, None], y)
@@ -100,17 +102,28 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
     if slope <= 0:  # the inner folds found nothing: what is left is the share that is right
         slope, shift = 0.0, float(np.log(y.mean() / (1 - y.mean())))
     intercept = slope * float(model.intercept_[0]) + shift
-    return Classifier(mean, scale, np.asarray(weights, float), slope, intercept, f"{penalty} {strength:g}")
+    return Classifier(mean, scale, np.asarray(weights, float), slope, intercept, f"{penalty} {strength:g}", loss)
 
 
-def out_of_fold(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0) -> tuple[Floats, list[Classifier]]:  # fmt: skip
-    """The probability of each problem by a classifier that saw no problem of its template, and the folds' classifiers."""
+def out_of_fold(
+    features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0
+) -> tuple[Floats, list[Classifier | None]]:
+    """The probability of each problem by a classifier that saw no problem of its template, and the classifier of each problem.
+
+    Args:
+        features: (problems, features), or (choices, problems, features): then each fold takes the choice with the least loss
+            in its inner folds.
+    """
     y, groups = np.asarray(right, bool), np.asarray(templates)
     enough(y)
-    found, fitted = np.zeros(len(y)), []
+    choices = features if features.ndim == 3 else features[None]
+    found, fitted = np.full(len(y), float(y.mean())), list[Classifier | None]([None] * len(y))
     for train, test in folds_of(y, groups, OUTER, seed):
-        fitted.append(fit(features[train], y[train].tolist(), groups[train].tolist(), seed))
-        found[test] = fitted[-1].probabilities(features[test])
+        tried = [fit(x[train], y[train].tolist(), groups[train].tolist(), seed) for x in choices]
+        best = min(range(len(tried)), key=lambda i: tried[i].loss)
+        found[test] = tried[best].probabilities(choices[best][test])
+        for i in test:
+            fitted[i] = tried[best]
     return found, fitted
 
 
@@ -150,21 +163,19 @@ def _sigmoid(x: Floats) -> Floats:
     return np.clip(np.asarray(expit(x)), 1e-6, 1 - 1e-6)
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
+# -- as a file ----------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, classifier: Classifier, about: Mapping[str, Any]) -> None:
-    """Keep a classifier in a safetensors file: numbers, and JSON in its header; nothing in it can run."""
-    from safetensors.numpy import save_file
-
+def packed(classifier: Classifier, about: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Arrays and header of a safetensors file: numbers, and JSON; nothing in it can run."""
     arrays = {"mean": classifier.mean, "scale": classifier.scale, "weights": classifier.weights}
     more = {k: getattr(classifier, k) for k in ("slope", "intercept", "penalty")}
     header = {"format": FORMAT, "version": VERSION, **about, **more}
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"predictor": json.dumps(header, sort_keys=True)})
+    return arrays, {"predictor": json.dumps(header, sort_keys=True)}
 
 
-def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """A classifier and what was said about it. Raises: UserError if the file holds none."""
+def unpacked(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier from such a file, and what was said about it. Raises: UserError if the file holds none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -173,10 +184,10 @@ def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
             arrays = {k: np.asarray(file.get_tensor(k), float) for k in ("mean", "scale", "weights")}
         if about["format"] != FORMAT or about["version"] != VERSION or len({a.shape for a in arrays.values()}) != 1:
             raise ValueError("another format")
-        numbers = float(about["slope"]), float(about["intercept"])
-        if not all(np.isfinite([*numbers, *np.concatenate(list(arrays.values()))])):
+        slope, intercept = float(about["slope"]), float(about["intercept"])
+        if not np.isfinite(np.concatenate([[slope, intercept], *arrays.values()])).all() or not (arrays["scale"] > 0).all():
             raise ValueError("numbers that are not finite")
-        return Classifier(**arrays, slope=numbers[0], intercept=numbers[1], penalty=str(about["penalty"])), about
+        return Classifier(**arrays, slope=slope, intercept=intercept, penalty=str(about["penalty"])), about
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no predictor", expected=f"a file that `cotscope predict` wrote, version {VERSION}",

@@ -46,10 +46,10 @@ def _interval(name: str) -> dict[str, pa.DataType]:
     return dict.fromkeys((name, f"{name}_low", f"{name}_high"), REAL)
 
 
-FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection", "evaluation")
+FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection", "evaluation", "prediction")
 """Of conditions: discovery's prompts; the study's prompts on test problems; sets of neurons disrupted under the first
 prompt; prompts of random exemplars; zero-shot sentences; neurons disrupted along one path, or the logits in
-their place; neurons that `attribute` chose; edits, and the base beside them."""
+their place; neurons that `attribute` chose; edits, and the base beside them; answers that are predicted."""
 
 PROBLEMS = _table("problems", "a problem", {"problem_id": TEXT, "split": TEXT, "question": TEXT, "answer": TEXT})
 _CONDITION = {"condition": TEXT, "family": TEXT, "prompt": TEXT}
@@ -254,6 +254,49 @@ EVALUATIONS = _table(
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL},
 )  # fmt: skip
+_AREA = {"auroc": REAL, "low": REAL, "high": REAL}
+PREDICTIONS = _table(
+    "predictions",
+    "the probability that one way of telling gave one answer of being right; it saw no problem of the same template",
+    {"data": TEXT, "predictor": TEXT, "problem_id": TEXT, "template": WHOLE, "right": YES, "probability": REAL},
+)
+PREDICTORS = _table(
+    "predictors",
+    "a way of telling right answers from wrong ones on one data set; difference: the reasoning neurons' AUROC less its own",
+    {"data": TEXT, "predictor": TEXT, "kind": TEXT, "costs": TEXT, "features": WHOLE, "n": WHOLE, "templates": WHOLE,
+     "right": REAL} | _AREA | {"average_precision": REAL, "brier": REAL}
+    | _interval("difference") | {"p_value": REAL, "p_holm": REAL},
+)  # fmt: skip
+TRANSFERS = _table(
+    "transfers",
+    "a way of telling, trained on the other data sets, on one that it never saw; expected: the share that it takes for right",
+    {"data": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "right": REAL, "expected": REAL} | _AREA,
+)
+SHARES = _table(
+    "shares",
+    "how many answers to one data set, or under one prompt, are right, estimated without their labels",
+    {"family": TEXT, "kind": TEXT, "name": TEXT, "method": TEXT, "problems": WHOLE, "right": REAL, "estimated": REAL},
+)
+SHARE_ERRORS = _table(
+    "share_errors",
+    "how far off one way of estimating is over many prompts: mean absolute error (shares), rank correlation",
+    {"family": TEXT, "method": TEXT, "problems": WHOLE, "prompts": WHOLE} | _interval("error") | _interval("spearman"),
+)
+EARLY = _table(
+    "early",
+    "a way of telling after a part of the answer (stop: the share of its tokens; 0: the first one); tokens seen by then",
+    {"data": TEXT, "predictor": TEXT, "kind": TEXT, "stop": REAL, "tokens": REAL} | _AREA,
+)
+STOPPING = _table(
+    "stopping",
+    "the answers least likely to be right after a part are not finished: shares of all tokens saved, of right answers lost",
+    {"data": TEXT, "predictor": TEXT, "stop": REAL, "stopped": REAL, "saved": REAL, "lost": REAL},
+)
+COVERAGE = _table(
+    "coverage",
+    "the share right among the answers that a way of telling trusts most",
+    {"data": TEXT, "predictor": TEXT, "coverage": REAL, "right": REAL},
+)
 _CHANGE = {"change": REAL, "low": REAL, "high": REAL}
 OPERATION_PROBLEMS = _table(
     "operation_problems",

@@ -13,15 +13,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..data.load import general_text, load_problems
+from ..data.load import general_text
 from ..data.numbers import format_number
 from ..data.roles import ROLES
 from ..data.rows import question_key
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.generation import Condition, solve
+from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import Solution, fingerprint_of, score_battery, score_roles, solved
-from ..records import Problem
 from ..runs.files import fingerprint, json_values
 from ..runs.manifest import path_of
 from ..runs.options import option
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..lm.interventions import Intervention
     from ..lm.scoring import TextScore
 
-STUDY, BASE = "study", "base"
+BASE = "base"
 UNITS = {
     "evaluations.<edit>.<data>.difference": "share of the problems solved with the edit, less without; paired interval "
     "(Agresti & Min 2005)",
@@ -62,16 +62,6 @@ class Options:
     skills: int = option(16, "items per task of the battery of other skills", kind="positive", where="command")
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Problems that edits are tried on."""
-
-    label: str
-    source: str
-    sha256: str
-    problems: tuple[Problem, ...]
-
-
 def evaluate(session: Session, options: Options) -> str:
     """Run the stage. Raises: UserError for no edits, edits of one name or of another base, or data without new problems."""
     run = session.run
@@ -81,7 +71,8 @@ def evaluate(session: Session, options: Options) -> str:
     names = [e.name for e in edits.values()]
     if twice := next((n for n in [*names, BASE] if [*names, BASE].count(n) > 1), None):
         raise UserError("two edits have one name", expected=f"different names, none of them {BASE}", got=shown(twice))
-    every = [_data(session, source, options.test) for source in dict.fromkeys(options.data or (STUDY,))]
+    count = options.test or len(session.inputs.split.test)
+    every = [trial_data(session, source, count) for source in dict.fromkeys(options.data or (STUDY,))]
     _check_names([BASE, *names], [d.label for d in every])
     for edit in edits.values():
         edit.check(session.loaded)
@@ -147,28 +138,8 @@ def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
                             got=shown(name))  # fmt: skip
 
 
-def _data(session: Session, source: str, count: int | None) -> _Data:
-    """Test problems; of another source those that the study has not used to find neurons, nor shown as exemplars."""
-    inputs, config = session.inputs, session.config
-    count = count or len(inputs.split.test)
-    if source == STUDY:
-        return _Data(STUDY, config.data, inputs.data.sha256, inputs.split.test[:count])
-    loaded = load_problems(source, config.seed)
-    used = {question_key(p.question) for p in (*inputs.split.discovery, *inputs.split.tuning)}
-    shown_before = session.prompt.prefix
-    new = [p for p in loaded.problems if question_key(p.question) not in used and p.question not in shown_before]
-    if left := len(loaded.problems) - len(new):
-        session.run.note(f"{left} problems of {source} were used to find neurons or stand in the prompt: they are left out.")
-    if not new:
-        raise UserError(f"{source} has no problem that the study has not used", expected="at least one")
-    label = Path(source).stem if Path(source).suffix else source.replace("/", "_")
-    if label == STUDY:
-        label = f"{label} (file)"
-    return _Data(label, source, loaded.sha256, tuple(new[:count]))
-
-
 def _solutions(
-    session: Session, data: _Data, given: Sequence[Solution], edits: Any, interventions: dict[str, Intervention | None]
+    session: Session, data: TrialData, given: Sequence[Solution], edits: Any, interventions: dict[str, Intervention | None]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Edit → outcome (a role, or "log_prob": all tokens) → problem → mean log-probability; base's under its name."""
     run = session.run
@@ -230,7 +201,11 @@ def _skills(
 
 
 def _compare(
-    session: Session, data: _Data, edit: Edit, scores: dict[str, dict[str, dict[str, float]]], skills: dict[str, dict[str, Any]]
+    session: Session,
+    data: TrialData,
+    edit: Edit,
+    scores: dict[str, dict[str, dict[str, float]]],
+    skills: dict[str, dict[str, Any]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One edit on one data set, beside the base; and problem by problem."""
     run = session.run
@@ -279,7 +254,7 @@ def _compare(
     return row, each
 
 
-def _record(session: Session, data: _Data, found: dict[str, Any]) -> dict[str, Any]:
+def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[str, Any]:
     """What the edit's file keeps."""
     keys = (
         "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "solutions", "log_prob",

@@ -15,6 +15,7 @@ from . import (
     keystones,
     measure,
     operations,
+    predict,
     push,
     sweep,
     variants,
@@ -33,6 +34,7 @@ STAGES: tuple[Stage, ...] = (
     measure.STAGE,
     variants.STAGE,
     correlate.STAGE,
+    predict.STAGE,
     evaluate.STAGE,
     calibrate.STAGE,
 )

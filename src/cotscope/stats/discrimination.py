@@ -17,9 +17,7 @@ class Area(NamedTuple):
     high: float
 
 
-def auroc(
-    right: Sequence[bool], scores: Sequence[float], clusters: Sequence[int] | None = None, level: float = 0.95
-) -> Area:
+def auroc(right: Sequence[bool], scores: Sequence[float], clusters: Sequence[int] | None = None, level: float = 0.95) -> Area:
     """The chance that a right answer has a higher score than a wrong one, ties counting half (Hanley & McNeil 1982).
 
     Its variance is DeLong's (DeLong et al. 1988, Biometrics 44:837), its interval on the logit scale, within 0 and 1.

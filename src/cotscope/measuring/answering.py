@@ -1,0 +1,91 @@
+"""Answer questions without labels, and say of each answer how likely it is right, by the predictor that a run has learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..data.answers import parse_flexible
+from ..data.load import load_questions
+from ..data.numbers import format_number
+from ..errors import UserError, shown
+from ..predicting.classifier import unpacked
+from ..predicting.shares import expected_share, risk_coverage
+from ..records import Neuron
+from ..runs.files import replacing
+from ..runs.session import Session
+from .predictors import flat
+from .tracing import Answer, trace_all
+
+PREDICTOR = "predictor"
+"""Arrays of the run: the classifier, safetensors with JSON in its header."""
+KINDS = (".jsonl", ".csv", ".parquet")
+KEPT = 0.5  # of the most trusted answers, for the line that is printed
+
+
+def answer(session: Session, questions: str, to: str | None) -> str:
+    """Answer a file's questions and write answers and probabilities. Returns: what is expected of them, in a line.
+
+    Raises: UserError for a file that exists or of another kind, if the run has no predictor, or one of another model.
+    """
+    path = Path(to) if to else Path(questions).with_suffix(".answers.jsonl")
+    if path.suffix not in KINDS:
+        raise UserError(f"{path}: unknown kind of file", expected=" or ".join(KINDS), got=shown(path.suffix))
+    if path.exists():
+        raise UserError(f"{path} exists already", expected="a new file", remedy="Give another one with --to, or remove it.")
+    file = session.run.folder / "arrays" / f"{PREDICTOR}.safetensors"
+    if not session.run.state("predict").current:
+        raise UserError(
+            f"{session.run.folder} has no predictor that holds", expected="`cotscope predict` to have run",
+            got=session.run.state("predict").status, remedy=f"Run `cotscope predict {session.run.folder}` first.",
+        )  # fmt: skip
+    classifier, about = unpacked(file)
+    problems = load_questions(questions)
+    if about["weight_sha256"] != session.loaded.weight_hash():
+        raise UserError(
+            "the predictor was learned on another model", expected=about["model"], got=session.config.model,
+            remedy=f"Run `cotscope predict {session.run.folder}` again.",
+        )  # fmt: skip
+    prompt = session.prompt
+    with session.bar("answering", len(problems), "question") as bar:
+        written = session.engine.generate(
+            [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
+            progress=lambda rows, tokens: bar.update(rows),
+        )  # fmt: skip
+    given = []
+    for problem, c in zip(problems, written, strict=True):
+        number = parse_flexible(c.text)
+        given.append(Answer(problem, c.text, c.token_ids, False, None if number is None else format_number(number)))
+    neurons = [Neuron(*n) for n in about["neurons"]]
+    traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
+    found = classifier.probabilities(flat(traces.sizes[:, :, traces.of(neurons)])).tolist()
+    rows = [
+        {"id": a.problem.id, "question": a.problem.question, "answer": a.read, "text": a.text, "probability": p}
+        for a, p in zip(given, found, strict=True)
+    ]
+    _write(path, rows)
+    share, low, high = expected_share(found)
+    half = next(right for coverage, right in risk_coverage(found, found) if coverage >= KEPT)
+    return (
+        f"{len(rows)} answers in {path}: {share:.3f} [{low:.3f}, {high:.3f}] are expected to be right, of the half that is "
+        f"trusted most {half:.3f}, if they are like those that the predictor was learned on"
+    )
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(rows)
+    with replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(table, temporary)
+        elif path.suffix == ".csv":
+            from pyarrow import csv
+
+            csv.write_csv(table, temporary)
+        else:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,165 @@
+"""How many answers of a whole data set, or under a whole prompt, are right, estimated without their labels.
+
+A data set is estimated from what was learned on the others; a prompt from what was learned under the study's first prompt, and
+each problem by a classifier that saw no problem of its template. Beside activity stand the standards of the field: mean
+confidence, its threshold (ATC) and its difference (DoC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..predicting.classifier import Floats, fit, out_of_fold
+from ..predicting.shares import difference_share, threshold_share
+from ..records import Neuron, Prompt
+from ..runs.session import Session
+from ..stats import RESAMPLES, spearman
+from .predictors import flat, templates_of
+from .problems import STUDY
+from .tracing import CONFIDENCE, Answer, Traces, answers, traced
+
+FEWER = (8, 16, 32, 96)
+"""Unlabelled problems per prompt."""
+LEAST_PROMPTS = 5
+_MEAN = CONFIDENCE.index("log_prob_mean")
+Known = tuple[str, Sequence[Answer], Traces]
+
+
+def estimates(
+    session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the tables `shares` and `share_errors`.
+
+    Args:
+        known: data sets: label, answers under the first prompt, their traces.
+        groups: names → neurons whose activity estimates: the reasoning neurons, and random ones.
+    """
+    rows = _of_data(session, known, groups)
+    study = next((k for k in known if k[0] == STUDY), None)
+    of_prompts = [] if study is None else _of_prompts(session, study, groups)
+    return rows + of_prompts, _errors(of_prompts, session.config.seed)
+
+
+def _confidence(traces: Traces) -> NDArray[np.float64]:
+    """The probability of a token, geometric mean over an answer's."""
+    return np.asarray(np.exp(traces.confidence[:, -1, _MEAN].astype(float)))
+
+
+def _features(traces: Traces, groups: Mapping[str, Sequence[Neuron]]) -> dict[str, Floats]:
+    found = {name: flat(traces.sizes[:, :, traces.of(some)]) for name, some in groups.items()}
+    return found | {"confidence": flat(traces.confidence[:, -1])}
+
+
+def _plain(source: Traces, right: Sequence[bool], target: Traces) -> dict[str, float]:
+    """Estimates that learn nothing but a number."""
+    here, there = _confidence(source).tolist(), _confidence(target).tolist()
+    return {
+        "mean token probability": float(np.mean(there)),
+        "ATC": threshold_share(here, right, there),
+        "DoC": difference_share(here, right, there),
+        "as the source": float(np.mean(right)),
+    }
+
+
+def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]) -> list[dict[str, Any]]:
+    """Each data set from all the others together."""
+    rows: list[dict[str, Any]] = []
+    for label, given, traces in known if len(known) > 1 else ():
+        others = [k for k in known if k[0] != label]
+        right = [a.right for _, some, _ in others for a in some]
+        apart = templates_of([a for _, some, _ in others for a in some])
+        source = Traces.together([t for *_, t in others])
+        here, there = _features(source, groups), _features(traces, groups)
+        found = {n: float(fit(x, right, apart, session.config.seed).probabilities(there[n]).mean()) for n, x in here.items()}
+        about = {"family": "data", "kind": "data", "name": label, "problems": len(given)}
+        about["right"] = float(np.mean([a.right for a in given]))
+        rows += [about | {"method": m, "estimated": e} for m, e in (found | _plain(source, right, traces)).items()]
+    return rows
+
+
+def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Neuron]]) -> list[dict[str, Any]]:
+    """Every other prompt that was measured on the study's test problems."""
+    _, given, traces = study
+    right, place = [a.right for a in given], {a.problem.id: i for i, a in enumerate(given)}
+    models = {
+        name: out_of_fold(x, right, templates_of(given), session.config.seed)[1]
+        for name, x in _features(traces, groups).items()
+    }
+    every = sorted({n for some in groups.values() for n in some})
+    rows: list[dict[str, Any]] = []
+    for family, kind, prompt, activity in _measured(session):
+        some = answers(session, f"{family}.{prompt.name}", [a.problem for a in given])
+        there = traced(session, f"{family}.{prompt.name}", prompt, some, every, residual=False)
+        at = [place[a.problem.id] for a in some]
+        features = _features(there, groups)
+        said: dict[str, list[float]] = {name: [] for name in models}
+        for name, fitted in models.items():
+            for row, i in enumerate(at):
+                model = fitted[i]
+                assert model is not None
+                said[name].append(float(model.probabilities(features[name][row : row + 1])[0]))
+        for count in [n for n in FEWER if n < len(some)] + [len(some)]:
+            found = {name: float(np.mean(p[:count])) for name, p in said.items()}
+            found |= _plain(traces, right, there.first(count))
+            about = {"family": family, "kind": kind, "name": prompt.name, "problems": count}
+            about["right"] = float(np.mean([a.right for a in some]))
+            rows += [about | {"method": m, "estimated": e} for m, e in found.items()]
+            if count == len(some):
+                rows.append(about | {"method": "active poles (count)", "estimated": activity})
+    return _regressed(rows)
+
+
+def _measured(session: Session) -> list[tuple[str, str, Prompt, float]]:
+    """Prompts that `measure` has run, but the first: family, kind, prompt, active reasoning poles per token."""
+    run, inputs = session.run, session.inputs
+    found = {(r["family"], r["prompt"]): r for r in run.rows("SELECT family, kind, prompt, poles_per_token FROM prompts")}
+    asked = run.manifest["options"].get("variants", {})
+    extra = inputs.extra_prompts(int(asked.get("variants", 0)), bool(asked.get("sentences", False)))
+    every = [("study", p) for p in inputs.prompts[1:]] + [(e.family, e.prompt) for e in extra]
+    return [(f, r["kind"], p, r["poles_per_token"]) for f, p in every if (r := found.get((f, p.name))) is not None]
+
+
+def _regressed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In place of the count of active poles, what a line through all other prompts' counts and accuracies says (which has
+    their labels)."""
+    counted = [r for r in rows if r["method"] == "active poles (count)"]
+    if len(counted) < LEAST_PROMPTS:
+        return [r for r in rows if r["method"] != "active poles (count)"]
+    x, y = (np.array([r[k] for r in counted]) for k in ("estimated", "right"))
+    for i, r in enumerate(counted):
+        rest = np.arange(len(x)) != i
+        slope, start = np.polyfit(x[rest], y[rest], 1) if np.ptp(x[rest]) > 0 else (0.0, y[rest].mean())
+        r["method"], r["estimated"] = "regression on active poles", float(np.clip(slope * x[i] + start, 0, 1))
+    return rows
+
+
+def _errors(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """By family of prompts, and all together: mean absolute error and rank correlation, percentile bootstrap over prompts."""
+    found = []
+    for family in ("all", *dict.fromkeys(r["family"] for r in rows)):
+        mine = [r for r in rows if family in ("all", r["family"])]
+        largest: dict[tuple[str, str], int] = {}
+        for r in mine:
+            key = r["family"], r["name"]
+            largest[key] = max(largest.get(key, 0), r["problems"])
+        for method in dict.fromkeys(r["method"] for r in mine):
+            of = [r for r in mine if r["method"] == method]
+            sizes = {n: [r for r in of if r["problems"] == n] for n in FEWER if any(r["problems"] == n for r in of)}
+            sizes[0] = [r for r in of if r["problems"] == largest[r["family"], r["name"]]]  # 0: all there are
+            for count, some in sizes.items():
+                if len(some) < LEAST_PROMPTS:
+                    continue
+                said, true = (np.array([r[k] for r in some]) for k in ("estimated", "right"))
+                row: dict[str, Any] = {"family": family, "method": method, "problems": count or None, "prompts": len(some)}
+                errors = np.abs(said - true)
+                drawn = np.random.default_rng(seed).integers(0, len(some), (RESAMPLES, len(some)))
+                low, high = np.quantile(errors[drawn].mean(axis=1), [0.025, 0.975]).tolist()
+                row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
+                ends = spearman(said.tolist(), true.tolist(), seed)[:3]
+                row |= dict(zip(("spearman", "spearman_low", "spearman_high"), ends, strict=True))
+                found.append(row)
+    return found

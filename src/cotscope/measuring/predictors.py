@@ -1,0 +1,151 @@
+"""What may tell right answers from wrong ones: activity of neurons, and everything else that it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.numbers import format_number
+from ..predicting.templates import masked, templates
+from ..records import Neuron
+from ..runs.session import Session
+from .choosing import REASONING, choose
+from .tracing import CONFIDENCE, Answer, Traces, by_concept
+
+if TYPE_CHECKING:
+    from ..records import Prompt
+
+RANDOM = 3
+"""Random sets beside the reasoning neurons: one for each of them, of its layer and about as active."""
+ACTIVITY, CONTROL, BASELINE = "activity", "random neurons", "baseline"
+SINGLE = ("log_prob_mean", "log_prob_least", "entropy_mean", "result_margin_least", "tokens")
+"""Of `CONFIDENCE`: those that are tried alone."""
+ASKED = "Question: {question}\nProposed answer: {answer}\nIs the proposed answer true or false?\nThe proposed answer is:"
+_TOKENS = 4096  # words and pairs of words that a text is told by, the most frequent
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One way of telling.
+
+    Attributes:
+        kind: `ACTIVITY` (neurons chosen for what they stand for or do), `CONTROL`, or `BASELINE`.
+        features: (answers, features), or (choices, answers, features): the folds choose one.
+        costs: what it needs beyond the answer itself, in words.
+    """
+
+    name: str
+    kind: str
+    features: NDArray[Any]
+    costs: str = ""
+
+
+def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
+    """Neurons whose activity is asked: the reasoning neurons, as many of attribution's, random ones like the former."""
+    reasoning = sorted({Neuron(n.layer, n.index) for n in choose(session, REASONING)[0]})
+    groups = {REASONING: reasoning}
+    if session.run.state("attribute").current and session.run.rows(
+        "SELECT 1 FROM selections WHERE selection = 'attribution' LIMIT 1"
+    ):
+        groups["attribution"] = [Neuron(n.layer, n.index) for n in choose(session, "attribution", first=len(reasoning))[0]]
+    for i in range(RANDOM):
+        drawn = choose(session, REASONING, random=session.config.seed + i)[0]
+        groups[f"random {i + 1}"] = [Neuron(n.layer, n.index) for n in drawn]
+    return groups
+
+
+def flat(values: NDArray[Any]) -> NDArray[np.float64]:
+    """(answers, …) → (answers, features)."""
+    return np.asarray(values, np.float64).reshape(len(values), -1)
+
+
+def predictors(
+    session: Session,
+    given: Sequence[Answer],
+    traces: Traces,
+    groups: Mapping[str, Sequence[Neuron]],
+    extra: Mapping[str, NDArray[Any]],
+) -> list[Predictor]:
+    """All ways for some answers; `extra`: further scores, (answers,) each."""
+    sure = flat(traces.confidence[:, -1])
+    sizes = {name: flat(traces.sizes[:, :, traces.of(some)]) for name, some in groups.items()}
+    found = [Predictor(REASONING, ACTIVITY, sizes[REASONING])]
+    found += [Predictor("concepts", ACTIVITY, flat(by_concept(session, traces)))]
+    found += [Predictor("attribution", ACTIVITY, sizes["attribution"])] if "attribution" in sizes else []
+    found += [Predictor("reasoning and confidence", ACTIVITY, np.hstack([scaled(sizes[REASONING]), scaled(sure)]))]
+    found += [Predictor(name, CONTROL, x) for name, x in sizes.items() if name.startswith("random")]
+    found += [Predictor("layers", CONTROL, flat(traces.layers))]
+    found += [Predictor("confidence", BASELINE, sure)]
+    found += [Predictor(name, BASELINE, sure[:, [CONFIDENCE.index(name)]]) for name in SINGLE]
+    found += [Predictor(name, BASELINE, flat(x), "more passes") for name, x in extra.items()]
+    found += [Predictor("probe", BASELINE, traces.residual.transpose(1, 0, 2)[1::2])]
+    found += [Predictor("question", BASELINE, words([a.problem.question for a in given]))]
+    found += [Predictor("formulas", BASELINE, formulas([a.text for a in given]))]
+    return found
+
+
+def scaled(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Features as a block of total variance 1: beside another block both count alike."""
+    return x / max(float(np.sqrt(x.var(axis=0).sum())), 1e-12)
+
+
+def words(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Words and pairs of words, numbers masked (TF-IDF): what the question alone tells."""
+    return _tfidf(texts, r"(?u)[^\W\d_]+|0", 2)
+
+
+def formulas(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Operators and equals signs in their order, and whether numbers are whole: what the written formulas tell."""
+    import re
+
+    plain = [re.sub(r"\d[\d,]*(\.\d+)?", lambda m: "1" if m.group(1) else "0", t) for t in texts]
+    return _tfidf([" ".join(re.findall(r"[01=+*/×÷−-]", t)) for t in plain], r"\S", 4)
+
+
+def _tfidf(texts: Sequence[str], token: str, longest: int) -> NDArray[np.float64]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not any(texts):
+        return np.zeros((len(texts), 1))
+    made = TfidfVectorizer(ngram_range=(1, longest), token_pattern=token, max_features=_TOKENS)
+    return np.asarray(made.fit_transform([masked(t) if longest == 2 else t for t in texts]).toarray())
+
+
+def templates_of(given: Sequence[Answer]) -> list[int]:
+    """The template of each answer's question."""
+    return templates([a.problem.question for a in given])
+
+
+def says_true(session: Session, prompt: Prompt, given: Sequence[Answer]) -> NDArray[np.float64]:
+    """Log-odds with which the model calls its own answers true (P(True); Kadavath et al. 2022, arXiv:2207.05221)."""
+    from ..lm.scoring import Given, score
+
+    loaded = session.loaded
+    start = len(loaded.encode(""))
+    texts = tuple(ASKED.format(question=a.problem.question, answer=a.text.strip()) for a in given)
+    found = []
+    for word in (" true", " false"):
+        tokens = tuple(loaded.encode(word)[start:])
+        scores = score(session.engine, Given(texts, (tokens,) * len(texts)))
+        found.append(np.array([sum(t.log_prob for t in s) for s in scores]))
+    return found[0] - found[1]
+
+
+def agreement(session: Session, conditions: Sequence[str], given: Sequence[Answer]) -> NDArray[np.float64]:
+    """The share of sampled answers that come to the same number (self-consistency; Wang et al. 2023, arXiv:2203.11171)."""
+    rows = session.run.rows(
+        "SELECT problem_id, flexible FROM completions WHERE list_contains(?, condition) ORDER BY ALL", [list(conditions)]
+    )
+    drawn: dict[str, list[str | None]] = {}
+    for r in rows:
+        drawn.setdefault(r["problem_id"], []).append(r["flexible"])
+    return np.array([np.mean([a.read is not None and d == a.read for d in drawn[a.problem.id]]) for a in given])
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """What is said of an answer in a table."""
+    return {"problem_id": answer.problem.id, "answer": format_number(answer.problem.answer), "read": answer.read}

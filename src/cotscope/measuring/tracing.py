@@ -1,0 +1,182 @@
+"""What the model went through while it wrote its answers: traced once per set of answers, kept as arrays of the run.
+
+Of each answer there are update sizes of chosen neurons (by the tokens' roles, and over its first tokens), of whole layers,
+how sure the model was of its tokens, and the residual stream; `stages/predict.py` asks them whether it is right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.roles import ROLES, token_roles
+from ..records import Neuron, Problem, Prompt
+from ..runs.files import fingerprint
+from ..runs.session import Session
+
+if TYPE_CHECKING:
+    from ..lm.scoring import TokenScore
+
+Floats = NDArray[np.float32]
+STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of an answer after which is asked how it will end; at 0 its first token alone is known, chosen from the prompt."""
+CONFIDENCE = (
+    "log_prob_mean", "log_prob_least", "log_prob_sum", "margin_least", "entropy_mean", "entropy_most", "tokens",
+    *(f"{role}_{what}" for role in ("operator", "result") for what in ("log_prob_mean", "log_prob_least", "margin_least")),
+)  # fmt: skip
+"""How sure the model was of an answer's tokens (nats), and how many they are."""
+_ARRAYS = ("sizes", "so_far", "layers", "confidence", "residual")
+_BATCH = 64  # answers traced at once
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote for one problem."""
+
+    problem: Problem
+    text: str
+    tokens: tuple[int, ...]
+    right: bool
+    read: str | None
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Of some answers, in their order.
+
+    Attributes:
+        neurons: whose update sizes there are.
+        sizes: mean update sizes by role, (answers, roles, neurons); 0 where an answer has no token of a role.
+        so_far: the same over the tokens up to each of `STOPS`, (answers, stops, neurons).
+        layers: of whole layers by role, (answers, roles, layers).
+        confidence: `CONFIDENCE` up to each of `STOPS`, (answers, stops, figures).
+        residual: mean over tokens of the residual stream after each layer, (answers, layers, hidden).
+    """
+
+    neurons: tuple[Neuron, ...]
+    sizes: Floats
+    so_far: Floats
+    layers: Floats
+    confidence: Floats
+    residual: Floats
+
+    def of(self, neurons: Sequence[Neuron]) -> list[int]:
+        """Where these neurons stand."""
+        place = {n: i for i, n in enumerate(self.neurons)}
+        return [place[n] for n in neurons]
+
+    def first(self, count: int) -> Traces:
+        """Of the first answers."""
+        return Traces(self.neurons, *(getattr(self, name)[:count] for name in _ARRAYS))
+
+    @staticmethod
+    def together(parts: Sequence[Traces]) -> Traces:
+        """Of several sets of answers, of the same neurons."""
+        return Traces(parts[0].neurons, *(np.concatenate([getattr(t, name) for t in parts]) for name in _ARRAYS))
+
+
+def answers(session: Session, condition: str, problems: Sequence[Problem]) -> list[Answer]:
+    """What the model wrote under a condition that has been run, in the problems' order."""
+    found = {
+        r["problem_id"]: r
+        for r in session.run.rows(
+            "SELECT problem_id, text, token_ids, correct, flexible FROM completions WHERE condition = ?", [condition]
+        )
+    }
+    return [
+        Answer(p, (r := found[p.id])["text"], tuple(r["token_ids"]), r["correct"], r["flexible"])
+        for p in problems
+        if p.id in found
+    ]
+
+
+def traced(
+    session: Session, name: str, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], residual: bool = True
+) -> Traces:
+    """Traces of some answers under their prompt; found in the run (`arrays/traces.<name>`) if they were made before.
+
+    Args:
+        residual: keep the residual stream.
+    """
+    run = session.run
+    asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE)
+    if (stored := run.arrays(f"traces.{name}", of)) is None:
+        found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
+        found = found if residual else replace(found, residual=found.residual[:, :0])
+        arrays = {name: getattr(found, name) for name in _ARRAYS}
+        about = {"answers": json.dumps([a.problem.id for a in given]), "neurons": json.dumps(found.neurons)}
+        run.write_arrays(f"traces.{name}", arrays, about, of)
+        return found
+    where = tuple(Neuron(*n) for n in json.loads(stored.metadata["neurons"]))
+    return Traces(where, *(stored.arrays[name].astype(np.float32) for name in _ARRAYS))
+
+
+def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], what: str) -> Traces:
+    """Run the model over the answers; one without a token has zeros."""
+    from ..lm.tracing import trace
+
+    loaded, layers = session.loaded, session.loaded.anatomy.layers
+    hidden = session.loaded.anatomy.blocks and int(loaded.model.config.get_text_config().hidden_size)
+    shapes = {
+        "sizes": (len(ROLES), len(neurons)), "so_far": (len(STOPS), len(neurons)), "layers": (len(ROLES), layers),
+        "confidence": (len(STOPS), len(CONFIDENCE)), "residual": (layers, hidden),
+    }  # fmt: skip
+    kept = {
+        name: np.zeros((len(given), *shape), np.float32 if name == "confidence" else np.float16)
+        for name, shape in shapes.items()
+    }
+    written = sorted((i for i, a in enumerate(given) if a.tokens), key=lambda i: -len(given[i].tokens))
+    with session.bar(what, len(written), "answer") as bar:
+        for start in range(0, len(written), _BATCH):
+            part = written[start : start + _BATCH]
+            texts = [prompt.text(given[i].problem.question) for i in part]
+            for i, found in zip(part, trace(session.engine, texts, [given[i].tokens for i in part], neurons, bar.update)):
+                roles = np.array([ROLES.index(r) for r in token_roles(loaded, given[i].tokens)])
+                for role in np.unique(roles):
+                    kept["sizes"][i, role] = _small(found.updates[roles == role].mean(axis=0))
+                    kept["layers"][i, role] = _small(found.layers[roles == role].mean(axis=0))
+                for stop, share in enumerate(STOPS):
+                    tokens = max(1, round(share * len(roles)))
+                    kept["so_far"][i, stop] = _small(found.updates[:tokens].mean(axis=0))
+                    kept["confidence"][i, stop] = confidence(found.scores[:tokens], roles[:tokens])
+                kept["residual"][i] = _small(found.residual)
+    return Traces(tuple(neurons), **kept)
+
+
+def confidence(scores: Sequence[TokenScore], roles: NDArray[Any]) -> list[float]:
+    """`CONFIDENCE` of tokens, whose roles are given by number; where there is none of a role, what all of them have."""
+    log_prob, margin, entropy = (np.array([getattr(s, k) for s in scores]) for k in ("log_prob", "margin", "entropy"))
+    found = [log_prob.mean(), log_prob.min(), log_prob.sum(), margin.min(), entropy.mean(), entropy.max(), len(scores)]
+    for role in ("operator", "result"):
+        here = roles == ROLES.index(role)
+        here = here if here.any() else np.ones(len(roles), bool)
+        found += [log_prob[here].mean(), log_prob[here].min(), margin[here].min()]
+    return [float(f) for f in found]
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    """What float16 can hold of it."""
+    return np.clip(values, -65504, 65504)
+
+
+def by_concept(session: Session, traces: Traces) -> Floats:
+    """Sums of the update sizes of each concept's accepted neurons, by role and third of the model: features that every model
+    has, (answers, concepts · roles · thirds); mean per neuron, so that sets of other sizes compare."""
+    layers = traces.layers.shape[2]
+    concepts: dict[str, list[list[Neuron]]] = {}
+    have = set(traces.neurons)
+    for r in session.run.rows("SELECT DISTINCT concept, layer, index FROM annotations WHERE accepted ORDER BY ALL"):
+        if (n := Neuron(r["layer"], r["index"])) in have:
+            concepts.setdefault(r["concept"], [[], [], []])[min(2, 3 * n.layer // layers)].append(n)
+    columns = []
+    for thirds in concepts.values():
+        for some in thirds:
+            where = traces.of(some)
+            columns.append(traces.sizes[:, :, where].mean(axis=2) if where else np.zeros(traces.sizes.shape[:2]))
+    return np.concatenate(columns, axis=1).astype(np.float32) if columns else np.zeros((len(traces.sizes), 1), np.float32)

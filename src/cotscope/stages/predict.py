@@ -1,0 +1,372 @@
+"""Predict: which answers are right, and how many, without their labels?
+
+The model's own answers are traced (`measuring/tracing.py`), and classifiers learn to tell right from wrong ones: by the
+activity of the reasoning neurons, of as many random ones, of whole layers; and by what costs less or is known: how sure the
+model was, a probe on the residual stream, the question's words, the formulas written. Every figure is of problems whose
+template the classifier never saw; all choices are made within the training problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..measuring.answering import PREDICTOR, answer
+from ..measuring.estimating import estimates
+from ..measuring.generation import Condition, solve
+from ..measuring.predictors import (
+    ACTIVITY,
+    BASELINE,
+    CONTROL,
+    REASONING,
+    Predictor,
+    agreement,
+    flat,
+    neuron_groups,
+    predictors,
+    says_true,
+    templates_of,
+)
+from ..measuring.problems import STUDY, TrialData, trial_data
+from ..measuring.tracing import STOPS, Answer, Traces, answers, traced
+from ..predicting.classifier import enough, fit, out_of_fold, packed
+from ..predicting.shares import risk_coverage
+from ..records import Neuron
+from ..runs.files import fingerprint
+from ..runs.options import option
+from ..runs.session import Session
+from ..runs.stage import Stage, never
+from ..runs.tables import (
+    ANNOTATIONS,
+    ATTRIBUTIONS,
+    CANDIDATES,
+    COVERAGE,
+    EARLY,
+    KEYSTONES,
+    POLES,
+    PREDICTIONS,
+    PREDICTORS,
+    PROMPTS,
+    SELECTIONS,
+    SHARE_ERRORS,
+    SHARES,
+    STOPPING,
+    TRANSFERS,
+)
+from ..stats import Area, auroc, auroc_difference, holm, mcnemar_exact
+
+SAMPLES, TEMPERATURE = 0, 0.7
+CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
+"""Ways of telling that mean the same on every data set, so that they can be carried over."""
+STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
+UNITS = {
+    "prediction.<data>.predictors.<name>.auroc": "chance that a right answer is told from a wrong one, by classifiers that saw "
+    "no problem of its template; intervals over templates (DeLong, Obuchowski)",
+    "prediction.<data>.predictors.<name>.p_holm": "that the reasoning neurons' area is as large, against this way of telling; "
+    "two-sided, over all ways on the data set",
+    "prediction.<data>.shuffled": "the reasoning neurons' area where the labels are shuffled: 0.5 but for chance",
+    "prediction.cause": "the neurons that the prediction rests on most, zeroed: what the study's test problems lose",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
+
+    data: tuple[str, ...] = option(
+        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command"
+    )
+    test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
+    samples: int = option(SAMPLES, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
+    ask: bool = option(True, "ask the model whether its answer is true, beside", where="command")
+    rests: int = option(
+        50, "zero so many neurons that the prediction rests on most, to see whether they cause anything", kind="natural",
+        where="command",
+    )  # fmt: skip
+    on: str | None = option(
+        None, "instead: answer the questions of this file, and say of each answer how likely it is right", kind="path",
+        where="command",
+    )  # fmt: skip
+    to: str | None = option(
+        None, "where `--on` writes: .jsonl, .csv or .parquet (default: the questions' file with .answers.jsonl)", kind="path",
+        where="command",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Known:
+    """One data set: its answers, traces and ways of telling."""
+
+    data: TrialData
+    answers: list[Answer]
+    traces: Traces
+    ways: list[Predictor]
+    templates: list[int]
+
+    @property
+    def right(self) -> list[bool]:
+        return [a.right for a in self.answers]
+
+    def way(self, name: str) -> Predictor:
+        """A way of telling by its name."""
+        return next(w for w in self.ways if w.name == name)
+
+
+def predict(session: Session, options: Options) -> str:
+    """Run the stage. Answers and traces that are there are not made again.
+
+    Raises: UserError for too few problems, or too few right or wrong answers.
+    """
+    run = session.run
+    groups = neuron_groups(session)
+    every = sorted({n for some in groups.values() for n in some})
+    known = [_known(session, d, groups, every, options) for d in _sources(session, options)]
+    rows, said = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    predicted, coverage, early, stopping = (list[dict[str, Any]]() for _ in range(4))
+    with session.bar("predicting", sum(len(k.ways) + 1 + 3 * len(STOPS) for k in known), "predictor") as bar:
+        for k in known:
+            found: dict[str, np.ndarray] = {}
+            for way in k.ways:
+                found[way.name], _ = out_of_fold(way.features, k.right, k.templates, session.config.seed)
+                bar.update()
+            here = [_row(k, way, found) for way in k.ways]
+            others = [r for r in here if r["predictor"] != REASONING]
+            for r, p in zip(others, holm([r["p_value"] for r in others]), strict=True):
+                r["p_holm"] = p
+            rows += here
+            for name, probability in found.items():
+                predicted += [
+                    {"data": k.data.label, "predictor": name, "problem_id": a.problem.id, "template": t, "right": a.right,
+                     "probability": float(p)} for a, t, p in zip(k.answers, k.templates, probability, strict=True)
+                ]  # fmt: skip
+            for name in (REASONING, "confidence"):
+                coverage += [
+                    {"data": k.data.label, "predictor": name, "coverage": c, "right": r}
+                    for c, r in risk_coverage(found[name].tolist(), k.right)
+                ]
+            shuffled = np.random.default_rng(session.config.seed).permutation(k.right)
+            chance, _ = out_of_fold(k.way(REASONING).features, shuffled.tolist(), k.templates, session.config.seed)
+            bar.update()
+            said[k.data.label] = _summary(k, here) | {"shuffled": auroc(shuffled.tolist(), chance.tolist())._asdict()}
+            e, s = _early(session, k, groups, bar.update)
+            early, stopping = early + e, stopping + s
+    for table, content in (
+        (PREDICTORS, rows),
+        (PREDICTIONS, predicted),
+        (COVERAGE, coverage),
+        (EARLY, early),
+        (STOPPING, stopping),
+    ):
+        run.write(table, content)
+    run.write(TRANSFERS, _transfers(session, known))
+    told = {name: groups[name] for name in (REASONING, "random 1")}
+    shares, errors = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
+    run.write(SHARES, shares)
+    run.write(SHARE_ERRORS, errors)
+    weights = _keep(session, known, groups[REASONING])
+    run.summarise("prediction", said | {"cause": _cause(session, weights, options.rests)})
+    return _finding(said)
+
+
+def _sources(session: Session, options: Options) -> list[TrialData]:
+    return [trial_data(session, source, options.test) for source in dict.fromkeys(options.data or (STUDY,))]
+
+
+def _known(
+    session: Session, data: TrialData, groups: dict[str, list[Neuron]], every: Sequence[Neuron], options: Options
+) -> _Known:
+    """Answers, traces and ways of telling of one data set."""
+    answer = Condition("prediction", session.prompt, data.label, data.label, problems=data.problems)
+    samples = [
+        Condition("prediction", session.prompt, data.label, f"{data.label}, sample {i + 1}", problems=data.problems,
+                  temperature=TEMPERATURE, seed=session.config.seed + i)
+        for i in range(options.samples)
+    ]  # fmt: skip
+    solve(session, [answer, *samples], f"answering {data.label}")
+    given = answers(session, answer.name, data.problems)
+    enough(np.array([a.right for a in given]))
+    traces = traced(session, data.label, session.prompt, given, every)
+    extra: dict[str, Any] = {}
+    if options.ask:
+        extra["says true"] = _asked(session, data.label, given)
+    if samples:
+        extra["agreement"] = agreement(session, [s.name for s in samples], given)
+    return _Known(data, given, traces, predictors(session, given, traces, groups, extra), templates_of(given))
+
+
+def _asked(session: Session, label: str, given: Sequence[Answer]) -> np.ndarray:
+    name, of = f"asked.{label}", fingerprint([(a.problem.question, a.text) for a in given])
+    if (stored := session.run.arrays(name, of)) is not None:
+        return stored.arrays["log_odds"]
+    with session.bar(f"asking about {label}", 1, "pass"):
+        found = says_true(session, session.prompt, given)
+    session.run.write_arrays(name, {"log_odds": found}, {}, of)
+    return found
+
+
+def _row(k: _Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """One way of telling on one data set."""
+    from sklearn.metrics import average_precision_score, brier_score_loss
+
+    mine, best = found[way.name].tolist(), found[REASONING].tolist()
+    area = auroc(k.right, mine, k.templates)
+    row = {
+        "data": k.data.label, "predictor": way.name, "kind": way.kind, "costs": way.costs, "features": way.features.shape[-1],
+        "n": len(mine), "templates": len(set(k.templates)), "right": float(np.mean(k.right)), **_area(area),
+        "average_precision": float(average_precision_score(k.right, mine)),
+        "brier": float(brier_score_loss(k.right, mine)),
+    }  # fmt: skip
+    if way.name != REASONING:
+        difference, p = auroc_difference(k.right, best, mine, k.templates)
+        row |= dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)) | {"p_value": p}
+    return row
+
+
+def _area(area: Area) -> dict[str, float]:
+    return {"auroc": area.value, "low": area.low, "high": area.high}
+
+
+def _summary(k: _Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("kind", "auroc", "low", "high", "brier", "difference", "difference_low", "difference_high", "p_holm")
+    return {
+        "n": len(k.answers),
+        "templates": len(set(k.templates)),
+        "right": float(np.mean(k.right)),
+        "predictors": {r["predictor"]: {key: r.get(key) for key in keys} for r in rows},
+    }
+
+
+def _early(
+    session: Session, k: _Known, groups: dict[str, list[Neuron]], update: Callable[[], object]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """After each part of the answers: how well it tells, and what is saved and lost if the least likely ones are stopped."""
+    rows, stopping = [], []
+    lengths = np.array([len(a.tokens) for a in k.answers], float)
+    right = np.array(k.right)
+    for at, stop in enumerate(STOPS):
+        ways = [(name, kind, flat(k.traces.so_far[:, at, k.traces.of(groups[name])]))
+                for name, kind in ((REASONING, ACTIVITY), ("random 1", CONTROL))]  # fmt: skip
+        ways.append(("confidence", BASELINE, flat(k.traces.confidence[:, at])))
+        seen = np.maximum(1, np.round(stop * lengths))
+        for name, kind, features in ways:
+            found, _ = out_of_fold(features, k.right, k.templates, session.config.seed)
+            area = auroc(k.right, found.tolist(), k.templates)
+            about = {"data": k.data.label, "predictor": name, "stop": stop}
+            rows.append(
+                about | {"kind": kind, "tokens": float(seen.mean()), "auroc": area.value, "low": area.low, "high": area.high}
+            )
+            update()
+            order = np.argsort(found, kind="stable")
+            for share in STOPPED if stop < 1 else ():
+                gone = order[: round(share * len(order))]
+                saved = float((lengths - seen)[gone].sum() / lengths.sum())
+                stopping.append(about | {"stopped": share, "saved": saved, "lost": float(right[gone].sum() / right.sum())})
+    return rows, stopping
+
+
+def _transfers(session: Session, known: Sequence[_Known]) -> list[dict[str, Any]]:
+    """Each data set by classifiers that learned on all the others."""
+    rows: list[dict[str, Any]] = []
+    for k in known if len(known) > 1 else ():
+        others = [o for o in known if o is not k]
+        labels = [r for o in others for r in o.right]
+        apart, at = list[int](), 0  # templates of two data sets are none of each other's
+        for o in others:
+            apart += [at + t for t in o.templates]
+            at += max(o.templates) + 1
+        for name in CARRIED:
+            features = np.vstack([o.way(name).features for o in others])
+            found = fit(features, labels, apart, session.config.seed).probabilities(k.way(name).features)
+            area = auroc(k.right, found.tolist(), k.templates)
+            rows.append(
+                {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
+                 "kind": k.way(name).kind, "n": len(found), "right": float(np.mean(k.right)), "expected": float(found.mean()),
+                 **_area(area)}
+            )  # fmt: skip
+    return rows
+
+
+def _keep(session: Session, known: Sequence[_Known], neurons: Sequence[Neuron]) -> dict[Neuron, float]:
+    """Fit the reasoning neurons' classifier on all answers and keep it in the run; how much it rests on each neuron."""
+    features = np.vstack([k.way(REASONING).features for k in known])
+    labels = [r for k in known for r in k.right]
+    apart = [(i, t) for i, k in enumerate(known) for t in k.templates]
+    number = {key: n for n, key in enumerate(dict.fromkeys(apart))}
+    classifier = fit(features, labels, [number[a] for a in apart], session.config.seed)
+    about = {
+        "model": session.config.model, "weight_sha256": session.loaded.weight_hash(), "prompt": session.prompt.name,
+        "neurons": [list(n) for n in neurons], "right": float(np.mean(labels)),
+        "trained_on": [{"data": k.data.source, "sha256": k.data.sha256, "answers": len(k.answers)} for k in known],
+    }  # fmt: skip
+    arrays, header = packed(classifier, about)
+    session.run.write_arrays(PREDICTOR, arrays, header, "")
+    spread = features.std(axis=0) / classifier.scale
+    weight = np.abs(classifier.weights * spread).reshape(-1, len(neurons)).sum(axis=0)  # over roles
+    return dict(zip(neurons, weight.tolist(), strict=True))
+
+
+def _cause(session: Session, weights: dict[Neuron, float], count: int) -> dict[str, Any] | None:
+    """What the study's test problems lose without the neurons that the prediction rests on most, and without random ones."""
+    if not count:
+        return None
+    most = sorted(sorted(weights, key=lambda n: -weights[n])[:count])
+    rest = [n for n in weights if n not in set(most)]
+    drawn = [rest[i] for i in np.random.default_rng(session.config.seed).permutation(len(rest))[:count]]
+    sets = {"untouched": (), "rests": tuple(most), "others": tuple(sorted(drawn))}
+    solve(
+        session,
+        [Condition("prediction", session.prompt, "test", f"zeroed {name}", neurons=some) for name, some in sets.items()],
+        "zeroing what the prediction rests on",
+    )
+    right = {}
+    for name in sets:
+        found = {a.problem.id: a.right for a in answers(session, f"prediction.zeroed {name}", session.inputs.split.test)}
+        right[name] = [found[p.id] for p in session.inputs.split.test]
+    return {
+        "neurons": len(most),
+        "n": len(right["untouched"]),
+        **{name: float(np.mean(hits)) for name, hits in right.items()},
+        "p_untouched": mcnemar_exact(right["untouched"], right["rests"]),
+        "p_others": mcnemar_exact(right["others"], right["rests"]),
+        "first": [list(n) for n in sorted(weights, key=lambda n: -weights[n])[:10]],
+    }
+
+
+def _finding(said: dict[str, dict[str, Any]]) -> str:
+    """A line: on each data set the reasoning neurons' area, the best random set's and the best baseline's."""
+    parts = []
+    for label, found in said.items():
+        ways = found["predictors"]
+
+        def best(kind: str, ways: dict[str, Any] = ways) -> str:
+            name = max((n for n, w in ways.items() if w["kind"] == kind), key=lambda n: ways[n]["auroc"])
+            return f"{name} {ways[name]['auroc']:.3f}"
+
+        own = ways[REASONING]
+        parts.append(
+            f"{label} (n = {found['n']}): AUROC of the reasoning neurons {own['auroc']:.3f} [{own['low']:.3f}, "
+            f"{own['high']:.3f}], {best(CONTROL)}, {best(BASELINE)}"
+        )
+    return "; ".join(parts)
+
+
+STAGE = Stage(
+    "predict",
+    "predict",
+    "which answers are right, and how many, told by activity and by what it has to beat",
+    predict,
+    Options,
+    after=("annotate",),
+    beside=("keystones", "attribute", "measure", "variants"),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS, PROMPTS, "completions/study.",
+           "completions/variant.", "completions/sentence."),
+    writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/predictor", PREDICTORS, PREDICTIONS, COVERAGE,
+            EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
+    units=UNITS,
+    repeats=True,
+    wanted=never,
+    instead=lambda session, options: None if options.on is None else answer(session, options.on, options.to),
+)  # fmt: skip
