@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,18 +103,19 @@ def traced(
     Args:
         residual: keep the residual stream.
     """
-    run = session.run
+    run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
     of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE)
-    if (stored := run.arrays(f"traces.{name}", of)) is None:
+    if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
-        found = found if residual else replace(found, residual=found.residual[:, :0])
-        arrays = {name: getattr(found, name) for name in _ARRAYS}
+        arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
         about = {"answers": json.dumps([a.problem.id for a in given]), "neurons": json.dumps(found.neurons)}
-        run.write_arrays(f"traces.{name}", arrays, about, of)
-        return found
-    where = tuple(Neuron(*n) for n in json.loads(stored.metadata["neurons"]))
-    return Traces(where, *(stored.arrays[name].astype(np.float32) for name in _ARRAYS))
+        run.write_arrays(file, arrays, about, of)
+    stored = run.arrays(file, of)
+    assert stored is not None
+    kept = {part: stored.arrays[part].astype(np.float32) for part in stored.arrays}
+    kept.setdefault("residual", np.zeros((len(given), 0, 0), np.float32))
+    return Traces(tuple(Neuron(*n) for n in json.loads(stored.metadata["neurons"])), **kept)
 
 
 def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], what: str) -> Traces:

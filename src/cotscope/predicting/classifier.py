@@ -24,8 +24,8 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""
 FEW = 128
 """Up to so many features sparse weights (L1) are tried too."""
-LEAST_CLASS, LEAST = 10, 30
-"""Right answers, and wrong ones, that a classifier needs at least; and problems."""
+LEAST_CLASS, LEAST, LEAST_TEMPLATES = 10, 30, 10
+"""Right answers, and wrong ones, that a classifier needs at least; problems; and templates of them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
     from sklearn.metrics import log_loss
 
     y, groups = np.asarray(right, bool), np.asarray(templates)
-    enough(y)
+    enough(y, groups)
     x = np.asarray(features, float)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     # A feature that hardly ever moves must not be blown up: its scale is at least a tenth of the usual one.
@@ -86,7 +86,7 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
     folds = list(folds_of(y, groups, INNER, seed + 1))
     best: tuple[float, str, float, Floats] | None = None
     for penalty, z in spans.items():
-        for strength in STRENGTHS:
+        for strength in STRENGTHS if penalty == "l2" else STRENGTHS[1:4]:
             said = np.zeros(len(y))
             for train, test in folds:
                 said[test] = _regression(penalty, strength).fit(z[train], y[train]).decision_function(z[test])
@@ -115,7 +115,7 @@ def out_of_fold(
             in its inner folds.
     """
     y, groups = np.asarray(right, bool), np.asarray(templates)
-    enough(y)
+    enough(y, groups)
     choices = features if features.ndim == 3 else features[None]
     found, fitted = np.full(len(y), float(y.mean())), list[Classifier | None]([None] * len(y))
     for train, test in folds_of(y, groups, OUTER, seed):
@@ -137,11 +137,17 @@ def folds_of(
     return [(train, test) for train, test in split if 0 < right[train].sum() < len(train) and len(test)]
 
 
-def enough(right: NDArray[np.bool_]) -> None:
+def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:
     """Raises: UserError if there are too few problems, or too few right or wrong answers among them."""
     hits, n = int(right.sum()), len(right)
     if n < LEAST:
         raise UserError("too few problems to learn which answers are right", expected=f"at least {LEAST}", got=str(n))
+    if (count := len(np.unique(templates))) < LEAST_TEMPLATES:
+        raise UserError(
+            "the problems are of too few templates to learn on some and test on others",
+            expected=f"at least {LEAST_TEMPLATES}, by the words of their questions", got=str(count),
+            remedy="Give problems that differ in more than numbers and names.",
+        )  # fmt: skip
     if min(hits, n - hits) < LEAST_CLASS:
         raise UserError(
             "too few right or too few wrong answers to learn from", expected=f"at least {LEAST_CLASS} of each",
@@ -153,7 +159,7 @@ def _regression(penalty: str, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     if penalty == "l1":
-        return LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", max_iter=200, random_state=0)
+        return LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", max_iter=1000, random_state=0)
     return LogisticRegression(C=strength, solver="lbfgs", max_iter=400)
 
 

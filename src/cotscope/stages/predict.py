@@ -187,14 +187,15 @@ def _known(
     ]  # fmt: skip
     solve(session, [answer, *samples], f"answering {data.label}")
     given = answers(session, answer.name, data.problems)
-    enough(np.array([a.right for a in given]))
+    apart = templates_of(given)
+    enough(np.array([a.right for a in given]), np.array(apart))
     traces = traced(session, data.label, session.prompt, given, every)
     extra: dict[str, Any] = {}
     if options.ask:
         extra["says true"] = _asked(session, data.label, given)
     if samples:
         extra["agreement"] = agreement(session, [s.name for s in samples], given)
-    return _Known(data, given, traces, predictors(session, given, traces, groups, extra), templates_of(given))
+    return _Known(data, given, traces, predictors(session, given, traces, groups, extra), apart)
 
 
 def _asked(session: Session, label: str, given: Sequence[Answer]) -> np.ndarray:

@@ -1,0 +1,183 @@
+"""The stage that predicts which answers are right, on a tiny model: its figures recomputed, its file used, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import TinyStudy
+from sklearn.metrics import roc_auc_score
+
+from cotscope.cli import main
+from cotscope.data.answers import parse_flexible
+from cotscope.data.numbers import format_number
+from cotscope.data.roles import ROLES, token_roles
+from cotscope.lm.hooks import coefficient_hooks
+from cotscope.measuring.tracing import CONFIDENCE, STOPS
+from cotscope.records import Neuron
+from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
+
+pytestmark = pytest.mark.slow
+
+NONSENSE = random.Random(0)
+WORDS = ("apples", "boats", "cups", "doors", "eggs", "forks", "gates", "hats", "inks", "jars", "kites", "lamps", "maps", "nets")
+
+
+def question() -> str:
+    """Of words of its own, so that it is a template of its own."""
+    return " ".join("".join(NONSENSE.choices("abcdefghilmnoprstu", k=NONSENSE.randint(3, 7))) for _ in range(5)) + "?"
+
+
+@pytest.fixture(scope="module")
+def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder `run`, and `more.jsonl` and `other.jsonl`: of their problems the model solves those that are long."""
+    place = tmp_path_factory.mktemp("predict")
+    assert main(["discover", *tiny_study.options(), "--out", str(place / "run")]) == 0
+    assert main(["annotate", str(place / "run")]) == 0
+    session = Session.reopen(place / "run")
+    for name in ("more", "other"):
+        questions = [question() for _ in range(48)]
+        texts = [session.prompt.text(q) for q in questions]
+        written = session.engine.generate(texts, max_new_tokens=16, stop=session.prompt.stop)
+        rows = []
+        for i, (q, c) in enumerate(zip(questions, written, strict=True)):
+            said = parse_flexible(c.text)
+            right = len(q) % 2 == 0 and said is not None
+            rows.append({"id": f"{name}{i}", "question": q, "answer": format_number(said) if right else "123456"})
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(predict(place, "--samples", "2")) == 0
+    return place
+
+
+def predict(place: Path, *more: str) -> list[str]:
+    data = ["--data", str(place / "more.jsonl"), "--data", str(place / "other.jsonl"), "--rests", "3"]
+    return ["predict", str(place / "run"), *data, *more]
+
+
+def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
+    run = Run.open(place / "run")
+    rows = run.rows("SELECT * FROM predictors ORDER BY data, predictor")
+    assert {r["data"] for r in rows} == {"more", "other"}
+    names = {r["predictor"] for r in rows}
+    assert {"reasoning", "concepts", "random 1", "random 2", "random 3", "layers", "confidence", "probe", "question",
+            "formulas", "agreement", "says true", "log_prob_mean"} <= names  # fmt: skip
+    for r in rows:
+        found = run.rows("SELECT * FROM predictions WHERE data = ? AND predictor = ?", [r["data"], r["predictor"]])
+        assert len(found) == r["n"] == 48
+        right, probability = [p["right"] for p in found], [p["probability"] for p in found]
+        assert r["auroc"] == pytest.approx(roc_auc_score(right, probability))
+        assert r["brier"] == pytest.approx(np.mean([(a - b) ** 2 for a, b in zip(right, probability)]))
+        assert (r["difference"] is None) == (r["predictor"] == "reasoning")
+    said = run.summary["prediction"]
+    assert said["more"]["n"] == 48 and 0 <= said["more"]["shuffled"]["value"] <= 1
+    assert said["cause"]["neurons"] == 3 and said["cause"]["n"] == 8
+    early = run.rows("SELECT * FROM early WHERE data = 'more' AND predictor = 'confidence' ORDER BY stop")
+    assert [r["stop"] for r in early] == list(STOPS) and early[0]["tokens"] == 1
+    transfers = run.rows("SELECT * FROM transfers WHERE data = 'other'")
+    assert all(r["trained_on"] == ["more"] for r in transfers) and len(transfers) == 5
+    shares = run.rows("SELECT * FROM shares WHERE family = 'data' AND name = 'more'")
+    assert {"reasoning", "confidence", "ATC", "DoC", "as the source"} <= {r["method"] for r in shares}
+
+
+def test_traces_are_what_the_model_did(place: Path) -> None:
+    """Update sizes and confidence against a plain pass over prompt and answer."""
+    session = Session.reopen(place / "run")
+    run, loaded = session.run, session.loaded
+    record = run.manifest["files"]["arrays/traces.more"]
+    stored = run.arrays("traces.more", record["of"])
+    assert stored is not None
+    neurons = [Neuron(*n) for n in json.loads(stored.metadata["neurons"])]
+    ids = json.loads(stored.metadata["answers"])
+    rows = {r["problem_id"]: r for r in run.rows("SELECT * FROM completions WHERE condition = 'prediction.more'")}
+    questions = {r["id"]: r["question"] for r in map(json.loads, (place / "more.jsonl").read_text().splitlines())}
+    for i in (0, 17):
+        start = loaded.encode(session.prompt.text(questions[ids[i]]))
+        tokens = rows[ids[i]]["token_ids"]
+        kept: list[torch.Tensor] = []
+        with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, lambda layer, m: kept.append(m[0].clone())):
+            logits = loaded.model(torch.tensor([start + tokens])).logits[0]
+        at = slice(len(start) - 1, len(start) + len(tokens) - 1)
+        sizes = torch.stack([(kept[n.layer][at, n.index] * loaded.anatomy.norms[n.layer, n.index]).abs() for n in neurons], 1)
+        roles = token_roles(loaded, tokens)
+        for r, role in enumerate(ROLES):
+            here = [t for t, of in enumerate(roles) if of == role]
+            expected = sizes[here].mean(0) if here else torch.zeros(len(neurons))
+            assert np.allclose(stored.arrays["sizes"][i, r], expected, rtol=2e-3, atol=1e-4)
+        assert np.allclose(stored.arrays["so_far"][i, 0], sizes[0], rtol=2e-3, atol=1e-4)
+        log_probs = torch.log_softmax(logits[at], -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        found = dict(zip(CONFIDENCE, stored.arrays["confidence"][i, -1]))
+        assert found["log_prob_mean"] == pytest.approx(log_probs.mean().item(), abs=1e-4)
+        assert found["log_prob_least"] == pytest.approx(log_probs.min().item(), abs=1e-4)
+        assert found["tokens"] == len(tokens)
+
+
+def test_nothing_is_done_twice(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.open(place / "run")
+    before = {n: r["sha256"] for n, r in run.manifest["files"].items() if "prediction" in n or "traces" in n}
+    times = {n: (run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns for n in before if n.startswith("arrays")}
+    assert main(predict(place, "--samples", "2")) == 0
+    again = Run.open(place / "run")
+    assert {n: again.manifest["files"][n]["sha256"] for n in before} == before
+    assert all((run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns == t for n, t in times.items())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = tmp_path / "new.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"How many {w} are {i}?"}) + "\n" for i, w in enumerate(WORDS)))
+    to = tmp_path / f"out{suffix}"
+    assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to)]) == 0
+    assert "expected to be right" in capsys.readouterr().out
+    if suffix == ".jsonl":
+        rows = list(map(json.loads, to.read_text().splitlines()))
+    elif suffix == ".csv":
+        rows = list(csv.DictReader(to.open()))
+    else:
+        rows = pq.read_table(to).to_pylist()
+    assert [r["question"] for r in rows] == [f"How many {w} are {i}?" for i, w in enumerate(WORDS)]
+    assert all(0 < float(r["probability"]) < 1 for r in rows)
+    assert Run.open(place / "run").state("predict").current
+    assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place: Path, tmp_path: Path) -> None:
+    to = tmp_path / "again.jsonl"
+    assert main(["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to", str(to)]) == 0
+    rows = list(map(json.loads, to.read_text().splitlines()))
+    run = Run.open(place / "run")
+    right = {r["problem_id"]: r["right"] for r in run.rows("SELECT DISTINCT problem_id, right FROM predictions WHERE data = 'more'")}  # fmt: skip
+    said = {r["problem_id"]: r["text"] for r in run.rows("SELECT * FROM completions WHERE condition = 'prediction.more'")}
+    assert {r["id"]: r["text"] for r in rows} == said
+    # It learned on these very answers, so that it tells them apart at least a little.
+    assert roc_auc_score([right[r["id"]] for r in rows], [r["probability"] for r in rows]) > 0.5
+
+
+def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*more: str, folder: Path = place / "run") -> str:
+        assert main(["predict", str(folder), *more]) == 2
+        return capsys.readouterr().err
+
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join((place / "more.jsonl").read_text().splitlines(keepends=True)[:20]))
+    assert "at least 30" in refused("--data", str(few))
+    rows = [json.loads(line) for line in (place / "more.jsonl").read_text().splitlines()]
+    (wrong := tmp_path / "wrong.jsonl").write_text("".join(json.dumps(r | {"answer": "77777"}) + "\n" for r in rows))
+    assert "right" in (said := refused("--data", str(wrong))) and "0 right, 48 wrong" in said
+    assert "a folder" in refused("--on", str(tmp_path), "--to", str(tmp_path / "x.csv"))
+    assert "unknown kind" in refused("--on", str(few), "--to", str(tmp_path / "x.txt"))
+    (empty := tmp_path / "empty.jsonl").write_text("")
+    assert "no problems" in refused("--on", str(empty), "--to", str(tmp_path / "x.csv"))
+    other = tmp_path / "other"
+    shutil.copytree(place / "run", other)
+    (other / "arrays" / "predictor.safetensors").write_bytes(b"x" * 100)
+    assert "no predictor that holds" in refused("--on", str(few), "--to", str(tmp_path / "y.csv"), folder=other)
+    assert Run.open(place / "run").state("predict").current, "what was refused leaves what was done"
