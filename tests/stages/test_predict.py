@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,10 @@ def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return place
 
 
+def seen(kept: list[torch.Tensor]) -> Callable[[int, torch.Tensor], None]:
+    return lambda layer, m: kept.append(m[0].clone())
+
+
 def predict(place: Path, *more: str) -> list[str]:
     data = ["--data", str(place / "more.jsonl"), "--data", str(place / "other.jsonl"), "--rests", "3"]
     return ["predict", str(place / "run"), *data, *more]
@@ -102,7 +107,7 @@ def test_traces_are_what_the_model_did(place: Path) -> None:
         start = loaded.encode(session.prompt.text(questions[ids[i]]))
         tokens = rows[ids[i]]["token_ids"]
         kept: list[torch.Tensor] = []
-        with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, lambda layer, m: kept.append(m[0].clone())):
+        with torch.inference_mode(), coefficient_hooks(loaded.anatomy, None, seen(kept)):
             logits = loaded.model(torch.tensor([start + tokens])).logits[0]
         at = slice(len(start) - 1, len(start) + len(tokens) - 1)
         sizes = torch.stack([(kept[n.layer][at, n.index] * loaded.anatomy.norms[n.layer, n.index]).abs() for n in neurons], 1)
@@ -154,7 +159,8 @@ def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place
     assert main(["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to", str(to)]) == 0
     rows = list(map(json.loads, to.read_text().splitlines()))
     run = Run.open(place / "run")
-    right = {r["problem_id"]: r["right"] for r in run.rows("SELECT DISTINCT problem_id, right FROM predictions WHERE data = 'more'")}  # fmt: skip
+    known = run.rows("SELECT DISTINCT problem_id, right FROM predictions WHERE data = 'more'")
+    right = {r["problem_id"]: r["right"] for r in known}
     said = {r["problem_id"]: r["text"] for r in run.rows("SELECT * FROM completions WHERE condition = 'prediction.more'")}
     assert {r["id"]: r["text"] for r in rows} == said
     # It learned on these very answers, so that it tells them apart at least a little.
@@ -169,6 +175,7 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     few = tmp_path / "few.jsonl"
     few.write_text("".join((place / "more.jsonl").read_text().splitlines(keepends=True)[:20]))
     assert "at least 30" in refused("--data", str(few))
+    assert "share questions" in refused("--data", str(few), "--data", str(place / "more.jsonl"))
     rows = [json.loads(line) for line in (place / "more.jsonl").read_text().splitlines()]
     (wrong := tmp_path / "wrong.jsonl").write_text("".join(json.dumps(r | {"answer": "77777"}) + "\n" for r in rows))
     assert "right" in (said := refused("--data", str(wrong))) and "0 right, 48 wrong" in said

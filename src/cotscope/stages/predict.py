@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.rows import question_key
+from ..errors import UserError
 from ..measuring.answering import PREDICTOR, answer
 from ..measuring.estimating import estimates
 from ..measuring.generation import Condition, solve
@@ -172,7 +174,16 @@ def predict(session: Session, options: Options) -> str:
 
 
 def _sources(session: Session, options: Options) -> list[TrialData]:
-    return [trial_data(session, source, options.test) for source in dict.fromkeys(options.data or (STUDY,))]
+    """The data sets. Raises: UserError if two of them share a question: what is learned on one would know the other."""
+    every = [trial_data(session, source, options.test) for source in dict.fromkeys(options.data or (STUDY,))]
+    seen: dict[str, str] = {}
+    for data in every:
+        for p in data.problems:
+            if (first := seen.setdefault(question_key(p.question), data.label)) != data.label:
+                raise UserError(
+                    f"{first} and {data.label} share questions", expected="data sets that share none", got=f"{p.id} in both"
+                )
+    return every
 
 
 def _known(
