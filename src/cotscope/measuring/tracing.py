@@ -123,15 +123,17 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
     from ..lm.tracing import trace
 
     loaded, layers = session.loaded, session.loaded.anatomy.layers
-    hidden = session.loaded.anatomy.blocks and int(loaded.model.config.get_text_config().hidden_size)
-    shapes = {
-        "sizes": (len(ROLES), len(neurons)), "so_far": (len(STOPS), len(neurons)), "layers": (len(ROLES), layers),
-        "confidence": (len(STOPS), len(CONFIDENCE)), "residual": (layers, hidden),
-    }  # fmt: skip
-    kept = {
-        name: np.zeros((len(given), *shape), np.float32 if name == "confidence" else np.float16)
-        for name, shape in shapes.items()
+    hidden = int(loaded.model.config.get_text_config().hidden_size)
+    shapes: dict[str, tuple[int, ...]] = {
+        "sizes": (len(ROLES), len(neurons)),
+        "so_far": (len(STOPS), len(neurons)),
+        "layers": (len(ROLES), layers),
+        "confidence": (len(STOPS), len(CONFIDENCE)),
+        "residual": (layers, hidden),
     }
+    kept: dict[str, NDArray[Any]] = {}
+    for name, shape in shapes.items():
+        kept[name] = np.zeros((len(given), *shape), np.float32 if name == "confidence" else np.float16)
     written = sorted((i for i, a in enumerate(given) if a.tokens), key=lambda i: -len(given[i].tokens))
     with session.bar(what, len(written), "answer") as bar:
         for start in range(0, len(written), _BATCH):

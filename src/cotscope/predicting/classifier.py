@@ -193,7 +193,8 @@ def unpacked(path: Path) -> tuple[Classifier, dict[str, Any]]:
         slope, intercept = float(about["slope"]), float(about["intercept"])
         if not np.isfinite(np.concatenate([[slope, intercept], *arrays.values()])).all() or not (arrays["scale"] > 0).all():
             raise ValueError("numbers that are not finite")
-        return Classifier(**arrays, slope=slope, intercept=intercept, penalty=str(about["penalty"])), about
+        mean, scale, weights = arrays.values()
+        return Classifier(mean, scale, weights, slope, intercept, str(about["penalty"])), about
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no predictor", expected=f"a file that `cotscope predict` wrote, version {VERSION}",

@@ -17,13 +17,13 @@ import numpy as np
 from ..data.rows import question_key
 from ..errors import UserError
 from ..measuring.answering import PREDICTOR, answer
+from ..measuring.choosing import REASONING
 from ..measuring.estimating import estimates
 from ..measuring.generation import Condition, solve
 from ..measuring.predictors import (
     ACTIVITY,
     BASELINE,
     CONTROL,
-    REASONING,
     Predictor,
     agreement,
     flat,
