@@ -102,7 +102,7 @@ def test_what_is_stale_is_left_out_and_named(tmp_path: Path, capsys: pytest.Capt
     assert main(["tables", str(folder), "--format", "csv", "--to", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"poles.csv", "candidates.csv"}
-    assert "left out: ablation, since stage ablate is stale (stage annotate is stale)" in said
+    assert "left out: ablation, since stage ablate is stale (annotations changed)" in said
     assert main(["tables", str(folder), "--to", str(tmp_path / "out")]) == 2
     assert "is in the way; expected a new or an empty folder" in capsys.readouterr().err
     assert main(["tables", str(folder), "--json"]) == 0

@@ -76,14 +76,14 @@ def test_what_is_missing_or_stale_is_no_finding(tmp_path: Path) -> None:
     run.save()
     (stale / "tables" / "ablation.parquet").unlink()
     said = first(stale)
-    assert "What this run found does not hold any more: ablate is stale." in said
+    assert "What this run found does not hold any more: the stage ablate is stale." in said
     assert FINDINGS["matters"] not in said and "Verdict" not in said
     begun = complete(tmp_path / "begun")
     did(begun, "damage")
     run = Run.open(begun)
     run.manifest["stages"]["damage"]["status"] = "started"
     run.save()
-    assert "Nothing can be said yet: damage has not ended." in first(begun)
+    assert "What these neurons do can’t be said yet: the stage damage has not ended." in first(begun)
     annotated = discovered(tmp_path / "annotated")
     did(annotated, "annotate", summary={"neurons": {"total": 11, "by_concept": dict.fromkeys(CONCEPTS, 11)}})
     assert "What the model loses without these neurons has not been measured yet." in first(annotated)

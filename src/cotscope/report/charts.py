@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from .svg import WIDTH, fill, round_range, scale, svg, text_at, text_width, x_axis
+from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_width, x_axis
 from .text import interval, is_number, number
 
 _LANE = 11.0  # between two dots of a row that have intervals
+_LEFT, _LONGEST = 380.0, 54  # room for labels at the left, and the characters that fit into it
 
 
 class Chart(NamedTuple):
@@ -109,7 +110,7 @@ def intervals(
         (low, high), step = look.limits, 0.2
     above = look.width < WIDTH
     value = max(text_width(_figures(row.marks[0], look)) for row in rows if row.marks) + 14
-    left = 8.0 if above else min(320.0, 20 + max(text_width(row.label) for row in rows))
+    left = 8.0 if above else min(_LEFT, 20 + max(text_width(row.label) for row in rows))
     right = look.width - (10.0 if above else value)
     parts, y = _legend(legend or {}, left), 22.0 if legend else 6.0
     for row in rows:
@@ -118,7 +119,8 @@ def intervals(
         at = y + (18 if above else 0)
         middle = at + height / 2
         baseline = y + 13 if above else middle + 4
-        parts.append(text_at(0 if above else left - 12, baseline, row.label, "start" if above else "end", "strong"))
+        label = short(row.label, 48 if above else _LONGEST)
+        parts.append(text_at(0 if above else left - 12, baseline, label, "start" if above else "end", "strong"))
         if row.marks:
             figures = _figures(row.marks[0], look)
             parts.append(text_at(look.width - (2 if above else 0), baseline, figures, "end", "muted"))

@@ -79,9 +79,9 @@ def finding(run: Reading) -> str:
     held = {name: run.state(name) for name in ("annotate", "ablate", "damage")}
     for name, state in held.items():
         if state.status == "stale":
-            return f"What this run found does not hold any more: {name} is stale."
+            return f"What this run found does not hold any more: the stage {name} is stale."
         if state.status == "stopped":
-            return f"Nothing can be said yet: {name} has not ended."
+            return f"What these neurons do can’t be said yet: the stage {name} has not ended."
     if not held["annotate"].current:
         return "Nothing has been found yet: the neurons have not been chosen."
     if not held["ablate"].current:
