@@ -57,7 +57,7 @@ def test_the_finding_is_the_verdicts(tmp_path: Path, verdict: str) -> None:
     said = first(judged(tmp_path, verdict))
     assert FINDINGS[verdict] in said and VERDICTS[verdict] in said and f"Verdict: {verdict}" in said
     assert not any(other in said for v, other in FINDINGS.items() if v != verdict)
-    assert "among 20 random sets p = 0.048, beyond other tokens = 0.048" in said
+    assert "Among 20 random sets, zeroed, log-probability: p = 0.048, beyond other tokens p = 0.048." in said
     assert "The model solves 0.62 [0.57, 0.68] of 96 problems; without 11 such neurons 0.10" in said
 
 

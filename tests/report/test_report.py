@@ -104,7 +104,7 @@ def test_cards_of_the_strongest_poles(tmp_path: Path) -> None:
     seeds = [a for tag, a in page.elements if tag == "bdi" and a["class"] == "chip seed"]
     assert len(seeds) == 11 * 2  # " add" and 中文 are evidence
     assert not [attributes for tag, attributes in page.elements if tag == "details" and "open" in attributes]
-    assert " ".join(page.text.split()).count("addition, <script>alert(3)</script> layer 2, neuron 4, +") == 1
+    assert " ".join(page.text.split()).count("<script>alert(3)</script>, addition layer 2, neuron 4, +") == 1
 
 
 def test_every_figure_is_named_and_described(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_missing_figures_are_dashes(tmp_path: Path) -> None:
     did(tmp_path, "ablate", summary={"ablation": {"none": {"perplexity": float("nan")}}, "baseline": {"ci": None}})
     page = read(tmp_path)
     assert not re.search(r"\b(nan|None)\b", page.text)
-    assert "could not be computed" in page.text and "cotscope correlate" not in page.text
+    assert "could not be computed" in page.text and "not run yet: cotscope correlate" not in page.text
 
 
 def test_the_report_is_written_in_one_step_and_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
 from .svg import short
-from .text import is_number, p_value, shortened
+from .text import is_number, p_value, shortened, visible
 
 LEVEL = 0.05
 EXAMPLES = 5
@@ -73,8 +73,9 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         kind = "reasoning" if is_number(row["p_holm"]) and row["p_holm"] < LEVEL else "none"
         on = f" on {short(row['data'], _DATA)}"
         label = short(row["edit"], _LABEL - len(on)) + on
-        full = f"{row['edit']} on {row['data']}, p {p_value(row['p_value'])}:"
-        drawn.append(Row(label, [Mark(kind, *(row[key] for key in ends), tip=full)]))
+        whole = f"{row['edit']} on {row['data']}"
+        tip = f"{'' if label == visible(whole) else whole + ', '}p {p_value(row['p_value'])},"
+        drawn.append(Row(label, [Mark(kind, *(row[key] for key in ends), tip=tip)]))
     axis, look = "share of the problems solved, with the edit less without", Look(limits=(-1.0, 1.0), digits=3)
     columns = ("edit", "data", "n", *ends, "p_value", "p_holm")
     return Chart(
