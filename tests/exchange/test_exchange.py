@@ -124,12 +124,15 @@ def test_poles_go_to_neuronpedia_and_come_back(tmp_path: Path) -> None:
     folder = complete(tmp_path / "run")
     place = {"problem_id": "p", "before": "<b>", "token": HOSTILE[0], "after": "", "coefficient": -2.5}
     did(folder, "annotate", {"contexts/x": [{"layer": 2, "index": 1, "sign": -1} | place]})
+    written = {"condition": "discovery.full", "family": "discovery", "prompt": "full", "neuron_set": "none", "tokens": 6170}
+    did(folder, "discover", {"completions/discovery.full": [written, written]})
     made, _ = export(Run.open(folder), "neuronpedia", tmp_path / "np")
     assert [p.relative_to(tmp_path / "np").as_posix() for p in made] == ["tiny-b/2-cotscope-pos", "tiny-b/2-cotscope-neg"]
     rows = {p: lines(p) for p in sorted((tmp_path / "np").rglob("*.jsonl*"))}
     features = rows[made[0] / "features" / "batch-0.jsonl.gz"]
     assert [f["index"] for f in features] == ["0", "2", "4", "6", "8", "10"]
     assert features[0]["pos_str"] == HOSTILE and features[0]["modelId"] == "tiny-b" and features[0]["hookName"] == HOOK
+    assert features[0]["frac_nonzero"] == 0.1 and features[0]["maxActApprox"] is None  # 1,234 of 12,340 tokens
     [active] = rows[made[1] / "activations" / "batch-0.jsonl.gz"]
     assert (active["tokens"], active["values"], active["maxValueTokenIndex"]) == (["<b>", HOSTILE[0], ""], [0.0, 2.5, 0.0], 1)
     explained = rows[made[1] / "explanations" / "batch-0.jsonl.gz"]

@@ -51,7 +51,7 @@ def write_sources(run: Reading, to: Path) -> list[Path]:
         raise RunError(f"{run.folder} has no current poles", remedy="Run `cotscope discover` again.")
     name = run.manifest["model"]["name"]
     model = re.sub(r"[^a-z0-9.-]+", "-", name.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.") or "model"
-    written = run.rows("completions", "SELECT sum(tokens) AS tokens FROM completions WHERE family = 'discovery'")
+    written = run.rows("completions", "SELECT sum(tokens)::BIGINT AS tokens FROM completions WHERE family = 'discovery'")
     tokens = (written[0]["tokens"] if written else None) or 0
     made = []
     for place in places:

@@ -48,7 +48,7 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
 
 def left_out(run: Run, reading: Reading) -> dict[str, str]:
     """The tables of a run that are not current, all or a part of them, and why."""
-    left = {}
+    left: dict[str, str] = {}
     for stage, state in reading.states.items():
         if not state.current:
             for name in run.manifest["stages"][stage]["wrote"] or run.manifest["stages"][stage]["writes"]:

@@ -30,6 +30,13 @@ PUSH = {
     "bias": "nothing zeroed; operators' and equals signs' logits lowered instead",
 }
 
+_SHORT = {
+    "within": "push in the span of operators and = taken away",
+    "beyond": "push beyond that span taken away",
+    "bias": "logits of operators and = lowered instead",
+}
+"""The same in its figure, where they are too long."""
+
 
 def push(run: Reading) -> dict[str, Any]:
     """What the model solves in each way, and what that says."""
@@ -159,7 +166,7 @@ def _push_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     ends = ("accuracy", "low", "high")
     kinds = {"untouched": "none"}
     drawn = [
-        Row(row["label"], [Mark(kinds.get(row["way"], "reasoning"), *(row[key] for key in ends))])
+        Row(_SHORT.get(row["way"], row["label"]), [Mark(kinds.get(row["way"], "reasoning"), *(row[key] for key in ends))])
         for row in rows
         if is_number(row["accuracy"])
     ]

@@ -29,7 +29,7 @@ _CONTEXTS_SQL = f"""
     ORDER BY abs(coefficient) DESC, problem_id
 """
 _PLACES_SQL = f"""
-    SELECT layer, "index", sign, role, sum(steps) AS steps FROM activity JOIN {_SHOWN} USING (layer, "index", sign)
+    SELECT layer, "index", sign, role, sum(steps)::BIGINT AS steps FROM activity JOIN {_SHOWN} USING (layer, "index", sign)
     WHERE family = 'study' AND prompt = ? GROUP BY ALL
 """
 _TOKENS_SQL = """

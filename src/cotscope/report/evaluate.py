@@ -75,7 +75,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         label = short(row["edit"], _LABEL - len(on)) + on
         whole = f"{row['edit']} on {row['data']}"
         tip = f"{'' if label == visible(whole) else whole + ', '}p {p_value(row['p_value'])},"
-        drawn.append(Row(label, [Mark(kind, *(row[key] for key in ends), tip=tip)]))
+        drawn.append(Row(label, [Mark(kind, *(row[key] for key in ends))._replace(tip=tip)]))
     axis, look = "share of the problems solved, with the edit less without", Look(limits=(-1.0, 1.0), digits=3)
     columns = ("edit", "data", "n", *ends, "p_value", "p_holm")
     return Chart(

@@ -31,6 +31,15 @@ PHENOMENA = {
     "wrong_results": "Examples with wrong results",
 }
 """What the prompt's worked examples are changed to."""
+VERDICTS = {
+    "explained": "activity goes with accuracy, more than other neurons’ does",
+    "contradicted": "activity goes against accuracy",
+    "activity moves as any neurons' does": "activity changes, but no more than other neurons’ does",
+    "accuracy moves without activity": "activity stands still while accuracy changes",
+    "activity moves without accuracy": "activity changes, and accuracy is not seen to",
+    "no change": "neither accuracy nor activity changes",
+}
+"""A verdict of `stats/verdicts.py` in other words, where it needs them."""
 WIDTH, SMALL = 420, 200  # of the first screen's pictures
 LONGEST = 700  # characters of a solution
 
@@ -190,6 +199,7 @@ def _phenomenon(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "label": PHENOMENA.get(name, name.replace("_", " ").capitalize()),
         "verdict": row.get("verdict") or "not judged",
+        "words": VERDICTS.get(row.get("verdict") or "", ""),
         "needs": row.get("verdict_needs"),
         "figure": _changes(f"phenomenon-{place}", row),
         "row": {"phenomenon": name, "n": row.get("n"), **{key: row.get(key) for key in keys}, "verdict": row.get("verdict")},

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow as pa
 
-    from .folder import Run
+    from .progress import State
 
 
 class InNotebook:
     """What `Run` has for notebooks."""
 
-    def frame(self: Run, what: str, parameters: Sequence[Any] = ()) -> pandas.DataFrame:
+    folder: Path
+    manifest: dict[str, Any]
+    if TYPE_CHECKING:  # what `Run` has
+
+        def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table: ...
+
+        def states(self) -> dict[str, State]: ...
+
+    def frame(self, what: str, parameters: Sequence[Any] = ()) -> pandas.DataFrame:
         """A table by its name, or what an SQL query gives, as a DataFrame. Raises: UserError without pandas."""
         sql = what if any(c.isspace() for c in what) else f'SELECT * FROM "{what}"'
         found = self.query(sql, parameters)
@@ -26,7 +36,7 @@ class InNotebook:
         except ImportError as error:
             raise UserError("a DataFrame needs pandas", remedy="pip install pandas") from error
 
-    def _repr_html_(self: Run) -> str:
+    def _repr_html_(self) -> str:
         manifest, states = self.manifest, self.states()
         rows = [
             (name, state.status + (f" ({state.why})" if state.why else ""), (record["finding"] or "") if state.current else "")
