@@ -18,8 +18,8 @@ import jinja2
 
 from ..runs.files import write_text
 from ..runs.folder import Run
-from ..runs.stage import stale_because
-from ..stages.registry import VERB_OF
+from ..runs.stage import Stage, stale_because
+from ..stages.registry import STAGES, VERB_OF
 from . import attribute, calibrate, cards, damage, evaluate, figures, first, judge, sweep, text, variants
 from .charts import Chart
 from .reading import Reading, showing
@@ -72,9 +72,20 @@ def _template() -> jinja2.Template:
         finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
     environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
-    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "verb": VERB_OF}
+    environment.globals |= {
+        "interval": text.interval,
+        "is_number": text.is_number,
+        "verb": VERB_OF,
+        "made_by": {s.name: _command(s) for s in STAGES},
+    }
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)
+
+
+def _command(stage: Stage) -> str:
+    """What makes a stage's figures, and no other stage's of its command."""
+    words = next((f" {flag} {next(iter(found))}" for flag, found in stage.chosen_by.items()), "")
+    return f"cotscope {stage.verb} RUN{words}"
 
 
 def _page(run: Reading) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_width, x_axis
+from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_width, whisker, x_axis
 from .text import interval, is_number, number
 
 _LANE = 11.0  # between two dots of a row that have intervals
@@ -127,7 +127,7 @@ def intervals(
         parts.append(fill('<line class="track" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, right, middle, middle))
         lane = middle - _LANE * (lanes - 1) / 2
         for mark in sorted(row.marks, key=lambda m: not m.small):
-            parts.append(_mark(mark, middle if mark.small else lane, (low, high, left, right), row.label, look))
+            parts.append(drawn(mark, middle if mark.small else lane, (low, high, left, right), row.label, look))
             lane += 0 if mark.small else _LANE
         y = at + height
     if low < 0 <= high and not above:
@@ -147,15 +147,19 @@ def _said(mark: Mark, look: Look) -> str:
     return f"{mark.tip + ' ' if mark.tip else ''}{_figures(mark, look)}"
 
 
-def _mark(mark: Mark, y: float, axis: tuple[float, float, float, float], label: str, look: Look) -> Markup:
+def drawn(mark: Mark, y: float, axis: tuple[float, float, float, float], label: str, look: Look) -> Markup:
+    """A dot with its interval and, on hovering, its figures.
+
+    Args:
+        axis: the values at its ends, and where these are.
+    """
     x = scale(mark.value, *axis)
-    whisker = Markup("")
+    between = Markup("")
     if is_number(mark.low) and is_number(mark.high):
-        start, end = scale(mark.low, *axis), scale(mark.high, *axis)
-        whisker = fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', start, end, y, y - 3)
+        between = whisker(scale(mark.low, *axis), scale(mark.high, *axis), y)
     return fill(
         '<g class="kind {}">{}<circle cx="{}" cy="{}" r="{}"{}/><title>{}</title></g>',
-        mark.kind if mark.kind.isidentifier() else "other", whisker, x, y, 3 if mark.small else 4.5,
+        mark.kind if mark.kind.isidentifier() else "other", between, x, y, 3 if mark.small else 4.5,
         Markup(' class="small"') if mark.small else "", f"{label}: {_said(mark, look)}",
     )  # fmt: skip
 

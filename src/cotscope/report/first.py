@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from ..data.roles import formulas
 from ..stats import MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT
-from .charts import SHARE, Chart, Mark, Row, intervals
+from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
-from .svg import fill, scale, svg, text_at
-from .text import is_number, number, shortened
+from .svg import fill, svg, text_at
+from .text import interval, is_number, number, shortened
 
 FINDINGS = {
     MATTERS: "The model’s arithmetic depends on these neurons, more than on other neurons like them.",
@@ -66,12 +66,12 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
         prompt: the study's first one, under which sets are zeroed.
     """
     ablation = run.summary.get("ablation") or {}
-    rows = {row["neuron_set"]: row for row in run.rows("ablation")}
+    rows = {row["neuron_set"]: row for row in run.rows("ablation") if is_number(row["accuracy"])}
     target = "comparable" if ablation.get("target") == "comparable" else "reasoning"
     phenomena = [_phenomenon(i, row) for i, row in enumerate(run.rows("phenomena"))]
     return {
         "finding": finding(run),
-        "picture": _picture(rows, target, ablation),
+        "picture": _picture(rows, target),
         "problem": problem(run, prompt, target),
         "phenomena": phenomena,
         "changes": Chart(Markup(""), "", "correlate", "phenomena", [each["row"] for each in phenomena]),
@@ -100,7 +100,7 @@ def finding(run: Reading) -> str:
 
 def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any]:
     """What share of the problems is solved untouched, without the set, and without its equals on average."""
-    matched = [row["accuracy"] for row in rows.values() if row["kind"] == "matched" and is_number(row["accuracy"])]
+    matched = [row["accuracy"] for row in rows.values() if row["kind"] == "matched"]
     return {
         "untouched": rows.get("none"),
         "without": rows.get(target),
@@ -109,26 +109,27 @@ def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any
     }
 
 
-def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, ablation: Mapping[str, Any]) -> Chart | None:
+def _picture(rows: Mapping[str, Mapping[str, Any]], target: str) -> Chart | None:
     """Accuracy untouched, without matched neurons, without the reasoning neurons."""
     without = {"reasoning": "without the reasoning neurons"}
     if target == "comparable":
         without |= {"comparable": "without those that have an equal", "reasoning": "without all reasoning neurons"}
-    drawn, shown = [], [rows["none"]] if "none" in rows else []
+    pictured: list[Row] = []
+    shown = [rows["none"]] if "none" in rows else []
     if shown:
-        drawn.append(Row("nothing taken out", [_mark(rows["none"])]))
+        pictured.append(Row("nothing taken out", [_mark(rows["none"])]))
     if each := [row for row in rows.values() if row["kind"] == "matched"]:
         mean = sum(row["accuracy"] for row in each) / len(each)
         dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
         label = f"without others like them ({len(each)} {'set' if len(each) == 1 else 'sets'}, mean)"
-        drawn.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
+        pictured.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
         shown += each
     for name, label in without.items():
         if row := rows.get(name):
-            drawn.append(Row(f"{label} ({row['neurons']})", [_mark(row)]))
+            pictured.append(Row(f"{label} ({row['neurons']})", [_mark(row)]))
             shown.append(row)
     axis = "share of the test problems solved"
-    figure = intervals("solved", "Problems solved without sets of neurons", drawn, axis, SHARE._replace(width=WIDTH))
+    figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
     if not figure or not shown:
         return None
     columns = ("neuron_set", "kind", "neurons", "correct", "n", "accuracy", "low", "high")
@@ -219,16 +220,8 @@ def _changes(name: str, row: Mapping[str, Any]) -> Markup:
         parts.append(fill('<line class="track" x1="4" x2="{}" y1="{}" y2="{}"/>', SMALL - 4, middle, middle))
         parts.append(fill('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>', SMALL / 2, middle - 8, middle + 8))
         if is_number(value):
-            spots = [scale(v, -span, span, 4, SMALL - 4) if is_number(v) else None for v in (value, low, high)]
-            tip = f"change of {label}: {number(value, 2, True)} [{number(low, 2, True)}, {number(high, 2, True)}]"
-            parts.append(_dot(spots, middle, "reasoning" if of == "activity" else "none", tip))
-            said.append(tip)
+            dot = Mark("reasoning" if of == "activity" else "none", value, low, high)
+            parts.append(drawn(dot, middle, (-span, span, 4, SMALL - 4), f"change of {label}", CHANGE))
+            said.append(f"change of {label}: {number(value, 2, True)} {interval(low, high, 2, True)}")
         y += 38
     return svg(name, y, f"Changes: {row['phenomenon']}", "; ".join(said), parts, SMALL)
-
-
-def _dot(spots: Sequence[float | None], y: float, kind: str, tip: str) -> Markup:
-    x, start, end = spots
-    ends = start is not None and end is not None
-    whisker = fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', start, end, y, y - 3) if ends else ""
-    return fill('<g class="kind {}">{}<circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', kind, whisker, x, y, tip)

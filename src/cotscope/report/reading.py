@@ -57,18 +57,18 @@ class Reading:
 
     def table(self, name: str) -> pa.Table:
         """All rows of one table."""
-        with self._said(name):
+        with self._reading(name):
             return self._view.query(f'SELECT * FROM "{name}"')
 
     def rows(self, table: str, sql: str = "", values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of one table, or of a query over it and others; none if the table is not there."""
         if not self.has(table):
             return []
-        with self._said(table):
+        with self._reading(table):
             return self._view.rows(sql or f'SELECT * FROM "{table}"', values)
 
     @contextmanager
-    def _said(self, table: str) -> Iterator[None]:
+    def _reading(self, table: str) -> Iterator[None]:
         """What DuckDB can't read is a RunError."""
         try:
             yield

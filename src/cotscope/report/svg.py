@@ -55,6 +55,11 @@ def x_axis(low: float, high: float, left: float, right: float, y: float, label: 
     return Markup("").join(parts)
 
 
+def whisker(start: float, end: float, y: float) -> Markup:
+    """A horizontal interval with its ends."""
+    return fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', start, end, y, y - 3)
+
+
 def scale(value: float, low: float, high: float, start: float, end: float) -> float:
     return start + (value - low) / (high - low) * (end - start)
 
