@@ -22,6 +22,7 @@ ORDER = (
     ("measuring",),
     ("stages",),
     ("report",),
+    ("exchange",),
     ("executors",),
     ("api",),
     ("cli",),

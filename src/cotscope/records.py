@@ -100,6 +100,9 @@ class Neuron(NamedTuple):
     layer: int
     index: int  # type: ignore[assignment]  # takes the place of tuple.index
 
+    def _repr_html_(self) -> str:
+        return f"<span>layer {self.layer}, neuron <b>{self.index}</b></span>"
+
 
 class Pole(NamedTuple):
     """A neuron when its coefficient has this sign (+1 or -1); it writes sign·v."""
@@ -107,6 +110,9 @@ class Pole(NamedTuple):
     layer: int
     index: int  # type: ignore[assignment]  # takes the place of tuple.index
     sign: int
+
+    def _repr_html_(self) -> str:
+        return f"<span>layer {self.layer}, neuron <b>{self.index}</b>, {'+' if self.sign > 0 else '−'}</span>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,3 +271,21 @@ def test_the_same_in_python(run: Run, half: Path, tmp_path: Path) -> None:
     [measured] = cotscope.Edit.read(tmp_path / "e.json").measured
     [row] = done.rows("SELECT * FROM evaluations")
     assert measured["accuracy"] == row["accuracy"] and measured["n"] == row["n"] == 8 and row["edit"] == "half"
+
+
+def test_features_of_neuronpedia_name_the_poles(capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path) -> None:
+    assert main(["tables", str(run.folder), "--format", "neuronpedia", "--to", str(tmp_path / "out")]) == 0
+    [source, *_] = sorted((tmp_path / "out").glob("*/*-cotscope-neg"))
+    edit = made(capsys, run, tmp_path / "edit.json", "--features", str(source), "--factor", "0")
+    layer = int(source.name.split("-")[0])
+    rows = run.rows("SELECT index FROM poles WHERE layer = ? AND sign = -1", [layer])
+    assert edit.factors == {Neuron(layer, r["index"]): (1.0, 0.0) for r in rows}
+    assert edit.chosen == {"by": "features", "file": source.name, "neurons": len(rows)}
+    first = made(capsys, run, tmp_path / "first.json", "--features", str(source), "--first", "2", "--factor", "0")
+    assert len(first.neurons) == 2
+    for more in (["--by", "attribution"], ["--concept", "small"], ["--poles"], ["--random", "1"]):
+        asked = ["edit", run.folder, "--features", source, *more, "--factor", 0, "--to", tmp_path / "no.json"]
+        assert "--features names the neurons; expected no --by" in refused(capsys, *asked)
+    (tmp_path / "far.jsonl").write_text('{"layer": "4000", "index": "1"}\n')
+    asked = ["edit", run.folder, "--features", tmp_path / "far.jsonl", "--factor", 0, "--to", tmp_path / "no.json"]
+    assert "is of a neuron that its base has not" in refused(capsys, *asked)

@@ -153,4 +153,4 @@ def test_parts_are_empty_where_there_is_nothing(tmp_path: Path) -> None:
     from cotscope.runs.folder import Run
 
     reading = Reading(Run.open(tmp_path))
-    assert push(reading)["says"] == "" and attribution(reading)["says"] == "" and attribution(reading)["figure"] == ""
+    assert push(reading)["says"] == "" and attribution(reading)["says"] == "" and not attribution(reading)["chart"].figure

@@ -72,13 +72,15 @@ def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
     for _, attributes in page.elements:
         assert not any(name.startswith("on") or name in ("src", "srcset", "style") for name in attributes)
         for name, value in attributes.items():
-            assert name not in ("href", "xlink:href") or (value or "").startswith("#")
+            inside = (value or "").startswith("#") or ("download" in attributes and (value or "").startswith("data:text/csv;"))
+            assert name not in ("href", "xlink:href") or inside
             assert "://" not in (value or "")
     style = re.findall(r"<style>(.*?)</style>", source, re.S)
     assert len(style) == 1 and "url(" not in style[0] and "@import" not in style[0]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {a["href"] for _, a in page.elements if "href" in a} <= {f"#{name}" for name in ids}
+    links = {a["href"] or "" for _, a in page.elements if "href" in a and "download" not in a}
+    assert links <= {f"#{name}" for name in ids}
 
 
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
@@ -96,19 +98,21 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     assert {r"'\x00'", r"'\u202eabc'", r"'\ufffd'"} <= titles
 
 
-def test_the_strongest_poles(tmp_path: Path) -> None:
+def test_cards_of_the_strongest_poles(tmp_path: Path) -> None:
     page = read(complete(tmp_path))
+    assert page.chips.count("{{ 7*7 }}") == 11  # each accepted pole has one card, for both of its concepts
     seeds = [a for tag, a in page.elements if tag == "bdi" and a["class"] == "chip seed"]
-    assert len(seeds) == 2 * 8 * 2  # 8 of the 11 accepted poles of 2 concepts; " add" and 中文 are evidence
-    assert page.chips.count("{{ 7*7 }}") == 16
-    opened = [attributes for tag, attributes in page.elements if tag == "details" and "open" in attributes]
-    assert len(opened) == 1
+    assert len(seeds) == 11 * 2  # " add" and 中文 are evidence
+    assert not [attributes for tag, attributes in page.elements if tag == "details" and "open" in attributes]
+    assert " ".join(page.text.split()).count("<script>alert(3)</script>, addition layer 2, neuron 4, +") == 1
 
 
 def test_every_figure_is_named_and_described(tmp_path: Path) -> None:
     page = read(complete(tmp_path))
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert [a["aria-labelledby"] for a in figures] == [f"{n}-title {n}-desc" for n in ("ablation", "scatter", "heat")]
+    assert [a["aria-labelledby"] for a in figures] == [
+        f"{n}-title {n}-desc" for n in ("solved", "phenomenon-0", "ablation", "scatter", "heat")
+    ]
     assert all(a["role"] == "img" for a in figures)
     assert "full: accuracy 0.60 at activity 3.00" in page.text
     assert "addition, layer 2: 11" in page.text
@@ -164,7 +168,7 @@ def test_missing_figures_are_dashes(tmp_path: Path) -> None:
     did(tmp_path, "ablate", summary={"ablation": {"none": {"perplexity": float("nan")}}, "baseline": {"ci": None}})
     page = read(tmp_path)
     assert not re.search(r"\b(nan|None)\b", page.text)
-    assert "could not be computed" in page.text and "cotscope correlate" not in page.text
+    assert "could not be computed" in page.text and "not run yet: cotscope correlate" not in page.text
 
 
 def test_the_report_is_written_in_one_step_and_again(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     edit.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     edit.add_argument("--by", default="reasoning", metavar="BY", help="reasoning, or a way of choosing that `attribute` has "
                       "run (lexicon, words, attribution, contrast, size, paper; default reasoning)")  # fmt: skip
+    edit.add_argument("--features", type=Path, metavar="FILE", help="in place of --by: the neurons that Neuronpedia's feature "
+                      "files name; a .jsonl, .jsonl.gz or the folder of a source")  # fmt: skip
     edit.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
     edit.add_argument("--concept", action="append", default=[], metavar="NAME",
                       help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
@@ -74,14 +76,27 @@ def _edit(arguments: argparse.Namespace) -> None:
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another --to, or remove it.")
     session = Session.reopen(arguments.run, quiet=True)
-    targets, chosen = choose(session, arguments.by, first=arguments.first, concepts=arguments.concept, poles=arguments.poles,
-                             random=arguments.random)  # fmt: skip
+    if arguments.features is not None:
+        targets, chosen = _of_features(arguments)
+    else:
+        targets, chosen = choose(session, arguments.by, first=arguments.first, concepts=arguments.concept,
+                                 poles=arguments.poles, random=arguments.random)  # fmt: skip
     base = Base.of(session.loaded, session.config.model)
     edit = Edit.scaled(arguments.name or to.stem, base, targets, arguments.factor, scope=arguments.scope, chosen=chosen)
     edit.check(session.loaded)
     edit.write(to)
     said = {"edit": str(to), "neurons": len(edit.neurons)} | chosen
     print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
+
+
+def _of_features(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The neurons or poles that a feature file names, and how they were chosen."""
+    from ..exchange.neuronpedia import read_features
+
+    if arguments.by != "reasoning" or arguments.concept or arguments.poles or arguments.random is not None:
+        raise UserError("--features names the neurons", expected="no --by, --concept, --poles or --random beside it")
+    found = read_features(arguments.features)[: arguments.first]
+    return list(found), {"by": "features", "file": arguments.features.name, "neurons": len({t[:2] for t in found})}
 
 
 def _apply(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,15 @@ _PATTERNS = {
     "equals": re.compile(r"(?<=\d)\s*(=)"),
 }
 
+_TERM = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
+# 3 + 4 = 7, or 3 + 4
+_FORMULA = re.compile(rf"{_TERM}(?:\s*[+\-−*×x/÷]\s*[$€£(]*{_TERM}\)?)+(?:\s*=\s*[$€£]?{_TERM})?")
+
+
+def formulas(text: str) -> list[tuple[int, int]]:
+    """Where the formulas of a solution begin and end: numbers with operators between them, and the result if it is there."""
+    return [m.span() for m in _FORMULA.finditer(text)]
+
 
 def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
     """The role of each token of a text; one that reaches into an operator, equals sign or result has its role.

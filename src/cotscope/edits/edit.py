@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import EditError, RunError, shown
 from ..records import Neuron, Pole
 from ..runs.files import read_json, write_text
+from ..runs.notebook import html_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "cotscope-edit", 1
 _KEYS = ("format", "version", "name", "base", "scope", "factors", "offsets", "chosen", "measured")
 _PROBE = "The answer to 12 + 3 is 15, and the sky is blue."
+_SHOWN = 10  # neurons that a notebook shows
 _SCOPES = ("all", "prompt", "generated")
 
 
@@ -229,6 +231,16 @@ class Edit:
 
         kept = [m for m in self.measured if of(m) != of(record)]
         return replace(self, measured=(*kept, dict(record)))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first neurons with their factors and offsets."""
+        rows = [
+            (n.layer, n.index, *(f"{f:g}" for f in self.factors.get(n, (1.0, 1.0))), f"{self.offsets.get(n, 0.0):g}")
+            for n in self.neurons[:_SHOWN]
+        ]
+        more = f"{len(self.neurons) - _SHOWN} more; " * (len(self.neurons) > _SHOWN)
+        note = f"{more}scope {self.scope}; base {self.base.model}; chosen {json.dumps(dict(self.chosen))}"
+        return html_table(f"Edit {self.name}", ("layer", "neuron", "× where > 0", "× where < 0", "+"), rows, note)
 
     # -- the file ------------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
 from ..stats import LEAST_EFFECT
+from .charts import SHARE, Chart, Mark, Row, intervals
 from .reading import Reading
-from .svg import WIDTH, fill, round_range, scale, svg, text_at, x_axis
 from .text import is_number, number
 
 WAYS = {
@@ -32,6 +30,13 @@ PUSH = {
     "bias": "nothing zeroed; operators' and equals signs' logits lowered instead",
 }
 
+_SHORT = {
+    "within": "push in the span of operators and = taken away",
+    "beyond": "push beyond that span taken away",
+    "bias": "logits of operators and = lowered instead",
+}
+"""The same in its figure, where they are too long."""
+
 
 def push(run: Reading) -> dict[str, Any]:
     """What the model solves in each way, and what that says."""
@@ -39,7 +44,8 @@ def push(run: Reading) -> dict[str, Any]:
     damage = run.summary.get("damage") or {}
     effects = (damage.get("effects") or {}).get(damage.get("target")) or {}
     whole = (effects.get("operator") or {}).get("indirect", {}).get("log_prob", {}).get("change")
-    return {"rows": rows, "biases": (run.summary.get("push") or {}).get("biases") or {}, "says": _push_says(rows, whole)}
+    biases = (run.summary.get("push") or {}).get("biases") or {}
+    return {"rows": rows, "biases": biases, "says": _push_says(rows, whole), "chart": _push_chart(rows)}
 
 
 def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
@@ -90,7 +96,7 @@ def attribution(run: Reading) -> dict[str, Any]:
         "concentration": summary.get("concentration") or {},
         "solutions": summary.get("solutions"),
         "says": _says(rows),
-        "figure": _figure(rows) if rows else "",
+        "chart": _chart(rows),
     }
 
 
@@ -133,31 +139,43 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup:
+def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     """Per way of choosing: what the results' margin loses through later layers, with its interval, and random sets' mean."""
-    left, right, y = 290, WIDTH - 70, 16.0
     name = "result_margin_indirect"
-    rows = [row for row in rows if is_number(row[name])]
-    if not rows:
-        return Markup("")
-    values = [row[key] for row in rows for key in (name, f"{name}_low", f"{name}_high") if is_number(row[key])]
-    low, high, step = round_range([*values, 0.0])
-    parts = []
+    drawn = []
     for row in rows:
-        parts.append(text_at(left - 12, y + 4, f"{row['label']} ({row['neurons']})", "end", "strong"))
-        spots = [scale(row[key], low, high, left, right) for key in (f"{name}_low", f"{name}_high", name)]
-        tip = f"{row['label']}: {_interval(row, name)}"
-        parts.append(
-            fill('<g class="kind reasoning"><line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                 '<circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', spots[0], spots[1], y, y, spots[2], y, tip)
-        )  # fmt: skip
-        if is_number(row.get("controls_margin")):
-            x = scale(row["controls_margin"], low, high, left, right)
-            tip = f"random sets like it, mean of {row['controls']}: {number(row['controls_margin'], 2, True)}"
-            parts.append(fill('<g class="kind matched"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', x, y, tip))
-        y += 26
-    zero = scale(0.0, low, high, left, right)
-    parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', zero, zero, y))
-    about = "; ".join(f"{row['label']}: {number(row[name], 2, True)}" for row in rows)
-    axis = x_axis(low, high, left, right, y, "change of the results' logit margin through later layers (nats)", step)
-    return svg("selected", y + 44, "What results lose without neurons chosen in several ways", about, [axis, *parts])
+        if is_number(row[name]):
+            marks = [Mark("reasoning", row[name], row[f"{name}_low"], row[f"{name}_high"])]
+            if is_number(row.get("controls_margin")):
+                marks.append(Mark("matched", row["controls_margin"], tip=f"random sets like it, mean of {row['controls']}:"))
+            drawn.append(Row(f"{row['label']} ({row['neurons']})", marks))
+    axis = "change of the results' logit margin through later layers (nats)"
+    legend = {"reasoning": "the neurons chosen", "matched": "random sets of the same strata, mean"}
+    columns = ("selection", "neurons", name, f"{name}_low", f"{name}_high", "controls_margin", "controls")
+    return Chart(
+        intervals("selected", "What results lose without neurons chosen in several ways", drawn, axis, legend=legend),
+        "Further left: results lose more of their logit margin without these neurons, whose own push is put back; lines: "
+        "intervals over problems.",
+        "attribute",
+        "selected",
+        [{key: row.get(key) for key in columns} for row in rows],
+    )
+
+
+def _push_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    ends = ("accuracy", "low", "high")
+    kinds = {"untouched": "none"}
+    drawn = [
+        Row(_SHORT.get(row["way"], row["label"]), [Mark(kinds.get(row["way"], "reasoning"), *(row[key] for key in ends))])
+        for row in rows
+        if is_number(row["accuracy"])
+    ]
+    n = rows[0]["n"] if rows else 0
+    columns = ("way", "correct", "n", *ends, "against_untouched", "against_zeroed")
+    return Chart(
+        intervals("pushed", "Problems solved along each path", drawn, "share of the test problems solved", SHARE),
+        f"Dots: share of {n} problems; lines: 95 % intervals. What returns with the push put back was lost with that push.",
+        "push",
+        "push",
+        [{key: row.get(key) for key in columns} for row in rows],
+    )

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from ..runs.files import write_text
 from ..runs.folder import Run
-from ..runs.stage import stale_because
-from ..stages.registry import VERB_OF
-from . import attribute, calibrate, damage, evaluate, figures, judge, sweep, text, variants
+from ..runs.stage import Stage, stale_because
+from ..stages.registry import STAGES, VERB_OF
+from . import attribute, calibrate, cards, damage, evaluate, figures, first, judge, sweep, text, variants
+from .charts import Chart
 from .reading import Reading, showing
 
 KINDS = {
@@ -34,20 +34,8 @@ KINDS = {
     "rejected": "rejected candidates",
 }
 """What the report calls each kind of set, in the order in which it shows them."""
-STRONGEST = 8
 LEVEL = 0.05
 _MOST_DUPLICATES = 50
-
-_STRONGEST_SQL = """
-    WITH accepted AS (SELECT DISTINCT layer, "index", sign, concept FROM annotations WHERE accepted)
-    SELECT concept, layer, "index", sign, steps, mean_update_size, promoted, evidence
-    FROM accepted JOIN poles USING (layer, "index", sign)
-    LEFT JOIN (SELECT DISTINCT ON (layer, "index", sign, concept) * FROM candidates)
-        USING (layer, "index", sign, concept)
-    QUALIFY row_number() OVER (
-        PARTITION BY concept ORDER BY steps * mean_update_size DESC, layer, "index", sign) <= ?
-    ORDER BY steps * mean_update_size DESC, layer, "index", sign
-"""
 _BY_LAYER_SQL = """
     SELECT concept, layer, count(*) AS poles
     FROM (SELECT DISTINCT layer, "index", sign, concept FROM annotations WHERE accepted)
@@ -84,13 +72,26 @@ def _template() -> jinja2.Template:
         finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
     environment.filters |= {"number": text.number, "p": text.p_value, "seconds": text.seconds, "chip": text.chip}
-    environment.globals |= {"interval": text.interval, "is_number": text.is_number, "verb": VERB_OF}
+    environment.globals |= {
+        "interval": text.interval,
+        "is_number": text.is_number,
+        "verb": VERB_OF,
+        "made_by": {s.name: _command(s) for s in STAGES},
+    }
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)
 
 
+def _command(stage: Stage) -> str:
+    """What makes a stage's figures, and no other stage's of its command."""
+    words = next((f" {flag} {next(iter(found))}" for flag, found in stage.chosen_by.items()), "")
+    return f"cotscope {stage.verb} RUN{words}"
+
+
 def _page(run: Reading) -> str:
     """The whole page as text."""
+    prompt = _first_prompt(run)
+    screen = first.first(run, prompt)
     return _template().render(
         state=run.state,
         written=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -99,7 +100,8 @@ def _page(run: Reading) -> str:
         baseline=_part(run.summary, "baseline"),
         neurons=_part(run.summary, "neurons"),
         units=_part(run.manifest, "units"),
-        first_prompt=_first_prompt(run),
+        first_prompt=prompt,
+        screen=screen,
         headline=_headline(run),
         ablation=_ablation(run),
         damage=damage.damage(run, KINDS),
@@ -116,6 +118,7 @@ def _page(run: Reading) -> str:
         phenomena=run.rows("phenomena"),
         explained=run.state("correlate").current,
         concepts=_concepts(run),
+        cards=cards.cards(run, prompt),
         judge=judge.judge(run),
         account=_account(run),
     )
@@ -221,8 +224,18 @@ def _ablation(run: Reading) -> dict[str, Any]:
         for key in ("mean_update_size", "mean_steps"):
             aim = row.get(f"target_{key}")
             row[f"{key}_ratio"] = row[key] / aim if text.is_number(row.get(key)) and aim else None
-    figure = figures.ablation_bars(bars, KINDS) if bars else ""
-    return {"groups": groups, "figure": figure, "matching": matching}
+    chart = (
+        Chart(
+            figures.ablation_bars(bars, KINDS),
+            "Each dot is one set of neurons with its 95 % interval; bar and thick line end at the mean of its kind.",
+            "ablate",
+            "ablation",
+            [bar._asdict() for bar in bars],
+        )
+        if bars
+        else None
+    )
+    return {"groups": groups, "chart": chart, "matching": matching}
 
 
 def _prompts(run: Reading) -> dict[str, Any]:
@@ -237,7 +250,15 @@ def _prompts(run: Reading) -> dict[str, Any]:
     left_out = {row["left_out"]: row["poles"] for row in run.rows("held_out")}
     return {
         "rows": rows,
-        "figure": figures.prompt_scatter(points, label) if points else "",
+        "chart": Chart(
+            figures.prompt_scatter(points, label),
+            "One dot per prompt; the vertical lines are 95 % intervals of the accuracy.",
+            "measure",
+            "prompts",
+            [{"prompt": p.name, "poles_per_token": p.x, "accuracy": p.y, "low": p.low, "high": p.high} for p in points],
+        )
+        if points
+        else None,
         "concepts": list(dict.fromkeys(row["concept"] for row in run.rows("prompt_concepts"))),
         "by_concept": {(row["prompt"], row["concept"]): row for row in run.rows("prompt_concepts")},
         "roles": list(dict.fromkeys(row["role"] for row in run.rows("prompt_roles"))),
@@ -259,23 +280,24 @@ def _by_role(run: Reading) -> dict[tuple[str, str, str], float]:
 
 
 def _concepts(run: Reading) -> dict[str, Any]:
-    """The accepted poles: how many per layer and concept, and the strongest of each concept."""
+    """The accepted poles: how many per layer and concept."""
     counts = {(row["concept"], row["layer"]): row["poles"] for row in run.rows("annotations", _BY_LAYER_SQL)}
     by_concept = _part(run.summary, "neurons", "by_concept")
     names = list(dict.fromkeys([*by_concept, *(concept for concept, _ in counts)]))
     layers = _part(run.manifest, "model").get("layers")
     highest = max((layer for _, layer in counts), default=-1) + 1
     columns = max(layers if isinstance(layers, int) else 0, highest)
-    strongest: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for row in run.rows("annotations", _STRONGEST_SQL, [STRONGEST]):
-        seeds = {token.strip().lower() for token in row["evidence"] or ()}
-        row["chips"] = [text.chip(token, token.strip().lower() in seeds) for token in row["promoted"] or ()]
-        strongest[row["concept"]].append(row)
-    totals = {name: sum(n for (concept, _), n in counts.items() if concept == name) for name in names}
-    what = "Number of reasoning poles in each layer, by concept"
-    figure: Markup | str = figures.heat_map(names, columns, counts, what) if names and columns else ""
-    annotated = run.has("annotations")
-    return {"annotated": annotated, "strongest": strongest, "totals": totals, "figure": figure if annotated else ""}
+    if not (run.has("annotations") and names and columns):
+        return {"annotated": run.has("annotations"), "chart": None}
+    chart = Chart(
+        figures.heat_map(names, columns, counts, "Number of reasoning poles in each layer, by concept"),
+        "Accepted poles by layer and concept; an empty cell is 0, and a pole of two concepts counts under both. Darker (in "
+        "dark mode, lighter) means more, on a square-root scale.",
+        "annotate",
+        "layers",
+        [{"concept": concept, "layer": layer, "poles": n} for (concept, layer), n in counts.items()],
+    )
+    return {"annotated": True, "chart": chart}
 
 
 def _account(run: Reading) -> dict[str, Any]:
@@ -294,7 +316,12 @@ def _account(run: Reading) -> dict[str, Any]:
             for name, stage in _part(manifest, "stages").items()
             for found in [run.state(name)]
         ],
+        "concepts": _part(manifest, "concepts"),
+        "seed": _part(manifest, "config").get("seed", text.MISSING),
+        "begun": manifest.get("begun") or text.MISSING,
+        "seconds": sum(s["seconds"] for s in manifest.get("stages", {}).values()),
         "generate_s": _part(run.summary, "timing").get("generate_s"),
+        "version": _part(manifest, "versions").get("cotscope", ""),
         "versions": list(_part(manifest, "versions").items()),
         "schema": manifest.get("schema"),
         "duplicates": len(duplicates),

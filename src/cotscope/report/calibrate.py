@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .charts import Chart
 from .reading import Reading
 from .svg import WIDTH, fill, scale, svg, text_at, x_axis
 from .text import number
@@ -34,7 +35,25 @@ def calibrate(run: Reading) -> dict[str, Any]:
     return {
         "summary": summary,
         "kinds": [(KINDS[kind], by_kind[kind]) for kind in KINDS if kind in by_kind],
-        "figure": _strips(dots, summary["level"]) if dots else "",
+        "chart": Chart(
+            _strips(dots, summary["level"]),
+            "Each run's p that its neurons matter (their own push put back), the larger of the rule's two. The line is at "
+            f"{number(summary['level'])}; in the colour of the reasoning neurons: the rule said “matters”.",
+            "calibrate",
+            "calibration",
+            [
+                {
+                    "run": row["run"],
+                    "kind": row["kind"],
+                    "p_value": row["matters_p_value"],
+                    "p_beyond": row["matters_p_beyond"],
+                    "matters": row["matters"],
+                }
+                for row in rows
+            ],
+        )
+        if dots
+        else None,
     }
 
 

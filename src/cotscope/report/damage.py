@@ -7,6 +7,7 @@ from typing import Any
 
 from ..stats import LEAST_EFFECT, LEAST_MARGIN, VERDICTS
 from . import text
+from .charts import Chart, Mark, Row, intervals
 from .reading import Reading
 
 WAYS = ("total", "direct", "indirect")
@@ -31,6 +32,8 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
         "roles": list(dict.fromkeys(row["role"] for row in total)),
         "given": {(row["neuron_set"], row["role"]): row for row in total},
         "effects": _effects(summary, kinds),
+        "chart": _specific_chart(specific(summary)),
+        "paths": _paths_chart(summary),
         "paths_say": _paths_say(summary),
         "specific": specific(summary),
         "says": _says(specific(summary)),
@@ -110,6 +113,51 @@ def _paths_say(summary: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
+def _specific_chart(rows: list[dict[str, Any]]) -> Chart:
+    """What the set does beyond the matched ones to log-probabilities and margins of solutions' tokens."""
+    rows = [row for row in rows if ":" in row["label"]]
+    drawn = [Row(row["label"], [Mark("reasoning", row["change"], row["low"], row["high"])]) for row in rows]
+    return Chart(
+        intervals("specific-figure", "Specific damage to solutions' tokens", drawn, "difference from the matched sets (nats)"),
+        "Below 0: these tokens of right solutions suffer more without the reasoning neurons than without others like them; "
+        "lines: 95 % intervals over problems and sets.",
+        "damage",
+        "specific",
+        rows,
+    )
+
+
+def _paths_chart(summary: Mapping[str, Any]) -> Chart:
+    """By role of token and by path: what the target set's removal changes, beside the mean of permuted (or matched) sets."""
+    effects, target = summary.get("effects") or {}, summary.get("target") or ""
+    other = next((name for name in ("permuted_mean", "matched_mean") if effects.get(name)), "")
+    drawn, rows = [], []
+    for role, paths in (effects.get(target) or {}).items():
+        for way in WAYS:
+            found = {
+                name: (effects.get(name, {}).get(role, {}).get(way) or {}).get("log_prob") or {} for name in (target, other)
+            }
+            if not text.is_number(found[target].get("change")):
+                continue
+            marks = [
+                Mark(kind, cell["change"], cell.get("low"), cell.get("high"))
+                for kind, cell in (("reasoning", found[target]), ("matched", found[other]))
+                if text.is_number(cell.get("change"))
+            ]
+            drawn.append(Row(f"{role}, {way}", marks))
+            rows += [{"tokens": role, "path": way, "set": name} | cell for name, cell in found.items() if cell]
+    legend = {"reasoning": "reasoning neurons", "matched": f"{other.partition('_')[0]} sets, mean"}
+    axis = "change of log-probability (nats per token)"
+    return Chart(
+        intervals("paths", "What tokens of right solutions lose, by path", drawn, axis, legend=legend),
+        "Direct: only the neurons' own push is taken away; indirect: they are zeroed and that push is put back; lines: 95 % "
+        "intervals over problems.",
+        "damage",
+        "paths",
+        rows,
+    )
+
+
 def operations(run: Reading) -> dict[str, Any]:
     """The tables of operations disrupted and asked, one per role, each with its test."""
     rows, summary = run.rows("operations"), run.summary.get("operations") or {}
@@ -118,4 +166,20 @@ def operations(run: Reading) -> dict[str, Any]:
         "cells": {(row["role"], row["disrupted"], row["operation"]): row for row in rows},
         "tests": {role: summary.get(role, {}) for role in dict.fromkeys(row["role"] for row in rows)},
         "problems": summary.get("problems"),
+        "chart": _diagonal_chart(summary),
     }
+
+
+def _diagonal_chart(summary: Mapping[str, Any]) -> Chart:
+    found = {role: test for role, test in summary.items() if isinstance(test, dict) and text.is_number(test.get("contrast"))}
+    drawn = [Row(f"{role}s", [Mark("reasoning", t["contrast"], *(t.get("ci") or (None, None)))]) for role, t in found.items()]
+    return Chart(
+        intervals("diagonal", "An operation without its own neurons", drawn, "diagonal less what rows and columns say (nats)"),
+        "Below 0: an operation's tokens suffer most without that operation's neurons; lines: 95 % intervals.",
+        "operations",
+        "operations",
+        [
+            {"role": role, "contrast": t["contrast"], "ci": t.get("ci"), "p_value": t.get("p_value")}
+            for role, t in found.items()
+        ],
+    )

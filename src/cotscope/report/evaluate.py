@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
+from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
-from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, x_axis
-from .text import interval, is_number, number, p_value
+from .svg import short
+from .text import is_number, p_value, shortened, visible
 
 LEVEL = 0.05
 EXAMPLES = 5
@@ -39,7 +38,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "rows": rows,
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "examples": examples,
-        "figure": _figure(rows),
+        "chart": _chart(rows),
         "level": LEVEL,
         "begun": run.state("evaluate").status != "missing",
     }
@@ -61,36 +60,29 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines(text: str | None) -> list[str]:
     """The lines of a text that a model or a file of problems holds; hidden characters are made visible by the page."""
-    text = (text or "").strip("\n")
-    if len(text) > LONGEST:
-        text = text[: LONGEST - 200] + " … " + text[-197:]
+    text = shortened((text or "").strip("\n"), LONGEST)
     return text.split("\n") if text else []
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Markup | str:
+def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     """Per edit and data set: how many more problems are solved with the edit than without, with its interval."""
-    rows = [row for row in rows if all(is_number(row[key]) for key in ("difference", "difference_low", "difference_high"))]
-    if not rows:
-        return ""
-    left, right, y = 310, WIDTH - 30, 16.0
-    values = [row[key] for row in rows for key in ("difference", "difference_low", "difference_high")]
-    low, high, step = round_range([*values, 0.0], (-1.0, 1.0))
-    parts, said = [], []
+    ends = ("difference", "difference_low", "difference_high")
+    rows = [row for row in rows if all(is_number(row[key]) for key in ends)]
+    drawn = []
     for row in rows:
-        label = f"{row['edit']} on {row['data']}"
-        x, start, end = (scale(row[f"difference{key}"], low, high, left, right) for key in ("", "_low", "_high"))
-        ends = interval(row["difference_low"], row["difference_high"], 3, True)
-        said.append(f"{label}: {number(row['difference'], 3, True)} {ends}, p {p_value(row['p_value'])}")
         kind = "reasoning" if is_number(row["p_holm"]) and row["p_holm"] < LEVEL else "none"
         on = f" on {short(row['data'], _DATA)}"
-        parts.append(text_at(left - 12, y + 4, short(row["edit"], _LABEL - len(on)) + on, "end", "strong"))
-        parts.append(
-            fill('<g class="kind {}"><line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                 '<circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>', kind, start, end, y, y, x, y, said[-1])
-        )  # fmt: skip
-        y += 26
-    zero = scale(0.0, low, high, left, right)
-    line = fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', zero, zero, y)
-    axis = x_axis(low, high, left, right, y, "share of the problems solved, with the edit less without", step)
-    return svg("evaluations", y + 44, "Difference that each edit makes to the problems solved", "; ".join(said),
-               [axis, line, *parts])  # fmt: skip
+        label = short(row["edit"], _LABEL - len(on)) + on
+        whole = f"{row['edit']} on {row['data']}"
+        tip = f"{'' if label == visible(whole) else whole + ', '}p {p_value(row['p_value'])},"
+        drawn.append(Row(label, [Mark(kind, *(row[key] for key in ends))._replace(tip=tip)]))
+    axis, look = "share of the problems solved, with the edit less without", Look(limits=(-1.0, 1.0), digits=3)
+    columns = ("edit", "data", "n", *ends, "p_value", "p_holm")
+    return Chart(
+        intervals("evaluations-figure", "Difference that each edit makes to the problems solved", drawn, axis, look),
+        "Problems solved with the edit, less without, with 95 % intervals; grey where the paired test (Holm’s p, not the "
+        "interval) shows no difference.",
+        "evaluate",
+        "evaluations",
+        [{key: row[key] for key in columns} for row in rows],
+    )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from .svg import LINE, WIDTH, decimals, fill, round_range, scale, short, svg, text_at, text_width, ticks, x_axis
+from .svg import LINE, WIDTH, decimals, fill, round_range, scale, short, svg, text_at, text_width, ticks, whisker, x_axis
 from .text import is_number, number
 
 LAYERS_PER_STRIP = 32
@@ -102,12 +102,12 @@ def _dot_row(bar: Bar, y: float, top_value: float, left: float, right: float) ->
     """One set: its interval as a line, its accuracy as a dot, its name and figures on hovering."""
     x = scale(bar.accuracy, 0, top_value, left, right)
     tip = f"{bar.name}: {number(bar.accuracy)}"
-    whisker = Markup("")
+    between = Markup("")
     if is_number(bar.low) and is_number(bar.high):
         low, high = scale(bar.low, 0, top_value, left, right), scale(bar.high, 0, top_value, left, right)
-        whisker = fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', low, high, y, y - 3)
+        between = whisker(low, high, y)
         tip += f" [{number(bar.low)}, {number(bar.high)}]"
-    return fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', whisker, x, y, tip)
+    return fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', between, x, y, tip)
 
 
 class Axes(NamedTuple):

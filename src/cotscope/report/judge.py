@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .charts import SHARE, Chart, Mark, Row, intervals
 from .reading import Reading
+from .svg import short
 from .text import chip, is_number, number
 
 DECOYS = {
@@ -51,6 +53,7 @@ def judge(run: Reading) -> dict[str, Any]:
         "says": _says(summary, run.rows("annotations", _CONFIDENCE_SQL)) if summary else [],
         "shares": [row | {"label": DECOYS[row["other"]]} for row in shares],
         "retests": [row for row in rows if row["measure"] == "retest"],
+        "chart": _chart(rows),
         "kappas": [row for row in rows if row["measure"] == "kappa"],
         "words": words,
         "most_words": MOST_WORDS,
@@ -58,6 +61,24 @@ def judge(run: Reading) -> dict[str, Any]:
         "difference": _difference(run) if difference else [],
         "prompts": difference[0]["prompts"] if difference else 0,
     }
+
+
+def _chart(rows: list[dict[str, Any]]) -> Chart:
+    """Shares of candidates' decoys that were accepted, and of repeated questions that were answered alike."""
+    labels = {kind: f"accepted {label}" for kind, label in DECOYS.items()}
+    shown = [row for row in rows if row["measure"] == "retest" or (row["measure"] == "accepted" and row["other"] in DECOYS)]
+    drawn = [
+        Row(f"{short(row['annotator'], 20)}: {labels.get(row['other'], 'said the same again')}",
+            [Mark("reasoning", row["value"], row["low"], row["high"], f"{row['count']} of {row['n']},")])
+        for row in shown if is_number(row["value"])
+    ]  # fmt: skip
+    return Chart(
+        intervals("audit", "Blind tests of the annotator", drawn, "share of the cases", SHARE),
+        "A good judge accepts no decoy and says the same twice; lines: 95 % intervals.",
+        "annotate",
+        "audit",
+        shown,
+    )
 
 
 _TOTAL_SQL = """SELECT neuron_set, role, log_prob_change AS change, log_prob_low AS low, log_prob_high AS high

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import jinja2
+import pyarrow as pa
 
 from ..errors import RunError, UserError
 from ..runs.folder import Run
@@ -54,11 +55,22 @@ class Reading:
         """Whether all of these tables are there."""
         return all(self._view.has(TABLES[table]) for table in tables)
 
+    def table(self, name: str) -> pa.Table:
+        """All rows of one table."""
+        with self._reading(name):
+            return self._view.query(f'SELECT * FROM "{name}"')
+
     def rows(self, table: str, sql: str = "", values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of one table, or of a query over it and others; none if the table is not there."""
         if not self.has(table):
             return []
-        try:
+        with self._reading(table):
             return self._view.rows(sql or f'SELECT * FROM "{table}"', values)
+
+    @contextmanager
+    def _reading(self, table: str) -> Iterator[None]:
+        """What DuckDB can't read is a RunError."""
+        try:
+            yield
         except duckdb.Error as error:
             raise RunError(f"a table of {self.folder} can't be read", got=f"{table}: {error}") from error

@@ -1,7 +1,8 @@
 """What figures are drawn with: inline SVG, styled by the page's CSS (class names only).
 
-Every text goes through `fill`, which makes hidden characters visible and escapes the rest. All figures are
-`WIDTH` units wide, so that a unit is about a pixel and the 12-unit text stays readable from 720 pixels on.
+Every text goes through `fill`, which makes hidden characters visible and escapes the rest. Figures are `WIDTH` units
+wide, so that a unit is about a pixel and the 12-unit text stays readable from 720 pixels on; those of the first screen are
+narrower, and stay readable on a telephone.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ def x_axis(low: float, high: float, left: float, right: float, y: float, label: 
     return Markup("").join(parts)
 
 
+def whisker(start: float, end: float, y: float) -> Markup:
+    """A horizontal interval with its ends."""
+    return fill('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v6M{1} {3}v6"/>', start, end, y, y - 3)
+
+
 def scale(value: float, low: float, high: float, start: float, end: float) -> float:
     return start + (value - low) / (high - low) * (end - start)
 
@@ -77,9 +83,10 @@ def fill(template: str, *values: Any) -> Markup:
     return Markup(template).format(*(visible(v) if type(v) is str else v for v in ready))
 
 
-def svg(name: str, height: float, title: str, about: str, parts: Sequence[Markup]) -> Markup:
+def svg(name: str, height: float, title: str, about: str, parts: Sequence[Markup], width: int = WIDTH) -> Markup:
     return fill(
-        '<svg class="figure" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
+        '<svg class="figure{}" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
         '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
-        WIDTH, round(height), name, name, name, title, name, about, Markup("").join(parts),
+        "" if width == WIDTH else " narrow", width, round(height), name, name, name, title, name, about,
+        Markup("").join(parts),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from .charts import Chart
 from .reading import Reading
 from .svg import WIDTH, decimals, fill, round_range, scale, svg, text_at, ticks, x_axis
 from .text import is_number, number
@@ -61,8 +62,8 @@ def sweep(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
         for way in (summary.get("specific") or {}).values()
         for outcome, found in way["outcomes"].items()
     }
-    figures = [(o, dose_curves(i, OUTCOMES.get(o, (o, o))[1], [r for r in rows if r["outcome"] == o], sets))
-               for i, o in enumerate(outcomes) if o != "perplexity"]  # fmt: skip
+    charts = [(o, _chart(i, o, [r for r in rows if r["outcome"] == o], sets))
+              for i, o in enumerate(outcomes) if o != "perplexity"]  # fmt: skip
     return {
         "rows": rows,
         "sets": [(name, kind, kinds.get(kind, kind)) for name, kind in sets.items()],
@@ -74,8 +75,8 @@ def sweep(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
             (row["kind"], row["dose"], row["scope"], row["outcome"]): row for row in rows if row["neuron_set"] == target
         },
         "specific": specific,
-        "first": [figure for o, figure in figures if o in FIRST and figure],
-        "others": [figure for o, figure in figures if o not in FIRST and figure],
+        "first": [chart for o, chart in charts if o in FIRST and chart.figure],
+        "others": [chart for o, chart in charts if o not in FIRST and chart.figure],
         "counts": {o: _worse([f for key, f in specific.items() if key[3] == o]) for o in ("operator", "result", "battery")},
     }
 
@@ -109,6 +110,18 @@ class _Frame(NamedTuple):
 
     def y(self, change: float) -> float:
         return scale(change, *self.changes, self.bottom, self.top)
+
+
+def _chart(place: int, outcome: str, rows: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Chart:
+    columns = ("neuron_set", "kind", "dose", "scope", "n", "value", "change", "low", "high")
+    return Chart(
+        dose_curves(place, OUTCOMES.get(outcome, (outcome, outcome))[1], rows, sets),
+        "Lines: change from the untouched model (log-probabilities in nats per token, skills as a share), with 95 % intervals "
+        "over problems or items.",
+        "sweep",
+        f"sweep-{place}",
+        [{key: row[key] for key in columns} for row in rows],
+    )
 
 
 def dose_curves(place: int, label: str, rows: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Markup:

@@ -38,6 +38,14 @@ def visible(text: str) -> str:
     return "".join(_sign(char) or char for char in text)
 
 
+def shortened(text: str, longest: int) -> str:
+    """A text without the middle where it is longer than so many characters."""
+    if len(text) <= longest:
+        return text
+    end = longest // 8
+    return text[: longest - end] + " … " + text[3 - end :]
+
+
 def chip(token: str, seed: bool = False) -> Chip:
     """One token; spaces at its ends (and a token of spaces) are shown as ␣, the middle of a long one is left out."""
     shown = token

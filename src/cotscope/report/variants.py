@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..stats.correlation import LEAST_KINDS
+from .charts import Chart
 from .figures import Axes, Box, Point
 from .reading import Reading
 from .svg import WIDTH, fill, short, svg, text_at
@@ -44,8 +45,8 @@ def section(run: Reading) -> dict[str, Any]:
         if own:
             parts.append({
                 "name": name, "rows": own,
-                "figure": _figure(own, name, "poles_per_token", "generated activity (active reasoning poles per token)"),
-                "fixed": _figure(own, name, "fixed_activity", "teacher-forced activity (active reasoning poles per token)"),
+                "chart": _chart(own, name, "poles_per_token", "generated activity (active reasoning poles per token)"),
+                "fixed": _chart(own, name, "fixed_activity", "teacher-forced activity (active reasoning poles per token)"),
                 "says": _says(correlation.get(name) or {}, name, _WITHIN[family]),
             })  # fmt: skip
     table, families = _table(run, correlation)
@@ -144,13 +145,23 @@ def _side(low: Any, high: Any) -> int:
     return (low > 0) - (high < 0)
 
 
-def _figure(rows: Sequence[dict[str, Any]], name: str, column: str, label: str) -> Markup | str:
+def _chart(rows: Sequence[dict[str, Any]], name: str, column: str, label: str) -> Chart | None:
     points = [
         (row["kind"], Point(row["prompt"], row[column], row["accuracy"], row.get("low"), row.get("high")))
         for row in rows
         if is_number(row.get(column)) and is_number(row["accuracy"])
     ]
-    return group_scatter(points, label, f"{name}-{column.replace('_', '-')}") if points else ""
+    if not points:
+        return None
+    stem, kinds = f"{name}-{column.replace('_', '-')}", "perturbation" if name == "variants" else "kind of sentence"
+    columns = ("prompt", "kind", "n", "accuracy", "low", "high", column)
+    return Chart(
+        group_scatter(points, label, stem),
+        f"One mark per prompt, by {kinds}; faint lines: 95 % intervals of the accuracy. Hover for a prompt's name.",
+        "variants",
+        stem,
+        [{key: row.get(key) for key in columns} for row in rows],
+    )
 
 
 def group_scatter(points: Sequence[tuple[str, Point]], x_label: str, name: str) -> Markup:

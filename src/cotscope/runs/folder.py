@@ -1,9 +1,8 @@
 """A run folder: manifest, tables, arrays, summary. Written atomically; one writer at a time.
 
-Tables are Parquet in long form (`tables.py`), arrays `arrays/<name>.safetensors`. The manifest has a record of every
-file: its hash, its rows, what it was made from (`of`). A file that is missing or is not what its record says is no part
-of the run: the unit of work that made it is done again, and its stage is stale. That is the only mechanism by which
-anything counts as done.
+Tables are Parquet in long form (`tables.py`), arrays `arrays/<name>.safetensors`. The manifest has a record of every file: its
+hash, its rows, what it was made from (`of`). A file that is missing or is not what its record says is no part of the run: the
+unit of work that made it is done again, and its stage is stale. That is the only mechanism by which anything counts as done.
 """
 
 from __future__ import annotations
@@ -34,12 +33,13 @@ from safetensors.numpy import save_file
 from ..errors import RunError
 from . import manifest as manifests
 from .files import hash_of, json_text, json_values, replacing, write_text
+from .notebook import InNotebook
 from .progress import State, digest, lost, matches, state, states, summary_of
 from .tables import TABLES, Table
 
 log = logging.getLogger(__name__)
+# What cotscope writes into a run folder, and whether it is a folder.
 _OURS = {".lock": False, "manifest.json": False, "summary.json": False, "report.html": False, "tables": True, "arrays": True}
-"""What cotscope writes into a run folder, and whether it is a folder."""
 
 
 class Arrays(NamedTuple):
@@ -49,7 +49,7 @@ class Arrays(NamedTuple):
     metadata: dict[str, str]
 
 
-class Run:
+class Run(InNotebook):
     """One run folder.
 
     Use `Run.create` to begin or continue a study, `Run.open` to work on one that exists.

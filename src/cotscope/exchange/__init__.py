@@ -1,0 +1,4 @@
+"""What goes out to other tools, and comes in from them."""
+
+FORMATS = ("csv", "parquet", "json", "neuronpedia", "lm-eval")
+"""What `cotscope tables` can write."""

@@ -1,0 +1,111 @@
+"""The report's cards of single poles: what they promote, where they are active, what was said and measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+from ..data.roles import ROLES
+from .reading import Reading
+from .text import Chip, chip
+
+CARDS = 12
+_CONTEXT = 90  # characters of a context on either side of its token
+
+_STRONGEST_SQL = """
+    SELECT DISTINCT concept, layer, "index", sign, steps, problems, mean_update_size, promoted, suppressed
+    FROM (SELECT DISTINCT layer, "index", sign, concept FROM annotations WHERE accepted)
+    JOIN poles USING (layer, "index", sign)
+    QUALIFY row_number() OVER (
+        PARTITION BY concept ORDER BY steps * mean_update_size DESC, layer, "index", sign) <= ?
+    ORDER BY concept, steps * mean_update_size DESC, layer, "index", sign
+"""
+_SHOWN = """(SELECT unnest(?::SMALLINT[]) AS layer, unnest(?::INTEGER[]) AS "index", unnest(?::TINYINT[]) AS sign)"""
+_WORDS_SQL = f'SELECT * FROM annotations JOIN {_SHOWN} USING (layer, "index", sign) WHERE accepted ORDER BY concept'
+_EVIDENCE_SQL = f'SELECT * FROM candidates JOIN {_SHOWN} USING (layer, "index", sign) ORDER BY concept'
+_CONTEXTS_SQL = f"""
+    SELECT * FROM contexts JOIN {_SHOWN} USING (layer, "index", sign) WHERE token IS NOT NULL
+    ORDER BY abs(coefficient) DESC, problem_id
+"""
+_PLACES_SQL = f"""
+    SELECT layer, "index", sign, role, sum(steps)::BIGINT AS steps FROM activity JOIN {_SHOWN} USING (layer, "index", sign)
+    WHERE family = 'study' AND prompt = ? GROUP BY ALL
+"""
+_TOKENS_SQL = """
+    SELECT role, count(*) AS tokens FROM (SELECT unnest(roles) AS role FROM completions
+    WHERE family = 'study' AND neuron_set = 'none' AND prompt = ?) GROUP BY role
+"""
+_EFFECTS_SQL = f"""
+    SELECT layer, "index", sign, operator, result_margin FROM attributions JOIN {_SHOWN} USING (layer, "index")
+"""
+Key = tuple[int, int, int]
+
+
+def cards(run: Reading, prompt: str) -> list[dict[str, Any]]:
+    """The strongest accepted poles (steps active × mean update size), of each concept in turn.
+
+    Args:
+        prompt: under which their activity by place is shown: the study's first.
+    """
+    chosen = _chosen(run)
+    if not chosen:
+        return []
+    where = [[key[i] for key in chosen] for i in range(3)]
+    words, evidence = _by_pole(run, "annotations", _WORDS_SQL, where), _by_pole(run, "candidates", _EVIDENCE_SQL, where)
+    contexts, effects = _by_pole(run, "contexts", _CONTEXTS_SQL, where), _by_pole(run, "attributions", _EFFECTS_SQL, where)
+    tokens = {row["role"]: row["tokens"] for row in run.rows("completions", _TOKENS_SQL, [prompt])}
+    places = _by_pole(run, "activity", _PLACES_SQL, [*where, prompt]) if tokens else {}
+    made = []
+    for key, (concepts, pole) in chosen.items():
+        seeds = {t.strip().lower() for row in (*evidence.get(key, ()), *words.get(key, ())) for t in row["evidence"] or ()}
+        active = {row["role"]: row["steps"] for row in places.get(key, ())}
+        made.append({
+            "pole": pole,
+            "concepts": concepts,
+            "promoted": _chips(pole["promoted"], seeds),
+            "suppressed": _chips(pole["suppressed"], set()),
+            "words": [w for w in words.get(key, ()) if w["description"] or w["confidence"] is not None],
+            "contexts": [_context(row) for row in contexts.get(key, ())],
+            "places": [(role, active.get(role, 0) / tokens[role]) for role in ROLES if tokens.get(role)] if active else [],
+            "effect": next(iter(effects.get(key, ())), None),
+        })  # fmt: skip
+    return made
+
+
+def _chosen(run: Reading) -> dict[Key, tuple[list[str], dict[str, Any]]]:
+    """Pole → its concepts and its row: of each concept the first, then of each the second, and so on."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in run.rows("annotations", _STRONGEST_SQL, [CARDS]) if run.has("poles") else []:
+        of.setdefault(row["concept"], []).append(row)
+    chosen: dict[Key, tuple[list[str], dict[str, Any]]] = {}
+    for turn in zip_longest(*of.values()):
+        for row in filter(None, turn):
+            key = (row["layer"], row["index"], row["sign"])
+            if key in chosen:
+                chosen[key][0].append(row["concept"])
+            elif len(chosen) < CARDS:
+                chosen[key] = [row["concept"]], row
+    return chosen
+
+
+def _by_pole(run: Reading, table: str, sql: str, values: list[Any]) -> dict[Key, list[dict[str, Any]]]:
+    found: dict[Key, list[dict[str, Any]]] = {}
+    for row in run.rows(table, sql, values):
+        found.setdefault((row["layer"], row["index"], row["sign"]), []).append(row)
+    return found
+
+
+def _chips(tokens: list[str] | None, seeds: set[str]) -> list[Chip]:
+    return [chip(token, token.strip().lower() in seeds) for token in tokens or ()]
+
+
+def _context(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A place where the pole was active: what stood before, the token that was about to be written, what came after."""
+    before, after = row["before"] or "", row["after"] or ""
+    return {
+        "before": ("…" if len(before) > _CONTEXT else "") + before[-_CONTEXT:],
+        "token": chip(row["token"], seed=True),
+        "after": after[:_CONTEXT] + ("…" if len(after) > _CONTEXT else ""),
+        "coefficient": row["coefficient"],
+    }

@@ -1,0 +1,227 @@
+"""The report's first screen: what was found in one sentence, how sure it is, and one problem with the model's solutions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from ..data.roles import formulas
+from ..stats import MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT
+from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
+from .reading import Reading
+from .svg import fill, svg, text_at
+from .text import interval, is_number, number, shortened
+
+FINDINGS = {
+    MATTERS: "The model’s arithmetic depends on these neurons, more than on other neurons like them.",
+    PUSH: "These neurons push arithmetic onto the page. That the model calculates with them is not shown.",
+    NOT_SHOWN: "It is not shown that these neurons do more for the model’s arithmetic than other neurons like them.",
+    UNSPLIT: "The model’s arithmetic suffers without these neurons, more than without others like them. Whether that is more "
+    "than their own push onto the page can’t be told on this model.",
+    TOO_FEW: "Whether these neurons matter can’t be told yet: there are too few random sets of neurons to compare them with.",
+}
+"""The verdict of `stats/specific.py` for a reader who knows none of the tool's words."""
+PHENOMENA = {
+    "without_formulas": "Examples without formulas",
+    "without_text": "Examples without words",
+    "one_operation": "Examples of one operation",
+    "wrong_results": "Examples with wrong results",
+}
+"""What the prompt's worked examples are changed to."""
+VERDICTS = {
+    "explained": "activity goes with accuracy, more than other neurons’ does",
+    "contradicted": "activity goes against accuracy",
+    "activity moves as any neurons' does": "activity changes, but no more than other neurons’ does",
+    "accuracy moves without activity": "activity stands still while accuracy changes",
+    "activity moves without accuracy": "activity changes, and accuracy is not seen to",
+    "no change": "neither accuracy nor activity changes",
+}
+"""A verdict of `stats/verdicts.py` in other words, where it needs them."""
+WIDTH, SMALL = 420, 200  # of the first screen's pictures
+LONGEST = 700  # characters of a solution
+
+_PAIR_SQL = """
+    SELECT problem_id, question, answer, before.text AS before, after.text AS after, before.correct AS right_before,
+           after.correct AS right_after, before.flexible AS read_before, after.flexible AS read_after
+    FROM (SELECT * FROM completions WHERE family = 'study' AND neuron_set = 'none' AND prompt = ?) AS before
+    JOIN (SELECT * FROM completions WHERE family = 'ablation' AND neuron_set = ?) AS after USING (problem_id)
+    JOIN problems USING (problem_id) ORDER BY problem_id
+"""
+
+
+class Stretch(NamedTuple):
+    """A piece of a solution; `lost`: a formula that the other solution has not."""
+
+    text: str
+    lost: bool
+
+
+def first(run: Reading, prompt: str) -> dict[str, Any]:
+    """What the first screen shows.
+
+    Args:
+        prompt: the study's first one, under which sets are zeroed.
+    """
+    ablation = run.summary.get("ablation") or {}
+    rows = {row["neuron_set"]: row for row in run.rows("ablation") if is_number(row["accuracy"])}
+    target = "comparable" if ablation.get("target") == "comparable" else "reasoning"
+    phenomena = [_phenomenon(i, row) for i, row in enumerate(run.rows("phenomena"))]
+    return {
+        "finding": finding(run),
+        "picture": _picture(rows, target),
+        "problem": problem(run, prompt, target),
+        "phenomena": phenomena,
+        "changes": Chart(Markup(""), "", "correlate", "phenomena", [each["row"] for each in phenomena]),
+        "concepts": list((run.summary.get("neurons") or {}).get("by_concept") or {}),
+        **_solved(rows, target),
+    }
+
+
+def finding(run: Reading) -> str:
+    """What was found, no more than the verdict says; and where a stage is missing or stale, what that leaves open."""
+    verdict = ((run.summary.get("damage") or {}).get("headline") or {}).get("verdict")
+    if verdict in FINDINGS:
+        return FINDINGS[verdict]
+    held = {name: run.state(name) for name in ("annotate", "ablate", "damage")}
+    for name, state in held.items():
+        if state.status == "stale":
+            return f"What this run found does not hold any more: the stage {name} is stale."
+        if state.status == "stopped":
+            return f"What these neurons do can’t be said yet: the stage {name} has not ended."
+    if not held["annotate"].current:
+        return "Nothing has been found yet: the neurons have not been chosen."
+    if not held["ablate"].current:
+        return "What the model loses without these neurons has not been measured yet."
+    return "The problems solved without these neurons are counted. What is lost, and why, has not been measured yet."
+
+
+def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any]:
+    """What share of the problems is solved untouched, without the set, and without its equals on average."""
+    matched = [row["accuracy"] for row in rows.values() if row["kind"] == "matched"]
+    return {
+        "untouched": rows.get("none"),
+        "without": rows.get(target),
+        "matched": sum(matched) / len(matched) if matched else None,
+        "sets": len(matched),
+    }
+
+
+def _picture(rows: Mapping[str, Mapping[str, Any]], target: str) -> Chart | None:
+    """Accuracy untouched, without matched neurons, without the reasoning neurons."""
+    without = {"reasoning": "without the reasoning neurons"}
+    if target == "comparable":
+        without |= {"comparable": "without those that have an equal", "reasoning": "without all reasoning neurons"}
+    pictured: list[Row] = []
+    shown = [rows["none"]] if "none" in rows else []
+    if shown:
+        pictured.append(Row("nothing taken out", [_mark(rows["none"])]))
+    if each := [row for row in rows.values() if row["kind"] == "matched"]:
+        mean = sum(row["accuracy"] for row in each) / len(each)
+        dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
+        label = f"without others like them ({len(each)} {'set' if len(each) == 1 else 'sets'}, mean)"
+        pictured.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
+        shown += each
+    for name, label in without.items():
+        if row := rows.get(name):
+            pictured.append(Row(f"{label} ({row['neurons']})", [_mark(row)]))
+            shown.append(row)
+    axis = "share of the test problems solved"
+    figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
+    if not figure or not shown:
+        return None
+    columns = ("neuron_set", "kind", "neurons", "correct", "n", "accuracy", "low", "high")
+    read = f"Dots: share of {shown[0]['n']} problems; lines: 95 % intervals; small dots: single sets of other neurons."
+    return Chart(figure, read, "ablate", "solved", [{key: row.get(key) for key in columns} for row in shown])
+
+
+def _mark(row: Mapping[str, Any]) -> Mark:
+    return Mark(row["kind"], row["accuracy"], row.get("low"), row.get("high"), f"{row.get('correct')} of {row.get('n')},")
+
+
+def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
+    """One problem with the model's solution untouched and with a set zeroed, and how it was chosen; None: there is none.
+
+    The first by its id of those that were right before and are wrong after; else of those solved before; else of all.
+    """
+    pairs = run.rows("completions", _PAIR_SQL, [prompt, zeroed]) if run.has("problems") else []
+    if not pairs:
+        return None
+    lost = [pair for pair in pairs if pair["right_before"] and not pair["right_after"]]
+    gained = sum(pair["right_after"] and not pair["right_before"] for pair in pairs)
+    solved = [pair for pair in pairs if pair["right_before"]]
+    counts = f"{len(pairs)} problems: {len(lost)} solved only with the neurons, {gained} only without them"
+    if lost:
+        chosen = f"The first by its id of those solved only with them ({counts})."
+    elif solved:
+        chosen = f"No problem is lost ({counts}); this is the first by its id of those solved with them."
+    else:
+        chosen = f"No problem is solved with the neurons in place ({counts}); this is the first by its id."
+    pair = (lost or solved or pairs)[0]
+    before, after = (shortened(pair[key] or "", LONGEST) for key in ("before", "after"))
+    found = stretches(before, after)
+    return {
+        "id": pair["problem_id"],
+        "question": (pair["question"] or "").strip().split("\n"),
+        "answer": pair["answer"],
+        "chosen": chosen,
+        "lost": sum(stretch.lost for line in found for stretch in line),
+        "sides": [
+            {"label": "With the neurons in place", "lines": found, "right": pair["right_before"], "read": pair["read_before"]},
+            {"label": "Without them", "lines": [[Stretch(line, False)] for line in after.strip("\n").split("\n")],
+             "right": pair["right_after"], "read": pair["read_after"]},
+        ],
+    }  # fmt: skip
+
+
+def stretches(text: str, other: str) -> list[list[Stretch]]:
+    """The lines of a solution, its formulas that another one lacks apart (but for blanks, commas and signs of money)."""
+    kept = {_plain(other[start:end]) for start, end in formulas(other)}
+    lines = []
+    for line in text.strip("\n").split("\n"):
+        pieces, at = [], 0
+        for start, end in formulas(line):
+            pieces += [Stretch(line[at:start], False), Stretch(line[start:end], _plain(line[start:end]) not in kept)]
+            at = end
+        lines.append([piece for piece in (*pieces, Stretch(line[at:], False)) if piece.text])
+    return lines
+
+
+def _plain(formula: str) -> str:
+    return re.sub(r"[\s,$€£]", "", formula)
+
+
+def _phenomenon(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """One of the four phenomena: its small picture, its verdict, and its figures."""
+    name = row["phenomenon"]
+    keys = [f"{of}_{end}" for of in ("accuracy", "activity") for end in ("change", "low", "high")]
+    return {
+        "label": PHENOMENA.get(name, name.replace("_", " ").capitalize()),
+        "verdict": row.get("verdict") or "not judged",
+        "words": VERDICTS.get(row.get("verdict") or "", ""),
+        "needs": row.get("verdict_needs"),
+        "figure": _changes(f"phenomenon-{place}", row),
+        "row": {"phenomenon": name, "n": row.get("n"), **{key: row.get(key) for key in keys}, "verdict": row.get("verdict")},
+    }
+
+
+def _changes(name: str, row: Mapping[str, Any]) -> Markup:
+    """Two lanes around 0: the change of accuracy, and that of activity, each on its own scale."""
+    parts, y, said = [], 0.0, []
+    for of, label in (("accuracy", "problems solved"), ("activity", "active neurons per token")):
+        value, low, high = (row.get(f"{of}_{end}") for end in ("change", "low", "high"))
+        ends = [abs(v) for v in (value, low, high) if is_number(v)]
+        span = 1.0 if of == "accuracy" else 1.15 * max([*ends, 1e-9])
+        middle = y + 24
+        parts.append(text_at(0, y + 12, label, "start", "small"))
+        parts.append(text_at(SMALL - 1, y + 12, number(value, 2, True), "end", "strong small"))
+        parts.append(fill('<line class="track" x1="4" x2="{}" y1="{}" y2="{}"/>', SMALL - 4, middle, middle))
+        parts.append(fill('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>', SMALL / 2, middle - 8, middle + 8))
+        if is_number(value):
+            dot = Mark("reasoning" if of == "activity" else "none", value, low, high)
+            parts.append(drawn(dot, middle, (-span, span, 4, SMALL - 4), f"change of {label}", CHANGE))
+            said.append(f"change of {label}: {number(value, 2, True)} {interval(low, high, 2, True)}")
+        y += 38
+    return svg(name, y, f"Changes: {row['phenomenon']}", "; ".join(said), parts, SMALL)
