@@ -22,6 +22,7 @@ ORDER = (
     ("measuring",),
     ("stages",),
     ("report",),
+    ("view",),
     ("executors",),
     ("api",),
     ("cli",),

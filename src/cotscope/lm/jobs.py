@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..records import Completion
@@ -20,6 +21,7 @@ class Job:
         stop: the stop strings.
         recorder: sees the coefficients at the step that chose each token.
         intervention: acts on the neurons.
+        watch: is told each row's number and token as it is chosen, the end token too; what it raises ends the run.
     """
 
     prompts: tuple[str, ...]
@@ -27,6 +29,7 @@ class Job:
     stop: tuple[str, ...] = ()
     recorder: Recorder | None = None
     intervention: Intervention | None = None
+    watch: Callable[[int, int], None] | None = None
 
 
 @dataclass(eq=False)
