@@ -61,7 +61,7 @@ class Wanted(BaseModel):
     token: str = Field("", max_length=200)
     concept: str = ""
     verdict: Verdict | None = None
-    sign: Literal[-1, 0, 1] | None = None
+    sign: int | None = Field(None, ge=-1, le=1)
     first_layer: int | None = None
     last_layer: int | None = None
     least: int = 0
@@ -109,14 +109,14 @@ class Neurons:
         values = [value for found in conditions.values() for value in found]
         order = "DESC" if wanted.descending else "ASC"
         cursor = self._connection.cursor()  # a connection is for one thread
-        counted = cursor.execute(f"SELECT count(*) FROM neurons WHERE {where}", values).fetchone()
+        [[total]] = cursor.execute(f"SELECT count(*) FROM neurons WHERE {where}", values).fetchall()
         rows = cursor.sql(
             f"""SELECT * EXCLUDE (searched) FROM neurons WHERE {where}
                 ORDER BY {wanted.sort} {order} NULLS LAST, layer, index, sign LIMIT {PAGE} OFFSET ?""",
             params=[*values, wanted.page * PAGE],
         )
         return {
-            "total": counted[0] if counted else 0,
+            "total": total,
             "page": wanted.page,
             "size": PAGE,
             "rows": rows.to_arrow_table().to_pylist(),

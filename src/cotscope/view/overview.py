@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,25 @@ def listed(served: Served) -> list[dict[str, Any]]:
 
 
 def overview(run: OpenRun) -> dict[str, Any]:
-    """All of a run's page. Raises: RunError if the figures in its manifest are of no known kind."""
+    """All of a run's page. Figures of no known kind are left out; `faults` says so."""
     manifest = run.manifest
     kept = ("begun", "model", "data", "concepts", "prompts", "versions", "config", "command")
-    with showing(run.folder):
-        summary = run.summary
-        said, figures = headline(summary), [*_figures(summary)]
+    summary, faults = run.summary, list[str]()
+
+    def shown(make: Callable[[], Any]) -> Any:
+        try:
+            with showing(run.folder):
+                return make()
+        except RunError as error:
+            faults.append(str(error))
+
     return {
         "folder": str(run.folder),
         "about": {key: manifest.get(key) for key in kept},
         "stages": stages(run),
-        "headline": said,
-        "figures": figures,
+        "headline": shown(lambda: headline(summary)),
+        "figures": shown(lambda: [*_figures(summary)]),
+        "faults": faults,
         "summary": summary,
         "units": manifest["units"],
         "notes": run.notes,

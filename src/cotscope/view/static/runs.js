@@ -92,6 +92,7 @@ export async function overview(here) {
   return [title, h("p", {class: "meta"}, seen(run.folder)), live,
     run.missing.length ? h("div", {class: "warning"}, h("p", {}, `${run.missing.length} files that the run had are missing or changed: `,
       h("code", {}, seen(run.missing.slice(0, 12).join(", "))), run.missing.length > 12 && " …", ". What rests on them is stale.")) : "",
+    run.faults.map((text) => h("p", {class: "fault"}, seen(text))),
     figures([run]),
     h("p", {}, run.report && link(runPath(here.run, "/report.html"), "The report"), run.report && " · ", link(href(here.run, "neurons"), "Neurons"), " · ",
       link(href(here.run, "solutions"), "Solutions"), " · ", link(href(here.run, "try"), "Try it")),
