@@ -174,9 +174,8 @@ class Marks:
         self.concepts = sorted({c for found in marked.values() for c in found})
         self._is = np.zeros((*shape, 2, len(self.concepts) + 1), dtype=bool)  # the last one: of any concept
         for pole, found in marked.items():
-            for concept in found:
-                self._is[pole.layer, pole.index, pole.sign > 0, self.concepts.index(concept)] = True
-            self._is[pole.layer, pole.index, pole.sign > 0, -1] = True
+            here = self._is[pole.layer, pole.index, int(pole.sign > 0)]
+            here[[*map(self.concepts.index, found), -1]] = True
 
     def count(self, index: NDArray[Any], coefficient: NDArray[Any]) -> NDArray[np.int64]:
         """Active poles by concept, and last of all of them, (…, concepts + 1), of active neurons (…, layers, k)."""

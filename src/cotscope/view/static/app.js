@@ -1,6 +1,6 @@
 // The router: which page an address is. Pages are functions of where they are; they return elements.
 
-import {ask, fault, h, href, link, note, runPath, seen, takeToken} from "./page.js";
+import {fault, h, href, link, note, seen, takeToken} from "./page.js";
 import {compare, overview, runs} from "./runs.js";
 import {neurons} from "./neurons.js";
 import {lists} from "./lists.js";
@@ -9,7 +9,7 @@ import {tryIt} from "./try.js";
 
 const PARTS = {"": ["Overview", overview], neurons: ["Neurons", neurons], lists: ["Lists", lists],
   solutions: ["Solutions", solutions], try: ["Try it", tryIt]};
-let leave = new AbortController();
+let leave = new AbortController(), here = null;
 
 /** What an address says: the page, the run, the values after the question mark. */
 function where() {
@@ -30,6 +30,8 @@ function top(at) {
 async function show() {
   if (location.hash && !location.hash.startsWith("#/")) return;
   const at = where(), main = document.getElementById("main");
+  const same = here !== null && ["page", "run", "part"].every((key) => here[key] === at[key]);
+  here = at;
   leave.abort();
   leave = new AbortController();
   at.left = leave.signal;
@@ -46,10 +48,17 @@ async function show() {
   }
   clearTimeout(waiting);
   if (at.left.aborted) return;
-  main.replaceChildren(...[found].flat(2).filter(Boolean));
-  if (at.values.focus !== "no" && show.moved) main.focus({preventScroll: true});
-  show.moved = true;
+  const focused = same && sayable(document.activeElement);
+  main.replaceChildren(...[found].flat(3).filter(Boolean));
+  const again = focused && [...main.querySelectorAll("button, input, select, [data-row]")].find((element) => sayable(element) === focused);
+  if (again) again.focus({preventScroll: true});
+  else if (document.activeElement === document.body) main.focus({preventScroll: true});
+  if (!same) scrollTo(0, 0);
 }
+
+/** What an element is known by when its page is made again, so that it keeps the focus. */
+const sayable = (element) => element.closest("main") && element.id !== "main"
+  ? [element.tagName, element.dataset.row ?? element.name ?? "", element.getAttribute("aria-label") ?? element.textContent.replace(/[▾▴]/, "").trim()].join("|") : "";
 
 /** `/` goes to the search field; arrows go between the rows of a table that has rows to choose. */
 function keys(event) {

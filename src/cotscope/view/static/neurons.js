@@ -9,7 +9,7 @@ const COLUMNS = [["", "neuron", "layer"], ["", "promotes", ""], ["", "stands for
 const ROLES = {operator: "operators", equals: "equals signs", result: "results", operand: "operands", elsewhere: "elsewhere"};
 
 export async function neurons(here) {
-  const {pole, focus, ...asked} = here.values;
+  const {pole, ...asked} = here.values;
   const [found, run] = await Promise.all([ask(runPath(here.run, `/neurons?${query(asked)}`)), ask(runPath(here.run))]);
   if (run.fault) throw new Error(run.fault);
   const weights = run.about.model.weight_sha256;
@@ -67,7 +67,7 @@ function grid(rows, asked, go, open, chosen) {
   const columns = COLUMNS.filter(([, , key]) => key !== "attribution" || attributed);
   const head = ([kind, text, key, title]) => h("th", {scope: "col", class: kind, title, "aria-sort": key && key === sort ? (down ? "descending" : "ascending") : undefined},
     key ? h("button", {type: "button", class: "plain", onclick: () => go({sort: key, descending: String(key === sort ? !down : key !== "layer")})}, text, key === sort ? (down ? " ▾" : " ▴") : "") : text);
-  const row = (one) => h("tr", {"data-row": true, tabindex: "0", "aria-selected": String(poleKey(one) === chosen), onclick: () => open(one),
+  const row = (one) => h("tr", {"data-row": poleKey(one), tabindex: "0", "aria-selected": String(poleKey(one) === chosen), onclick: () => open(one),
     onkeydown: (event) => { if (event.key === "Enter" && event.target === event.currentTarget) open(one); }},
     h("td", {}, poleName(one)), h("td", {class: "promoted"}, one.promoted ? chips(one.promoted) : h("span", {class: "meta"}, "not active in discovery")),
     h("td", {}, one.verdict === "none" ? "" : h("span", {class: `badge ${one.verdict}`}, one.verdict), " ", (one.concepts ?? []).map(seen).join(", ")),
