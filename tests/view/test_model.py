@@ -80,6 +80,19 @@ def test_tokens_of_two_conditions_and_where_they_differ(client: Any, run: Run) -
         "ORDER BY condition DESC")]  # fmt: skip
 
 
+def test_conditions_and_problems(client: Any, run: Run) -> None:
+    found = client.get("/api/runs/run/conditions").json()
+    assert found["prompts"] == ["plain"]
+    assert found["conditions"][0]["condition"] == "study.plain"
+    assert {c["condition"] for c in found["conditions"]} == {
+        r["condition"] for r in run.rows("SELECT DISTINCT condition FROM completions")
+    }
+    asked = {"condition": "study.plain", "beside": "ablation.reasoning"}
+    problems = client.get("/api/runs/run/problems", params=asked).json()
+    assert sum(p["correct"] for p in problems) == found["conditions"][0]["correct"]
+    assert all(p["beside"] is not None and p["question"] for p in problems)
+
+
 def test_a_pole_and_a_token(client: Any) -> None:
     where = {"problem": "p2", "condition": "study.plain"}
     rows = post(client, "token", where | {"token": 3})

@@ -41,8 +41,9 @@ _COMPLETION = (
 def conditions(run: Run) -> list[dict[str, Any]]:
     """Every condition of a run, and how many problems were solved under it."""
     return run.rows(
-        """SELECT condition, family, prompt, neuron_set, split, count(*) AS n, count(*) FILTER (correct) AS correct
-           FROM completions GROUP BY ALL ORDER BY family != 'study', family, condition"""
+        """FROM (SELECT condition, family, prompt, neuron_set, split, count(*) AS n, count(*) FILTER (correct) AS correct
+                 FROM completions GROUP BY ALL)
+           ORDER BY family != 'study', family, condition"""
     )
 
 

@@ -1,6 +1,6 @@
 // The router: which page an address is. Pages are functions of where they are; they return elements.
 
-import {fault, h, href, link, note, seen, takeToken} from "./page.js";
+import {fault, h, href, link, note, seen, shownOf, takeToken} from "./page.js";
 import {compare, overview, runs} from "./runs.js";
 import {neurons} from "./neurons.js";
 import {lists} from "./lists.js";
@@ -44,12 +44,12 @@ async function show() {
     if (!page) throw new Error("There is no such page.");
     found = await page(at);
   } catch (error) {
-    found = fault(error);
+    found = [h("h1", {}, title ?? "Nothing is here"), fault(error)];
   }
   clearTimeout(waiting);
   if (at.left.aborted) return;
   const focused = same && sayable(document.activeElement);
-  main.replaceChildren(...[found].flat(3).filter(Boolean));
+  main.replaceChildren(...shownOf(found));
   const again = focused && [...main.querySelectorAll("button, input, select, [data-row]")].find((element) => sayable(element) === focused);
   if (again) again.focus({preventScroll: true});
   else if (document.activeElement === document.body) main.focus({preventScroll: true});

@@ -16,7 +16,7 @@ export async function neurons(here) {
   const go = (values) => { location.hash = href(here.run, "neurons", {...asked, pole, page: "", ...values}); };
   const open = (row) => go({pole: row && poleKey(row), page: asked.page});
   const {about} = found;
-  const parts = [h("h1", {}, "Neurons"), warning(run), filters(about, asked, go)];
+  const parts = [h("h1", {}, "Neurons"), warning(run, about), filters(about, asked, go)];
   if (!about.neurons) return [...parts, note("The run has no poles: ", h("code", {}, "discover"), " has not run, or its tables are missing.")];
   const page = Number(asked.page ?? 0), last = Math.max(0, Math.ceil(found.total / found.size) - 1);
   const said = h("span", {class: "meta", role: "status"});
@@ -30,8 +30,9 @@ export async function neurons(here) {
   return [...parts, h("div", {class: pole ? "split open" : "split"}, list, pole ? side : "")];
 }
 
-function warning(run) {
-  const stale = run.stages.filter((stage) => ["discover", "annotate", "attribute"].includes(stage.name) && ["stale", "stopped"].includes(stage.status));
+function warning(run, about) {
+  const stages = ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])];
+  const stale = run.stages.filter((stage) => stages.includes(stage.name) && ["stale", "stopped"].includes(stage.status));
   return stale.length ? h("p", {class: "warning"}, stale.map((stage) => `${stage.name} is ${stage.status}${stage.why ? ` (${seen(stage.why)})` : ""}`).join("; "),
     ". What stands here may not be what the study would find now.") : "";
 }
@@ -46,10 +47,11 @@ function filters(about, asked, go) {
     field("Concept", select([["", "any"], ...Object.entries(about.concepts).map(([name, count]) => [name, `${name} (${count})`])], asked.concept ?? "", {name: "concept", onchange: () => form.requestSubmit()})),
     field("Word on it", select([["", "any"], ...Object.entries(about.verdicts).map(([name, count]) => [name, `${name === "none" ? "no candidate" : name} (${count})`])], asked.verdict ?? "", {name: "verdict", onchange: () => form.requestSubmit()})),
     field("Sign", select([["", "any"], ["1", "+"], ["-1", "−"], ...(about.attributed ? [["0", "not active"]] : [])], asked.sign ?? "", {name: "sign", onchange: () => form.requestSubmit()})),
-    field("From layer", h("input", {type: "number", name: "first_layer", value: asked.first_layer ?? "", min: 0})),
-    field("to layer", h("input", {type: "number", name: "last_layer", value: asked.last_layer ?? "", min: 0})),
-    field("Active at least", h("input", {type: "number", name: "least", value: asked.least ?? "", min: 0})),
-    about.attributed ? field("Attribution at least", h("input", {type: "number", name: "attribution", value: asked.attribution ?? "", min: 0, step: "any"})) : "",
+    h("details", {class: "more", open: ["first_layer", "last_layer", "least", "attribution"].some((key) => asked[key])}, h("summary", {}, "More"), h("div", {class: "fields"},
+      field("From layer", h("input", {type: "number", name: "first_layer", value: asked.first_layer ?? "", min: 0})),
+      field("to layer", h("input", {type: "number", name: "last_layer", value: asked.last_layer ?? "", min: 0})),
+      field("Active at least", h("input", {type: "number", name: "least", value: asked.least ?? "", min: 0}), "tokens"),
+      about.attributed ? field("Attribution at least", h("input", {type: "number", name: "attribution", value: asked.attribution ?? "", min: 0, step: "any"}), "nats, either way") : "")),
     h("button", {}, "Search"),
     h("button", {type: "button", onclick: () => go(Object.fromEntries(Object.keys(asked).map((key) => [key, ""])))}, "Clear"));
   return form;

@@ -4,6 +4,9 @@ const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 const SIGNS = {"\n": "⏎", "\t": "⇥"};
 const TOKEN = "cotscope.token";
 
+/** What is there of nested lists of elements and texts. */
+export const shownOf = (found) => [found].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false && child !== "");
+
 /** An element. Props: `class`, `on…` listeners, properties of the element (`value`, `checked`), or else attributes. */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
@@ -14,7 +17,7 @@ export function h(tag, props = {}, ...children) {
     else if (["value", "checked", "disabled", "selected", "open", "htmlFor", "indeterminate"].includes(key)) element[key] = value;
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...shownOf(children));
   return element;
 }
 
@@ -122,7 +125,7 @@ export async function into(element, promise, meanwhile = "Loading …") {
   try {
     const found = await promise;
     clearTimeout(timer);
-    element.replaceChildren(...[found].flat());
+    element.replaceChildren(...shownOf(found));
   } catch (error) {
     clearTimeout(timer);
     if (error.name !== "AbortError") element.replaceChildren(fault(error));
