@@ -95,7 +95,13 @@ def differing(one: Sequence[Any], other: Sequence[Any]) -> tuple[list[int], list
 def prompt_of(session: Session, name: str) -> Prompt:
     """A prompt of the study, or one of the prompts that were measured beside them. Raises: UserError."""
     inputs = session.inputs
-    every = list(inputs.prompts)
+    try:
+        every = list(inputs.prompts)
+    except UserError as error:
+        raise UserError(
+            f"the study's prompts can't be had: {error}",
+            remedy="If their files are still there: start the viewer in the folder in which the study was begun.",
+        ) from error
     if name not in {p.name for p in every} and inputs.derives:
         asked = session.run.manifest["options"].get("variants", {})
         every += [e.prompt for e in inputs.extra_prompts(int(asked.get("variants", 0)), bool(asked.get("sentences")))]

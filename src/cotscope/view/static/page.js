@@ -71,7 +71,7 @@ export function number(value, digits = 2, signed = false) {
 export const seconds = (value) => typeof value !== "number" ? "–" : value < 120 ? `${number(value, 1)} s`
   : value < 7200 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${number(value / 3600, 1)} h`;
 
-export const poleName = (pole) => `L${pole.layer} #${pole.index}${pole.sign > 0 ? " +" : pole.sign < 0 ? " −" : ""}`;
+export const poleName = (pole) => `L${pole.layer}\u00a0#${pole.index}${pole.sign > 0 ? "\u00a0+" : pole.sign < 0 ? "\u00a0−" : ""}`;
 export const poleKey = (pole) => `${pole.layer}.${pole.index}.${pole.sign}`;
 export const link = (href, ...children) => h("a", {href}, ...children);
 

@@ -1,6 +1,6 @@
 // What the model wrote, token by token, coloured by activity; two conditions side by side, differences marked.
 
-import {ask, chips, fault, field, h, href, into, link, note, number, poleKey, poleName, query, right, runPath, seen, select, spelled, table} from "./page.js";
+import {ask, chip, chips, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
 
 const FAMILIES = {study: "prompts of the study", ablation: "neurons zeroed", discovery: "discovery", push: "their own push", selection: "chosen by attribution and others zeroed",
   evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences"};
@@ -36,12 +36,12 @@ function conditions(all, value, change, none) {
       h("option", {value: one.condition, selected: one.condition === value}, `${seen(one.neuron_set === "none" ? one.prompt : one.neuron_set)} (${one.correct} of ${one.n})`)))));
 }
 
-const titleOf = (side) => side.neuron_set === "none" ? side.prompt : `${side.prompt}, ${side.condition.split(".")[0] === "ablation" ? `without ${side.neuron_set}` : side.neuron_set}`;
+const titleOf = (side) => side.neuron_set === "none" ? side.prompt : `${side.prompt}, ${side.condition.split(".")[0] === "ablation" ? `zeroed: ${side.neuron_set}` : side.neuron_set}`;
 
 async function solution(here, values, go) {
   const asked = {problem: values.problem, condition: values.condition, beside: values.beside ?? ""};
   const [found, model] = await Promise.all([ask(runPath(here.run, `/solution?${query(asked)}`)), ask(runPath(here.run, "/model"))]);
-  const sides = found.sides.map((side) => ({...side, tokens: h("div", {class: "tokens"}, words(side))}));
+  const sides = found.sides.map((side) => ({...side, tokens: h("div", {class: "tokens", onkeydown: among}, words(side))}));
   const below = h("div"), bar = h("div", {class: "fields"});
   const colour = async () => {
     const [pole, concept] = values.pole ? [values.pole, null] : [null, values.concept ?? ""];
@@ -56,6 +56,21 @@ async function solution(here, values, go) {
   return [h("p", {class: "problem"}, h("bdi", {}, seen(found.problem.question)), " ", h("b", {}, `Answer: ${seen(found.problem.answer)}`)), bar,
     h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens,
       note(`Says ${seen(side.flexible ?? "no number")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`)))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
+}
+
+/** Arrows go from token to token; Enter and Space choose one. Tokens are no button elements: those do not break lines. */
+function among(event) {
+  if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    return event.target.closest("[data-token]")?.click();
+  }
+  const step = {ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling"}[event.key];
+  const next = step && event.target.closest("[data-token]")?.[step];
+  if (!next) return;
+  event.preventDefault();
+  event.target.tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
 }
 
 /** A text as it is, lines as lines, what cannot be seen as signs. */
@@ -78,16 +93,16 @@ function draw(here, values, go, sides, activity, concept, below) {
     const levels = of(activity[which]), differs = new Set(activity[which].differs), condition = which ? values.beside : values.condition;
     side.tokens.replaceChildren(...activity[which].pieces.map((piece, i) => {
       const key = `${which}.${i}`;
-      const token = h("button", {type: "button", class: `tok ${differs.has(i) ? "other" : ""}`, "data-token": key, "aria-pressed": String(values.token === key),
+      const token = h("span", {role: "button", class: `tok ${differs.has(i) ? "other" : ""}`, "data-token": key, tabindex: i === 0 ? "0" : "-1", "aria-pressed": String(values.token === key),
         title: `token ${i}, ${spelled(piece)}: ${number(levels[i], values.pole ? 2 : 0)} ${unit}`, onclick: () => pick(key, condition, i)}, plain(piece));
       heat(token, levels[i] / most);
       return token;
     }));
   });
-  const pick = (key, condition, i, scroll = true) => {
+  const pick = (key, condition, i) => {
     for (const token of document.querySelectorAll("[data-token]")) token.setAttribute("aria-pressed", String(token.dataset.token === key));
     history.replaceState(null, "", href(here.run, "solutions", {...values, token: key}));
-    into(below, poles(here, values, condition, i));
+    into(below, poles(here, values, condition, i, activity[Number(key.split(".")[0])].pieces[i] ?? ""));
   };
   if (values.token) {
     const [which, i] = values.token.split(".").map(Number);
@@ -95,14 +110,14 @@ function draw(here, values, go, sides, activity, concept, below) {
   }
 }
 
-async function poles(here, values, condition, i) {
+async function poles(here, values, condition, i, piece) {
   const rows = await ask(runPath(here.run, "/token"), {problem: values.problem, condition, token: i});
   const layers = new Map();
   for (const row of rows) layers.set(row.layer, [...(layers.get(row.layer) ?? []), row]);
   const one = (row) => h("a", {class: `pole ${row.concepts.length ? "marked" : ""}`, href: href(here.run, "neurons", {pole: poleKey(row)}),
     title: `${poleName(row)}: update size ${number(row.size)}, coefficient ${number(row.coefficient, 2, true)}${row.promoted.length ? `, promotes ${row.promoted.map(spelled).join(" ")}` : ""}`},
-    `#${row.index}${row.sign > 0 ? "+" : "−"} `, row.concepts.length ? h("b", {}, seen(row.concepts.join(", "))) : "", row.promoted.length ? chips(row.promoted.slice(0, row.concepts.length ? 3 : 1)) : "");
-  return [h("h2", {}, `Active poles as token ${i} was chosen`), note(`The ${Math.max(...[...layers.values()].map((found) => found.length))} with the largest updates of each layer, the largest first. Marked: accepted for a concept.`),
+    `#${row.index}${row.sign > 0 ? "+" : "−"} `, row.concepts.length ? h("b", {}, seen(row.concepts.join(", ")), " ") : "", row.promoted.length ? chips(row.promoted.slice(0, row.concepts.length ? 3 : 1)) : "");
+  return [h("h2", {}, "Active poles as ", chip(piece), ` (token ${i}) was chosen`), note(`The ${Math.max(...[...layers.values()].map((found) => found.length))} with the largest updates of each layer, the largest first. Marked: accepted for a concept.`),
     h("div", {class: "layers"}, [...layers].reverse().map(([layer, found]) => [h("b", {}, `layer ${layer}`), h("div", {}, found.map(one))]))];
 }
 

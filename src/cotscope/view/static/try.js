@@ -1,7 +1,7 @@
 // A question of the reader's own: what the model writes as it is and with neurons changed, side by side, as it comes.
 
 import {kept} from "./lists.js";
-import {ask, chip, fault, field, h, href, note, number, runPath, seen, select, spelled} from "./page.js";
+import {ask, fault, field, h, href, note, number, runPath, seen, select, spelled} from "./page.js";
 import {heat} from "./solutions.js";
 
 const SIDES = {base: "As it is", changed: "Changed"};
