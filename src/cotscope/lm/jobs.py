@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,6 +26,7 @@ class Job:
         intervention: acts on the neurons.
         temperature: 0: the most likely token is taken; above: one is drawn, the logits divided by it.
         seed: of what is drawn; a row's draws are its own, whatever else is in the batch.
+        watch: is told each row's number and token as it is chosen, the end token too; what it raises ends the run.
     """
 
     prompts: tuple[str, ...]
@@ -34,6 +36,7 @@ class Job:
     intervention: Intervention | None = None
     temperature: float = 0.0
     seed: int = 0
+    watch: Callable[[int, int], None] | None = None
 
 
 @dataclass(eq=False)

@@ -67,6 +67,10 @@ class _Rows:
         for place, row in enumerate(rows):
             self.running.setdefault(row, []).append(tuple(k[place] for k in kept))
 
+    def at(self, row: int, step: int) -> tuple[Tensor, ...]:
+        """One place of a row that goes on."""
+        return self.running[row][step]
+
     def take(self, row: int, steps: int) -> tuple[Tensor, ...]:
         """One row's places stacked: each (steps, …)."""
         return tuple(torch.stack(part) for part in zip(*self.running.pop(row)[:steps], strict=True))
@@ -107,6 +111,10 @@ class ActivePoles:
         index, coefficient = (torch.stack(part, dim=1) for part in zip(*self._layers, strict=True))
         self._layers.clear()
         self._rows.add(rows, index, coefficient)
+
+    def at(self, row: int, step: int) -> tuple[Tensor, ...]:
+        """Indices and coefficients, (layers, k) each, of a step of a row that has not ended."""
+        return self._rows.at(row, step)
 
     def end_row(self, row: int, tokens: Sequence[int]) -> None:
         self._ended[row] = self._rows.take(row, len(tokens))

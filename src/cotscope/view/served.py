@@ -1,0 +1,133 @@
+"""The run folders that the viewer serves: those that were given, and those in the folders that were given. No others."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..errors import RunError, UserError, shown
+from ..runs.folder import Run
+from .neurons import Neurons
+
+_OPEN = 8  # runs that are kept open, those least recently used closed first
+_WHOLE: dict[tuple[Any, ...], bool] = {}  # what was found of files as they were: a run that goes on has few new ones
+
+
+class NotServedError(UserError):
+    """No run has this name."""
+
+
+class OpenRun(Run):
+    """A run folder, only read."""
+
+    @cached_property
+    def neurons(self) -> Neurons:
+        """Its table of neurons, which is made once."""
+        return Neurons(self)
+
+    def _is_whole(self, name: str, record: Any) -> bool:
+        try:
+            path = self._path(name)
+            status = path.lstat()
+            key = (str(path), repr(record), status.st_ino, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            return False
+        if key not in _WHOLE:
+            _WHOLE[key] = super()._is_whole(name, record)
+        return _WHOLE[key]
+
+
+class Served:
+    """The run folders that can be reached, by the names that stand in links.
+
+    Args:
+        folders: each a run folder, or a folder that holds some.
+
+    Raises: UserError if one of them is no folder.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is no folder", expected="a run folder, or a folder that holds some")
+        self.folders, self._lock = tuple(folders), threading.Lock()
+        self._open: OrderedDict[Path, tuple[tuple[int, ...], OpenRun]] = OrderedDict()
+
+    @property
+    def holders(self) -> dict[str, Path]:
+        """The folders that hold runs, where new ones can be made, by name."""
+        return _named([f for f in self.folders if not _is_run(f)])
+
+    def folders_by_name(self) -> Mapping[str, Path]:
+        """The run folders of now. Links are not followed: what they lead to was not given."""
+        found: list[Path] = []
+        for folder in self.folders:
+            inside = [] if _is_run(folder) else sorted(p for p in folder.iterdir() if not p.is_symlink() and _is_run(p))
+            found += inside or ([folder] if _is_run(folder) else [])
+        return _named(list(dict.fromkeys(found)))
+
+    def folder(self, name: str) -> Path:
+        """A run folder by its name. Raises: NotServedError."""
+        if (folder := self.folders_by_name().get(name)) is None:
+            raise NotServedError(f"there is no run {shown(name)}")
+        return folder
+
+    def run(self, name: str) -> OpenRun:
+        """A run as it is now. Raises: NotServedError; RunError if it can't be opened."""
+        folder = self.folder(name)
+        with self._lock:
+            state = _state(folder)
+            if folder not in self._open or self._open[folder][0] != state:
+                self._open[folder] = state, OpenRun.open(folder)
+            self._open.move_to_end(folder)
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+            return self._open[folder][1]
+
+
+def _state(folder: Path) -> tuple[int, ...]:
+    """What changes when a run's manifest does."""
+    try:
+        found = (folder / "manifest.json").stat()
+    except OSError as error:
+        raise RunError(f"{folder} has no manifest.json", got=error.strerror or "") from error
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run, or what is left of one."""
+    return folder.is_dir() and any((folder / part).exists() for part in ("manifest.json", "tables", "summary.json"))
+
+
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by their names; where several have one, or one is no text, a number after it."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = stem = os.fsencode(folder.resolve().name).decode("utf-8", "replace") or "run"
+        count = 1
+        while name in named:
+            count += 1
+            name = f"{stem}~{count}"
+        named[name] = folder
+    return named
+
+
+def writer_of(folder: Path) -> int | None:
+    """The process that is writing to a run folder; None if there is none, or it is not to be seen."""
+    lock = folder / ".lock"
+    try:
+        if lock.is_symlink():
+            return None
+        with lock.open(encoding="ascii") as file:
+            process = psutil.Process(int(file.read(20)))
+        opened = [found.path for found in process.open_files()]
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return process.pid if str(lock.resolve()) in opened else None

@@ -1,0 +1,245 @@
+"""What the model wrote, token by token: any problem under any condition of a run, and which poles were active there.
+
+Run folders hold the activity by problem and role only. That of single tokens is computed again where it is asked for:
+the model is made to write the very same tokens, and watched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError, shown
+from ..measuring.neurons import comparison, read_sets
+from ..records import Neuron, Pole, Prompt
+from ..runs.folder import Run
+from ..runs.session import Session
+from .neurons import Neurons
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..lm.engine import Engine
+    from ..lm.interventions import Intervention
+
+_KEPT = 64  # completions whose activity is kept
+_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+_PLAIN = ("discovery", "study", "variant", "sentence")  # families under which nothing is disrupted
+_COMPLETION = (
+    "SELECT condition, family, prompt, neuron_set, split, problem_id, text, token_ids, roles, finish, flexible, correct "
+    "FROM completions WHERE condition = ? AND problem_id = ?"
+)
+
+
+def conditions(run: Run) -> list[dict[str, Any]]:
+    """Every condition of a run, and how many problems were solved under it."""
+    return run.rows(
+        """FROM (SELECT condition, family, prompt, neuron_set, split, count(*) AS n, count(*) FILTER (correct) AS correct
+                 FROM completions GROUP BY ALL)
+           ORDER BY family != 'study', family, condition"""
+    )
+
+
+def problems(run: Run, condition: str, beside: str = "") -> list[dict[str, Any]]:
+    """The problems that were asked under a condition, whether they were solved, and whether they were under another one."""
+    return run.rows(
+        """SELECT c.problem_id, p.question, p.answer, c.flexible, c.correct, o.correct AS beside
+           FROM completions c LEFT JOIN problems p USING (problem_id)
+           LEFT JOIN (SELECT problem_id, correct FROM completions WHERE condition = ?) o USING (problem_id)
+           WHERE c.condition = ? ORDER BY c.problem_id""",
+        [beside, condition],
+    )
+
+
+def completion(run: Run, condition: str, problem: str) -> dict[str, Any]:
+    """What was written for one problem under one condition. Raises: UserError if nothing was."""
+    rows = run.rows(_COMPLETION, [condition, problem])
+    if not rows:
+        raise UserError(f"nothing was written for problem {shown(problem)} under {shown(condition)}")
+    return rows[0]
+
+
+def question(run: Run, problem: str) -> dict[str, Any]:
+    """A problem's text and answer; of one that the study did not split off, what `evaluate` kept of it."""
+    found = run.rows("SELECT question, answer, split FROM problems WHERE problem_id = ?", [problem])
+    found = found or run.rows(
+        "SELECT question, answer, data AS split FROM evaluations_by_problem WHERE problem_id = ?", [problem]
+    )
+    if not found:
+        raise UserError(f"the run has no text of problem {shown(problem)}")
+    return found[0]
+
+
+def words(text: str) -> list[str]:
+    """A text in words, blanks and signs, which together are the text."""
+    return _WORDS.findall(text)
+
+
+def differing(one: Sequence[Any], other: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Places of each of two sequences that the other one does not have."""
+    found: tuple[list[int], list[int]] = ([], [])
+    for kind, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        if kind != "equal":
+            found[0].extend(range(a, b))
+            found[1].extend(range(c, d))
+    return found
+
+
+def prompt_of(session: Session, name: str) -> Prompt:
+    """A prompt of the study, or one of the prompts that were measured beside them. Raises: UserError."""
+    inputs = session.inputs
+    try:
+        every = list(inputs.prompts)
+    except UserError as error:
+        raise UserError(
+            f"the study's prompts can't be had: {error}",
+            remedy="If their files are still there: start the viewer in the folder in which the study was begun.",
+        ) from error
+    if name not in {p.name for p in every} and inputs.derives:
+        asked = session.run.manifest["options"].get("variants", {})
+        every += [e.prompt for e in inputs.extra_prompts(int(asked.get("variants", 0)), bool(asked.get("sentences")))]
+    found = next((p for p in every if p.name == name), None)
+    if found is None:
+        raise UserError(f"the study has no prompt {shown(name)} any more", expected=" or ".join(p.name for p in every[:12]))
+    return found
+
+
+def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | None:
+    """What was done to the model under a completion's condition; None: nothing.
+
+    Raises: UserError where the run folder does not hold enough to do it again.
+    """
+    from ..lm.interventions import scale
+
+    family, name, run = row["family"], row["neuron_set"], session.run
+    if family in _PLAIN or name == "none" or (family == "evaluation" and name.startswith("base on ")):
+        return None
+    sets, path = read_sets(run), "both"
+    neurons: list[Neuron] = []
+    if family == "ablation" and name in sets:
+        neurons = list(sets[name].neurons)
+    elif family == "push" and name in ("direct", "indirect"):
+        neurons, path = list(sets[comparison(sets.values())].neurons), name
+    elif family == "selection":
+        rows = run.rows("SELECT layer, index FROM selections WHERE selection = ? ORDER BY rank", [name])
+        neurons = [Neuron(r["layer"], r["index"]) for r in rows]
+    if not neurons:
+        raise UserError(f"the run folder does not hold what was done to the model under {row['condition']}",
+                        remedy="Its text can be read; its activity can't be computed again.")  # fmt: skip
+    return scale(session.loaded.anatomy, neurons, 0.0).along(path)  # type: ignore[arg-type]  # a Path, as its name says
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The active poles at each token of a text.
+
+    Attributes:
+        pieces: the tokens.
+        index, coefficient: (tokens, layers, k).
+        size: of the updates, |coefficient| · ‖v‖, (tokens, layers, k).
+    """
+
+    pieces: list[str]
+    index: NDArray[np.int32]
+    coefficient: NDArray[np.float32]
+    size: NDArray[np.float32]
+
+    def of_pole(self, pole: Pole) -> list[float]:
+        """A pole's update size at each token; 0 where it is not active. With sign 0: of either sign."""
+        here = (self.index[:, pole.layer] == pole.index) & (self.coefficient[:, pole.layer] * (pole.sign or 1) != 0)
+        if pole.sign:
+            here &= np.sign(self.coefficient[:, pole.layer]) == pole.sign
+        return [float(v) for v in np.where(here, self.size[:, pole.layer], 0).sum(axis=1).round(4)]
+
+    def at(self, token: int) -> list[tuple[Pole, float, float]]:
+        """The poles that were active at a token: pole, update size, coefficient; by layer, the largest first."""
+        found = []
+        for layer, index in enumerate(self.index[token]):
+            for place in np.argsort(-self.size[token, layer]):
+                if coefficient := float(self.coefficient[token, layer, place]):
+                    pole = Pole(layer, int(index[place]), 1 if coefficient > 0 else -1)
+                    found.append((pole, float(self.size[token, layer, place]), coefficient))
+        return found
+
+
+class Marks:
+    """Which poles stand for which concept, as an array, so that they are counted at once.
+
+    Args:
+        marked: the accepted poles and their concepts.
+        shape: layers, neurons per layer.
+    """
+
+    def __init__(self, marked: dict[Pole, list[str]], shape: tuple[int, int]) -> None:
+        self.concepts = sorted({c for found in marked.values() for c in found})
+        self._is = np.zeros((*shape, 2, len(self.concepts) + 1), dtype=bool)  # the last one: of any concept
+        for pole, found in marked.items():
+            here = self._is[pole.layer, pole.index, int(pole.sign > 0)]
+            here[[*map(self.concepts.index, found), -1]] = True
+
+    def count(self, index: NDArray[Any], coefficient: NDArray[Any]) -> NDArray[np.int64]:
+        """Active poles by concept, and last of all of them, (…, concepts + 1), of active neurons (…, layers, k)."""
+        layer = np.arange(index.shape[-2])[:, None]
+        marks = self._is[layer, index, (coefficient > 0).astype(int)]
+        return np.asarray((marks & (coefficient != 0)[..., None]).sum(axis=(-3, -2)))
+
+
+class Watched:
+    """The activity of completions, computed once each."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], Steps] = OrderedDict()
+
+    def steps(self, session: Session, engine: Engine, row: dict[str, Any], asked: str) -> Steps:
+        """The active poles at each token of a completion (a row of `completions`) to a question."""
+        ids, model = tuple(row["token_ids"]), session.run.manifest["model"]["weight_sha256"]
+        key = (session.run.folder, model, row["condition"], row["problem_id"], ids)
+        if key not in self._kept:
+            self._kept[key] = _watch(session, engine, row, ids, asked)
+        self._kept.move_to_end(key)
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+def _watch(session: Session, engine: Engine, row: dict[str, Any], ids: tuple[int, ...], asked: str) -> Steps:
+    from ..lm.recorders import ActivePoles
+    from ..lm.scoring import Given, score
+
+    loaded = session.loaded
+    pieces = [loaded.piece(i) for i in ids]
+    if not ids:
+        empty = np.zeros((0, loaded.anatomy.layers, session.config.k))
+        return Steps([], empty.astype(np.int32), empty.astype(np.float32), empty.astype(np.float32))
+    recorder = ActivePoles(loaded.anatomy, session.config.k, keep_steps=True)
+    text = prompt_of(session, row["prompt"]).text(asked)
+    first = (frozenset({0}),)  # nothing is asked of the scores
+    score(engine, Given((text,), (ids,), first, recorder, intervention_of(session, row)))
+    index, coefficient = as_arrays(recorder.steps[0])
+    norms = loaded.anatomy.norms.cpu().numpy()
+    size = np.abs(coefficient) * norms[np.arange(index.shape[1])[:, None], index]
+    return Steps(pieces, index, coefficient, size.astype(np.float32))
+
+
+def as_arrays(kept: tuple[Tensor, ...]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Indices and coefficients as a recorder keeps them."""
+    index, coefficient = kept
+    return index.cpu().numpy().astype(np.int32), coefficient.cpu().float().numpy()
+
+
+def at_token(steps: Steps, token: int, neurons: Neurons) -> list[dict[str, Any]]:
+    """The active poles at a token as rows, with what they promote and stand for."""
+    found, marked = steps.at(token), neurons.marked()
+    promoted = neurons.promoted([pole for pole, _, _ in found])
+    return [
+        {**pole._asdict(), "size": round(size, 4), "coefficient": round(coefficient, 4), "concepts": marked.get(pole, []),
+         "promoted": promoted.get(pole, [])[:4]}
+        for pole, size, coefficient in found
+    ]  # fmt: skip

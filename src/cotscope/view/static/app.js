@@ -1,0 +1,86 @@
+// The router: which page an address is. Pages are functions of where they are; they return elements.
+
+import {fault, h, href, link, note, seen, shownOf, takeToken} from "./page.js";
+import {compare, overview, runs} from "./runs.js";
+import {neurons} from "./neurons.js";
+import {lists} from "./lists.js";
+import {solutions} from "./solutions.js";
+import {tryIt} from "./try.js";
+
+const PARTS = {"": ["Overview", overview], neurons: ["Neurons", neurons], lists: ["Lists", lists],
+  solutions: ["Solutions", solutions], try: ["Try it", tryIt]};
+let leave = new AbortController(), here = null;
+
+/** What an address says: the page, the run, the values after the question mark. */
+function where() {
+  const [path, asked = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const parts = path.split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+  return {page: parts[0], run: parts[1] ?? "", part: parts[2] ?? "", values: Object.fromEntries(new URLSearchParams(asked))};
+}
+
+function top(at) {
+  const inRun = at.page === "run";
+  document.getElementById("top").replaceChildren(
+    link("#/", h("span", {class: "brand"}, "cotscope")),
+    inRun ? h("span", {class: "here"}, link(href(at.run), h("bdi", {}, seen(at.run)))) : "",
+    inRun ? h("nav", {"aria-label": "This run"}, Object.entries(PARTS).map(([part, [title]]) =>
+      h("a", {href: href(at.run, part), "aria-current": part === at.part ? "page" : undefined}, title))) : "");
+}
+
+async function show() {
+  if (location.hash && !location.hash.startsWith("#/")) return;
+  const at = where(), main = document.getElementById("main");
+  const same = here !== null && ["page", "run", "part"].every((key) => here[key] === at[key]);
+  here = at;
+  leave.abort();
+  leave = new AbortController();
+  at.left = leave.signal;
+  top(at);
+  const [title, page] = at.page === "run" ? PARTS[at.part] ?? [] : at.page === "compare" ? ["Two runs", compare] : ["Runs", runs];
+  document.title = `${title ?? "?"}${at.run ? " · " + seen(at.run) : ""} · cotscope`;
+  const waiting = setTimeout(() => main.replaceChildren(note("Loading …")), 200);
+  let found;
+  try {
+    if (!page) throw new Error("There is no such page.");
+    found = await page(at);
+  } catch (error) {
+    found = [h("h1", {}, title ?? "Nothing is here"), fault(error)];
+  }
+  clearTimeout(waiting);
+  if (at.left.aborted) return;
+  const focused = same && sayable(document.activeElement);
+  main.replaceChildren(...shownOf(found));
+  const again = focused && [...main.querySelectorAll("button, input, select, [data-row]")].find((element) => sayable(element) === focused);
+  if (again) again.focus({preventScroll: true});
+  else if (document.activeElement === document.body) main.focus({preventScroll: true});
+  if (!same) scrollTo(0, 0);
+}
+
+/** What an element is known by when its page is made again, so that it keeps the focus. */
+const sayable = (element) => element.closest("main") && element.id !== "main"
+  ? [element.tagName, element.dataset.row ?? element.name ?? "", element.getAttribute("aria-label") ?? element.textContent.replace(/[▾▴]/, "").trim()].join("|") : "";
+
+/** `/` goes to the search field; arrows go between the rows of a table that has rows to choose. */
+function keys(event) {
+  const target = event.target, typing = target.matches("input, textarea, select");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
+    const search = document.querySelector("[type=search]");
+    if (search) { event.preventDefault(); search.focus(); search.select(); }
+    return;
+  }
+  if (event.key === "Escape" && typing) return target.blur();
+  const step = {ArrowDown: 1, ArrowUp: -1, j: 1, k: -1}[event.key];
+  if (!step || typing && target.type !== "search" || event.altKey || event.ctrlKey || event.metaKey || typing && event.key.length === 1) return;
+  const rows = [...document.querySelectorAll("[data-row]")];
+  if (!rows.length || !(typing || target.closest("table, [data-rows], main") || target === document.body)) return;
+  const now = rows.indexOf(document.activeElement.closest("[data-row]"));
+  if (now < 0 && !typing && target.closest(".wide:not([data-rows])")) return;
+  event.preventDefault();
+  rows[Math.min(rows.length - 1, Math.max(0, now + step))].focus();
+}
+
+takeToken();
+addEventListener("hashchange", show);
+addEventListener("keydown", keys);
+document.getElementById("skip").addEventListener("click", () => document.getElementById("main").focus());
+show();

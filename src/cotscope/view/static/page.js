@@ -1,0 +1,157 @@
+// What every page is made of: elements, visible text, numbers, questions to the server. Nothing is ever set as HTML.
+
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
+const SIGNS = {"\n": "⏎", "\t": "⇥"};
+const TOKEN = "cotscope.token";
+
+/** What is there of nested lists of elements and texts. */
+export const shownOf = (found) => [found].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false && child !== "");
+
+/** An element. Props: `class`, `on…` listeners, properties of the element (`value`, `checked`), or else attributes. */
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [key, value] of Object.entries(props ?? {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key === "class") element.className = value;
+    else if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (["value", "checked", "disabled", "selected", "open", "htmlFor", "indeterminate"].includes(key)) element[key] = value;
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...shownOf(children));
+  return element;
+}
+
+function sign(char) {
+  if (SIGNS[char]) return SIGNS[char];
+  if (!HIDDEN.test(char)) return "";
+  return "U+" + char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+}
+
+/** A text in one line, its control, direction and unpaired characters as signs that can be seen. */
+export const seen = (text) => Array.from(String(text ?? ""), (char) => sign(char) || char).join("");
+
+/** The parts of a token: `text`, and whether it is a sign for what could not be seen. Blanks at its ends are ␣. */
+function pieces(token) {
+  const chars = Array.from(token), found = [];
+  const first = chars.findIndex((char) => char !== " "), last = chars.findLastIndex((char) => char !== " ");
+  chars.forEach((char, place) => {
+    const blank = char === " " && (first < 0 || place < first || place > last);
+    let text = blank ? "␣" : sign(char);
+    const isSign = Boolean(text) || char === "\ufffd";
+    if (!text) text = place === 0 && /^\p{M}/u.test(char) ? "◌" + char : char;
+    if (found.length && found.at(-1).isSign === isSign) found.at(-1).text += text;
+    else found.push({text, isSign});
+  });
+  return found.length ? found : [{text: "∅", isSign: true}];
+}
+
+const shortened = (token) => token.length <= 40 ? token : Array.from(token).slice(0, 30).join("") + "…";
+
+/** How a token is spelled, in ASCII. */
+export const spelled = (token) => JSON.stringify(token).replace(/[^\x20-\x7e]/g, (c) =>
+  "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+
+/** A token as it is shown everywhere. */
+export function chip(token, props = {}) {
+  const broken = token.includes("\ufffd");
+  const title = broken ? `${spelled(token)}: part of a character, which several tokens make` : spelled(token);
+  return h("bdi", {title, ...props, class: `chip ${props.class ?? ""}`},
+    pieces(shortened(token)).map(({text, isSign}) => isSign ? h("i", {}, text) : text));
+}
+
+export const chips = (tokens, props) => h("span", {class: "chips"}, (tokens ?? []).map((token) => chip(token, props)));
+
+/** A figure with so many decimals; a dash where there is none. */
+export function number(value, digits = 2, signed = false) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  const text = value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+  return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
+}
+
+export const seconds = (value) => typeof value !== "number" ? "–" : value < 120 ? `${number(value, 1)} s`
+  : value < 7200 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${number(value / 3600, 1)} h`;
+
+export const poleName = (pole) => `L${pole.layer}\u00a0#${pole.index}${pole.sign > 0 ? "\u00a0+" : pole.sign < 0 ? "\u00a0−" : ""}`;
+export const poleKey = (pole) => `${pole.layer}.${pole.index}.${pole.sign}`;
+export const link = (href, ...children) => h("a", {href}, ...children);
+
+// -- the server ------------------------------------------------------------------------------------------------------------
+
+/** The token of the address is kept for this tab's origin and taken out of the address bar. */
+export function takeToken() {
+  const address = new URL(location.href);
+  const token = address.searchParams.get("token");
+  if (!token) return;
+  localStorage.setItem(TOKEN, token);
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address);
+}
+
+/** Ask the server; `body` makes it a question that runs something. Throws an Error with what the server says. */
+export async function ask(path, body, options = {}) {
+  const headers = {"x-cotscope-token": localStorage.getItem(TOKEN) ?? ""};
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, {method: body === undefined ? "GET" : "POST", headers,
+      body: body === undefined ? undefined : JSON.stringify(body), ...options});
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The viewer does not answer: is `cotscope view` still running?");
+  }
+  if (!response.ok) {
+    const said = await response.json().catch(() => ({}));
+    throw new Error(said.error ?? `${response.status} ${response.statusText}`);
+  }
+  return options.raw ? response : response.json();
+}
+
+export const runPath = (run, rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
+export const query = (values) => new URLSearchParams(
+  Object.entries(values).filter(([, value]) => value !== "" && value !== undefined && value !== null)).toString();
+
+/** The address of a page: `#/run/NAME/part?…`. */
+export const href = (run, part = "", values = {}) => {
+  const asked = query(values);
+  return `#/run/${encodeURIComponent(run)}${part ? "/" + part : ""}${asked ? "?" + asked : ""}`;
+};
+
+export const fault = (error) => h("p", {class: "fault", role: "alert"}, seen(error.message ?? error));
+export const note = (...children) => h("p", {class: "meta"}, ...children);
+
+/** Put what a promise brings into an element: meanwhile a word, afterwards what went wrong if something did. */
+export async function into(element, promise, meanwhile = "Loading …") {
+  const timer = setTimeout(() => element.replaceChildren(note(meanwhile)), 150);
+  try {
+    const found = await promise;
+    clearTimeout(timer);
+    element.replaceChildren(...shownOf(found));
+  } catch (error) {
+    clearTimeout(timer);
+    if (error.name !== "AbortError") element.replaceChildren(fault(error));
+  }
+}
+
+export function save(name, text, type = "application/json") {
+  const address = URL.createObjectURL(new Blob([text], {type}));
+  h("a", {href: address, download: name}).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}
+
+/** A label over a field. */
+export const field = (label, control, about = "") => h("label", {class: "field"}, h("span", {}, label), control,
+  about && h("small", {}, about));
+
+export const select = (options, value, props = {}) => h("select", props, options.map((option) => {
+  const [key, text] = Array.isArray(option) ? option : [option, option];
+  return h("option", {value: key, selected: key === value}, seen(text));
+}));
+
+/** A table: heads and rows of cells; a cell that is a number stands on the right. */
+export function table(heads, rows, props = {}) {
+  const cell = (tag, content) => h(tag, {class: content?.right ? "n" : "", scope: tag === "th" ? "col" : undefined}, content?.right ?? content);
+  return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": props.label ?? "Table"}, h("table", props,
+    h("thead", {}, h("tr", {}, heads.map((head) => cell("th", head)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((content) => cell("td", content)))))));
+}
+export const right = (content) => ({right: content});
