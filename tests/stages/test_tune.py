@@ -11,7 +11,7 @@ from conftest import TinyStudy
 from cotscope.cli import main
 from cotscope.edits.edit import Edit
 from cotscope.lm.scoring import Given, score
-from cotscope.lm.training import FactorTraining
+from cotscope.lm.training import Training
 from cotscope.measuring import tuning
 from cotscope.measuring.solutions import solution
 from cotscope.prompts.derive import render_solution
@@ -55,16 +55,16 @@ def test_the_validation_loss_is_the_engines(run: Path, tmp_path: Path) -> None:
 
 def test_a_killed_training_goes_on_with_the_same_losses(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tuned(run, tmp_path / "whole.json")
-    steps, step = 0, FactorTraining.step
+    steps, step = 0, Training.step
 
-    def killed(self: FactorTraining, *args: object, **more: object) -> list[float]:
+    def killed(self: Training, *args: object, **more: object) -> list[float]:
         nonlocal steps
         steps += 1
         if steps == 2:
             raise KeyboardInterrupt
         return step(self, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FactorTraining, "step", killed)
+    monkeypatch.setattr(Training, "step", killed)
     to = tmp_path / "again.json"
     assert main(["tune", str(run), "--by", "reasoning", *FEW, "--to", str(to)]) == 130
     assert not to.exists()

@@ -45,6 +45,7 @@ class Condition:
         record: keep the active poles.
         limit: problems of the split, the first ones; None: all.
         problems: in place of a split's.
+        weights: the hash of another model's, which the session then has; "": the study's own.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Condition:
     record: bool = False
     limit: int | None = None
     problems: tuple[Problem, ...] | None = None
+    weights: str = ""
 
     @property
     def name(self) -> str:
@@ -118,7 +120,7 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     problems = (getattr(session.inputs.split, condition.split) if given is None else given)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
-    way = () if condition.intervention is None else (condition.intervention.key,)
+    way = [key for key in (condition.intervention and condition.intervention.key, condition.weights) if key]
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
 
