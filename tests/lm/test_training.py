@@ -235,7 +235,7 @@ def test_what_is_kept_is_as_small_as_what_is_trained(way: str) -> None:
     training.step(texts(training.loaded))
     held = [t for name, t in training.state().items() if not name.startswith("step")]
     assert sum(t.numel() for t in held) == 3 * training.numbers and all(t.dtype == torch.float32 for t in held)
-    assert 4 * (3 + 1 + 1) == BYTES  # a gradient, and what it began as
+    assert BYTES == 4 * (3 + 1 + 1)  # a gradient, and what it began as
     trained = {id(p) for p in training.trained.parameters.values()}
     assert not any(p.grad is not None for p in training.loaded.model.parameters() if id(p) not in trained)
     assert torch.is_grad_enabled()

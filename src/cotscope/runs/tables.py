@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
-WHOLE, REAL, YES = pa.int32(), pa.float64(), pa.bool_()
+WHOLE, LONG, REAL, YES = pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 NEURON = {"layer": pa.int16(), "index": pa.int32()}
 POLE = NEURON | {"sign": pa.int8()}
 
@@ -246,13 +246,15 @@ EVALUATIONS_BY_PROBLEM = _table(
 EVALUATIONS = _table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
-    "skills, general text",
+    "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB)",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE}
     | _interval("accuracy_base") | _interval("accuracy") | _interval("difference")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_holm": REAL, "detectable": REAL, "solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in _interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
-       "perplexity_ratio": REAL, "kl": REAL},
+       "perplexity_ratio": REAL, "kl": REAL}
+    | {"method": TEXT, "chosen_by": TEXT, "random": LONG, "numbers": LONG, "rate": REAL, "seed": LONG,
+       "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
 )  # fmt: skip
 _CHANGE = {"change": REAL, "low": REAL, "high": REAL}
 OPERATION_PROBLEMS = _table(

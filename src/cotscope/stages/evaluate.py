@@ -19,6 +19,7 @@ from ..data.numbers import format_number
 from ..data.roles import ROLES
 from ..data.rows import question_key
 from ..edits.edit import Edit
+from ..edits.tuned import training
 from ..errors import EditError, UserError, shown
 from ..measuring.generation import Condition, solve
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
@@ -332,7 +333,7 @@ def _compare(
         "perplexity_ratio": here["perplexity"] / there["perplexity"],
         "kl": here["kl"],
     }
-    return row, each
+    return row | training(edit), each
 
 
 def _neurons(edit: Edit) -> int:
