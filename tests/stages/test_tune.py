@@ -235,6 +235,7 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unknown way of choosing" in refused("--by", "magic", *FEW)
     assert "too few problems with a solution" in refused("--by", "reasoning", "--validation", "16")
     assert "nothing was gained" in refused("--by", "reasoning", *COUNTS, "--rate", "1e9")
+    assert "--trainable with --method lora only" in refused("--by", "all", *FEW, "--trainable", "9")
     assert "learning rates are compared on validation" in refused("--by", "all", *FEW, "--rate", "auto", "--validation", "0")
     monkeypatch.setattr(LoadedModel, "free_memory", lambda self: 300_000)
     assert re.search(r"does not fit into memory .*; expected 0.0 GiB", refused("--method", "full", *FEW))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -52,12 +54,14 @@ class Training:
         self.loaded, self.trained, self.checkpointing = loaded, trained, checkpointing
         self._untouched = {name: p.detach().clone() for name, p in trained.parameters.items()}
         if checkpointing:
-            if not loaded.model.supports_gradient_checkpointing:
+            layers = [m for m in loaded.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+            if not layers:
                 raise ModelError(f"transformers has no gradient checkpointing for {loaded.model.config.model_type} models")
-            loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-            for layer in loaded.model.modules():
-                if isinstance(layer, GradientCheckpointingLayer):
-                    layer.training = True  # of itself alone: nothing within it drops out
+            for layer in layers:
+                # What transformers' own method sets, but that it would have gradients reach the embeddings too.
+                layer.gradient_checkpointing = True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                layer.training = True  # of itself alone: nothing within it drops out
 
     def begin(self, rate: float) -> None:
         """From the beginning, with a learning rate."""

@@ -112,6 +112,10 @@ def tune(
     """
     if settings.method not in METHODS:
         raise UserError("unknown method", expected=" or ".join(METHODS), got=shown(settings.method))
+    if settings.trainable and settings.method != LORA:
+        raise UserError(
+            f"how much is trainable follows from {settings.method}", expected=f"--trainable with --method {LORA} only"
+        )
     rates = settings.rates()
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
@@ -227,7 +231,7 @@ class _Tuner:
                     raise  # nothing to keep but the state, from which the same command goes on
                 best = min(tried.values(), key=_loss)
                 stop = "stopped by Ctrl-C"
-        curve = [{k: round(v, 5) if math.isfinite(v) else None for k, v in point.items()} for point in best.curve]
+        curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not best.taken:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise EditError(
@@ -240,7 +244,7 @@ class _Tuner:
             "seconds": round(sum(c.seconds for c in tried.values()), 1), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if len(tried) > 1:
-            found["rates"] = [[c.rate, c.curve[min(1, c.passes)]["validation"]] for c in tried.values()]
+            found["rates"] = [[c.rate, _rounded(c.curve[min(1, c.passes)]["validation"])] for c in tried.values()]
         edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
         shutil.rmtree(self.folder, ignore_errors=True)
         return edit
@@ -254,15 +258,13 @@ class _Tuner:
         hidden = loaded.model.config.get_text_config().hidden_size
         each = {FACTORS: 1, VALUES: hidden, ROWS: 3 * hidden, LORA: hidden}.get(settings.method, 0)
         numbers = settings.trainable or len(self.neurons) * each
-        weights = 2 * loaded.parameters()  # in 16 bits, as most models are stored
         full = settings.method == FULL
         if full:
             numbers = loaded.parameters()
+        if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
+            check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
         working = working_bytes(loaded, self.texts, settings.checkpointing)
-        model = differentiable(self.session, numbers * (BYTES - 4 * full) + working, float32=full)
-        if settings.method != FACTORS:
-            check_room(self.to, weights + 16 * numbers, "what is trained, and the model")  # with the best and Adam's moments
-        return model
+        return differentiable(self.session, numbers * (BYTES - 4 * full) + working, float32=full)
 
     def _trained(self, model: LoadedModel) -> Trained:
         from ..lm.trained import Adapters, Factors, Vectors, Weights
@@ -310,6 +312,10 @@ def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> flo
     best = min(tried.values(), key=_loss).rate
     beyond = [float(f"{best * step:.3g}") for step in (_STEP, 1 / _STEP)] if auto else []
     return next((r for r, end in zip(beyond, (max, min)) if best == end(tried)), None)
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def _loss(course: Course) -> float:

@@ -58,7 +58,8 @@ def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for (method, by, random, numbers), of in groups.items():
         edits = list({row["edit"]: row for row in of}.values())
-        about = {"method": method, "by": f"random, like {by}" if random else by, "numbers": numbers, "edits": len(edits)}
+        by = "" if by == method else f"random, like {by}" if random else by
+        about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits)}
         for key in _MEANS:
             values = [row[key] for row in edits if is_number(row[key])]
             about[key] = fmean(values) if values else None
