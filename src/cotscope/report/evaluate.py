@@ -63,11 +63,11 @@ def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for key in _MEANS:
             values = [row[key] for row in edits if is_number(row[key])]
             about[key] = fmean(values) if values else None
-        gains: dict[str, list[float]] = {}
-        for row in of:
-            if is_number(row["difference"]):
-                gains.setdefault(row["data"], []).append(row["difference"])
-        found.append(about | {"gains": {data: (fmean(d), min(d), max(d)) for data, d in gains.items()}})
+        gains = []
+        for data in dict.fromkeys(row["data"] for row in rows):
+            here = [row["difference"] for row in of if row["data"] == data and is_number(row["difference"])]
+            gains.append((fmean(here), min(here), max(here)) if here else None)
+        found.append(about | {"gains": gains})
     return found
 
 
