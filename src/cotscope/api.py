@@ -140,11 +140,11 @@ def tune(
     quiet: bool | None = None,
     **options: Any,
 ) -> Edit:
-    """Train factors of the neurons that a run has found, and nothing else, on worked problems.
+    """Train factors or vectors of the neurons that a run has found, and nothing else, on worked problems; or adapters, or all.
 
     Args:
         run: the run folder.
-        to: the edit file to write.
+        to: the edit file to write, or the model folder (`method`).
         by, first, random: as of `measuring/choosing.py: choose`; `by` may be "all".
         quiet: no progress bars; None: only on a terminal.
         options: fields of `measuring/tuning.py: Tuning`.

@@ -1,52 +1,202 @@
-"""Training factors: losses and gradients against the engine's scores, what is trained, and going on from a state."""
+"""Training: losses and gradients against the engine's scores and plain autograd, what is trained, going on from a state."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from torch import Tensor, nn
 
 from cotscope.edits.edit import Base, Edit
+from cotscope.errors import ModelError, UserError
 from cotscope.lm.attribution import Outcome, attribute
 from cotscope.lm.engine import Engine
+from cotscope.lm.families import value_matrix
 from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import Given, score
-from cotscope.lm.training import FactorTraining, Text
+from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers
+from cotscope.lm.training import BYTES, Text, Training
 from cotscope.records import Neuron
 
 PROMPTS = ("the same start and a", "the same start and bcdefgh", "the same start and xyz")
 CONTINUATIONS = ((40, 41, 42, 43, 44), (50, 51, 52), (60, 61, 62, 63))
 CHOSEN = tuple(Neuron(layer, i) for layer in (0, 2) for i in (1, 8, 20, 33))
+WAYS: dict[str, Callable[[LoadedModel], Trained]] = {
+    "factors": lambda loaded: Factors(loaded, CHOSEN),
+    "values": lambda loaded: Vectors(loaded, CHOSEN),
+    "rows": lambda loaded: Vectors(loaded, CHOSEN, rows=True),
+    "lora": lambda loaded: Adapters(loaded, "lora", 2 * lora_numbers(loaded)),
+    "ia3": lambda loaded: Adapters(loaded, "ia3"),
+    "full": Weights,
+}
 
 
 def texts(loaded: LoadedModel) -> list[Text]:
     return [Text(tuple(loaded.encode(p)), c) for p, c in zip(PROMPTS, CONTINUATIONS)]
 
 
-def by_engine(loaded: LoadedModel, factors: dict[Neuron, float]) -> list[float]:
-    """Losses as the engine scores them with an edit of these factors."""
-    edit = Edit("some", Base.of(loaded), {n: (f, f) for n, f in factors.items()})
-    given = Given(PROMPTS, CONTINUATIONS, intervention=edit.intervention(loaded.anatomy))
+def begun(loaded: LoadedModel, way: str, rate: float = 0.05, checkpointing: bool = False) -> Training:
+    training = Training(loaded, WAYS[way](loaded), checkpointing)
+    training.begin(rate)
+    return training
+
+
+def by_engine(loaded: LoadedModel, intervention: object = None) -> list[float]:
+    """Losses as the engine scores them."""
+    given = Given(PROMPTS, CONTINUATIONS, intervention=intervention)  # type: ignore[arg-type]
     return [-sum(t.log_prob for t in scores) / len(scores) for scores in score(Engine(loaded), given)]
 
 
+def plain_loss(model: nn.Module, text: Text) -> Tensor:
+    """As PyTorch has it, of the whole text."""
+    ids = torch.tensor([[*text.prompt, *text.continuation]])
+    logits = model(input_ids=ids[:, :-1]).logits[0, -len(text.continuation) :]
+    return nn.functional.cross_entropy(logits, torch.tensor(text.continuation))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "opt", "gemma2"])
-def test_training_lowers_the_loss_and_the_edit_says_the_same(family: str) -> None:
+def test_training_factors_lowers_the_loss_and_the_edit_says_the_same(family: str) -> None:
     loaded = tiny_model(family)
     before = loaded.weight_hash()
-    training = FactorTraining(loaded, CHOSEN, 0.05)
+    training = begun(loaded, "factors")
     untouched = training.losses(texts(loaded))
-    assert untouched == pytest.approx(by_engine(loaded, {CHOSEN[0]: 1.0}), abs=1e-4)
+    assert untouched == pytest.approx(by_engine(loaded), abs=1e-4)
     assert training.step(texts(loaded)) == pytest.approx(untouched, abs=1e-5)  # the loss before the step
     for _ in range(8):
         training.step(texts(loaded))
     after = training.losses(texts(loaded))
     assert sum(after) < sum(untouched) - 1e-3
-    factors = dict(zip(training.neurons, training.factors.tolist()))
+    assert isinstance(training.trained, Factors)
+    factors = dict(zip(training.trained.neurons, training.trained.values))
     assert set(factors) == set(CHOSEN) and sum(f != 1 for f in factors.values()) >= 3  # behind ReLU some never speak
-    assert after == pytest.approx(by_engine(loaded, factors), abs=1e-4)
+    edit = Edit("some", Base.of(loaded), {n: (f, f) for n, f in factors.items()})
+    assert after == pytest.approx(by_engine(loaded, edit.intervention(loaded.anatomy)), abs=1e-4)
     assert loaded.weight_hash() == before  # and no weight is
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "phi3", "opt", "gemma2"])
+@pytest.mark.parametrize("way", ["values", "rows", "lora", "ia3", "full"])
+def test_each_way_lowers_the_loss_and_merged_says_the_same_without_hooks(family: str, way: str) -> None:
+    loaded = tiny_model(family)
+    if (family, way) == ("phi3", "ia3"):
+        with pytest.raises(ModelError, match="peft has no ia3 for this architecture"):
+            begun(loaded, way)
+        return
+    names = {name for name, _ in loaded.model.named_parameters()}
+    training = begun(loaded, way, 0.01)
+    untouched = training.losses(texts(loaded))
+    for _ in range(5):
+        training.step(texts(loaded))
+    after = training.losses(texts(loaded))
+    assert sum(after) < sum(untouched) - 0.05
+    training.trained.merge()  # type: ignore[attr-defined]
+    assert {name for name, _ in loaded.model.named_parameters()} == names
+    with torch.no_grad():
+        assert after == pytest.approx([plain_loss(loaded.model, t).item() for t in texts(loaded)], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "phi3", "opt"])
+@pytest.mark.parametrize("way", ["values", "rows"])
+def test_the_vectors_of_chosen_neurons_change_and_every_other_weight_is_bitwise_the_same(family: str, way: str) -> None:
+    loaded, base = tiny_model(family), dict(tiny_model(family).model.named_parameters())
+    training = begun(loaded, way)
+    for _ in range(3):
+        training.step(texts(loaded))
+    training.trained.merge()  # type: ignore[attr-defined]
+    names = {id(p): name for name, p in loaded.model.named_parameters()}
+    expected = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in base.items()}
+    for n in CHOSEN:
+        down, width = loaded.anatomy.down[n.layer], loaded.anatomy.width
+        _matrix(expected[names[id(down.weight)]], down)[:, n.index] = True
+        for up in loaded.anatomy.up[n.layer] if way == "rows" else ():
+            _matrix(expected[names[id(up.weight)]], up)[n.index :: width] = True  # phi3: in each half
+    changed = {name: p != base[name] for name, p in loaded.model.named_parameters()}
+    for name, where in changed.items():
+        assert not (where & ~expected[name]).any(), name
+    hidden, ups = loaded.model.config.hidden_size, {"qwen2": 2, "gpt2": 1, "phi3": 2, "opt": 1}[family]
+    assert (
+        training.numbers == len(CHOSEN) * hidden * (1 + ups * (way == "rows")) == sum(int(e.sum()) for e in expected.values())
+    )
+    if family != "opt":  # behind ReLU some neurons never speak
+        assert sum(int(w.sum()) for w in changed.values()) > 0.9 * training.numbers
+
+
+def _matrix(like: Tensor, module: nn.Module) -> Tensor:
+    """A tensor of a weight's shape as (outputs, inputs)."""
+    return like if value_matrix(module).shape == module.weight.shape else like.T  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "phi3", "gemma2"])
+def test_gradients_of_vectors_are_those_of_plain_autograd(family: str) -> None:
+    loaded, plain = tiny_model(family), tiny_model(family)
+    [text] = texts(loaded)[1:2]  # alone it shares nothing
+    training = begun(loaded, "rows")
+    with training.trained.applied(), torch.enable_grad():
+        training._loss(text, None, 0).backward()
+    plain.model.requires_grad_(True)
+    with torch.enable_grad():
+        plain_loss(plain.model, text).backward()
+    seen = 0
+    for layer in (0, 2):
+        index = [n.index for n in CHOSEN if n.layer == layer]
+        for number, module in enumerate([plain.anatomy.down[layer], *plain.anatomy.up[layer]]):
+            whole = _matrix(module.weight.grad, module)  # type: ignore[arg-type]
+            halves = [whole[:, index]] if number == 0 else [part[index] for part in whole.split(plain.anatomy.width)]
+            name = f"{layer}.down" if number == 0 else f"{layer}.up{number - 1}"
+            found = training.trained.parameters[name].grad
+            assert found is not None
+            assert torch.allclose(found, torch.cat(halves, dim=int(number == 0)), atol=1e-5, rtol=1e-3)
+            seen += 1
+    assert seen == {"qwen2": 6, "gpt2": 4, "phi3": 4, "gemma2": 6}[family]
+    assert all(p.grad is None for p in loaded.model.parameters())
+
+
+def test_full_fine_tuning_is_what_pytorch_does() -> None:
+    """With checkpointing, that is with prompts run whole; a step of plain PyTorch on the mean of the losses."""
+    loaded, plain = tiny_model("qwen2"), tiny_model("qwen2")
+    training = begun(loaded, "full", 0.01, checkpointing=True)
+    training.step(texts(loaded))
+    plain.model.requires_grad_(True)
+    adam = torch.optim.Adam(plain.model.parameters(), lr=0.01)
+    with torch.enable_grad():
+        (sum(plain_loss(plain.model, t) for t in texts(plain)) / 3).backward()  # type: ignore[union-attr]
+    gradients = {name: p.grad for name, p in plain.model.named_parameters()}
+    adam.step()
+    other = dict(plain.model.named_parameters())
+    for name, p in loaded.model.named_parameters():
+        clear = gradients[name].abs() > 1e-4  # type: ignore[union-attr]  # else Adam's first step is the sign of noise
+        assert torch.allclose(p[clear], other[name][clear], atol=1e-4)
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_checkpointing_computes_the_same(way: str) -> None:
+    loaded = tiny_model("gpt2")  # which drops out in training
+    [text] = texts(loaded)[:1]
+    found = []
+    for checkpointing in (False, True):
+        training = begun(tiny_model("gpt2"), way, 0.01, checkpointing)
+        found.append([training.step([text])[0] for _ in range(3)] + training.losses([text]))
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
+def test_what_layers_compute_is_not_kept_with_checkpointing() -> None:
+    kept = []
+    for checkpointing in (False, True):
+        loaded = tiny_model("qwen2")
+        training = begun(loaded, "values", 0.01, checkpointing)
+        runs = 0
+
+        def count(*args: object) -> None:
+            nonlocal runs
+            runs += 1
+
+        loaded.anatomy.down[1].register_forward_pre_hook(count)
+        training.step(texts(loaded)[:1])
+        kept.append(runs)
+    assert kept == [1, 2]  # computed again on the way back
 
 
 def test_the_first_step_goes_against_the_gradient() -> None:
@@ -55,31 +205,63 @@ def test_the_first_step_goes_against_the_gradient() -> None:
     text = texts(loaded)[:1]
     outcome = Outcome("log_prob", (frozenset(range(len(CONTINUATIONS[0]))),))
     found = attribute(loaded, [text[0].prompt], [text[0].continuation], {"all": outcome}).outcomes["all"].total
-    training = FactorTraining(loaded, CHOSEN, 0.01)
+    training = begun(loaded, "factors", 0.01)
     training.step(text)
-    moved = training.factors - 1
-    gradient = np.array([-float(found[n]) for n in training.neurons])  # of the log-probability
+    assert isinstance(training.trained, Factors)
+    moved = np.array(training.trained.values) - 1
+    gradient = np.array([-float(found[n]) for n in training.trained.neurons])  # of the log-probability
     clear = np.abs(gradient) > 1e-5
     assert clear.sum() >= 6
     assert np.allclose(moved[clear], 0.01 * np.sign(gradient[clear]), rtol=1e-2)
 
 
-def test_it_goes_on_from_a_state_as_if_it_had_not_stopped() -> None:
-    loaded = tiny_model("qwen2")
-    whole = FactorTraining(loaded, CHOSEN, 0.05)
-    losses = [whole.step(texts(loaded)) for _ in range(4)]
-    first = FactorTraining(loaded, CHOSEN, 0.05)
-    [first.step(texts(loaded)) for _ in range(2)]
-    second = FactorTraining(loaded, CHOSEN, 0.05)
-    second.restore(first.state())
-    assert [second.step(texts(loaded)) for _ in range(2)] == losses[2:]
-    assert np.array_equal(second.factors, whole.factors)
+@pytest.mark.parametrize("way", list(WAYS))
+def test_it_goes_on_from_a_state_as_if_it_had_not_stopped(way: str) -> None:
+    whole = begun(tiny_model("qwen2"), way)
+    losses = [whole.step(texts(whole.loaded)) for _ in range(4)]
+    first = begun(tiny_model("qwen2"), way)
+    [first.step(texts(first.loaded)) for _ in range(2)]
+    state = {name: t.clone() for name, t in first.state().items()}
+    second = begun(tiny_model("qwen2"), way)
+    second.restore(state)
+    assert [second.step(texts(second.loaded)) for _ in range(2)] == losses[2:]
+    second.begin(0.05)
+    assert second.step(texts(second.loaded)) == losses[0]
 
 
-def test_what_is_trained_is_as_small_as_the_choice() -> None:
-    loaded = tiny_model("qwen2")
-    training = FactorTraining(loaded, CHOSEN, 0.05)
-    training.step(texts(loaded))
-    assert sum(a.size for name, a in training.state().items() if "step" not in name) == 3 * len(CHOSEN)
-    assert not any(p.requires_grad for p in loaded.model.parameters())
+@pytest.mark.parametrize("way", list(WAYS))
+def test_what_is_kept_is_as_small_as_what_is_trained(way: str) -> None:
+    training = begun(tiny_model("qwen2"), way)
+    training.step(texts(training.loaded))
+    held = [t for name, t in training.state().items() if not name.startswith("step")]
+    assert sum(t.numel() for t in held) == 3 * training.numbers and all(t.dtype == torch.float32 for t in held)
+    assert BYTES == 4 * (3 + 1 + 1)  # a gradient, and what it began as
+    trained = {id(p) for p in training.trained.parameters.values()}
+    assert not any(p.grad is not None for p in training.loaded.model.parameters() if id(p) not in trained)
     assert torch.is_grad_enabled()
+
+
+def test_bfloat16_weights_have_float32_copies_of_what_is_trained() -> None:
+    loaded = tiny_model("qwen2", dtype=torch.bfloat16)
+    training = begun(loaded, "rows", 1e-4)  # less than bfloat16 can add to most weights
+    for _ in range(3):
+        training.step(texts(loaded))
+    assert all(p.dtype == torch.float32 for p in training.trained.parameters.values())
+    moved = training.trained.parameters["2.down"]
+    assert 0 < float(moved.detach().abs().max()) < 1e-3
+
+
+def test_loras_size_is_the_nearest() -> None:
+    loaded = tiny_model("qwen2")
+    one = lora_numbers(loaded)
+    for wanted, rank in ((1, 1), (one, 1), (int(2.6 * one), 3)):
+        adapters = Adapters(tiny_model("qwen2"), "lora", wanted)
+        assert adapters.rank == rank and sum(p.numel() for p in adapters.parameters.values()) == rank * one
+    head = loaded.model.get_output_embeddings()
+    assert one == sum(sum(m.weight.shape) for m in loaded.model.modules() if isinstance(m, nn.Linear) and m is not head)
+
+
+def test_without_peft_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(UserError, match=r"lora needs the package peft. Install it: pip install 'cotscope\[peft\]'"):
+        begun(tiny_model("qwen2"), "lora")

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 from conftest import TinyStudy, assert_same, hashes, times
 
 import cotscope
@@ -18,6 +19,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
+from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.solutions import solution
 from cotscope.prompts.derive import render_solution
@@ -224,6 +226,41 @@ def test_a_renamed_copy_does_the_same(copy: Path) -> None:
     assert list(rows) == [("gone", "study"), ("twin", "study")] and rows["gone", "study"]["n"] == 5
     one, other = ({k: v for k, v in rows[n, "study"].items() if k != "edit"} for n in ("gone", "twin"))
     assert_same(one, other)
+
+
+def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder of an exported edit, as if it had been trained, does what the edit does; and other weights are another's."""
+    gone = replace(Edit.read(copy / "gone.json"), name="folded", offsets={}, measured=())
+    gone = replace(gone, factors={n: (p, p) for n, (p, _) in gone.factors.items()})
+    cotscope.export(gone, copy / "model")
+    gone.write(copy / "folded.json")
+    weights = load_model(str(copy / "model"), dtype="float32").weight_hash(torch.bfloat16)
+    curve = [{"validation": 0.5}, {"validation": 0.25, "training": 0.3}]
+    tuned = {"method": "values", "numbers": 64, "rate": 0.1, "seed": "<b>", "curve": curve, "taken": 1, "seconds": 90}
+    chosen = {"by": "size", "random": 3, "neurons": 2, "tuned": tuned}
+    edit = Edit("trained", gone.base, {}, chosen=chosen, weights=weights)
+    edit.write(copy / "model")
+    both = ["--edit", str(copy / "folded.json"), "--edit", str(copy / "model"), *FEW]
+    assert main(["evaluate", str(copy / "run"), *both]) == 0
+    one, other = (rows_of(copy)[name, "study"] for name in ("folded", "trained"))
+    for key in ("n", "accuracy", "gained", "lost", "log_prob", "operator", "battery", "perplexity", "perplexity_base", "kl"):
+        assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), key
+    assert one["kl"] > 1e-4 and one["method"] is None and one["rate"] is None
+    found = {"method": "values", "chosen_by": "size", "random": 3, "numbers": 64, "rate": 0.1, "seed": None, "minutes": 1.5,
+             "validation_base": 0.5, "validation": 0.25, "peak_gib": None, "neurons": 2}  # fmt: skip
+    assert {key: other[key] for key in found} == found
+    assert Edit.read(copy / "model").measured[0]["accuracy"] == other["accuracy"]
+    written = times(copy / "run", *KEPT)
+    assert main(["evaluate", str(copy / "run"), *both]) == 0
+    assert times(copy / "run", *KEPT) == written
+    with pytest.raises(cotscope.UserError, match="edit trained is weights, and no factors. Give its folder to --model"):
+        edit.intervention(Session.reopen(copy / "run").loaded.anatomy)
+    replace(edit, weights="ab" * 32, name="wrong").write(copy / "model")
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "model"), *FEW]) == 2
+    assert "are not those of edit wrong" in capsys.readouterr().err
+    replace(edit, base=replace(edit.base, weights="ab" * 32)).write(copy / "model")
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "model"), *FEW]) == 2
+    assert "edit trained is for another model" in capsys.readouterr().err
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------

@@ -1,24 +1,45 @@
-"""`cotscope tune` on a tiny study: an edit whose validation loss is the engine's, gone on with after a kill."""
+"""`cotscope tune` and `compare` on a tiny study: edits and models whose validation loss is the engine's, gone on with after a
+kill."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from conftest import TinyStudy
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotscope.cli import main
 from cotscope.edits.edit import Edit
+from cotscope.lm import cpu
+from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import Given, score
-from cotscope.lm.training import FactorTraining
+from cotscope.lm.training import Training
 from cotscope.measuring import tuning
 from cotscope.measuring.solutions import solution
 from cotscope.prompts.derive import render_solution
+from cotscope.records import Problem
 from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
-FEW = ["--train", "3", "--validation", "1", "--batch", "2", "--rate", "0.05", "--passes", "2"]
+COUNTS = ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "2"]
+RATE = {"factors": "0.05", "values": "0.01", "rows": "0.01", "lora": "0.01", "ia3": "0.05", "full": "0.003"}
+FEW = [*COUNTS, "--rate", "0.05"]
+MODELS = [method for method in RATE if method != "factors"]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +53,27 @@ def run(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-def tuned(run: Path, to: Path, *more: str) -> dict[str, object]:
-    assert main(["tune", str(run), "--by", "reasoning", *FEW, "--to", str(to), *more]) == 0
+def tune(run: Path, to: Path, method: str = "factors", *more: str) -> list[str]:
+    rate = [] if "--rate" in more else ["--rate", RATE[method]]
+    return ["tune", str(run), "--by", "reasoning", "--method", method, *COUNTS, *rate, "--to", str(to), *more]
+
+
+def tuned(run: Path, to: Path, method: str = "factors", *more: str) -> dict[str, Any]:
+    assert main(tune(run, to, method, *more)) == 0
     return dict(Edit.read(to).chosen["tuned"])
+
+
+def worked(session: Session, count: int = 4) -> list[Problem]:
+    """The first tuning problems with a solution: of four the last one validates."""
+    return [p for p in session.inputs.split.tuning if p.steps or p.solution.strip()][:count]
+
+
+def loss(session: Session, problem: Problem, edit: Edit | None = None) -> float:
+    """Of a problem's solution, as the engine scores it."""
+    tokens = solution(session.loaded, problem, "gold", render_solution(problem)).tokens
+    intervention = None if edit is None else edit.intervention(session.loaded.anatomy)
+    [scores] = score(session.engine, Given((session.prompt.text(problem.question),), (tokens,), intervention=intervention))
+    return -sum(t.log_prob for t in scores) / len(scores)
 
 
 def test_the_validation_loss_is_the_engines(run: Path, tmp_path: Path) -> None:
@@ -42,47 +81,148 @@ def test_the_validation_loss_is_the_engines(run: Path, tmp_path: Path) -> None:
     found = tuned(run, to)
     edit, session = Edit.read(to), Session.reopen(run, quiet=True)
     assert set(edit.neurons) and not (set(tmp_path.iterdir()) - {to})  # the state is gone
-    worked = [p for p in session.inputs.split.tuning if p.steps or p.solution.strip()][:4]
-    [last] = [solution(session.loaded, p, "gold", render_solution(p)) for p in worked[3:]]
-    curve = found["curve"]
-    assert isinstance(curve, list) and len(curve) == 3
-    for intervention, point in ((None, curve[0]), (edit.intervention(session.loaded.anatomy), curve[found["taken"]])):
-        given = Given((session.prompt.text(last.problem.question),), (last.tokens,), intervention=intervention)
-        [scores] = score(session.engine, given)
-        assert point["validation"] == pytest.approx(-sum(t.log_prob for t in scores) / len(scores), abs=1e-3)
+    last, curve = worked(session)[3], found["curve"]
+    assert len(curve) == 3
+    for edited, point in ((None, curve[0]), (edit, curve[found["taken"]])):
+        assert point["validation"] == pytest.approx(loss(session, last, edited), abs=1e-3)
     assert curve[found["taken"]]["validation"] < curve[0]["validation"]
 
 
-def test_a_killed_training_goes_on_with_the_same_losses(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tuned(run, tmp_path / "whole.json")
-    steps, step = 0, FactorTraining.step
+@pytest.mark.parametrize("method", MODELS)
+def test_a_trained_model_is_a_plain_folder_that_says_what_was_trained(run: Path, tmp_path: Path, method: str) -> None:
+    to = tmp_path / method
+    found = tuned(run, to, method)
+    edit, session = Edit.read(to), Session.reopen(run, quiet=True)
+    assert not (set(tmp_path.iterdir()) - {to}) and edit.name == method and not edit.neurons
+    curve, taken = found["curve"], found["taken"]
+    assert curve[taken]["validation"] < curve[0]["validation"] and curve[-1]["training"] < curve[1]["training"]
+    other = session.with_model(str(to))
+    assert other.loaded.weight_hash(torch.bfloat16) == edit.weights
+    assert curve[taken]["validation"] == pytest.approx(loss(other, worked(session)[3]), abs=1e-3)
+    assert found["seconds"] > 0 and found["peak_memory"] > 1e6 and found["rate"] == float(RATE[method])
+    text = session.prompt.text(worked(session)[3].question)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(to), AutoTokenizer.from_pretrained(to)
+    said = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=12, do_sample=False, tokenizer=tokenizer)
+    [completion] = other.engine.generate([text], max_new_tokens=12)
+    assert tokenizer.decode(said[0][len(tokenizer(text)["input_ids"]) :]).startswith(completion.text) and completion.text
+    base, weights = (dict(cpu.named_weights(m)) for m in (session.loaded.model, model))
+    changed = sum(int((weights[name] != p).sum()) for name, p in base.items())
+    neurons, hidden = edit.chosen.get("neurons", 0), model.config.hidden_size
+    numbers = {"values": neurons * hidden, "rows": 3 * neurons * hidden, "full": session.loaded.parameters()}
+    if method in numbers:
+        assert found["numbers"] == numbers[method]
+        assert 0.3 * found["numbers"] < changed <= found["numbers"]
+    card = (to / "README.md").read_text()
+    assert "weights that were trained" in card and f"method {method}" in card
 
-    def killed(self: FactorTraining, *args: object, **more: object) -> list[float]:
+
+@pytest.mark.parametrize("method", ["factors", "rows", "full"])
+def test_a_killed_training_goes_on_with_the_same_losses(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole = tuned(run, tmp_path / "whole", method)
+    steps, step = 0, Training.step
+
+    def killed(self: Training, *args: object, **more: object) -> list[float]:
         nonlocal steps
         steps += 1
         if steps == 2:
             raise KeyboardInterrupt
         return step(self, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FactorTraining, "step", killed)
-    to = tmp_path / "again.json"
-    assert main(["tune", str(run), "--by", "reasoning", *FEW, "--to", str(to)]) == 130
+    monkeypatch.setattr(Training, "step", killed)
+    to = tmp_path / "again"
+    assert main(tune(run, to, method)) == 130
     assert not to.exists()
     steps = 5  # never again
-    assert tuned(run, to)["curve"] == whole["curve"]
+    assert tuned(run, to, method)["curve"] == whole["curve"]
     assert steps == 5 + 3  # one of four steps was done
-    assert Edit.read(to).factors == Edit.read(tmp_path / "whole.json").factors
+    one, other = (Edit.read(tmp_path / name) for name in ("whole", "again"))
+    assert (one.factors, one.weights) == (other.factors, other.weights)
+
+
+def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, step = 0, Training.step
+
+    def stopped(self: Training, *args: object, **more: object) -> list[float]:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "step", stopped)
+    found = tuned(run, tmp_path / "kept.json")
+    assert len(found["curve"]) == 2 and found["taken"] == 1 and found["ended"] == "stopped by Ctrl-C"
+
+
+def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path) -> None:
+    alone: dict[str, Any] = {}
+    rates = ("0.0001", "0.03", "0.001")
+    for rate in rates:
+        if main(tune(run, tmp_path / f"{rate}.json", "factors", "--rate", rate)) == 0:
+            alone[rate] = dict(Edit.read(tmp_path / f"{rate}.json").chosen["tuned"])
+    to = tmp_path / "best.json"
+    assert main(tune(run, to, "factors", *(word for rate in rates for word in ("--rate", rate)))) == 0
+    found = Edit.read(to).chosen["tuned"]
+    tried = dict(map(tuple, found["rates"]))
+    assert list(tried) == sorted(float(r) for r in rates)
+    for rate, one in alone.items():
+        assert tried[float(rate)] == pytest.approx(one["curve"][1]["validation"], abs=1e-4)
+    best = min(alone, key=lambda rate: alone[rate]["curve"][1]["validation"])
+    assert best == "0.03" and found["rate"] == 0.03 and found["curve"] == alone["0.03"]["curve"]  # it went on as if alone
+    assert Edit.read(to).factors == Edit.read(tmp_path / "0.03.json").factors
+
+
+def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
+    def course(rate: float, found: float) -> Any:
+        return SimpleNamespace(rate=rate, loss=found)
+
+    def search(losses: Callable[[float], float], auto: bool = True) -> list[float]:
+        tried: dict[float, Any] = {}
+        while (rate := tuning._next(tried, [0.01], auto)) is not None:
+            tried[rate] = course(rate, losses(rate))
+        return list(tried)
+
+    assert search(lambda rate: abs(math.log10(rate / 0.01))) == [0.01, 0.03, 0.00333]
+    assert search(lambda rate: abs(math.log10(rate / 0.09))) == [0.01, 0.03, 0.09, 0.27]
+    assert search(lambda rate: abs(math.log10(rate / 0.001))) == [0.01, 0.03, 0.00333, 0.00111, 0.00037]
+    assert search(lambda rate: rate, auto=False) == [0.01]
+
+
+def test_it_ends_early_when_validation_becomes_worse(run: Path, tmp_path: Path) -> None:
+    found = tuned(run, tmp_path / "long.json", "factors", "--passes", "40", "--rate", "0.2", "--patience", "2")
+    curve = [p["validation"] for p in found["curve"]]
+    assert len(curve) < 41 and len(curve) == found["taken"] + 3 and min(curve) == curve[found["taken"]]
+
+
+def test_it_says_how_long_it_takes_from_a_step_that_was_measured(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Training.step
+
+    def slow(self: Training, *args: object, **more: object) -> list[float]:
+        time.sleep(0.6)
+        return step(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "step", slow)
+    tuned(run, tmp_path / "a.json", "factors", "--passes", "40", "--minutes", "0.02")
+    said = re.search(r"rate 0.05: about ([\d.]+) min", capsys.readouterr().out)
+    assert said and float(said[1]) == 0.0  # at most the minutes given
+    tuned(run, tmp_path / "b.json", "factors", "--passes", "20", "--patience", "1", "--batch", "3")
+    said = re.search(r"rate 0.05: about ([\d.]+) min", capsys.readouterr().out)
+    assert said and 0.2 <= float(said[1]) < 3  # 20 steps of 0.6 s and more
 
 
 def test_an_edit_says_which_problems_it_was_made_with(run: Path, tmp_path: Path) -> None:
     """`evaluate` refuses those (tests/stages/test_evaluate.py)."""
     to = tmp_path / "tuned.json"
     tuned(run, to)
-    worked = [p for p in Session.reopen(run, quiet=True).inputs.split.tuning if p.steps or p.solution.strip()][:4]
-    assert Edit.read(to).chosen["questions"] == [tuning.fingerprint(tuning.question_key(p.question)) for p in worked]
+    used = worked(Session.reopen(run, quiet=True))
+    assert Edit.read(to).chosen["questions"] == [tuning.fingerprint(tuning.question_key(p.question)) for p in used]
 
 
-def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*more: str) -> str:
         capsys.readouterr()
         assert main(["tune", str(run), "--to", str(tmp_path / "x.json"), *more]) == 2
@@ -94,7 +234,20 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "the run has no neurons chosen by attribution" in refused(*FEW)
     assert "unknown way of choosing" in refused("--by", "magic", *FEW)
     assert "too few problems with a solution" in refused("--by", "reasoning", "--validation", "16")
-    assert "nothing was gained" in refused("--by", "reasoning", *FEW, "--rate", "1e-9")
+    assert "nothing was gained" in refused("--by", "reasoning", *COUNTS, "--rate", "1e-9")
+    assert "--trainable with --method lora only" in refused("--by", "all", *FEW, "--trainable", "9")
+    monkeypatch.setattr(LoadedModel, "free_memory", lambda self: 300_000)
+    assert re.search(r"does not fit into memory .*; expected 0.0 GiB", refused("--method", "full", *FEW))
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "there is no room for what is trained, and the model" in refused("--by", "all", "--method", "values", *FEW)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "ia3 needs the package peft" in refused("--method", "ia3", *FEW)
+    monkeypatch.undo()
+    with pytest.raises(SystemExit):
+        main(["tune", str(run), "--method", "magic", "--to", str(tmp_path / "x.json")])
+    assert "invalid choice: 'magic'" in capsys.readouterr().err
     (tmp_path / "there.json").write_text("{}")
     assert main(["tune", str(run), "--to", str(tmp_path / "there.json")]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -120,5 +273,46 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     few = {"train": 3, "validation": 1, "batch": 2, "rate": 0.05}
     edit = cotscope.tune(run, tmp_path / "a.json", by="all", quiet=True, **few)
     assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
+    with pytest.raises(cotscope.UserError, match="learning rates are compared on validation problems"):
+        cotscope.tune(run, tmp_path / "b.json", by="all", rate="auto", validation=0)
+    with pytest.raises(cotscope.UserError, match="unknown method; expected factors or values"):
+        cotscope.tune(run, tmp_path / "b.json", by="all", method="magic")
+    with pytest.raises(cotscope.UserError, match="a learning rate can't be taken; expected numbers above 0, or auto; got -1"):
+        cotscope.tune(run, tmp_path / "b.json", by="all", rate=[0.1, -1])
     with pytest.raises(cotscope.UserError, match="there is no option 'lr'"):
         cotscope.tune(run, tmp_path / "b.json", by="all", lr=1)
+
+
+def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def process(words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        called.append(words[3:])
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            code = main(words[3:])
+        return subprocess.CompletedProcess(words, code, None, err.getvalue())
+
+    monkeypatch.setattr(subprocess, "run", process)
+    to = tmp_path / "comparison"
+    words = ["compare", str(run), "--by", "reasoning", "--method", "factors", "--method", "values", "--seeds", "2"]
+    words += ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "1"]
+    words += ["--test", "4", "--solutions", "2", "--skills", "1", "--to", str(to)]
+    assert main(words) == 0
+    rows = list(csv.DictReader((to / "comparison.csv").open()))
+    names = {f"{name}-{seed}" for name in ("factors-reasoning", "factors-random", "factors-all", "values-reasoning",
+                                           "values-random") for seed in (0, 1)}  # fmt: skip
+    assert {r["edit"] for r in rows} == names
+    done = [r for r in rows if not r["note"]]
+    assert len(done) >= 6 and all(float(r["validation"]) < float(r["validation_base"]) for r in done)
+    assert {(r["method"], r["chosen_by"], r["seed"]) for r in done} >= {("factors", "all", "0"), ("values", "reasoning", "1")}
+    rates: dict[str, set[str]] = {}
+    for r in done:
+        rates.setdefault(r["edit"][:-2], set()).add(r["rate"])
+    assert all(len(found) == 1 for found in rates.values())  # that of the first seed
+    assert json.loads((to / "comparison.json").read_text())[0]["edit"] in names
+    report = (run / "report.html").read_text()
+    assert 'id="evaluations-trainings"' in report and "random, like reasoning" in report
+    before = len(called)
+    assert main(words) == 0
+    assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again

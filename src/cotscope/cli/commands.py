@@ -19,7 +19,7 @@ from ..report.text import visible
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage, again_with, never, stale_because
 from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
-from . import edits, models, options, tables, tune, view
+from . import compare, edits, models, options, tables, tune, view
 
 if TYPE_CHECKING:
     from ..executors.local import Listener
@@ -40,6 +40,7 @@ EXAMPLES = {
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
     "steer": "cotscope steer runs/first --goal worse --to worse.json",
     "tune": "cotscope tune runs/first --by attribution --first 590 --to tuned.json",
+    "compare": "cotscope compare runs/first --first 590 --train-on builtin:200 --to comparison",
     "apply": 'cotscope apply edit.json "12 + 3 ="',
     "export": "cotscope export edit.json --to edited-model",
     "status": "cotscope status runs/first",
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS_OF_RUN)
     edits.add(command)
     tune.add(command)
+    compare.add(command)
     for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     tables.add(command)
@@ -206,6 +208,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return models.install(MODELS[arguments.install], arguments.force) if arguments.install else models.show(arguments.json)
     if arguments.command in tune.COMMANDS:
         return tune.run(arguments)
+    if arguments.command in compare.COMMANDS:
+        return compare.run(arguments)
     if arguments.command in edits.COMMANDS:
         return edits.run(arguments)
     if arguments.command == "tables":

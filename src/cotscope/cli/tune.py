@@ -1,4 +1,4 @@
-"""`cotscope steer` and `cotscope tune`: search one factor of the neurons that a run has found, or train one each: an edit."""
+"""`cotscope steer` and `cotscope tune`: search one factor of the neurons that a run has found, or train something of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..measuring.tuning import AUTO, FACTORS, METHODS, RATES
 from ..report.text import visible
 from . import options
 
@@ -24,7 +26,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     steer = command(
         "steer", "search which factor of how many of the neurons that a run has found solves more, or less: an edit"
     )
-    tune = command("tune", "train factors of neurons that a run has found, and nothing else, on worked problems: an edit")
+    tune = command("tune", "train factors or vectors of neurons that a run has found, and nothing else, on worked problems; or "
+                   "adapters, or all weights, to compare them with")  # fmt: skip
     for sub in (steer, tune):
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         also = "" if sub is steer else ", or all"
@@ -44,15 +47,32 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         ("train", 48, "positive", "problems to train on"),
         ("validation", 16, "positive", "problems kept for validation"),
         ("passes", 2, "positive", "passes over them, at most"),
+        ("patience", 1, "positive", "passes without a lower validation loss that end it"),
         ("batch", 8, "positive", "problems per step"),
-        ("rate", 0.01, "seconds", "Adam's learning rate"),
         ("seed", 0, "natural", "of their order"),
     ):
-        tune.add_argument(f"--{name}", type=options.NUMBERS[kind], default=default, metavar="X" if name == "rate" else "N",
+        tune.add_argument(f"--{name}", type=options.NUMBERS[kind], default=default, metavar="N",
                           help=f"{text} (default {default:g})")  # fmt: skip
+    tune.add_argument("--method", choices=METHODS, default=FACTORS,
+                      help="what is trained: the neurons' factors (an edit file); or (a model folder) their value vectors, "
+                      "these and the rows of their gate and up-projections, lora or ia3 (need cotscope[peft]), every weight "
+                      "(default factors)")  # fmt: skip
+    tune.add_argument("--trainable", type=options.NUMBERS["positive"], metavar="N",
+                      help="of lora: about so many numbers (default: as many as value vectors)")  # fmt: skip
+    rates = ", ".join(f"{method} {rate:g}" for method, rate in RATES.items())
+    tune.add_argument("--rate", type=_rate, action="append", metavar="X",
+                      help="Adam's learning rate; may be given several times: each is tried for a pass, that with the least "
+                      f"validation loss is kept; auto: so it is searched (default: {rates})")  # fmt: skip
+    tune.add_argument("--checkpointing", action="store_true",
+                      help="compute layers again on the way back: less memory, more time")  # fmt: skip
     tune.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="begin no step after so many minutes")
     for sub in (steer, tune):
-        sub.add_argument("--to", type=Path, required=True, metavar="FILE", help="the edit file to write")
+        what = "the edit file" if sub is steer else "the edit file, or model folder,"
+        sub.add_argument("--to", type=Path, required=True, metavar="FILE", help=f"{what} to write")
+
+
+def _rate(text: str) -> float | str:
+    return AUTO if text == AUTO else float(options.NUMBERS["rate"](text))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,13 +106,15 @@ def _steer(arguments: argparse.Namespace, session: Session, say: Callable[[str],
 def _tune(arguments: argparse.Namespace, session: Session, say: Callable[[str], object]) -> None:
     from ..measuring.tuning import Tuning, tune
 
-    names = ("train", "validation", "passes", "batch", "rate", "minutes", "seed")
+    names = [f.name for f in fields(Tuning) if f.name != "data"]
     settings = Tuning(arguments.train_on, **{name: getattr(arguments, name) for name in names})
     edit = tune(session, arguments.to, arguments.by, settings, first=arguments.first, random=arguments.random, say=say)
     tuned = edit.chosen["tuned"]
-    curve = tuned["curve"]
     if arguments.json:
-        print(json.dumps({"edit": str(arguments.to), "neurons": len(edit.neurons), "curve": curve, "taken": tuned["taken"]}))
+        print(json.dumps({"edit": str(arguments.to), "neurons": edit.chosen.get("neurons")} | tuned))
     else:
-        print(f"{len(edit.neurons)} factors; loss on validation problems {curve[0]['validation']:.3f} → "
-              f"{curve[tuned['taken']]['validation']:.3f} nats per token: {arguments.to}")  # fmt: skip
+        before, after = (tuned["curve"][i]["validation"] for i in (0, tuned["taken"]))
+        print(
+            f"{tuned['numbers']:,} numbers, rate {tuned['rate']:g}; validation loss {before:.3f} → {after:.3f} nats "
+            f"per token; {tuned['seconds'] / 60:.1f} min, at most {tuned['peak_memory'] / 2**30:.1f} GiB: {arguments.to}"
+        )

@@ -20,21 +20,16 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     known = re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) and not Path(source).exists()
     head += [f"base_model: {source}"] if known else []
     head += ["library_name: transformers", "tags:", "- cotscope", "---", ""]
-    values = sorted({f for pair in edit.factors.values() for f in pair})
-    layers = sorted({n.layer for n in edit.neurons})
-    count, more = len(edit.neurons), f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""
+    neurons = f"{edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons"
     body = [
         f"# {_plain(edit.name)}",
         "",
-        f"{_plain(source)} with {count:,} of its {edit.base.layers * edit.base.neurons_per_layer:,} feed-forward neurons "
-        f"changed by cotscope (after [Rai & Yao 2024](https://arxiv.org/abs/2406.12288)), folded into the weights ({dtype}).",
+        f"{_plain(source)} with {_changed(edit, neurons)} by cotscope (after [Rai & Yao "
+        f"2024](https://arxiv.org/abs/2406.12288)), in the weights ({dtype}).",
         "",
         "## The edit",
         "",
-        f"- {'One factor' if len(values) == 1 else 'Factors'} of the neurons' coefficients, and so of their value vectors: "
-        + (f"{values[0]:g}" if len(values) == 1 else f"from {values[0]:g} to {values[-1]:g}" if values else "none"),
-        f"- Offsets of coefficients: {len(edit.offsets):,}",
-        f"- Layers: {', '.join(map(str, layers[:_SHOWN]))}{more}",
+        *(_trained(edit) if edit.weights else _factors(edit)),
         f"- Chosen by: {_plain(_words(edit.chosen)) or 'not recorded'}",
         f"- Weights of the base (SHA-256, as bfloat16): `{edit.base.weights}`",
         "- All of it: `edit.json`, beside this file",
@@ -49,6 +44,27 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
         "",
     ]
     return "\n".join(head + body)
+
+
+def _changed(edit: Edit, neurons: str) -> str:
+    return "weights that were trained" if edit.weights else f"{len(edit.neurons):,} of its {neurons} changed"
+
+
+def _factors(edit: Edit) -> list[str]:
+    values = sorted({f for pair in edit.factors.values() for f in pair})
+    layers = sorted({n.layer for n in edit.neurons})
+    more = f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""
+    return [
+        f"- {'One factor' if len(values) == 1 else 'Factors'} of the neurons' coefficients, and so of their value vectors: "
+        + (f"{values[0]:g}" if len(values) == 1 else f"from {values[0]:g} to {values[-1]:g}" if values else "none"),
+        f"- Offsets of coefficients: {len(edit.offsets):,}",
+        f"- Layers: {', '.join(map(str, layers[:_SHOWN]))}{more}",
+    ]
+
+
+def _trained(edit: Edit) -> list[str]:
+    tuned = edit.chosen.get("tuned")
+    return [f"- Training: {_plain(_words(tuned if isinstance(tuned, Mapping) else {}))}"]
 
 
 def licence_of(source: str, folder: Path) -> str:

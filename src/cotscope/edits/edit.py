@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
 
 FORMAT, VERSION = "cotscope-edit", 1
-_KEYS = ("format", "version", "name", "base", "scope", "factors", "offsets", "chosen", "measured")
+EDIT_FILE = "edit.json"
+"""In the folder of an exported or trained model."""
+_KEYS = ("format", "version", "name", "base", "scope", "weights", "factors", "offsets", "chosen", "measured")
 _PROBE = "The answer to 12 + 3 is 15, and the sky is blue."
 _SHOWN = 10  # neurons that a notebook shows
 _SCOPES = ("all", "prompt", "generated")
@@ -66,6 +68,8 @@ class Edit:
         scope: at which tokens: "all", "prompt" (input tokens of the prompt) or "generated".
         chosen: how the neurons and factors were chosen.
         measured: what the edit was seen to do, by data (`cotscope evaluate`).
+        weights: SHA-256, as the base's, of weights that the base was trained to have, in the edit's folder: then there are no
+            factors.
     """
 
     name: str
@@ -75,13 +79,17 @@ class Edit:
     scope: Scope = "all"
     chosen: Mapping[str, Any] = field(default_factory=dict)
     measured: tuple[Mapping[str, Any], ...] = ()
+    weights: str = ""
 
     def __post_init__(self) -> None:
         """Raises: EditError for no name, no neurons, neurons that the base has not, or numbers that are not finite."""
         if not self.name.strip():
             raise EditError("an edit needs a name")
-        if not self.factors and not self.offsets:
-            raise EditError(f"edit {self.name} changes nothing", expected="at least one neuron with a factor or an offset")
+        if bool(self.factors or self.offsets) == bool(self.weights):
+            raise EditError(
+                f"edit {self.name} changes nothing",
+                expected="at least one neuron with a factor or an offset, or weights of its own, not both",
+            )
         if self.scope not in _SCOPES:
             raise EditError(f"edit {self.name}: unknown scope", expected=" or ".join(_SCOPES), got=shown(self.scope))
         layers, width = self.base.layers, self.base.neurons_per_layer
@@ -128,11 +136,13 @@ class Edit:
     @property
     def key(self) -> str:
         """Edits of one key do the same to a model."""
-        return json.dumps([self.base.weights, self.scope, *self._numbers()])
+        return json.dumps([self.base.weights, self.scope, *self._numbers(), *filter(None, [self.weights])])
 
     def then(self, other: Edit) -> Edit:
         """This edit and after it another one, as one. Raises: EditError if their bases or scopes differ, or if the
         first changes a coefficient's sign where the second depends on it."""
+        self._check_factors()
+        other._check_factors()
         if other.base.weights != self.base.weights or other.scope != self.scope:
             raise EditError(
                 f"edits {self.name} and {other.name} can't be put together",
@@ -155,6 +165,7 @@ class Edit:
 
     def inverse(self) -> Edit:
         """What undoes it. Raises: EditError where a factor is 0, or depends on a sign that the edit changes."""
+        self._check_factors()
         factors, offsets = dict[Neuron, tuple[float, float]](), dict[Neuron, float]()
         for n in self.neurons:
             (p, q), o = self.factors.get(n, (1.0, 1.0)), self.offsets.get(n, 0.0)
@@ -179,7 +190,7 @@ class Edit:
                 remedy="Weights below 6e-5 are others in float16: take bfloat16 or float32." * (loaded.dtype_name == "float16"),
             )
         self._check_shape(loaded.anatomy)
-        if not _finite(loaded, self.intervention(loaded.anatomy)):
+        if not self.weights and not _finite(loaded, self.intervention(loaded.anatomy)):
             raise EditError(
                 f"edit {self.name} breaks the model",
                 expected=f"finite logits for {_PROBE!r} in {loaded.dtype_name}",
@@ -191,7 +202,15 @@ class Edit:
         """It as the engine takes it."""
         from ..lm.interventions import rescale
 
+        self._check_factors()
         return rescale(anatomy, self.factors, self.offsets, self.scope)
+
+    def _check_factors(self) -> None:
+        if self.weights:
+            raise EditError(
+                f"edit {self.name} is weights, and no factors",
+                remedy="Give its folder to --model, or to `cotscope evaluate --edit`.",
+            )
 
     @contextmanager
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
@@ -257,6 +276,7 @@ class Edit:
             "name": self.name,
             "base": vars(self.base),
             "scope": self.scope,
+            **({"weights": self.weights} if self.weights else {}),
             "chosen": dict(self.chosen),
             "measured": [dict(m) for m in self.measured],
         }
@@ -266,14 +286,14 @@ class Edit:
         return text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n"
 
     def write(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        write_text(Path(path), self.text())
+        """Write it as JSON; into a model's folder."""
+        write_text(_file(path), self.text())
 
     @classmethod
     def read(cls, path: str | Path) -> Edit:
-        """Read an edit file. Raises: EditError if it is none, or has unknown keys."""
+        """Read an edit file, or that of a model's folder. Raises: EditError if it is none, or has unknown keys."""
         try:
-            content = read_json(Path(path))
+            content = read_json(_file(path))
         except FileNotFoundError as error:
             raise EditError(f"there is no edit file {path}", remedy="`cotscope edit` makes one.") from error
         except (RunError, NotADirectoryError) as error:
@@ -284,6 +304,10 @@ class Edit:
     def parsed(cls, content: Mapping[str, Any], where: str = "the edit") -> Edit:
         """An edit from a file's content. Raises: EditError as `read`; `where` says of which file."""
         return _read(content, where)
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path) / EDIT_FILE if Path(path).is_dir() else Path(path)
 
 
 def _finite(loaded: LoadedModel, intervention: Intervention) -> bool:
@@ -323,6 +347,8 @@ def _read(content: Mapping[str, Any], where: str) -> Edit:
         raise wrong("the base can't be read", f"an object with {', '.join(kinds)}", base)
     if not isinstance(name := content.get("name"), str):
         raise wrong("the name can't be read", "a text", name)
+    if not isinstance(weights := content.get("weights", ""), str):
+        raise wrong("the weights can't be read", "their SHA-256", weights)
     chosen, measured = content.get("chosen", {}), content.get("measured", [])
     if not isinstance(chosen, dict):
         raise wrong("chosen can't be read", "an object", chosen)
@@ -357,6 +383,7 @@ def _read(content: Mapping[str, Any], where: str) -> Edit:
         cast("Scope", content.get("scope", "all")),
         chosen,
         tuple(measured),
+        weights,
     )
 
 

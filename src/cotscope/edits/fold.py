@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,13 @@ from ..lm.loading import DTYPES, load_model
 from ..lm.models import resolve
 from ..lm.reading import check_run, not_finite, read_config, read_tokenizer, read_weights
 from .card import model_card
-from .edit import Edit
+from .edit import EDIT_FILE, Edit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ..lm.loading import LoadedModel
+    from ..lm.trained import Merging
 
 _SPARE = 1.02
 """Of the weights' bytes: the tokenizer and the rest take little."""
@@ -34,7 +38,9 @@ _SPARE = 1.02
 def foldable(edit: Edit, found: Anatomy) -> None:
     """Raise EditError, saying why, if an edit can't be folded into weights."""
     why = ""
-    if edit.scope != "all":
+    if edit.weights:
+        why = "it is weights already, in its folder"
+    elif edit.scope != "all":
         why = f"it holds for {edit.scope} tokens only, and weights hold for all"
     elif signed := [n for n, (p, q) in edit.factors.items() if p != q]:
         n = signed[0]
@@ -103,40 +109,65 @@ def export(
     foldable(edit, base.anatomy)
     del base  # before there is a second one
     model = read_weights(folder, source, DTYPES[dtype])
-    _check_room(to, model)
-    expected = _said(model, edit)
+    check_room(to, sum(p.numel() * p.element_size() for p in model.parameters()), "the exported model")
+    with edit.applied(model):
+        expected = _said(model)
     say(f"folding {len(edit.neurons)} neurons into {dtype} weights")
     fold(edit, model)
+    _write(model, edit, to, source, dtype, expected, say)
+    return to
+
+
+def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, say: Callable[[str], object]) -> Edit:
+    """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in the base's dtype.
+
+    Args:
+        edit: how it was made; its `weights` are not known yet.
+
+    Returns: the edit that is in the folder.
+    """
+    folder = resolve(edit.base.model)
+    stored = str(getattr(read_config(folder, edit.base.model), "dtype", None)).removeprefix("torch.")
+    dtype = stored if stored in DTYPES else "float32"
+    with trained.applied():
+        expected = _said(loaded.model)
+    say(f"merging it into {dtype} weights")
+    trained.merge()
+    loaded.model.to(DTYPES[dtype])
+    edit = replace(edit, weights=loaded.weight_hash(torch.bfloat16))
+    _write(loaded.model, edit, to, edit.base.model, dtype, expected, say)
+    return edit
+
+
+def _write(
+    model: PreTrainedModel, edit: Edit, to: Path, source: str, dtype: str, expected: Tensor, say: Callable[[str], object]
+) -> None:
+    """Write a model, the base's tokenizer, the edit and a card, and check that it says what is expected."""
+    folder = resolve(source)
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
     try:
         say(f"writing {to}")
         model.save_pretrained(temporary)
         read_tokenizer(folder, source).save_pretrained(temporary)
-        edit.write(temporary / "edit.json")
+        edit.write(temporary / EDIT_FILE)
         card = model_card(edit, source, Path(folder), dtype)
         (temporary / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
         say("checking that it says what the edited model says")
         again = read_weights(str(temporary), to.name, DTYPES[dtype])
         check_run(again, read_tokenizer(str(temporary), to.name), to.name)
-        _compare(edit, expected, _said(again, None), dtype)
+        _compare(edit, expected, _said(again), dtype)
         temporary.chmod(0o755)
         temporary.rename(to)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return to
 
 
 @torch.inference_mode()
-def _said(model: PreTrainedModel, edit: Edit | None) -> Tensor:
-    """Logits at some tokens, with the edit applied."""
-    ids = torch.arange(1, 33)[None]
-    model.eval()
-    if edit is None:
-        return model(input_ids=ids).logits.float()
-    with edit.applied(model):
-        return model(input_ids=ids).logits.float()
+def _said(model: PreTrainedModel) -> Tensor:
+    """Logits at some tokens."""
+    return model.eval()(input_ids=torch.arange(1, 33, device=model.device)[None]).logits.float().cpu()
 
 
 def _compare(edit: Edit, expected: Tensor, got: Tensor, dtype: str) -> None:
@@ -151,12 +182,13 @@ def _compare(edit: Edit, expected: Tensor, got: Tensor, dtype: str) -> None:
         )
 
 
-def _check_room(to: Path, model: PreTrainedModel) -> None:
+def check_room(to: Path, size: int, what: str) -> None:
+    """Raise EditError if so many bytes have no room beside a place."""
     place = next(p for p in (to.absolute(), *to.absolute().parents) if p.exists())
-    needed = int(_SPARE * sum(p.numel() * p.element_size() for p in model.parameters()))
+    needed = int(_SPARE * size)
     if (free := shutil.disk_usage(place).free) < needed:
         raise EditError(
-            f"there is no room for the exported model at {to}",
+            f"there is no room for {what} at {to}",
             expected=f"{needed / 1e9:.2f} GB",
             got=f"{free / 1e9:.2f} GB free",
         )

@@ -57,21 +57,23 @@ class Anatomy:
 
     Attributes:
         down: each layer's down-projection, in layer order.
+        blocks: what each of them stands in.
         post_norm: each layer's norm over the FF output, or None.
         final_norm: the norm before the unembedding, or None.
         head: the module that unembeds.
         readout: what makes logits of what it says.
         residual: what a block's output is multiplied by before it is added to the residual stream (Granite).
-        blocks: the decoder layers: what each returns is the residual stream after it.
+        stack: the decoder layers: what each returns is the residual stream after it.
     """
 
     down: tuple[nn.Module, ...]
+    blocks: tuple[nn.Module, ...]
     post_norm: tuple[nn.Module | None, ...]
     final_norm: nn.Module | None
     head: nn.Module
     readout: Readout = Readout()
     residual: float = 1.0
-    blocks: tuple[nn.Module, ...] = ()
+    stack: tuple[nn.Module, ...] = ()
 
     @property
     def unembedding(self) -> Tensor:
@@ -82,6 +84,18 @@ class Anatomy:
     def vocabulary(self) -> int:
         """Tokens that have a logit."""
         return int(getattr(self.head, "out_features", None) or len(self.unembedding))
+
+    @cached_property
+    def up(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """Each layer's projections that coefficients are made from: up, or gate and up, or both in one (none if packed)."""
+        return tuple(
+            tuple(
+                m
+                for m in block.children()
+                if isinstance(m, nn.Linear | Conv1D) and m is not down and len(value_matrix(m)) in (self.width, 2 * self.width)
+            )
+            for block, down in zip(self.blocks, self.down, strict=True)
+        )
 
     @cached_property
     def norms(self) -> Tensor:
@@ -156,11 +170,12 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     count = model.config.get_text_config().num_hidden_layers
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     for stack in stacks:
-        down = []
+        down, blocks = [], []
         for layer in stack:
-            found = next((d for path in _DOWN if (d := _submodule(layer, path)) is not None), None)
+            path, found = next(((p, d) for p in _DOWN if (d := _submodule(layer, p)) is not None), ("", None))
             if found is not None and isinstance(weight := getattr(found, "weight", None), Tensor) and weight.ndim == 2:
                 down.append(found)
+                blocks.append(layer.get_submodule(path.rpartition(".")[0]))
         if len(down) == count and len({value_matrix(d).shape for d in down}) == 1:
             break
     else:
@@ -176,7 +191,9 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
     config = model.config.get_text_config()
     multiplier = getattr(config, "residual_multiplier", None) or 1.0
-    return Anatomy(tuple(down), post, final, model.get_output_embeddings(), _readout(config), multiplier, tuple(stack))
+    return Anatomy(
+        tuple(down), tuple(blocks), post, final, model.get_output_embeddings(), _readout(config), multiplier, tuple(stack)
+    )
 
 
 def _readout(config: object) -> Readout:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +103,13 @@ class LoadedModel:
         if self.model.device.type == "cuda":
             return torch.cuda.mem_get_info(self.model.device)[0]
         return psutil.virtual_memory().available
+
+    def peak_memory(self) -> int:
+        """The most bytes that this process has held where the model runs."""
+        if self.model.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.model.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def parameters(self) -> int:
         """How many numbers the weights are."""

@@ -188,11 +188,12 @@ class TextScore:
 def text_scores(
     loaded: LoadedModel,
     text: str,
-    interventions: Mapping[str, Intervention | None],
+    interventions: Mapping[str, Intervention | LoadedModel | None],
     progress: Callable[[], object] = lambda: None,
     at_most: int | None = None,
 ) -> dict[str, TextScore]:
-    """Perplexity of `text`, and the KL divergence from the untouched model, under each intervention.
+    """Perplexity of `text`, and the KL divergence from the untouched model, under each intervention, or of another model
+    with its tokenizer.
 
     The text is read in windows of 512 tokens that share no context. Each begins with the tokenizer's start token, where
     it has one; without one its first token is not scored. `progress` is called per intervention and window. All of the
@@ -213,7 +214,9 @@ def text_scores(
         untouched = loaded.model(input_ids=ids[None]).logits[0, :-1]
         for name, intervention in interventions.items():
             logits = untouched
-            if intervention is not None:
+            if isinstance(intervention, LoadedModel):
+                logits = intervention.model(input_ids=ids[None]).logits[0, :-1]
+            elif intervention is not None:
                 with coefficient_hooks(loaded.anatomy, intervention, None, ids[None]):
                     logits = loaded.model(input_ids=ids[None]).logits[0, :-1]
                 if intervention.bias is not None:

@@ -64,7 +64,7 @@ class _Tracer:
 
     def __init__(self, engine: Engine, neurons: Sequence[Neuron]) -> None:
         anatomy = engine.loaded.anatomy
-        self.passes, self.norms, self.blocks, self.count = engine.passes, anatomy.norms, anatomy.blocks, len(neurons)
+        self.passes, self.norms, self.stack, self.count = engine.passes, anatomy.norms, anatomy.stack, len(neurons)
         self._at = [
             [torch.tensor(part, dtype=torch.long, device=anatomy.device) for part in zip(*found)] if found else None
             for found in ([(n.index, i) for i, n in enumerate(neurons) if n.layer == layer] for layer in range(anatomy.layers))
@@ -83,7 +83,7 @@ class _Tracer:
             if (places := self.passes.recorded()) is not None:
                 self._residual.append(hidden[places].float())
 
-        handles = [block.register_forward_hook(seen) for block in self.blocks]
+        handles = [block.register_forward_hook(seen) for block in self.stack]
         try:
             yield
         finally:

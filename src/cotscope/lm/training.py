@@ -1,26 +1,30 @@
-"""Training factors of neurons' coefficients, and nothing else of a model: a sparse (IA)³.
+"""Training some of a model on the log-likelihood of given continuations, after prompts that may share their start.
 
-(IA)³ learns one factor for each neuron of each feed-forward block (Liu et al. 2022, arXiv:2205.05638); here for chosen neurons
-only. What is trained is as small as the choice, and so is the optimiser's state; the weights stay as they are. A factor
-holds at every token, so that the result folds into the weights (`edits/fold.py`).
+What is trained is `lm/trained.py`'s; the optimiser is Adam (Kingma & Ba 2015, arXiv:1412.6980), in float32, and its state is as
+small as what is trained.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..records import Neuron
+from ..errors import ModelError
 from .attribution import shared_prefix
 from .loading import LoadedModel
 from .passes import common_prefix
+from .trained import Trained
+
+BYTES = 20
+"""Per number that is trained: it, its gradient, Adam's two moments, what it began as; float32."""
 
 
 @dataclass(frozen=True)
@@ -31,41 +35,49 @@ class Text:
     continuation: tuple[int, ...]
 
 
-class FactorTraining:
-    """Factors of some neurons, trained with Adam on the log-likelihood of given continuations.
+class Training:
+    """A model of which something is trained with Adam, once `begin` has said at which rate.
 
-    What all prompts of a batch share is run under the factors of the moment without gradients, once for the batch: they
+    What all prompts of a batch share is run with the parameters of the moment without gradients, once for the batch: they
     reach it through what comes after it only.
 
     Args:
         loaded: a model that gradients pass through (`load_model(differentiable=True)`); float32 on a CPU.
-        rate: Adam's learning rate.
+        trained: what of it.
+        checkpointing: keep only what enters each layer and compute the rest again on the way back: less memory, more time.
+            transformers keeps no cache then, so that prompts are run whole, and gradients pass through what they share too.
+
+    Raises: ModelError if the architecture has no checkpointing.
     """
 
-    def __init__(self, loaded: LoadedModel, neurons: Sequence[Neuron], rate: float) -> None:
-        self.loaded, self.neurons = loaded, tuple(sorted(set(neurons)))
-        device = loaded.model.device
-        layers = np.array([n.layer for n in self.neurons])
-        self._index = {
-            int(layer): torch.tensor([n.index for n in self.neurons if n.layer == layer], device=device)
-            for layer in np.unique(layers)
-        }
-        self._factors = {
-            layer: nn.Parameter(torch.ones(len(index), device=device, dtype=torch.float32))
-            for layer, index in self._index.items()
-        }
-        self._adam = torch.optim.Adam(list(self._factors.values()), lr=rate, foreach=False)
+    def __init__(self, loaded: LoadedModel, trained: Trained, checkpointing: bool = False) -> None:
+        self.loaded, self.trained, self.checkpointing = loaded, trained, checkpointing
+        self._untouched = {name: p.detach().clone() for name, p in trained.parameters.items()}
+        if checkpointing:
+            layers = [m for m in loaded.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+            if not layers:
+                raise ModelError(f"transformers has no gradient checkpointing for {loaded.model.config.model_type} models")
+            for layer in layers:
+                # What transformers' own method sets, but that it would have gradients reach the embeddings too.
+                layer.gradient_checkpointing = True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                layer.training = True  # of itself alone: nothing within it drops out
+
+    def begin(self, rate: float) -> None:
+        """From the beginning, with a learning rate."""
+        for name, p in self.trained.parameters.items():
+            p.data.copy_(self._untouched[name])
+        self._adam = torch.optim.Adam(list(self.trained.parameters.values()), lr=rate, foreach=False)
 
     @property
-    def factors(self) -> np.ndarray:
-        """Of each neuron, in the order of `neurons`, float32."""
-        return torch.cat([f.detach() for f in self._factors.values()]).cpu().numpy()
+    def numbers(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.trained.parameters.values())
 
     def step(self, batch: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
         """One step of the optimiser. Returns: the loss of each text before it, nats per token."""
-        self._adam.zero_grad()
         losses = []
-        with self._scaled():
+        with self.trained.applied():
             prefix, shared = self._prefix(batch)
             for text in batch:
                 with torch.enable_grad():
@@ -74,40 +86,40 @@ class FactorTraining:
                 losses.append(loss.item())
                 progress()
         self._adam.step()
+        self._adam.zero_grad()
         return losses
 
     @torch.no_grad()
     def losses(self, texts: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
-        """The loss of each text with the factors of the moment, nats per token."""
+        """The loss of each text with the parameters of the moment, nats per token."""
         found = []
-        with self._scaled():
+        with self.trained.applied():
             prefix, shared = self._prefix(texts)
             for text in texts:
                 found.append(self._loss(text, prefix, shared).item())
                 progress()
         return found
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Factors and the optimiser's state, to go on with."""
-        found = {}
-        for layer, f in self._factors.items():
-            found[f"{layer}.factors"] = f.detach().cpu().numpy()
-            for name, value in self._adam.state.get(f, {}).items():
-                found[f"{layer}.{name}"] = torch.as_tensor(value).detach().cpu().numpy()
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and the optimiser's state, to go on with; not copied."""
+        found = {f"value {name}": p.detach() for name, p in self.trained.parameters.items()}
+        for name, p in self.trained.parameters.items():
+            found |= {f"{key} {name}": torch.as_tensor(value) for key, value in self._adam.state.get(p, {}).items()}
         return found
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state."""
-        for layer, f in self._factors.items():
-            f.data.copy_(torch.from_numpy(np.array(state[f"{layer}.factors"])))
-            if f"{layer}.step" in state:
-                self._adam.state[f] = {
-                    name: torch.from_numpy(np.array(state[f"{layer}.{name}"])).to("cpu" if name == "step" else f.device)
-                    for name in ("step", "exp_avg", "exp_avg_sq")
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state, or with its parameters if it has no more."""
+        for name, p in self.trained.parameters.items():
+            p.data.copy_(state[f"value {name}"])
+            if f"step {name}" in state:
+                self._adam.state[p] = {
+                    key: state[f"{key} {name}"].clone().to("cpu" if key == "step" else p.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
     def _prefix(self, texts: Sequence[Text]) -> tuple[DynamicCache | None, int]:
-        shared = common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
+        alone = len(texts) < 2 or self.checkpointing
+        shared = 0 if alone else common_prefix([list(t.prompt) for t in texts])
         return (shared_prefix(self.loaded, texts[0].prompt[:shared]) if shared else None), shared
 
     def _loss(self, text: Text, prefix: DynamicCache | None, shared: int) -> Tensor:
@@ -121,20 +133,12 @@ class FactorTraining:
         target = torch.tensor(text.continuation, device=self.loaded.model.device)
         return nn.functional.cross_entropy(out.logits[0].float(), target)
 
-    @contextmanager
-    def _scaled(self) -> Iterator[None]:
-        """Within the block, coefficients are multiplied by the factors of the moment."""
-        anatomy = self.loaded.anatomy
 
-        def hook(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
-            def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-                whole = torch.ones(anatomy.width, device=anatomy.device, dtype=torch.float32)
-                factors = whole.index_copy(0, self._index[layer], self._factors[layer])
-                return (args[0] * factors.to(args[0].dtype),)
-
-            return scale
-
-        with ExitStack() as hooks:
-            for layer in self._factors:
-                hooks.callback(anatomy.down[layer].register_forward_pre_hook(hook(layer)).remove)
-            yield
+def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool) -> int:
+    """About how much memory a pass back through the longest text takes beside weights and parameters."""
+    config, width = loaded.model.config.get_text_config(), loaded.anatomy.width
+    shared = 0 if checkpointing else common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
+    tokens = max(len(t.prompt) - shared + len(t.continuation) for t in texts)
+    layer = 10 * config.hidden_size + 4 * width
+    per_token = loaded.anatomy.layers * config.hidden_size + layer if checkpointing else loaded.anatomy.layers * layer
+    return 4 * (tokens * per_token + 3 * max(len(t.continuation) for t in texts) * loaded.anatomy.vocabulary)

@@ -72,20 +72,27 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     return _summary(session, len(given), bool(options.checked))
 
 
-def differentiable(session: Session) -> LoadedModel:
-    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long."""
+def differentiable(session: Session, beside: int = 0, float32: bool = False) -> LoadedModel:
+    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long.
+
+    Args:
+        beside: bytes that are needed beside its weights.
+        float32: on a GPU too.
+
+    Raises: ModelError if that does not fit into memory.
+    """
     from ..lm.loading import load_model
 
     loaded = session.loaded
-    on_cpu = loaded.model.device.type == "cpu"
-    needed = loaded.parameters() * (4 if on_cpu else loaded.dtype.itemsize)
+    float32 |= loaded.model.device.type == "cpu"
+    needed = loaded.parameters() * (4 if float32 else loaded.dtype.itemsize) + beside
     if needed > loaded.free_memory():
         raise ModelError(
             f"{loaded.name} does not fit into memory a second time, for gradients",
             expected=f"{needed / 2**30:.1f} GiB",
             got=f"{loaded.free_memory() / 2**30:.1f} GiB free",
         )
-    dtype = "float32" if on_cpu else loaded.dtype_name
+    dtype = "float32" if float32 else loaded.dtype_name
     return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
 
 

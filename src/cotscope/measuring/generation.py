@@ -46,6 +46,7 @@ class Condition:
         limit: problems of the split, the first ones; None: all.
         problems: in place of a split's.
         temperature, seed: as `lm/jobs.py: Job` has them; 0: what is most likely is written.
+        weights: the hash of another model's, which the session then has; "": the study's own.
     """
 
     family: str
@@ -59,6 +60,7 @@ class Condition:
     problems: tuple[Problem, ...] | None = None
     temperature: float = 0.0
     seed: int = 0
+    weights: str = ""
 
     @property
     def name(self) -> str:
@@ -123,8 +125,8 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     problems = (getattr(session.inputs.split, condition.split) if given is None else given)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
-    way: tuple[object, ...] = () if condition.intervention is None else (condition.intervention.key,)
-    way += (condition.temperature, condition.seed) if condition.temperature else ()
+    way = [key for key in (condition.intervention and condition.intervention.key, condition.weights) if key]
+    way += [f"{condition.temperature} {condition.seed}"] if condition.temperature else []
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
 

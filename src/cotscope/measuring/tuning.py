@@ -1,67 +1,93 @@
-"""Tune: train factors of chosen neurons on worked problems; what comes of it is an edit.
+"""Tune: train factors or vectors of chosen neurons on worked problems, or beside them adapters or all weights.
 
 Problems to train on are none that the study tests or discovers on. A solution is the data's own, or, where the data has
 answers only, what the model itself wrote when it was right (STaR's first round, Zelikman et al. 2022, arXiv:2203.14465). Some
-problems are kept for validation: the factors of the pass with the least loss on them are taken.
+problems are kept for validation: the learning rate and the pass with the least loss on them are taken.
+
+Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
+in it that says of which base it is and how it was made (`Edit.weights`).
 """
 
 from __future__ import annotations
 
-import json
+import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..data.answers import is_correct, parse_flexible
 from ..data.load import load_problems
 from ..data.rows import question_key
 from ..edits.edit import Base, Edit
-from ..errors import EditError, UserError
+from ..errors import EditError, UserError, shown
 from ..prompts.derive import render_solution
 from ..records import Neuron, Problem
-from ..runs.files import fingerprint, replacing
+from ..runs.files import fingerprint
 from ..runs.session import Session
 from .attributing import differentiable
 from .choosing import choose
+from .courses import Course, Plan
 from .solutions import solution
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
-    from ..lm.training import FactorTraining, Text
+    from ..lm.trained import Trained
+    from ..lm.training import Text
 
-ALL, STUDY = "all", "study"
+ALL, STUDY, AUTO = "all", "study", "auto"
+FACTORS, VALUES, ROWS, LORA, IA3, FULL = METHODS = ("factors", "values", "rows", "lora", "ia3", "full")
+RATES = {FACTORS: 0.01, VALUES: 1e-3, ROWS: 1e-3, LORA: 1e-3, IA3: 0.01, FULL: 3e-5}
+"""Where `AUTO` begins, and what is taken without a rate."""
+_STEP = 3.0  # from one rate that `AUTO` tries to the next
 _WRITTEN = 48  # problems that the model writes solutions to at once
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How factors are trained.
+    """What is trained, and how.
 
     Attributes:
         data: problems to train on, as of `study`; "study": the study's own tuning problems.
+        method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
+            up-projections; LoRA or (IA)³ of the package peft; every weight.
+        trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
         train, validation: how many, at most; validation problems come after those to train on.
         passes: over the training problems, at most.
+        patience: passes without a lower validation loss after which it ends.
         batch: problems per step.
-        rate: Adam's learning rate.
+        rate: Adam's learning rate; of several each is tried for one pass and the best is kept; "auto": three times and a third
+            of the best are tried for as long as that is better; None: `RATES`.
         minutes: no new step after so many; None: no limit.
-        seed: of the order of problems.
+        seed: of the order of problems, and of LoRA's first values.
+        checkpointing: less memory, more time (`lm/training.py: Training`).
     """
 
     data: str = STUDY
+    method: str = FACTORS
+    trainable: int | None = None
     train: int = 48
     validation: int = 16
     passes: int = 2
+    patience: int = 1
     batch: int = 8
-    rate: float = 0.01
+    rate: float | str | Sequence[float | str] | None = None
     minutes: float | None = None
     seed: int = 0
+    checkpointing: bool = False
+
+    def rates(self) -> tuple[list[float], bool]:
+        """Those to try, and whether to go on beyond them. Raises: UserError for one that is none."""
+        given = [self.rate] if isinstance(self.rate, str | int | float) else list(self.rate or [RATES[self.method]])
+        auto = AUTO in given
+        found = sorted({r for r in given if r != AUTO}) or [RATES[self.method]]
+        if wrong := [r for r in found if not isinstance(r, int | float) or not 0 < r < math.inf]:
+            raise UserError("a learning rate can't be taken", expected=f"numbers above 0, or {AUTO}", got=shown(wrong[0]))
+        if (auto or len(found) > 1) and not self.validation:
+            raise UserError("learning rates are compared on validation problems", expected="--validation 1 or more", got="0")
+        return found, auto
 
 
 def tune(
@@ -74,15 +100,26 @@ def tune(
     random: int | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Edit:
-    """Train factors of neurons that `choose` finds (or of "all"), and write the edit.
+    """Train something of neurons that `choose` finds (or of "all"), or what needs none, and write the edit or the model.
 
-    What is done of it is kept beside `to` after every step; the same call goes on there. Ctrl-C keeps the best so far.
+    What is done of it is kept beside `to`; the same call goes on there. Ctrl-C keeps the best so far.
 
-    Raises: EditError if `to` exists, if too few problems have solutions, or if nothing is gained on validation problems;
-        UserError as `choose`; ModelError if the model does not fit into memory.
+    Args:
+        by: of LoRA without `trainable`: whose neurons' value vectors are as many numbers.
+
+    Raises: EditError if `to` exists or has no room, if too few problems have solutions, or if nothing is gained on validation
+        problems; UserError as `choose`, or for a method or rate that is none; ModelError if it does not fit into memory.
     """
-    if to.exists():
-        raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
+    if settings.method not in METHODS:
+        raise UserError("unknown method", expected=" or ".join(METHODS), got=shown(settings.method))
+    if settings.trainable and settings.method != LORA:
+        raise UserError(
+            f"how much is trainable follows from {settings.method}", expected=f"--trainable with --method {LORA} only"
+        )
+    rates = settings.rates()
+    if to.exists() or to.is_symlink():
+        raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
+    neurons, chosen = _neurons(session, by, settings, first, random)
     given = worked_problems(session, settings.data, settings.train + settings.validation, say)
     if len(given) <= settings.validation:
         raise EditError(
@@ -91,15 +128,23 @@ def tune(
             got=str(len(given)),
             remedy="Give more problems (--train-on FILE), or a smaller --validation.",
         )
-    model = differentiable(session)
+    return _Tuner(session, to, neurons, chosen, given, settings, say).run(*rates)
+
+
+def _neurons(
+    session: Session, by: str, settings: Tuning, first: int | None, random: int | None
+) -> tuple[list[Neuron], dict[str, Any]]:
+    """The neurons that something is trained of, and how they were chosen."""
+    if settings.method in (IA3, FULL) or (settings.method == LORA and settings.trainable):
+        return [], {"by": settings.method}
     if by == ALL:
-        neurons = [Neuron(layer, i) for layer in range(model.anatomy.layers) for i in range(model.anatomy.width)]
+        anatomy = session.loaded.anatomy
+        neurons = [Neuron(layer, i) for layer in range(anatomy.layers) for i in range(anatomy.width)]
         chosen: dict[str, Any] = {"by": ALL, "neurons": len(neurons)}
     else:
         targets, chosen = choose(session, by, first=first, random=random)
         neurons = [Neuron(t.layer, t.index) for t in targets]
-    base = Base.of(model, session.config.model)
-    return _train(session, model, base, neurons, chosen, given, to, settings, say)
+    return neurons, {"by": LORA} if settings.method == LORA else chosen
 
 
 def tuning_problems(session: Session, data: str) -> list[Problem]:
@@ -134,119 +179,144 @@ def worked_problems(session: Session, data: str, wanted: int, say: Callable[[str
     return found[:wanted]
 
 
-def _train(
-    session: Session, model: LoadedModel, base: Base, neurons: Sequence[Neuron], chosen: dict[str, Any],
-    given: Sequence[tuple[Problem, str]], to: Path, settings: Tuning, say: Callable[[str], object],
-) -> Edit:  # fmt: skip
-    from ..lm.training import FactorTraining, Text
+class _Tuner:
+    """One training: its texts, its model, its courses."""
 
-    def text(problem: Problem, said: str) -> Text:
-        return Text(tuple(model.encode(session.prompt.text(problem.question))), solution(model, problem, "", said).tokens)
+    def __init__(
+        self, session: Session, to: Path, neurons: Sequence[Neuron], chosen: dict[str, Any],
+        given: Sequence[tuple[Problem, str]], settings: Tuning, say: Callable[[str], object],
+    ) -> None:  # fmt: skip
+        self.session, self.to, self.neurons, self.chosen, self.say = session, to, neurons, chosen, say
+        self.settings, self.given = settings, given
+        self.base = Base.of(session.loaded, session.config.model)
+        self.texts = [self._text(*g) for g in given]
+        self.folder = to.with_name(f".{to.name}.training")
 
-    texts = [text(*g) for g in given]
-    longest = max(len(t.prompt) + len(t.continuation) for t in texts)
-    if longest > model.context:
-        raise UserError("a problem with its solution is longer than the model's context",
-                        expected=f"at most {model.context} tokens", got=str(longest))  # fmt: skip
-    train, validation = texts[: -settings.validation or None], texts[len(texts) - settings.validation :]
-    training = FactorTraining(model, neurons, settings.rate)
-    state = _State(to, training, fingerprint(base.weights, training.neurons, texts, asdict(settings) | {"minutes": 0}))
-    questions = [fingerprint(question_key(p.question)) for p, _ in given]
-    steps = -(-len(train) // settings.batch)
-    began, stop = time.monotonic(), ""
-    with session.bar("tuning", settings.passes * len(train) + (settings.passes + 1) * len(validation), "text") as bar:
-        bar.update(state.texts(len(train), len(validation), settings.batch))
-        try:
-            if not state.curve:
-                state.validated(training.losses(validation, bar.update) if validation else [])
-                seconds = (time.monotonic() - began) / max(len(validation), 1)  # a step takes about three times a pass
-                minutes = seconds * settings.passes * (3 * len(train) + len(validation)) / 60
-                say(f"{len(neurons):,} factors; {len(train)} problems to train on, {len(validation)} for validation; "
-                    f"about {minutes:.0f} min" + ("" if validation else " or more"))  # fmt: skip
-            while state.passes < settings.passes and not stop:
-                order = np.random.default_rng((settings.seed, state.passes)).permutation(len(train))
-                while state.step < steps and not stop:
-                    batch = [train[i] for i in order[state.step * settings.batch :][: settings.batch]]
-                    losses = training.step(batch, bar.update)
-                    state.stepped(losses)
-                    bar.set_postfix_str(
-                        f"loss {fmean(losses):.3f}, validation {state.curve[-1]['validation']:.3f}", refresh=False
-                    )
-                    if settings.minutes is not None and time.monotonic() - began > 60 * settings.minutes:
-                        stop = f"stopped after {settings.minutes:g} min"
-                state.validated(training.losses(validation, bar.update) if validation else [])
-        except KeyboardInterrupt:
-            if len(state.curve) < 2:
-                raise  # nothing to keep but the state, from which the same command goes on
-            stop = "stopped by Ctrl-C"
-    best = min(range(len(state.curve)), key=lambda i: state.curve[i]["validation"]) if validation else len(state.curve) - 1
-    curve = [{k: round(v, 5) for k, v in point.items()} for point in state.curve]
-    if best <= 0:
-        state.remove()
-        raise EditError(
-            "nothing was gained on the validation problems", got=f"loss {[p['validation'] for p in curve]}",
-            remedy="Use a smaller --rate, more problems, or other neurons.",
-        )  # fmt: skip
-    trained = {k: v for k, v in asdict(settings).items() if v is not None} | {"problems": len(train), "curve": curve,
-               "taken": best} | ({"ended": stop} if stop else {})  # fmt: skip
-    factors = {n: (float(f), float(f)) for n, f in zip(training.neurons, state.best, strict=True) if f != 1}
-    edit = Edit(to.stem, base, factors, chosen=chosen | {"tuned": trained, "questions": questions})
-    edit.write(to)
-    state.remove()
-    return edit
+    def _text(self, problem: Problem, said: str) -> Text:
+        from ..lm.training import Text
+
+        loaded = self.session.loaded
+        prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
+        text = Text(prompt, solution(loaded, problem, "", said).tokens)
+        if (length := len(prompt) + len(text.continuation)) > loaded.context:
+            raise UserError("a problem with its solution is longer than the model's context",
+                            expected=f"at most {loaded.context} tokens", got=str(length))  # fmt: skip
+        return text
+
+    def run(self, rates: Sequence[float], auto: bool) -> Edit:
+        """Train, and write what came of it."""
+        from ..lm.training import Training
+
+        settings = self.settings
+        model = self._model()
+        trained = self._trained(model)
+        training = Training(model, trained, settings.checkpointing)
+        count = len(self.texts) - settings.validation
+        self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
+                 "validation")  # fmt: skip
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0}
+        of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
+        deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+        tried: dict[float, Course] = {}
+        stop = ""
+        with self.session.bar("tuning", 0, "text") as bar:
+            plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
+                        settings.patience, deadline, bar, self.say)  # fmt: skip
+            try:
+                best = _search(plan, rates, auto, tried, settings.passes)
+                best.run(settings.passes)
+                stop = f"stopped after {settings.minutes:g} min" if plan.late else ""
+            except KeyboardInterrupt:
+                if not any(c.passes for c in tried.values()):
+                    raise  # nothing to keep but the state, from which the same command goes on
+                best = min(tried.values(), key=_loss)
+                stop = "stopped by Ctrl-C"
+        curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
+        if not best.taken:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise EditError(
+                "nothing was gained on the validation problems", got=f"loss {[p['validation'] for p in curve]}",
+                remedy="Use a smaller --rate, more problems, or other neurons.",
+            )  # fmt: skip
+        best.take()
+        found = {k: v for k, v in asdict(settings).items() if v is not None} | {
+            "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
+            "seconds": round(sum(c.seconds for c in tried.values()), 1), "peak_memory": model.peak_memory(),
+        }  # fmt: skip
+        if len(tried) > 1:
+            found["rates"] = [[c.rate, _rounded(c.curve[min(1, c.passes)]["validation"])] for c in tried.values()]
+        edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return edit
+
+    def _model(self) -> LoadedModel:
+        """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
+        from ..edits.fold import check_room
+        from ..lm.training import BYTES, working_bytes
+
+        loaded, settings = self.session.loaded, self.settings
+        hidden = loaded.model.config.get_text_config().hidden_size
+        each = {FACTORS: 1, VALUES: hidden, ROWS: 3 * hidden, LORA: hidden}.get(settings.method, 0)
+        numbers = settings.trainable or len(self.neurons) * each
+        full = settings.method == FULL
+        if full:
+            numbers = loaded.parameters()
+        if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
+            check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
+        working = working_bytes(loaded, self.texts, settings.checkpointing)
+        return differentiable(self.session, numbers * (BYTES - 4 * full) + working, float32=full)
+
+    def _trained(self, model: LoadedModel) -> Trained:
+        from ..lm.trained import Adapters, Factors, Vectors, Weights
+
+        settings = self.settings
+        if settings.method == FACTORS:
+            return Factors(model, self.neurons)
+        if settings.method in (VALUES, ROWS):
+            return Vectors(model, self.neurons, rows=settings.method == ROWS)
+        if settings.method == FULL:
+            return Weights(model)
+        hidden = model.model.config.get_text_config().hidden_size
+        return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
+
+    def _written(self, model: LoadedModel, trained: Trained, found: dict[str, Any]) -> Edit:
+        from ..edits.fold import export_trained
+        from ..lm.trained import Factors
+
+        questions = [fingerprint(question_key(p.question)) for p, _ in self.given]
+        chosen = self.chosen | {"tuned": found, "questions": questions}
+        if isinstance(trained, Factors):
+            factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
+            edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
+            edit.write(self.to)
+            return edit
+        return export_trained(trained, model, Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be"), self.to,
+                              self.say)  # fmt: skip
 
 
-class _State:
-    """What is done of a training, in a file beside the edit.
+def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, Course], passes: int) -> Course:
+    """The course with the learning rate whose first pass validates best; of the others only the losses are kept."""
+    while (rate := _next(tried, rates, auto)) is not None and not (tried and plan.late):
+        base = next((c.curve[0]["validation"] for c in tried.values()), None)
+        course = tried[rate] = Course(plan, rate, base)
+        course.run(passes if len(rates) == 1 and not auto else 1)
+        for other in sorted(tried.values(), key=_loss)[1:]:
+            other.drop()
+    return min(tried.values(), key=_loss)
 
-    Attributes:
-        curve: per pass, the validation loss after it and the training loss during it; the first is of the base.
-        best: the factors of the least validation loss so far.
-    """
 
-    def __init__(self, to: Path, training: FactorTraining, of: str) -> None:
-        self.path, self.training, self.of = to.with_name(f".{to.name}.training"), training, of
-        self.curve: list[dict[str, float]] = []
-        self.passes, self.step, self._losses = 0, 0, list[float]()
-        self.best = training.factors
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {}).get("about", "{}"))
-                if about.pop("of", "") == of:
-                    arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-                    self.best = arrays.pop("best")
-                    training.restore(arrays)
-                    self.curve, self.passes, self.step = about["curve"], about["passes"], about["step"]
-                    self._losses = about["losses"]
-        except (OSError, SafetensorError, ValueError):
-            pass  # there is none, or a half of one: it begins anew
+def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:
+    """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest."""
+    if left := [r for r in rates if r not in tried]:
+        return left[0]
+    best = min(tried.values(), key=_loss).rate
+    beyond = [float(f"{best * step:.3g}") for step in (_STEP, 1 / _STEP)] if auto else []
+    return next((r for r, end in zip(beyond, (max, min)) if best == end(tried)), None)
 
-    def texts(self, train: int, validation: int, batch: int) -> int:
-        """How many texts have been read."""
-        return self.passes * train + min(self.step * batch, train) + len(self.curve) * validation
 
-    def stepped(self, losses: Sequence[float]) -> None:
-        """A step has been made."""
-        self.step += 1
-        self._losses += losses
-        self._write()
+def _rounded(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
 
-    def validated(self, losses: Sequence[float]) -> None:
-        """A pass, or what there was time for of it, has been validated; at first the base."""
-        point = {"validation": fmean(losses) if losses else 0.0}
-        if self.curve:
-            point["training"] = fmean(self._losses) if self._losses else float("nan")
-            self.passes, self.step, self._losses = self.passes + 1, 0, []
-        if not self.curve or not losses or point["validation"] < min(p["validation"] for p in self.curve):
-            self.best = self.training.factors.copy()
-        self.curve.append(point)
-        self._write()
 
-    def _write(self) -> None:
-        about = {"of": self.of, "curve": self.curve, "passes": self.passes, "step": self.step, "losses": self._losses}
-        with replacing(self.path) as temporary:
-            save_file(self.training.state() | {"best": self.best}, temporary, {"about": json.dumps(about)})
-
-    def remove(self) -> None:
-        """It is done."""
-        self.path.unlink(missing_ok=True)
+def _loss(course: Course) -> float:
+    return course.loss

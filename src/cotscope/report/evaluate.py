@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from .charts import Chart, Look, Mark, Row, intervals
@@ -14,6 +15,7 @@ LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
+_MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl", "minutes", "peak_gib")
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
@@ -37,11 +39,35 @@ def evaluate(run: Reading) -> dict[str, Any]:
     return {
         "rows": rows,
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
+        "trainings": trainings(rows),
+        "sets": list(dict.fromkeys(row["data"] for row in rows)),
         "examples": examples,
         "chart": _chart(rows),
         "level": LEVEL,
         "begun": run.state("evaluate").status != "missing",
     }
+
+
+def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per way of training and of choosing neurons: means over its edits (of other seeds), and the ends of differences."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("method"):
+            groups.setdefault((row["method"], row["chosen_by"], is_number(row["random"]), row["numbers"]), []).append(row)
+    found = []
+    for (method, by, random, numbers), of in groups.items():
+        edits = list({row["edit"]: row for row in of}.values())
+        by = "" if by == method else f"random, like {by}" if random else by
+        about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits)}
+        for key in _MEANS:
+            values = [row[key] for row in edits if is_number(row[key])]
+            about[key] = fmean(values) if values else None
+        gains = []
+        for data in dict.fromkeys(row["data"] for row in rows):
+            here = [row["difference"] for row in of if row["data"] == data and is_number(row["difference"])]
+            gains.append((fmean(here), min(here), max(here)) if here else None)
+        found.append(about | {"gains": gains})
+    return found
 
 
 def says(row: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ class StudyModel:
 
     Args:
         began: `model` of the manifest of the run that goes on: the dtype and kernels that were settled, the weights'
-            hash; None: the run begins.
+            hash, if it must be that; None: the run begins.
         rows: rows per batch; None: what the run began with, or what the free memory allows.
     """
 
@@ -55,7 +55,7 @@ class StudyModel:
         loaded = load_model(self.config.model, dtype=self.settled["dtype"], kernels=kernels)
         if self._began:
             self.__dict__["weight_hash"] = loaded.weight_hash()
-            if self.weight_hash != self._began["weight_sha256"]:
+            if self.weight_hash != self._began.get("weight_sha256", self.weight_hash):
                 raise self.inputs.changed(f"the weights of {self.config.model}")
         return loaded
 

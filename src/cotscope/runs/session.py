@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,11 @@ class Session:
         config = StudyConfig(**stored | {"prompt_files": tuple(stored.get("prompt_files", ()))})
         inputs = Inputs(config, run.manifest, run.folder)
         return cls(inputs, StudyModel(inputs, run.manifest["model"], rows), run, _quiet(quiet))
+
+    def with_model(self, source: str) -> Session:
+        """This study with another model of its base's shape, in its dtype, on its kernels, in batches as large."""
+        began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"}
+        return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began))
 
     # What stages ask for most often.
 

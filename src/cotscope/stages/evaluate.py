@@ -2,7 +2,8 @@
 
 The base and each edited model write answers to the same problems, in shared batches; both are made to write the same
 reference solutions; the battery of other skills and general text say what else changes. Accuracies are compared problem by
-problem. What came of it is written into the edit's file too.
+problem. What came of it is written into the edit's file too. An edit that is weights (`Edit.weights`) is a model of its own,
+and is loaded after the others are done.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from ..data.numbers import format_number
 from ..data.roles import ROLES
 from ..data.rows import question_key
 from ..edits.edit import Edit
-from ..errors import UserError, shown
+from ..edits.tuned import training
+from ..errors import EditError, UserError, shown
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
-from ..measuring.solutions import Solution, fingerprint_of, score_battery, score_roles, solved
+from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..runs.files import fingerprint, json_values
 from ..runs.manifest import path_of
 from ..runs.options import option
@@ -51,7 +53,7 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    edit: tuple[str, ...] = option((), "an edit file; may be given several times", kind="path")
+    edit: tuple[str, ...] = option((), "an edit file, or a model folder with one; may be given several times", kind="path")
     data: tuple[str, ...] = option(
         (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command"
     )
@@ -60,6 +62,34 @@ class Options:
     )
     solutions: int = option(24, "reference solutions of each data set", kind="natural", where="command")
     skills: int = option(16, "items per task of the battery of other skills", kind="positive", where="command")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that is compared: the base, with an edit or without; or one of other weights, whose `session` has them.
+
+    Attributes:
+        base: the study itself.
+    """
+
+    name: str
+    base: Session
+    session: Session
+    edit: Edit | None = None
+
+    @property
+    def intervention(self) -> Intervention | None:
+        """What is done to the model of the session."""
+        edit = self.edit
+        return None if edit is None or edit.weights else edit.intervention(self.session.loaded.anatomy)
+
+    @property
+    def key(self) -> str:
+        return "" if self.edit is None else self.edit.key
+
+    @property
+    def weights(self) -> str:
+        return "" if self.edit is None else self.edit.weights
 
 
 def evaluate(session: Session, options: Options) -> str:
@@ -83,22 +113,15 @@ def evaluate(session: Session, options: Options) -> str:
                     f"edit {edit.name} was made with problems of {data.label}", expected="none of them among the test problems",
                     got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first",
                 )  # fmt: skip
-    interventions: dict[str, Intervention | None] = {BASE: None}
-    interventions |= {e.name: e.intervention(session.loaded.anatomy) for e in edits.values()}
-    solve(
-        session,
-        [
-            Condition("evaluation", session.prompt, d.label, f"{name} on {d.label}", intervention=i, problems=d.problems)
-            for d in every
-            for name, i in interventions.items()
-        ],
-        "evaluating edits",
-    )
-    skills = _skills(session, edits.values(), interventions, options)
+    together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in edits.values() if not e.weights)]
+    _ask(together, every, options)
+    for path, edit in edits.items():
+        if edit.weights:
+            _ask([_Model(edit.name, session, _with_weights(session, path, edit), edit)], every, options)
+    skills = _skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     for data in every:
-        given = solved(session, "evaluation", data.problems, options.solutions, f"{BASE} on {data.label}")
-        scores = _solutions(session, data, given, edits.values(), interventions)
+        scores = _solutions(session, data)
         for edit in edits.values():
             row, each = _compare(session, data, edit, scores, skills)
             rows.append(row)
@@ -138,29 +161,62 @@ def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
                             got=shown(name))  # fmt: skip
 
 
-def _solutions(
-    session: Session, data: TrialData, given: Sequence[Solution], edits: Any, interventions: dict[str, Intervention | None]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Edit → outcome (a role, or "log_prob": all tokens) → problem → mean log-probability; base's under its name."""
+def _with_weights(session: Session, path: str, edit: Edit) -> Session:
+    """The study with the model that an edit file lies beside. Raises: EditError if it is not the edit's; ModelError."""
+    import torch
+
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    other = session.with_model(str(folder))
+    if (found := other.loaded.weight_hash(torch.bfloat16)) != edit.weights:
+        raise EditError(f"the weights in {folder} are not those of edit {edit.name}", expected=f"{edit.weights[:12]}…",
+                        got=f"{found[:12]}…", remedy="Train it again, or export it in the dtype of this study.")  # fmt: skip
+    return other
+
+
+def _ask(models: Sequence[_Model], every: Sequence[TrialData], options: Options) -> None:
+    """Everything that models of one session are asked: what has not been, of each."""
+    session = models[0].session
+    solve(
+        session,
+        [
+            Condition("evaluation", session.prompt, d.label, f"{m.name} on {d.label}", intervention=m.intervention,
+                      problems=d.problems, weights=m.weights)
+            for d in every
+            for m in models
+        ],
+        "evaluating edits",
+    )  # fmt: skip
+    _score_skills(models, options)
+    for data in every:
+        _score_solutions(models, data, options)
+
+
+def _score_solutions(models: Sequence[_Model], data: TrialData, options: Options) -> None:
+    """The base's reference solutions, scored."""
+    session = models[0].session
     run = session.run
-    keys = {BASE: ""} | {e.name: e.key for e in edits}
-    with session.bar(f"reference solutions of {data.label}", len(keys), "edit") as bar:
-        for name, key in keys.items():
-            part = f"{name} on {data.label}"
-            of = fingerprint(key, fingerprint_of(given), session.prompt.text(""))
+    given = solved(session, "evaluation", data.problems, options.solutions, f"{BASE} on {data.label}")
+    with session.bar(f"reference solutions of {data.label}", len(models), "edit") as bar:
+        for m in models:
+            part = f"{m.name} on {data.label}"
+            of = fingerprint(m.key, fingerprint_of(given), session.prompt.text(""))
             if run.done(f"evaluation_scores/{part}", of) is None:
                 rows = [
-                    {"edit": name, "data": data.label, "problem_id": s.problem.id, "role": role, "tokens": len(tokens),
+                    {"edit": m.name, "data": data.label, "problem_id": s.problem.id, "role": role, "tokens": len(tokens),
                      "log_prob": fmean(t.log_prob for t in tokens)}
-                    for s, roles in zip(given, score_roles(session.engine, session.prompt, given, interventions[name])
+                    for s, roles in zip(given, score_roles(session.engine, session.prompt, given, m.intervention)
                                         if given else (), strict=True)
                     for role, tokens in roles.items()
                 ]  # fmt: skip
                 run.write(EVALUATION_SCORES, rows, part, of)
             bar.update()
+
+
+def _solutions(session: Session, data: TrialData) -> dict[str, dict[str, dict[str, float]]]:
+    """Edit → outcome (a role, or "log_prob": all tokens) → problem → mean log-probability; base's under its name."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     sums: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for r in run.rows("SELECT * FROM evaluation_scores WHERE data = ? ORDER BY ALL", [data.label]):
+    for r in session.run.rows("SELECT * FROM evaluation_scores WHERE data = ? ORDER BY ALL", [data.label]):
         found.setdefault(r["edit"], {}).setdefault(r["role"], {})[r["problem_id"]] = r["log_prob"]
         sums.setdefault((r["edit"], r["problem_id"]), []).append((r["log_prob"], r["tokens"]))
     for (name, problem), parts in sums.items():
@@ -169,32 +225,33 @@ def _solutions(
     return found
 
 
-def _skills(
-    session: Session, edits: Any, interventions: dict[str, Intervention | None], options: Options
-) -> dict[str, dict[str, Any]]:
-    """Edit → its battery (a hit for each item), perplexity and KL on general text."""
+def _score_skills(models: Sequence[_Model], options: Options) -> None:
+    """The battery's items, and general text, scored."""
     from ..lm.scoring import text_scores, windows
 
-    run, text = session.run, general_text()
-    of = {name: fingerprint(key, options.skills) for name, key in ({BASE: ""} | {e.name: e.key for e in edits}).items()}
-    missing = [name for name in of if run.done(f"evaluation_skills/{name}", of[name]) is None]
+    session, text = models[0].session, general_text()
+    run = session.run
+    of = {m.name: fingerprint(m.key, options.skills) for m in models}
+    missing = [m for m in models if run.done(f"evaluation_skills/{m.name}", of[m.name]) is None]
     if missing:
         total = len(missing) * (windows(session.loaded, text) + 1)
         with session.bar("other skills and general text", total, "pass") as bar:
-            texts: dict[str, TextScore] = text_scores(
-                session.loaded, text, {name: interventions[name] for name in missing}, bar.update
-            )
-            for name in missing:
-                hits = score_battery(session.engine, options.skills, interventions[name])
+            done = {m.name: m.session.loaded if m.weights else m.intervention for m in missing}
+            texts: dict[str, TextScore] = text_scores(models[0].base.loaded, text, done, bar.update)
+            for m in missing:
                 rows = [
-                    {"edit": name, "task": h.task, "item": h.item, "hit": h.hit, "perplexity": texts[name].perplexity,
-                     "kl": texts[name].kl}
-                    for h in hits
+                    {"edit": m.name, "task": h.task, "item": h.item, "hit": h.hit, "perplexity": texts[m.name].perplexity,
+                     "kl": texts[m.name].kl}
+                    for h in score_battery(session.engine, options.skills, m.intervention)
                 ]  # fmt: skip
-                run.write(EVALUATION_SKILLS, rows, name, of[name])
+                run.write(EVALUATION_SKILLS, rows, m.name, of[m.name])
                 bar.update()
+
+
+def _skills(session: Session) -> dict[str, dict[str, Any]]:
+    """Edit → its battery (a hit for each item), perplexity and KL on general text."""
     found: dict[str, dict[str, Any]] = {}
-    for r in run.rows("SELECT * FROM evaluation_skills ORDER BY task, item"):
+    for r in session.run.rows("SELECT * FROM evaluation_skills ORDER BY task, item"):
         entry = found.setdefault(r["edit"], {"hits": [], "perplexity": r["perplexity"], "kl": r["kl"]})
         entry["hits"].append(r["hit"])
     return found
@@ -222,7 +279,7 @@ def _compare(
     ]
     before, after = [e["correct_base"] for e in each], [e["correct"] for e in each]
     n, changed = len(each), sum(b != a for b, a in zip(before, after, strict=True))
-    row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": len(edit.neurons), "n": n}
+    row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n}
     for end, hits in (("_base", before), ("", after)):
         low, high = wilson(sum(hits), n)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
@@ -251,7 +308,13 @@ def _compare(
         "perplexity_ratio": here["perplexity"] / there["perplexity"],
         "kl": here["kl"],
     }
-    return row, each
+    return row | training(edit), each
+
+
+def _neurons(edit: Edit) -> int:
+    """How many it is of; of other weights as far as it says so."""
+    count = edit.chosen.get("neurons", 0) if edit.weights else len(edit.neurons)
+    return count if isinstance(count, int) else 0
 
 
 def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""`cotscope compare`: train everything that `tune` can, several times, evaluate it all together, and write one table.
+
+Each training is a process of its own, `cotscope tune`, so that its peak memory is its own and nothing of it is lost when the
+comparison is killed. The learning rate of each is searched with the first seed; the others take that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..edits.edit import Edit
+from ..errors import UserError
+from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, METHODS, ROWS, VALUES
+from ..runs.files import json_text, replacing, write_text
+from . import options
+
+COMMANDS = ("compare",)
+_NOTHING = "nothing was gained"
+_PASSED_ON = {
+    "tune": ("train_on", "train", "validation", "passes", "batch", "minutes"),
+    "evaluate": ("test", "solutions", "skills"),
+}
+
+
+def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Offer the command."""
+    sub = command("compare", "tune with every method, of chosen neurons, of random ones like them and of all, several times; "
+                  "evaluate it all: a part of the report, comparison.csv and .json")  # fmt: skip
+    sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    sub.add_argument("--by", default="attribution", metavar="BY",
+                     help="reasoning, or a way of choosing that `attribute` has run (default attribution)")  # fmt: skip
+    sub.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
+    sub.add_argument("--method", action="append", choices=METHODS, help="only this one; may be given several times")
+    sub.add_argument("--seeds", type=options.NUMBERS["positive"], default=3, metavar="N", help="of each (default 3)")
+    sub.add_argument("--train-on", metavar="DATA", help="problems to train on, as of `study` (default: the study's own tuning "
+                     "problems)")  # fmt: skip
+    for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
+                       ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
+        sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")
+    sub.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="of one training, at most")
+    sub.add_argument("--data", action="append", default=[], metavar="DATA",
+                     help="problems to evaluate on, as of `evaluate`; may be given several times")  # fmt: skip
+    for name, text in (("test", "problems of each data set"), ("solutions", "reference solutions of each"),
+                       ("skills", "items per task of other skills")):  # fmt: skip
+        sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `evaluate`)")
+    sub.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder for edits, models and the table")
+
+
+def contenders(by: str, methods: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
+    """What is trained with one seed: (name, options of `tune`)."""
+    for method in methods:
+        if method not in (FACTORS, VALUES, ROWS):
+            yield method, ["--method", method, *(["--by", by] if method == LORA else [])]
+            continue
+        yield f"{method}-{by}", ["--method", method, "--by", by]
+        yield f"{method}-random", ["--method", method, "--by", by, "--random", str(seed)]
+        if method == FACTORS:
+            yield f"{method}-{ALL}", ["--method", method, "--by", ALL]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, evaluate, write the table."""
+    from ..runs.folder import Run
+
+    folder: Path = arguments.to
+    edits, nothing = dict[str, Path](), dict[str, str]()
+    for seed in range(arguments.seeds):
+        for contender, words in contenders(arguments.by, arguments.method or METHODS, seed):
+            name = f"{contender}-{seed}"
+            to = folder / (f"{name}.json" if contender.startswith(FACTORS) else name)
+            null = folder / f"{name}.null"
+            if not to.exists() and not null.exists():
+                rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if f"{contender}-0" in edits else AUTO
+                first = [] if arguments.first is None or ALL in words else ["--first", str(arguments.first)]
+                said = _cotscope(arguments, "tune", *words, *first, "--rate", str(rate), "--seed", str(seed), "--to", str(to))
+                if said:
+                    write_text(null, f"{said}\n")
+            if to.exists():
+                edits[name] = to
+            else:
+                nothing[name] = null.read_text(encoding="utf-8").strip()
+    if edits:
+        data = [word for source in arguments.data for word in ("--data", source)]
+        _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
+    rows = Run.open(arguments.run).rows("SELECT * FROM evaluations") if edits else []
+    rows += [{"edit": name, "note": said} for name, said in nothing.items()]
+    write_text(folder / "comparison.json", json_text(rows))
+    with replacing(folder / "comparison.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in [*rows, {"note": ""}] for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    said = {"table": str(folder / "comparison.csv"), "edits": len(edits), "nothing_gained": list(nothing)}
+    if arguments.json:
+        print(json.dumps(said))
+    else:
+        print(f"{len(edits)} trained, {len(nothing)} gained nothing: {said['table']}; the report has a part on them.")
+
+
+def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:
+    """Run a command on the run folder. Returns: what it says if nothing was gained, else nothing. Raises: UserError."""
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in _PASSED_ON[command]}
+    passed = [word for name, v in given.items() if v is not None for word in (f"--{name.replace('_', '-')}", str(v))]
+    whole = [command, str(arguments.run), *words, *passed]
+    if not arguments.json:
+        print(f"$ cotscope {' '.join(whole)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "cotscope", *whole], stdout=sys.stderr if arguments.json else None,
+                          stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")  # fmt: skip
+    last = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("cotscope: error: ")
+    if done.returncode in (130, -2):
+        raise KeyboardInterrupt
+    if done.returncode and not (command == "tune" and last.startswith(_NOTHING)):
+        raise UserError(
+            f"`cotscope {command}` ended with {done.returncode}", got=last, remedy="The same command goes on from there."
+        )
+    return last if done.returncode else ""

@@ -1,0 +1,39 @@
+"""How an edit was trained, as its file says. Anyone may have written that: what is of another kind is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .edit import Edit
+
+_NUMBER = (int, float)
+
+
+def training(edit: Edit) -> dict[str, Any]:
+    """Columns of the table `evaluations`; None where the file does not say, as of an edit that was not trained."""
+
+    def of(kinds: Any, *path: Any) -> Any:
+        value: Any = edit.chosen
+        try:
+            for key in path:
+                value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return None
+        return value if isinstance(value, str) or abs(value) < 2**53 else None
+
+    found = {
+        "method": of(str, "tuned", "method"),
+        "chosen_by": of(str, "by"),
+        "random": of(int, "random"),
+        "numbers": of(int, "tuned", "numbers"),
+        "rate": of(_NUMBER, "tuned", "rate"),
+        "seed": of(int, "tuned", "seed"),
+        "validation_base": of(_NUMBER, "tuned", "curve", 0, "validation"),
+        "validation": of(_NUMBER, "tuned", "curve", of(int, "tuned", "taken"), "validation"),
+    }
+    for name, key, unit in (("minutes", "seconds", 60), ("peak_gib", "peak_memory", 2**30)):
+        value = of(_NUMBER, "tuned", key)
+        found[name] = None if value is None else value / unit
+    return found

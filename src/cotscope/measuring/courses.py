@@ -1,0 +1,194 @@
+"""The course of a training with one learning rate: passes, validation after each, and files to go on from.
+
+After every step, or where that takes long every so often, parameters and the optimiser's state are written beside what is to be
+made: a process that is killed goes on from there and has the same losses as one that is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..runs.files import replacing
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from ..lm.training import Text, Training
+
+_CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
+
+
+@dataclass
+class Plan:
+    """What every course of a training has in common.
+
+    Attributes:
+        training: what is trained; at a time it is on one course.
+        folder: where states are kept.
+        of: the fingerprint of all that decides losses.
+        deadline: on the monotonic clock; no step begins after it.
+        say: is told once how long it takes.
+    """
+
+    training: Training
+    folder: Path
+    of: str
+    train: Sequence[Text]
+    validation: Sequence[Text]
+    batch: int
+    seed: int
+    patience: int
+    deadline: float
+    bar: tqdm[Any]
+    say: Callable[[str], object]
+
+    @property
+    def late(self) -> bool:
+        """Whether no step may begin any more."""
+        return time.monotonic() > self.deadline
+
+
+class Course:
+    """A training with one learning rate.
+
+    Attributes:
+        curve: per pass, the validation loss after it and the training loss during it; the first is of the base.
+        taken: the pass of the least validation loss; without validation, the last.
+        seconds: that it took.
+    """
+
+    def __init__(self, plan: Plan, rate: float, base: float | None = None) -> None:
+        self.plan, self.rate = plan, rate
+        self.curve: list[dict[str, float]] = []
+        self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
+        self._state, self._best = (plan.folder / f"{rate:g}{end}.safetensors" for end in ("", "-best"))
+        self._written, self._took = 0.0, 0.0
+        if (about := _about(self._state, plan.of)) is not None:
+            for key, value in about.items():
+                setattr(self, key, value)
+        elif base is not None:
+            self.curve = [{"validation": base}]
+
+    @property
+    def passes(self) -> int:
+        """How many have ended."""
+        return max(len(self.curve) - 1, 0)
+
+    @property
+    def loss(self) -> float:
+        """The least validation loss that it came to."""
+        return self.curve[self.taken]["validation"]
+
+    @property
+    def ended(self) -> bool:
+        """Whether validation has not become better for long enough."""
+        return self.passes - self.taken >= self.plan.patience
+
+    def run(self, until: int) -> None:
+        """Train until so many passes have ended, or it is late, or validation has not become better for long enough."""
+        if self.passes >= until or self.ended:
+            return
+        plan, training = self.plan, self.plan.training
+        training.begin(self.rate)
+        if self.step or self.passes:
+            training.restore(_tensors(self._state))
+        texts, validation = len(plan.train), len(plan.validation)
+        left = (until - self.passes) * (texts + validation) - self.step * plan.batch + (validation if not self.curve else 0)
+        plan.bar.total = plan.bar.n + left
+        began = time.monotonic()
+        if not self.curve:
+            self._validated()
+        validating, first = time.monotonic() - began, True
+        batches = -(-len(plan.train) // plan.batch)
+        while self.passes < until and not self.ended and not plan.late:
+            order = np.random.default_rng((plan.seed, self.passes)).permutation(len(plan.train))
+            while self.step < batches and not plan.late:
+                batch = [plan.train[i] for i in order[self.step * plan.batch :][: plan.batch]]
+                start = time.monotonic()
+                losses = training.step(batch, plan.bar.update)
+                if first:
+                    self._estimate((time.monotonic() - start) / len(batch), validating, until)
+                    first = False
+                self.step += 1
+                self._losses += losses
+                self.seconds += time.monotonic() - start
+                plan.bar.set_postfix_str(
+                    f"rate {self.rate:g}, loss {fmean(losses):.3f}, validation {self.curve[-1]['validation']:.3f}",
+                    refresh=False,
+                )
+                self._write(by_the_way=True)
+            if self.step:
+                self._validated()
+
+    def _validated(self) -> None:
+        """A pass, or what there was time for of it, has been validated; at first the base."""
+        start = time.monotonic()
+        losses = self.plan.training.losses(self.plan.validation, self.plan.bar.update) if self.plan.validation else [0.0]
+        point = {"validation": fmean(losses)}
+        if self.curve:
+            point["training"] = fmean(self._losses)
+            self.step, self._losses = 0, []
+        self.curve.append(point)
+        if self.passes and (not self.plan.validation or point["validation"] < self.loss):
+            self.taken = self.passes
+            self._save(self._best, {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
+        self.seconds += time.monotonic() - start
+        self._write()
+
+    def take(self) -> None:
+        """Put the parameters of the least validation loss into the model."""
+        self.plan.training.restore(_tensors(self._best))
+
+    def drop(self) -> None:
+        """Keep its losses only: another rate is better."""
+        self._save(self._state, {})
+        self._best.unlink(missing_ok=True)
+
+    def _estimate(self, of_a_text: float, validating: float, until: int) -> None:
+        plan = self.plan
+        left = (until - self.passes) * len(plan.train) - self.step * plan.batch
+        minutes = (left * of_a_text + (until - self.passes) * validating) / 60
+        if not math.isinf(plan.deadline):
+            minutes = min(minutes, (plan.deadline - time.monotonic()) / 60)
+        plan.say(f"rate {self.rate:g}: about {minutes:.1f} min")
+
+    def _write(self, by_the_way: bool = False) -> None:
+        start = time.monotonic()
+        if by_the_way and self._took > _CHEAP and start - self._written < _SHARE * self._took:
+            return
+        self._save(self._state, self.plan.training.state())
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+    def _save(self, path: Path, tensors: dict[str, Any]) -> None:
+        from safetensors.torch import save_file
+
+        about = {"curve": self.curve, "step": self.step, "taken": self.taken, "seconds": self.seconds, "_losses": self._losses}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"of": self.plan.of, "about": json.dumps(about)})
+
+
+def _about(path: Path, of: str) -> dict[str, Any] | None:
+    """What a state's file says of the course; None: there is none, or it is half a file, or of another training."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+            return dict(json.loads(said["about"])) if said["of"] == of else None
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(path)

@@ -1,0 +1,80 @@
+"""Tables of what comes after a study: edits beside their base, and predictions of what is right."""
+
+from __future__ import annotations
+
+from .schemas import REAL, TEXT, TEXTS, WHOLE, YES, interval, table
+
+EVALUATION_SCORES = table(
+    "evaluation_scores",
+    "tokens of one role in one reference solution with an edit, or of the base: mean log-probability (nats)",
+    {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "role": TEXT, "tokens": WHOLE, "log_prob": REAL},
+    part="edit and data",
+)
+EVALUATION_SKILLS = table(
+    "evaluation_skills",
+    "an item of the battery of other skills with an edit, or of the base; perplexity and KL on general text (nats)",
+    {"edit": TEXT, "task": TEXT, "item": TEXT, "hit": YES, "perplexity": REAL, "kl": REAL},
+    part="edit",
+)
+EVALUATIONS_BY_PROBLEM = table(
+    "evaluations_by_problem",
+    "what the base and an edited model wrote for one problem",
+    {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "question": TEXT, "answer": TEXT}
+    | {f"{k}{end}": t for end in ("_base", "") for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES))},
+)
+EVALUATIONS = table(
+    "evaluations",
+    "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
+    "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB)",
+    {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE}
+    | interval("accuracy_base") | interval("accuracy") | interval("difference")
+    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_holm": REAL, "detectable": REAL, "solutions": WHOLE}
+    | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
+    | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
+       "perplexity_ratio": REAL, "kl": REAL}
+    | {"method": TEXT, "chosen_by": TEXT, "random": LONG, "numbers": LONG, "rate": REAL, "seed": LONG,
+       "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
+)  # fmt: skip
+_AREA = {"auroc": REAL, "low": REAL, "high": REAL}
+PREDICTIONS = table(
+    "predictions",
+    "the probability that one way of telling gave one answer of being right; it saw no problem of the same template",
+    {"data": TEXT, "predictor": TEXT, "problem_id": TEXT, "template": WHOLE, "right": YES, "probability": REAL},
+)
+PREDICTORS = table(
+    "predictors",
+    "a way of telling right answers from wrong ones on one data set; difference: the reasoning neurons' AUROC less its own",
+    {"data": TEXT, "predictor": TEXT, "kind": TEXT, "costs": TEXT, "features": WHOLE, "n": WHOLE, "templates": WHOLE,
+     "right": REAL} | _AREA | {"average_precision": REAL, "brier": REAL}
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL},
+)  # fmt: skip
+TRANSFERS = table(
+    "transfers",
+    "a way of telling, trained on the other data sets, on one that it never saw; expected: the share that it takes for right",
+    {"data": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "right": REAL, "expected": REAL} | _AREA,
+)
+SHARES = table(
+    "shares",
+    "how many answers to one data set, or under one prompt, are right, estimated without their labels",
+    {"family": TEXT, "kind": TEXT, "name": TEXT, "method": TEXT, "problems": WHOLE, "right": REAL, "estimated": REAL},
+)
+SHARE_ERRORS = table(
+    "share_errors",
+    "how far off one way of estimating is over many prompts: mean absolute error (shares), rank correlation",
+    {"family": TEXT, "method": TEXT, "problems": WHOLE, "prompts": WHOLE} | interval("error") | interval("spearman"),
+)
+EARLY = table(
+    "early",
+    "a way of telling after a part of the answer (stop: the share of its tokens; 0: the first one); tokens seen by then",
+    {"data": TEXT, "predictor": TEXT, "kind": TEXT, "stop": REAL, "tokens": REAL} | _AREA,
+)
+STOPPING = table(
+    "stopping",
+    "the answers least likely to be right after a part are not finished: shares of all tokens saved, of right answers lost",
+    {"data": TEXT, "predictor": TEXT, "stop": REAL, "stopped": REAL, "saved": REAL, "lost": REAL},
+)
+COVERAGE = table(
+    "coverage",
+    "the share right among the answers that a way of telling trusts most",
+    {"data": TEXT, "predictor": TEXT, "coverage": REAL, "right": REAL},
+)
