@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
-WHOLE, REAL, YES = pa.int32(), pa.float64(), pa.bool_()
+WHOLE, LONG, REAL, YES = pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 NEURON = {"layer": pa.int16(), "index": pa.int32()}
 POLE = NEURON | {"sign": pa.int8()}
 

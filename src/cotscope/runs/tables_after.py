@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .schemas import REAL, TEXT, TEXTS, WHOLE, YES, interval, table
+from .schemas import LONG, REAL, TEXT, TEXTS, WHOLE, YES, interval, table
 
 EVALUATION_SCORES = table(
     "evaluation_scores",
