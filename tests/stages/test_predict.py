@@ -54,7 +54,7 @@ def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Pa
             right = len(q) % 2 == 0 and said is not None
             rows.append({"id": f"{name}{i}", "question": q, "answer": format_number(said) if right else "123456"})
         (place / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert main(predict(place, "--samples", "2")) == 0
+    assert main(predict(place, "--samples", "2", "--ask")) == 0
     return place
 
 
@@ -128,7 +128,7 @@ def test_nothing_is_done_twice(place: Path, capsys: pytest.CaptureFixture[str]) 
     run = Run.open(place / "run")
     before = {n: r["sha256"] for n, r in run.manifest["files"].items() if "prediction" in n or "traces" in n}
     times = {n: (run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns for n in before if n.startswith("arrays")}
-    assert main(predict(place, "--samples", "2")) == 0
+    assert main(predict(place, "--samples", "2", "--ask")) == 0
     again = Run.open(place / "run")
     assert {n: again.manifest["files"][n]["sha256"] for n in before} == before
     assert all((run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns == t for n, t in times.items())

@@ -83,7 +83,7 @@ class Options:
     )
     test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
     samples: int = option(SAMPLES, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
-    ask: bool = option(True, "ask the model whether its answer is true, beside", where="command")
+    ask: bool = option(False, "ask the model whether its answer is true, beside (two more passes)", where="command")
     rests: int = option(
         50, "zero so many neurons that the prediction rests on most, to see whether they cause anything", kind="natural",
         where="command",
