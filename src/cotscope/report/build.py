@@ -20,7 +20,7 @@ from ..runs.files import write_text
 from ..runs.folder import Run
 from ..runs.stage import Stage, stale_because
 from ..stages.registry import STAGES, VERB_OF
-from . import attribute, calibrate, cards, damage, evaluate, figures, first, judge, sweep, text, variants
+from . import attribute, calibrate, cards, damage, evaluate, figures, first, judge, predict, sweep, text, variants
 from .charts import Chart
 from .reading import Reading, showing
 
@@ -110,6 +110,7 @@ def _page(run: Reading) -> str:
         attribution=attribute.attribution(run),
         disruptions=sweep.sweep(run, KINDS),
         edits=evaluate.evaluate(run),
+        prediction=predict.predict(run),
         placebo=calibrate.calibrate(run),
         prompts=_prompts(run),
         variants=variants.section(run),

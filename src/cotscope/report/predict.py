@@ -1,0 +1,149 @@
+"""The report's part on prediction: which answers are right, and how many, told by activity and by what it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from .charts import Chart, Look, Mark, Row, intervals
+from .curves import Curve, Square, squares
+from .reading import Reading
+from .text import is_number
+
+LEVEL = 0.05
+KINDS = {"activity": "reasoning", "random neurons": "matched", "baseline": "comparable"}
+"""Kind of a way of telling → what it is drawn as."""
+LEGEND = {"reasoning": "chosen neurons", "matched": "random neurons, or all", "comparable": "baselines"}
+DRAWN = {"reasoning": "reasoning", "random 1": "matched", "confidence": "comparable", "probe": "other"}
+"""Ways of telling whose curves are drawn → as what."""
+SHOWN = tuple(DRAWN)
+_AREA = Look(limits=(0.0, 1.0), whole=True, sign=False, digits=3)
+_BINS = 5
+
+
+def predict(run: Reading) -> dict[str, Any]:
+    """Of each data set a sentence, a picture and a table; curves; carried over; shares of prompts."""
+    ways = run.rows("predictors")
+    predicted = run.rows("predictions")
+    early, stopping = run.rows("early"), run.rows("stopping")
+    shares, errors = run.rows("shares"), run.rows("share_errors")
+    labels = list(dict.fromkeys(r["data"] for r in ways))
+    found = run.summary.get("prediction") or {}
+    return {
+        "begun": run.state("predict").status != "missing",
+        "data": [_data(label, [r for r in ways if r["data"] == label], found.get(label) or {}) for label in labels],
+        "curves": _curves(labels, predicted, early, run.rows("coverage")),
+        "transfers": run.rows("transfers"),
+        "stopping": [r for r in stopping if r["predictor"] == "reasoning" and r["stopped"] in (0.1, 0.3, 0.5)],
+        "shares": [r for r in shares if r["family"] == "data"],
+        "errors": [r for r in errors if r["family"] == "all" and r["problems"] is None],
+        "prompts": _prompts([r for r in shares if r["family"] != "data"]),
+        "cause": found.get("cause"),
+        "level": LEVEL,
+    }
+
+
+def _data(label: str, rows: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> dict[str, Any]:
+    own = next(r for r in rows if r["predictor"] == "reasoning")
+    drawn = [
+        Row(r["predictor"], [Mark(KINDS.get(r["kind"], "other"), r["auroc"], r["low"], r["high"])])
+        for r in sorted(rows, key=lambda r: -r["auroc"])
+    ]
+    figure = intervals(f"areas-{label}", f"Area under the ROC curve on {label}", drawn,
+                       "area under the ROC curve (0.5: nothing is told; 1: all)", _AREA, LEGEND)  # fmt: skip
+    read = "Each dot: how well one way tells right answers from wrong ones on problems whose template it never saw."
+    return {
+        "label": label,
+        "own": own,
+        "rows": rows,
+        "shuffled": said.get("shuffled"),
+        "says": says(own, rows),
+        "chart": Chart(figure, read, "predict", f"areas-{label}", rows),
+    }
+
+
+def says(own: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the tests say of the reasoning neurons on one data set, and no more."""
+    if not is_number(own["low"]) or own["low"] <= 0.5:
+        return "their activity is not shown to tell right answers from wrong ones"
+    beaten: list[str] = []
+    for kind, words in (("random neurons", "random neurons or whole layers"), ("baseline", "every baseline")):
+        others = [r for r in rows if r["kind"] == kind]
+        better = [r["predictor"] for r in others if r["p_holm"] < LEVEL and r["difference"] < 0]
+        if all(r["p_holm"] < LEVEL and r["difference"] > 0 for r in others):
+            beaten.append(f"better than {words}")
+        elif better:
+            beaten.append(f"worse than {', '.join(better)}")
+        else:
+            beaten.append(f"not shown to be better than {words}")
+    return "their activity tells right answers from wrong ones, " + ", and ".join(beaten)
+
+
+def _curves(
+    labels: Sequence[str],
+    predicted: Sequence[Mapping[str, Any]],
+    early: Sequence[Mapping[str, Any]],
+    coverage: Sequence[Mapping[str, Any]],
+) -> Chart | None:
+    """ROC, calibration, coverage and early curves of each data set."""
+    every: list[Square] = []
+    for label in labels:
+        of = {name: [r for r in predicted if (r["data"], r["predictor"]) == (label, name)] for name in SHOWN}
+
+        def through(rows: Sequence[Mapping[str, Any]], x: str, y: str, label: str = label) -> list[Curve]:
+            """A curve of each way of telling that has points."""
+            points = {n: [(r[x], r[y]) for r in rows if (r["data"], r["predictor"]) == (label, n)] for n in SHOWN}
+            return [Curve(DRAWN[n], n, p) for n, p in points.items() if p]
+
+        told = [Curve(DRAWN[n], n, roc(rows)) for n, rows in of.items() if rows]
+        every.append(Square(f"{label}: ROC", "wrong answers passed", "right ones passed", told, even=True))
+        sure = [Curve("reasoning", "reasoning", calibration(of["reasoning"]))]
+        every.append(Square(f"{label}: calibration", "probability said", "share right", sure, even=True))
+        every.append(Square(f"{label}: kept", "share kept", "share right", through(coverage, "coverage", "right")))
+        every.append(Square(f"{label}: early", "share of the answer seen", "area", through(early, "stop", "auroc")))
+    if not every:
+        return None
+    read = (
+        "Violet: reasoning neurons; the other colours: random neurons, confidence, the probe (hover for names). Kept: the "
+        "answers trusted most. Early: the area under the ROC curve after a part of the answer."
+    )
+    return Chart(squares("prediction-curves", "Curves of predictions", every), read, "predict", "predictions", early)
+
+
+def roc(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(wrong, right) shares above each threshold, from none to all; ties are taken together."""
+    right = sum(r["right"] for r in rows)
+    wrong, points, hit, missed, last = len(rows) - right, [(0.0, 0.0)], 0, 0, None
+    for r in sorted(rows, key=lambda r: -r["probability"]):
+        if last is not None and r["probability"] != last:
+            points.append((missed / max(wrong, 1), hit / max(right, 1)))
+        hit, missed, last = hit + r["right"], missed + (not r["right"]), r["probability"]
+    return [*points, (1.0, 1.0)]
+
+
+def calibration(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(mean probability, share right) of fifths of the answers, in order of probability."""
+    order = sorted(rows, key=lambda r: r["probability"])
+    cuts = [round(len(order) * i / _BINS) for i in range(_BINS + 1)]
+    parts = [order[a:b] for a, b in pairwise(cuts) if b > a]
+    return [(sum(r["probability"] for r in p) / len(p), sum(r["right"] for r in p) / len(p)) for p in parts]
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """Estimated against true accuracy of every prompt, on all problems that it was measured on."""
+    largest: dict[tuple[str, str], int] = {}
+    for r in rows:
+        key = r["family"], r["name"]
+        largest[key] = max(largest.get(key, 0), r["problems"])
+    rows = [r for r in rows if r["problems"] == largest[r["family"], r["name"]]]
+    methods = [m for m in ("reasoning", "random 1", "confidence", "ATC", "DoC") if any(r["method"] == m for r in rows)]
+    every = [
+        Square(m, "estimated", "true accuracy",
+               [Curve("reasoning" if m == "reasoning" else "comparable", r["name"], [(r["estimated"], r["right"])], line=False)
+                for r in rows if r["method"] == m], even=True) for m in methods
+    ]  # fmt: skip
+    if not every:
+        return None
+    read = "Each dot: a prompt that nothing was learned under. On the line the estimate is right."
+    return Chart(squares("prediction-prompts", "Estimated and true accuracy", every), read, "predict", "shares", rows)
