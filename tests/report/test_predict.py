@@ -1,0 +1,53 @@
+"""The report's part on prediction: its sentence follows the tests, its curves the predictions, every text is escaped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cotscope.report.curves import Curve, Square, squares
+from cotscope.report.predict import calibration, roc, says
+
+
+def way(name: str, kind: str, difference: float, p: float) -> dict[str, Any]:
+    return {"predictor": name, "kind": kind, "difference": difference, "p_holm": p}
+
+
+OWN = {"auroc": 0.8, "low": 0.7, "high": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("own", "rows", "words"),
+    [
+        (OWN | {"low": 0.49}, [], "not shown to tell"),
+        (OWN, [("r", "random neurons", 0.1, 0.01), ("b", "baseline", 0.1, 0.01)], "better than random neurons or whole layers, and better than every"),
+        (OWN, [("r", "random neurons", 0.1, 0.2), ("b", "baseline", 0.1, 0.01)], "not shown to be better than random"),
+        (OWN, [("r", "random neurons", -0.1, 0.01), ("b", "baseline", 0.1, 0.2)], "worse than r, and not shown to be better than every"),
+    ],
+)  # fmt: skip
+def test_sentence(own: dict[str, float], rows: list[tuple[str, str, float, float]], words: str) -> None:
+    assert words in says(own, [way(*row) for row in rows])
+
+
+def test_the_curve_has_the_area() -> None:
+    rng = np.random.default_rng(0)
+    right, probability = rng.random(80) < 0.5, rng.integers(0, 9, 80) / 9  # with ties
+    points = roc([{"right": bool(r), "probability": float(p)} for r, p in zip(right, probability)])
+    x, y = np.array(points).T
+    assert points[0] == (0, 0) and points[-1] == (1, 1)
+    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(right, probability))
+
+
+def test_calibration_is_by_fifths() -> None:
+    rows = [{"right": i >= 5, "probability": i / 10} for i in range(10)]
+    assert calibration(rows) == [(0.05, 0), (0.25, 0), (pytest.approx(0.45), 0.5), (pytest.approx(0.65), 1), (pytest.approx(0.85), 1)]  # fmt: skip
+    assert calibration([]) == []
+
+
+def test_labels_are_escaped() -> None:
+    drawn = str(squares("x", "about", [Square("<b>", "x", "y", [Curve("reasoning", "<script>", [(0.5, 0.5)])])]))
+    assert "<b>" not in drawn and "<script>" not in drawn and "&lt;script&gt;" in drawn
+    assert str(squares("x", "about", [])) == ""
