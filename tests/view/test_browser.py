@@ -101,7 +101,7 @@ def test_tokens_are_coloured_and_have_poles(page: Any) -> None:
 
 def test_a_question_is_answered_twice(page: Any) -> None:
     show(page, "run/run/try?tokens=8&question=What+is+0+and+0%3F")
-    page.click("text=Write")
+    page.click("button:text-is('Write')")
     page.wait_for_function(
         "[...document.querySelectorAll('.side .meta')].filter(e => /8 tokens/.test(e.textContent)).length === 2"
     )

@@ -21,7 +21,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import duckdb
 import numpy as np
@@ -107,7 +107,7 @@ class Run(InNotebook):
         return run
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str) -> Self:
         """Open a run folder.
 
         Raises: RunError if it is none, one of another schema version, damaged, or has links where its own files go.

@@ -58,17 +58,17 @@ class Wanted(BaseModel):
         attribution: at least this size.
     """
 
-    token: str = Field("", max_length=200)
+    token: str = Field(default="", max_length=200)
     concept: str = ""
     verdict: Verdict | None = None
-    sign: int | None = Field(None, ge=-1, le=1)
+    sign: int | None = Field(default=None, ge=-1, le=1)
     first_layer: int | None = None
     last_layer: int | None = None
     least: int = 0
     attribution: float = 0.0
     sort: Sort = "steps"
     descending: bool = True
-    page: int = Field(0, ge=0, lt=10**7)
+    page: int = Field(default=0, ge=0, lt=10**7)
 
     def conditions(self) -> dict[str, list[Any]]:
         """SQL → its parameters."""

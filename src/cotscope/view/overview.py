@@ -32,7 +32,7 @@ _FIGURES = (
 
 def listed(served: Served) -> list[dict[str, Any]]:
     """Every run in a line: what it is, how far it has come; or what is wrong with it."""
-    rows = []
+    rows = list[dict[str, Any]]()
     for name, folder in served.folders_by_name().items():
         try:
             manifest = served.run(name).manifest
@@ -73,14 +73,15 @@ def overview(run: OpenRun) -> dict[str, Any]:
         "notes": run.notes,
         "missing": sorted(set(manifest["files"]) - run.whole),
         "tables": _tables(run),
-        "report": (run.folder / "report.html").is_file(),
+        "report": _own_file(run.folder / "report.html"),
         "running": writer_of(run.folder) is not None,
     }
 
 
 def remains(folder: Path, fault: RunError) -> dict[str, Any]:
     """What can still be shown of a folder whose manifest can't be read."""
-    found = [p for p in sorted(folder.glob("tables/**/*.parquet")) if not p.is_symlink()]
+    tables = folder / "tables"
+    found = [] if tables.is_symlink() else [p for p in sorted(tables.glob("**/*.parquet")) if not p.is_symlink()]
     return {
         "folder": str(folder),
         "fault": str(fault),

@@ -45,7 +45,7 @@ class Wrote(BaseModel):
     condition: str
     beside: str = ""
     pole: OnePole | None = None
-    token: int | None = Field(None, ge=0)
+    token: int | None = Field(default=None, ge=0)
 
 
 class Kept(BaseModel):
@@ -53,7 +53,7 @@ class Kept(BaseModel):
 
     name: str = Field(min_length=1, max_length=120)
     poles: list[tuple[int, int, int]] = Field(min_length=1)
-    factor: float = Field(0.0, allow_inf_nan=False)
+    factor: float = Field(default=0.0, allow_inf_nan=False)
     scope: Literal["all", "prompt", "generated"] = "all"
 
 
@@ -63,7 +63,7 @@ class Asked(BaseModel):
     question: str = Field(max_length=20_000)
     prompt: str
     change: Change = Change()
-    tokens: int = Field(200, ge=1, le=MOST_TOKENS)
+    tokens: int = Field(default=200, ge=1, le=MOST_TOKENS)
 
 
 class NewStudy(BaseModel):
@@ -94,7 +94,6 @@ class Running:
     async def streamed(self, work: Callable[[Tell, Event], None]) -> AsyncIterator[bytes]:
         """What a thread tells, a line of JSON each. Who stops reading stops it."""
         loop, told, stop = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None](), Event()
-        self.stop = stop
 
         def tell(said: dict[str, Any] | None) -> None:
             with suppress(RuntimeError):  # the server has ended meanwhile
@@ -138,7 +137,7 @@ def router(running: Running) -> APIRouter:
         sides, pole = [], asked.pole
         for condition in filter(None, (asked.condition, asked.beside)):
             with running.steps(name, asked, condition) as (session, steps):
-                found = {"pieces": steps.pieces}
+                found: dict[str, Any] = {"pieces": steps.pieces}
                 if pole is not None:
                     own = pole_of(session.run.manifest, pole.layer, pole.index, pole.sign)
                     sides.append(found | {"of_pole": steps.of_pole(own)})
@@ -183,7 +182,7 @@ def router(running: Running) -> APIRouter:
 
         def work(tell: Tell, stop: Event) -> None:
             with desk.held(run.folder, "writing", wait=False) as (session, engine):
-                anatomy = session.loaded.anatomy
+                anatomy, running.stop = session.loaded.anatomy, stop
                 write(
                     session, engine, question=asked.question, prompt=asked.prompt, change=asked.change, tokens=asked.tokens,
                     marks=Marks(marked, (anatomy.layers, anatomy.width)), tell=tell, stop=stop,

@@ -39,9 +39,9 @@ class Change(BaseModel):
 
     by: str = "nothing"
     concepts: list[str] = []
-    first: int | None = Field(None, ge=1)
+    first: int | None = Field(default=None, ge=1)
     poles: list[tuple[int, int, int]] = []
-    factor: float = Field(0.0, allow_inf_nan=False)
+    factor: float = Field(default=0.0, allow_inf_nan=False)
     scope: Literal["all", "prompt", "generated"] = "all"
     edit: dict[str, Any] = {}
 
