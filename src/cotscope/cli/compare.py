@@ -96,11 +96,11 @@ def run(arguments: argparse.Namespace) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in [*rows, {"note": ""}] for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    said = {"table": str(folder / "comparison.csv"), "edits": len(edits), "nothing_gained": list(nothing)}
+    table = folder / "comparison.csv"
     if arguments.json:
-        print(json.dumps(said))
+        print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": list(nothing)}))
     else:
-        print(f"{len(edits)} trained, {len(nothing)} gained nothing: {said['table']}; the report has a part on them.")
+        print(f"{len(edits)} trained, {len(nothing)} gained nothing: {table}; the report has a part on them.")
 
 
 def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:

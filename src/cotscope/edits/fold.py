@@ -133,7 +133,7 @@ def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, 
         expected = _said(loaded.model)
     say(f"merging it into {dtype} weights")
     trained.merge()
-    loaded.model.to(DTYPES[dtype])
+    loaded.model.to(DTYPES[dtype])  # type: ignore[arg-type]  # transformers wraps it in what has no types
     edit = replace(edit, weights=loaded.weight_hash(torch.bfloat16))
     _write(loaded.model, edit, to, edit.base.model, dtype, expected, say)
     return edit

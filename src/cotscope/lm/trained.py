@@ -119,7 +119,7 @@ class Vectors(_OfNeurons):
             def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
                 x = args[0]
                 if columns:
-                    return y + x[..., index] @ added.T.to(x.dtype)
+                    return y + x.index_select(-1, index) @ added.T.to(x.dtype)
                 return y.index_add(-1, index, x @ added.T.to(x.dtype))
 
             return add

@@ -60,7 +60,7 @@ class Training:
             for layer in layers:
                 # What transformers' own method sets, but that it would have gradients reach the embeddings too.
                 layer.gradient_checkpointing = True
-                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
                 layer.training = True  # of itself alone: nothing within it drops out
 
     def begin(self, rate: float) -> None:

@@ -34,7 +34,7 @@ from .solutions import solution
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
-    from ..lm.trained import Trained
+    from ..lm.trained import Factors, Merging
     from ..lm.training import Text
 
 ALL, STUDY, AUTO = "all", "study", "auto"
@@ -82,9 +82,9 @@ class Tuning:
         """Those to try, and whether to go on beyond them. Raises: UserError for one that is none."""
         given = [self.rate] if isinstance(self.rate, str | int | float) else list(self.rate or [RATES[self.method]])
         auto = AUTO in given
-        found = sorted({r for r in given if r != AUTO}) or [RATES[self.method]]
-        if wrong := [r for r in found if not isinstance(r, int | float) or not 0 < r < math.inf]:
+        if wrong := [r for r in given if r != AUTO and not (isinstance(r, int | float) and 0 < r < math.inf)]:
             raise UserError("a learning rate can't be taken", expected=f"numbers above 0, or {AUTO}", got=shown(wrong[0]))
+        found = sorted({float(r) for r in given if r != AUTO}) or [RATES[self.method]]
         if (auto or len(found) > 1) and not self.validation:
             raise UserError("learning rates are compared on validation problems", expected="--validation 1 or more", got="0")
         return found, auto
@@ -266,7 +266,7 @@ class _Tuner:
         working = working_bytes(loaded, self.texts, settings.checkpointing)
         return differentiable(self.session, numbers * (BYTES - 4 * full) + working, float32=full)
 
-    def _trained(self, model: LoadedModel) -> Trained:
+    def _trained(self, model: LoadedModel) -> Factors | Merging:
         from ..lm.trained import Adapters, Factors, Vectors, Weights
 
         settings = self.settings
@@ -279,7 +279,7 @@ class _Tuner:
         hidden = model.model.config.get_text_config().hidden_size
         return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
 
-    def _written(self, model: LoadedModel, trained: Trained, found: dict[str, Any]) -> Edit:
+    def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
         from ..edits.fold import export_trained
         from ..lm.trained import Factors
 
