@@ -112,7 +112,7 @@ def intervals(
     value = max(text_width(_figures(row.marks[0], look)) for row in rows if row.marks) + 14
     left = 8.0 if above else min(_LEFT, 20 + max(text_width(row.label) for row in rows))
     right = look.width - (10.0 if above else value)
-    parts, y = _legend(legend or {}, left), 22.0 if legend else 6.0
+    parts, y = legend_of(legend or {}, left), 22.0 if legend else 6.0
     for row in rows:
         lanes = max(1, sum(not m.small for m in row.marks))
         height = _LANE * lanes + 13
@@ -164,7 +164,8 @@ def drawn(mark: Mark, y: float, axis: tuple[float, float, float, float], label: 
     )  # fmt: skip
 
 
-def _legend(legend: Mapping[str, str], left: float) -> list[Markup]:
+def legend_of(legend: Mapping[str, str], left: float) -> list[Markup]:
+    """A dot of each kind and what it is called, in a line."""
     parts, x = [], left
     for kind, label in legend.items():
         parts.append(fill('<g class="kind {}"><circle cx="{}" cy="10" r="4.5"/></g>', kind, x + 5))

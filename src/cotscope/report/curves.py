@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
+from .charts import legend_of
 from .svg import fill, svg, text_at
 from .text import number
 
-SIDE, _LEFT, _TOP, _FOOT = 250.0, 46.0, 26.0, 44.0
-_GAP = 24.0
+_COLUMNS, _STEP, _SIDE, _LEFT, _TOP, _FOOT = 4, 196.0, 150.0, 32.0, 40.0, 44.0
 
 
 class Curve(NamedTuple):
@@ -33,25 +33,31 @@ class Square(NamedTuple):
     even: bool = False
 
 
-def squares(name: str, about: str, every: Sequence[Square]) -> Markup:
-    """Squares beside each other, three in a row; nothing where there are none."""
+def squares(name: str, about: str, every: Sequence[Square], legend: Mapping[str, str] | None = None) -> Markup:
+    """Squares beside each other, four in a row; nothing where there are none.
+
+    Args:
+        legend: kind of curve → what it is called.
+    """
     if not every:
         return Markup("")
-    step, height = _LEFT + SIDE + _GAP - 50, _TOP + SIDE - 50 + _FOOT
-    parts = [_square(square, (i % 3) * step + _LEFT, (i // 3) * height + _TOP, SIDE - 50) for i, square in enumerate(every)]
+    height, start = _TOP + _SIDE + _FOOT, 22.0 if legend else 0.0
+    parts = legend_of(legend or {}, _LEFT)
+    for i, square in enumerate(every):
+        row, column = divmod(i, _COLUMNS)
+        parts.append(_square(square, column * _STEP + _LEFT, start + row * height + _TOP, _SIDE))
     said = "; ".join(f"{s.title}: {', '.join(c.label for c in s.curves)}" for s in every)
-    return svg(name, height * (1 + (len(every) - 1) // 3), about, said, parts)
+    return svg(name, start + height * (1 + (len(every) - 1) // _COLUMNS), about, said, parts)
 
 
 def _square(square: Square, left: float, top: float, side: float) -> Markup:
-    parts = [text_at(left, top - 8, square.title, "start", "strong")]
+    parts = [text_at(left, top - 24, square.title, "start", "strong"), text_at(left, top - 8, square.y, "start", "muted")]
     for tick in (0.0, 0.5, 1.0):
         x, y = left + tick * side, top + side - tick * side
         parts.append(fill('<line class="track" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, left + side, y, y))
         parts.append(text_at(left - 6, y + 4, number(tick, 1), "end", "muted"))
         parts.append(text_at(x, top + side + 15, number(tick, 1), "middle", "muted"))
     parts.append(text_at(left + side / 2, top + side + 30, square.x, "middle", "muted"))
-    parts.append(text_at(left + 4, top + 12, square.y, "start", "muted"))
     if square.even:
         parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', left, left + side, top + side, top))
     for curve in square.curves:

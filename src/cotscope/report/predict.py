@@ -9,6 +9,7 @@ from typing import Any
 from .charts import Chart, Look, Mark, Row, intervals
 from .curves import Curve, Square, squares
 from .reading import Reading
+from .svg import short
 from .text import is_number
 
 LEVEL = 0.05
@@ -97,18 +98,17 @@ def _curves(
             return [Curve(DRAWN[n], n, p) for n, p in points.items() if p]
 
         told = [Curve(DRAWN[n], n, roc(rows)) for n, rows in of.items() if rows]
-        every.append(Square(f"{label}: ROC", "wrong answers passed", "right ones passed", told, even=True))
+        every.append(Square(f"{short(label, 14)}: ROC", "wrong answers passed", "right ones passed", told, even=True))
         sure = [Curve("reasoning", "reasoning", calibration(of["reasoning"]))]
-        every.append(Square(f"{label}: calibration", "probability said", "share right", sure, even=True))
-        every.append(Square(f"{label}: kept", "share kept", "share right", through(coverage, "coverage", "right")))
-        every.append(Square(f"{label}: early", "share of the answer seen", "area", through(early, "stop", "auroc")))
+        every.append(Square(f"{short(label, 14)}: calibration", "probability said", "share right", sure, even=True))
+        every.append(Square(f"{short(label, 14)}: kept", "share kept", "share right", through(coverage, "coverage", "right")))
+        every.append(Square(f"{short(label, 14)}: early", "share of the answer seen", "area", through(early, "stop", "auroc")))
     if not every:
         return None
-    read = (
-        "Violet: reasoning neurons; the other colours: random neurons, confidence, the probe (hover for names). Kept: the "
-        "answers trusted most. Early: the area under the ROC curve after a part of the answer."
-    )
-    return Chart(squares("prediction-curves", "Curves of predictions", every), read, "predict", "predictions", early)
+    read = "Kept: the answers trusted most. Early: the area under the ROC curve after a part of the answer."
+    legend = {DRAWN[n]: n for n in SHOWN}
+    figure = squares("prediction-curves", "Curves of predictions", every, legend)
+    return Chart(figure, read, "predict", "predictions", early)
 
 
 def roc(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
