@@ -125,7 +125,7 @@ def write(
                 asked.stop,
                 recorder,
                 None if done is None else done.intervention(anatomy),
-                _Watch(session, recorder, side, marks, tell, stop),
+                watch=_Watch(session, recorder, side, marks, tell, stop),
             )
         )
     tell({"concepts": marks.concepts, "changed": 0 if edit is None else len(edit.neurons)})
