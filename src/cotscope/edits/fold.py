@@ -133,9 +133,11 @@ def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, 
         expected = _said(loaded.model)
     say(f"merging it into {dtype} weights")
     trained.merge()
-    loaded.model.to(DTYPES[dtype])  # type: ignore[arg-type]  # transformers wraps it in what has no types
+    _compare(edit, expected, _said(loaded.model), loaded.dtype_name)
+    for p in loaded.model.parameters():  # and no buffer: frequencies of positions stay in float32, as when it is loaded
+        p.data = p.data.to(DTYPES[dtype])
     edit = replace(edit, weights=loaded.weight_hash(torch.bfloat16))
-    _write(loaded.model, edit, to, edit.base.model, dtype, expected, say)
+    _write(loaded.model, edit, to, edit.base.model, dtype, _said(loaded.model), say)
     return edit
 
 

@@ -116,12 +116,13 @@ class Course:
                 batch = [plan.train[i] for i in order[self.step * plan.batch :][: plan.batch]]
                 start = time.monotonic()
                 losses = training.step(batch, plan.bar.update)
-                if first:
-                    self._estimate((time.monotonic() - start) / len(batch), validating, until)
-                    first = False
+                took = time.monotonic() - start
                 self.step += 1
                 self._losses += losses
-                self.seconds += time.monotonic() - start
+                self.seconds += took
+                if first:
+                    self._estimate(took / len(batch), validating, until)
+                    first = False
                 plan.bar.set_postfix_str(
                     f"rate {self.rate:g}, loss {fmean(losses):.3f}, validation {self.curve[-1]['validation']:.3f}",
                     refresh=False,
@@ -156,11 +157,11 @@ class Course:
 
     def _estimate(self, of_a_text: float, validating: float, until: int) -> None:
         plan = self.plan
-        left = (until - self.passes) * len(plan.train) - self.step * plan.batch
+        left = max((until - self.passes) * len(plan.train) - self.step * plan.batch, 0)
         minutes = (left * of_a_text + (until - self.passes) * validating) / 60
         if not math.isinf(plan.deadline):
             minutes = min(minutes, (plan.deadline - time.monotonic()) / 60)
-        plan.say(f"rate {self.rate:g}: about {minutes:.1f} min")
+        plan.say(f"rate {self.rate:g}: about {minutes:.1f} min more")
 
     def _write(self, by_the_way: bool = False) -> None:
         start = time.monotonic()

@@ -241,7 +241,7 @@ class _Tuner:
         best.take()
         found = {k: v for k, v in asdict(settings).items() if v is not None} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
-            "seconds": round(sum(c.seconds for c in tried.values()), 1), "peak_memory": model.peak_memory(),
+            "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if len(tried) > 1:
             found["rates"] = [[c.rate, _rounded(c.curve[min(1, c.passes)]["validation"])] for c in tried.values()]
