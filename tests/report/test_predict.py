@@ -35,14 +35,14 @@ def test_sentence(own: dict[str, float], rows: list[tuple[str, str, float, float
 def test_the_curve_has_the_area() -> None:
     rng = np.random.default_rng(0)
     right, probability = rng.random(80) < 0.5, rng.integers(0, 9, 80) / 9  # with ties
-    points = roc([{"right": bool(r), "probability": float(p)} for r, p in zip(right, probability)])
+    points = roc([{"correct": bool(r), "probability": float(p)} for r, p in zip(right, probability)])
     x, y = np.array(points).T
     assert points[0] == (0, 0) and points[-1] == (1, 1)
     assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(right, probability))
 
 
 def test_calibration_is_by_fifths() -> None:
-    rows = [{"right": i >= 5, "probability": i / 10} for i in range(10)]
+    rows = [{"correct": i >= 5, "probability": i / 10} for i in range(10)]
     expected = [(0.05, 0), (0.25, 0), (0.45, 0.5), (0.65, 1), (0.85, 1)]
     assert [v for point in calibration(rows) for v in point] == pytest.approx([v for point in expected for v in point])
     assert calibration([]) == []

@@ -77,7 +77,7 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     for r in rows:
         found = run.rows("SELECT * FROM predictions WHERE data = ? AND predictor = ?", [r["data"], r["predictor"]])
         assert len(found) == r["n"] == 48
-        right, probability = [p["right"] for p in found], [p["probability"] for p in found]
+        right, probability = [p["correct"] for p in found], [p["probability"] for p in found]
         assert r["auroc"] == pytest.approx(roc_auc_score(right, probability))
         assert r["brier"] == pytest.approx(np.mean([(a - b) ** 2 for a, b in zip(right, probability)]))
         assert (r["difference"] is None) == (r["predictor"] == "reasoning")
@@ -159,8 +159,8 @@ def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place
     assert main(["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to", str(to)]) == 0
     rows = list(map(json.loads, to.read_text().splitlines()))
     run = Run.open(place / "run")
-    known = run.rows("SELECT DISTINCT problem_id, right FROM predictions WHERE data = 'more'")
-    right = {r["problem_id"]: r["right"] for r in known}
+    known = run.rows("SELECT DISTINCT problem_id, correct FROM predictions WHERE data = 'more'")
+    right = {r["problem_id"]: r["correct"] for r in known}
     said = {r["problem_id"]: r["text"] for r in run.rows("SELECT * FROM completions WHERE condition = 'prediction.more'")}
     assert {r["id"]: r["text"] for r in rows} == said
     # It learned on these very answers, so that it tells them apart at least a little.

@@ -76,7 +76,7 @@ def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequ
         here, there = _features(source, groups), _features(traces, groups)
         found = {n: float(fit(x, right, apart, session.config.seed).probabilities(there[n]).mean()) for n, x in here.items()}
         about = {"family": "data", "kind": "data", "name": label, "problems": len(given)}
-        about["right"] = float(np.mean([a.right for a in given]))
+        about["accuracy"] = float(np.mean([a.right for a in given]))
         rows += [about | {"method": m, "estimated": e} for m, e in (found | _plain(source, right, traces)).items()]
     return rows
 
@@ -106,7 +106,7 @@ def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Ne
             found = {name: float(np.mean(p[:count])) for name, p in said.items()}
             found |= _plain(traces, right, there.first(count))
             about = {"family": family, "kind": kind, "name": prompt.name, "problems": count}
-            about["right"] = float(np.mean([a.right for a in some]))
+            about["accuracy"] = float(np.mean([a.right for a in some]))
             rows += [about | {"method": m, "estimated": e} for m, e in found.items()]
             if count == len(some):
                 rows.append(about | {"method": "active poles (count)", "estimated": activity})
@@ -129,7 +129,7 @@ def _regressed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     counted = [r for r in rows if r["method"] == "active poles (count)"]
     if len(counted) < LEAST_PROMPTS:
         return [r for r in rows if r["method"] != "active poles (count)"]
-    x, y = (np.array([r[k] for r in counted]) for k in ("estimated", "right"))
+    x, y = (np.array([r[k] for r in counted]) for k in ("estimated", "accuracy"))
     for i, r in enumerate(counted):
         rest = np.arange(len(x)) != i
         slope, start = np.polyfit(x[rest], y[rest], 1) if np.ptp(x[rest]) > 0 else (0.0, y[rest].mean())
@@ -153,7 +153,7 @@ def _errors(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
             for count, some in sizes.items():
                 if len(some) < LEAST_PROMPTS:
                     continue
-                said, true = (np.array([r[k] for r in some]) for k in ("estimated", "right"))
+                said, true = (np.array([r[k] for r in some]) for k in ("estimated", "accuracy"))
                 row: dict[str, Any] = {"family": family, "method": method, "problems": count or None, "prompts": len(some)}
                 errors = np.abs(said - true)
                 drawn = np.random.default_rng(seed).integers(0, len(some), (RESAMPLES, len(some)))

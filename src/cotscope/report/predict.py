@@ -101,7 +101,9 @@ def _curves(
         every.append(Square(f"{short(label, 14)}: ROC", "wrong answers passed", "right ones passed", told, even=True))
         sure = [Curve("reasoning", "reasoning", calibration(of["reasoning"]))]
         every.append(Square(f"{short(label, 14)}: calibration", "probability said", "share right", sure, even=True))
-        every.append(Square(f"{short(label, 14)}: kept", "share kept", "share right", through(coverage, "coverage", "right")))
+        every.append(
+            Square(f"{short(label, 14)}: kept", "share kept", "share right", through(coverage, "coverage", "accuracy"))
+        )
         every.append(Square(f"{short(label, 14)}: early", "share of the answer seen", "area", through(early, "stop", "auroc")))
     if not every:
         return None
@@ -113,12 +115,12 @@ def _curves(
 
 def roc(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """(wrong, right) shares above each threshold, from none to all; ties are taken together."""
-    right = sum(r["right"] for r in rows)
+    right = sum(r["correct"] for r in rows)
     wrong, points, hit, missed, last = len(rows) - right, [(0.0, 0.0)], 0, 0, None
     for r in sorted(rows, key=lambda r: -r["probability"]):
         if last is not None and r["probability"] != last:
             points.append((missed / max(wrong, 1), hit / max(right, 1)))
-        hit, missed, last = hit + r["right"], missed + (not r["right"]), r["probability"]
+        hit, missed, last = hit + r["correct"], missed + (not r["correct"]), r["probability"]
     return [*points, (1.0, 1.0)]
 
 
@@ -127,7 +129,7 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     order = sorted(rows, key=lambda r: r["probability"])
     cuts = [round(len(order) * i / _BINS) for i in range(_BINS + 1)]
     parts = [order[a:b] for a, b in pairwise(cuts) if b > a]
-    return [(sum(r["probability"] for r in p) / len(p), sum(r["right"] for r in p) / len(p)) for p in parts]
+    return [(sum(r["probability"] for r in p) / len(p), sum(r["correct"] for r in p) / len(p)) for p in parts]
 
 
 def _prompts(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
@@ -140,7 +142,7 @@ def _prompts(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     methods = [m for m in ("reasoning", "random 1", "confidence", "ATC", "DoC") if any(r["method"] == m for r in rows)]
     every = [
         Square(m, "estimated", "true accuracy",
-               [Curve("reasoning" if m == "reasoning" else "comparable", r["name"], [(r["estimated"], r["right"])], line=False)
+               [Curve("reasoning" if m == "reasoning" else "comparable", r["name"], [(r["estimated"], r["accuracy"])], line=False)
                 for r in rows if r["method"] == m], even=True) for m in methods
     ]  # fmt: skip
     if not every:

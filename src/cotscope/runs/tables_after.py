@@ -39,24 +39,25 @@ _AREA = {"auroc": REAL, "low": REAL, "high": REAL}
 PREDICTIONS = table(
     "predictions",
     "the probability that one way of telling gave one answer of being right; it saw no problem of the same template",
-    {"data": TEXT, "predictor": TEXT, "problem_id": TEXT, "template": WHOLE, "right": YES, "probability": REAL},
+    {"data": TEXT, "predictor": TEXT, "problem_id": TEXT, "template": WHOLE, "correct": YES, "probability": REAL},
 )
 PREDICTORS = table(
     "predictors",
     "a way of telling right answers from wrong ones on one data set; difference: the reasoning neurons' AUROC less its own",
     {"data": TEXT, "predictor": TEXT, "kind": TEXT, "costs": TEXT, "features": WHOLE, "n": WHOLE, "templates": WHOLE,
-     "right": REAL} | _AREA | {"average_precision": REAL, "brier": REAL}
+     "accuracy": REAL} | _AREA | {"average_precision": REAL, "brier": REAL}
     | interval("difference") | {"p_value": REAL, "p_holm": REAL},
 )  # fmt: skip
 TRANSFERS = table(
     "transfers",
     "a way of telling, trained on the other data sets, on one that it never saw; expected: the share that it takes for right",
-    {"data": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "right": REAL, "expected": REAL} | _AREA,
+    {"data": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "accuracy": REAL, "expected": REAL}
+    | _AREA,
 )
 SHARES = table(
     "shares",
     "how many answers to one data set, or under one prompt, are right, estimated without their labels",
-    {"family": TEXT, "kind": TEXT, "name": TEXT, "method": TEXT, "problems": WHOLE, "right": REAL, "estimated": REAL},
+    {"family": TEXT, "kind": TEXT, "name": TEXT, "method": TEXT, "problems": WHOLE, "accuracy": REAL, "estimated": REAL},
 )
 SHARE_ERRORS = table(
     "share_errors",
@@ -76,5 +77,5 @@ STOPPING = table(
 COVERAGE = table(
     "coverage",
     "the share right among the answers that a way of telling trusts most",
-    {"data": TEXT, "predictor": TEXT, "coverage": REAL, "right": REAL},
+    {"data": TEXT, "predictor": TEXT, "coverage": REAL, "accuracy": REAL},
 )

@@ -141,12 +141,12 @@ def predict(session: Session, options: Options) -> str:
             rows += here
             for name, probability in found.items():
                 predicted += [
-                    {"data": k.data.label, "predictor": name, "problem_id": a.problem.id, "template": t, "right": a.right,
+                    {"data": k.data.label, "predictor": name, "problem_id": a.problem.id, "template": t, "correct": a.right,
                      "probability": float(p)} for a, t, p in zip(k.answers, k.templates, probability, strict=True)
                 ]  # fmt: skip
             for name in (REASONING, "confidence"):
                 coverage += [
-                    {"data": k.data.label, "predictor": name, "coverage": c, "right": r}
+                    {"data": k.data.label, "predictor": name, "coverage": c, "accuracy": r}
                     for c, r in risk_coverage(found[name].tolist(), k.right)
                 ]
             said[k.data.label] = _summary(k, here) | {"shuffled": _shuffled(k, session.config.seed, bar.update)}
@@ -224,7 +224,7 @@ def _row(k: _Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, A
     area = auroc(k.right, mine, k.templates)
     row = {
         "data": k.data.label, "predictor": way.name, "kind": way.kind, "costs": way.costs, "features": way.features.shape[-1],
-        "n": len(mine), "templates": len(set(k.templates)), "right": float(np.mean(k.right)), **_area(area),
+        "n": len(mine), "templates": len(set(k.templates)), "accuracy": float(np.mean(k.right)), **_area(area),
         "average_precision": float(average_precision_score(k.right, mine)),
         "brier": float(brier_score_loss(k.right, mine)),
     }  # fmt: skip
@@ -243,7 +243,7 @@ def _summary(k: _Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "n": len(k.answers),
         "templates": len(set(k.templates)),
-        "right": float(np.mean(k.right)),
+        "accuracy": float(np.mean(k.right)),
         "predictors": {r["predictor"]: {key: r.get(key) for key in keys} for r in rows},
     }
 
@@ -302,7 +302,7 @@ def _transfers(session: Session, known: Sequence[_Known]) -> list[dict[str, Any]
             area = auroc(k.right, found.tolist(), k.templates)
             rows.append(
                 {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
-                 "kind": k.way(name).kind, "n": len(found), "right": float(np.mean(k.right)), "expected": float(found.mean()),
+                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)), "expected": float(found.mean()),
                  **_area(area)}
             )  # fmt: skip
     return rows
