@@ -142,7 +142,7 @@ def _prompts(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     methods = [m for m in ("reasoning", "random 1", "confidence", "ATC", "DoC") if any(r["method"] == m for r in rows)]
     every = [
         Square(m, "estimated", "true accuracy",
-               [Curve("reasoning" if m == "reasoning" else "comparable", r["name"], [(r["estimated"], r["accuracy"])], line=False)
+               [Curve(DRAWN.get(m, "comparable"), r["name"], [(r["estimated"], r["accuracy"])], line=False)
                 for r in rows if r["method"] == m], even=True) for m in methods
     ]  # fmt: skip
     if not every:

@@ -302,8 +302,8 @@ def _transfers(session: Session, known: Sequence[_Known]) -> list[dict[str, Any]
             area = auroc(k.right, found.tolist(), k.templates)
             rows.append(
                 {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
-                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)), "expected": float(found.mean()),
-                 **_area(area)}
+                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)),
+                 "expected": float(found.mean()), **_area(area)}
             )  # fmt: skip
     return rows
 
