@@ -21,7 +21,10 @@ from cotscope.data.answers import parse_flexible
 from cotscope.data.numbers import format_number
 from cotscope.data.roles import ROLES, token_roles
 from cotscope.lm.hooks import coefficient_hooks
+from cotscope.lm.tracing import trace
+from cotscope.measuring.predictors import neuron_groups
 from cotscope.measuring.tracing import CONFIDENCE, STOPS
+from cotscope.predicting.classifier import unpacked
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
@@ -39,20 +42,24 @@ def question() -> str:
 
 @pytest.fixture(scope="module")
 def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder `run`, and `more.jsonl` and `other.jsonl`: of their problems the model solves those that are long."""
+    """A run folder `run`, and `more.jsonl` and `other.jsonl`, of whose problems the model solves those at which its reasoning
+    neurons are more active than at most."""
     place = tmp_path_factory.mktemp("predict")
     assert main(["discover", *tiny_study.options(), "--out", str(place / "run")]) == 0
     assert main(["annotate", str(place / "run")]) == 0
     session = Session.reopen(place / "run")
+    neurons = neuron_groups(session)["reasoning"]
     for name in ("more", "other"):
         questions = [question() for _ in range(48)]
         texts = [session.prompt.text(q) for q in questions]
         written = session.engine.generate(texts, max_new_tokens=16, stop=session.prompt.stop)
+        seen = trace(session.engine, texts, [c.token_ids for c in written], neurons)
+        high = np.array([t.updates.mean() for t in seen])
         rows = []
         for i, (q, c) in enumerate(zip(questions, written, strict=True)):
             said = parse_flexible(c.text)
-            right = len(q) % 2 == 0 and said is not None
-            rows.append({"id": f"{name}{i}", "question": q, "answer": format_number(said) if right else "123456"})
+            right = high[i] > np.median(high) and said is not None
+            rows.append({"id": f"{name}{i}", "question": q, "answer": format_number(said) if right and said else "123456"})
         (place / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert main(predict(place, "--samples", "2", "--ask")) == 0
     return place
@@ -81,6 +88,7 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
         assert r["auroc"] == pytest.approx(roc_auc_score(right, probability))
         assert r["brier"] == pytest.approx(np.mean([(a - b) ** 2 for a, b in zip(right, probability)]))
         assert (r["difference"] is None) == (r["predictor"] == "reasoning")
+    assert all(r["auroc"] > 0.7 for r in rows if r["predictor"] == "layers"), "activity was made to tell"
     said = run.summary["prediction"]
     assert said["more"]["n"] == 48 and 0.3 <= said["more"]["shuffled"]["mean"] <= 0.7
     assert said["cause"]["neurons"] == 3 and said["cause"]["n"] == 8
@@ -159,12 +167,15 @@ def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place
     assert main(["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to", str(to)]) == 0
     rows = list(map(json.loads, to.read_text().splitlines()))
     run = Run.open(place / "run")
-    known = run.rows("SELECT DISTINCT problem_id, correct FROM predictions WHERE data = 'more'")
-    right = {r["problem_id"]: r["correct"] for r in known}
     said = {r["problem_id"]: r["text"] for r in run.rows("SELECT * FROM completions WHERE condition = 'prediction.more'")}
     assert {r["id"]: r["text"] for r in rows} == said
-    # It learned on these very answers, so that it tells them apart at least a little.
-    assert roc_auc_score([right[r["id"]] for r in rows], [r["probability"] for r in rows]) > 0.5
+    classifier, about = unpacked(run.folder / "arrays" / "predictor.safetensors")
+    stored = run.arrays("traces.more", run.manifest["files"]["arrays/traces.more"]["of"])
+    assert stored is not None
+    neurons = json.loads(stored.metadata["neurons"])
+    sizes = stored.arrays["sizes"][:, :, [neurons.index(n) for n in about["neurons"]]]
+    expected = dict(zip(json.loads(stored.metadata["answers"]), classifier.probabilities(sizes.reshape(len(sizes), -1))))
+    assert {r["id"]: r["probability"] for r in rows} == pytest.approx(expected, abs=5e-3)
 
 
 def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
