@@ -141,7 +141,10 @@ def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:
     """Raises: UserError if there are too few problems, or too few right or wrong answers among them."""
     hits, n = int(right.sum()), len(right)
     if n < LEAST:
-        raise UserError("too few problems to learn which answers are right", expected=f"at least {LEAST}", got=str(n))
+        raise UserError(
+            "too few problems to learn which answers are right", expected=f"at least {LEAST}", got=str(n),
+            remedy="Give more problems: --data FILE, or --data builtin:300.",
+        )  # fmt: skip
     if (count := len(np.unique(templates))) < LEAST_TEMPLATES:
         raise UserError(
             "the problems are of too few templates to learn on some and test on others",
