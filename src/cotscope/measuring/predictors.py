@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.numbers import format_number
 from ..predicting.templates import masked, templates
 from ..records import Neuron
 from ..runs.session import Session
 from .choosing import REASONING, choose
 from .tracing import CONFIDENCE, Answer, Traces, by_concept
-
-if TYPE_CHECKING:
-    from ..records import Prompt
 
 RANDOM = 3
 """Random sets beside the reasoning neurons: one for each of them, of its layer and about as active."""
@@ -100,8 +97,6 @@ def words(texts: Sequence[str]) -> NDArray[np.float64]:
 
 def formulas(texts: Sequence[str]) -> NDArray[np.float64]:
     """Operators and equals signs in their order, and whether numbers are whole: what the written formulas tell."""
-    import re
-
     plain = [re.sub(r"\d[\d,]*(\.\d+)?", lambda m: "1" if m.group(1) else "0", t) for t in texts]
     return _tfidf([" ".join(re.findall(r"[01=+*/×÷−-]", t)) for t in plain], r"\S", 4)
 
@@ -120,7 +115,7 @@ def templates_of(given: Sequence[Answer]) -> list[int]:
     return templates([a.problem.question for a in given])
 
 
-def says_true(session: Session, prompt: Prompt, given: Sequence[Answer]) -> NDArray[np.float64]:
+def says_true(session: Session, given: Sequence[Answer]) -> NDArray[np.float64]:
     """Log-odds with which the model calls its own answers true (P(True); Kadavath et al. 2022, arXiv:2207.05221)."""
     from ..lm.scoring import Given, score
 
@@ -144,8 +139,3 @@ def agreement(session: Session, conditions: Sequence[str], given: Sequence[Answe
     for r in rows:
         drawn.setdefault(r["problem_id"], []).append(r["flexible"])
     return np.array([np.mean([a.read is not None and d == a.read for d in drawn[a.problem.id]]) for a in given])
-
-
-def answer_row(answer: Answer) -> dict[str, Any]:
-    """What is said of an answer in a table."""
-    return {"problem_id": answer.problem.id, "answer": format_number(answer.problem.answer), "read": answer.read}

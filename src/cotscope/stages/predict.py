@@ -60,7 +60,7 @@ from ..runs.tables import (
 )
 from ..stats import Area, auroc, auroc_difference, holm, mcnemar_exact
 
-SAMPLES, TEMPERATURE, SHUFFLES = 0, 0.7, 8
+TEMPERATURE, SHUFFLES = 0.7, 8
 CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
 """Ways of telling that mean the same on every data set, so that they can be carried over."""
 STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -82,7 +82,7 @@ class Options:
         (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command"
     )
     test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
-    samples: int = option(SAMPLES, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
+    samples: int = option(0, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
     ask: bool = option(False, "ask the model whether its answer is true, beside (two more passes)", where="command")
     rests: int = option(
         50, "zero so many neurons that the prediction rests on most, to see whether they cause anything", kind="natural",
@@ -211,7 +211,7 @@ def _asked(session: Session, label: str, given: Sequence[Answer]) -> np.ndarray:
     if (stored := session.run.arrays(name, of)) is not None:
         return stored.arrays["log_odds"]
     with session.bar(f"asking about {label}", 1, "pass"):
-        found = says_true(session, session.prompt, given)
+        found = says_true(session, given)
     session.run.write_arrays(name, {"log_odds": found}, {}, of)
     return found
 
