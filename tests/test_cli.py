@@ -41,7 +41,7 @@ def test_bad_data(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     for content, words in (
         ("", "empty"),
         ('{"question": "a?", "answer": 1}\n{half', "line 2: not JSON"),
-        ('{"question": "a?", "answer": "many"}\n', "line 1: the answer is no number"),
+        ('{"question": "a?", "answer": "3 or 4"}\n', "line 1: the answer is no number"),
         ('{"id": "x", "question": "a?", "answer": 1}\n{"id": "x", "question": "b?", "answer": 1}\n', "id 'x'"),
     ):
         file.write_text(content)

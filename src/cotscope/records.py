@@ -34,21 +34,26 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A word problem with a number for an answer; with `steps` it can also serve as an exemplar.
+    """A problem whose answer is a number, or words; with `steps` it can also serve as an exemplar.
 
     Attributes:
         id: unique within a data set, stable across runs; results are keyed by it.
         question: the text shown to the model.
-        answer: the exact answer.
+        answer: the exact number; or words, of data whose answers are no numbers.
         steps: the gold solution as structured steps, where it is known.
         solution: the gold solution as text, where the data has one (GSM8K) and steps are not known.
     """
 
     id: str
     question: str
-    answer: Fraction
+    answer: Fraction | str
     steps: tuple[Step, ...] = ()
     solution: str = ""
+
+    @property
+    def words(self) -> str:
+        """The answer, if it is words; else nothing."""
+        return self.answer if isinstance(self.answer, str) else ""
 
 
 @dataclass(frozen=True, slots=True)

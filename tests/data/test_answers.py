@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from cotscope.data.answers import (
     MAX_DIGITS,
     is_correct,
+    is_right,
     parse_flexible,
     parse_number,
     parse_strict,
+    read_answer,
 )
 from cotscope.data.numbers import format_number
 
@@ -259,3 +261,48 @@ def test_time_is_linear(piece: str) -> None:
         start = time.process_time()
         parse(text)
         assert time.process_time() - start < 2  # it is below 1; a quadratic scan takes hours
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        ("So it is Friday.\nThe answer is Friday.", "Friday", "Friday"),
+        ("The answer is Monday. No, the answer is: **Friday**!", "Friday", "Friday"),
+        ("The answer is:\nFriday.\nDone", "Friday", "Friday"),
+        ("It is\non Friday.\n", None, "on Friday"),
+        ("The answer is", None, "The answer is"),
+        ("#### Friday", None, "#### Friday"),  # GSM8K's marker is read before numbers only: else it is a heading
+        (" \n...", None, None),
+    ],
+)
+def test_answers_in_words_are_read(text: str, strict: str | None, flexible: str | None) -> None:
+    assert read_answer(text, words=True) == (strict, flexible)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("The answer is friday.", "Friday", True),
+        ("The answer is on Friday.", "Friday", True),
+        ("The answer is Friday, because of that.", "Friday", True),
+        ("The answer is the blue  whale", "Blue whale", True),
+        ("The answer is a.", "A", True),
+        ("The answer is Monday or Friday.", "Friday", False),
+        ("The answer is not Friday.", "Friday", False),
+        ("The answer is Fridays.", "Friday", False),
+        ("The answer is whale.", "blue whale", False),
+        ("The answer is Monday.\nFriday", "Friday", False),
+        ("", "Friday", False),
+    ],
+)
+def test_answers_in_words_are_compared(text: str, answer: str, right: bool) -> None:
+    assert is_right(text, answer) is right
+
+
+@given(st.text(max_size=40), st.text(max_size=20))
+def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
+    for read in read_answer(text, words=True):
+        assert read is None or read == read.strip() != ""
+        if isinstance(read, str):
+            assert is_correct(read, read) and is_correct(read, f" {read}.")
+    is_right(text, answer)

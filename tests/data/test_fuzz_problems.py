@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from cotscope.data.answers import is_correct, numbers_in, parse_flexible, parse_number, parse_strict
+from cotscope.data.answers import (
+    is_correct,
+    is_right,
+    numbers_in,
+    parse_flexible,
+    parse_number,
+    parse_strict,
+    read_answer,
+    written_answer,
+)
 from cotscope.data.load import load_problems
 from cotscope.data.numbers import format_number
 from cotscope.data.reading import read_toml
@@ -75,7 +84,7 @@ def use(path: Path, raw: bytes) -> None:
     """Load the problems of a file with these bytes, and do with them what a study does: write them down."""
     path.write_bytes(raw)
     for problem in load_problems(str(path)).problems:
-        for text in (problem.id, problem.question, problem.solution, format_number(problem.answer)):
+        for text in (problem.id, problem.question, problem.solution, written_answer(problem.answer)):
             text.encode()
         assert str(problem.answer)
 
@@ -131,8 +140,11 @@ def test_answers() -> None:
             assert number is None or (isinstance(number, Fraction) and format_number(number)), ascii(text)
             is_correct(number, Fraction(1, 3))
         assert all(n is None or isinstance(n, Fraction) for n in numbers_in(text))
-        found = roles(text, sorted(draw.choices(range(len(text) + 1), k=4)))
+        words = draw.choice(["", "a b", text[3:9]])
+        found = roles(text, sorted(draw.choices(range(len(text) + 1), k=4)), words)
         assert len(found) == 4
+        assert all(read is None or read.strip() for read in read_answer(text, words=True))
+        is_right(text, words)
     assert tries > 3000
 
 
@@ -141,7 +153,8 @@ def test_no_repeated_text_takes_long() -> None:
     for _ in range(60):
         unit = "".join(draw.choices(PIECES, k=draw.randint(1, 4)))
         text = draw.choice(PIECES) + unit * (60_000 // len(unit)) + draw.choice(PIECES)
-        for parse in (parse_number, parse_strict, parse_flexible, numbers_in, lambda t: roles(t, [len(t)])):
+        for parse in (parse_number, parse_strict, parse_flexible, numbers_in, lambda t: roles(t, [len(t)], "a"),
+                      lambda t: is_right(t, "a")):  # fmt: skip
             start = time.process_time()
             parse(text)
             assert time.process_time() - start < 1, ascii(unit)  # it is about 0.05; a quadratic scan takes a minute

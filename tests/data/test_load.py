@@ -102,7 +102,7 @@ def test_repeated_questions(tmp_path: Path) -> None:
         ("a.txt", "text", ["unknown kind", ".jsonl"]),
         *(
             ("a.jsonl", f'{{"question": "a?", "answer": {answer}}}', ["line 1: the answer is no number"])
-            for answer in ("null", "true", "NaN", "-Infinity", "1e999", "[1]", '""', '"many"', '"3 or 4"',
+            for answer in ("null", "true", "NaN", "-Infinity", "1e999", "[1]", '""', '"?!"', '"3 or 4"', '"' + "a " * 50 + '"',
                            '"so 5\\n#### x"', '"\\ud800"', '"' + "9" * 4400 + '"')
         ),
     ],

@@ -78,3 +78,13 @@ def test_time_is_linear() -> None:
     found = roles(text, range(1, len(text) + 1))
     assert time.process_time() - start < 2  # token by span takes minutes
     assert found.count("operator") == found.count("result") == 10_000
+
+
+def test_an_answer_in_words_is_a_result_wherever_it_stands() -> None:
+    text = "Monday, then Tuesday.\nTuesday it is. The answer is: Wednesday, I think.\nTuesdays"
+    found = roles(text, range(1, len(text) + 1), "tuesday")
+    marked = "".join(c if role == "result" else "_" for c, role in zip(text, found, strict=True))
+    assert marked.replace("_", " ").split() == ["Tuesday", "Tuesday", "Wednesday,", "I", "think"]
+    assert "result" not in roles(text, range(1, len(text) + 1))
+    both = "The answer is Tuesday or Tuesday."
+    assert roles(both, [14, 21, 32, 33], "Tuesday") == ("elsewhere", "result", "result", "elsewhere")

@@ -64,7 +64,7 @@ def test_only_the_tokens_asked_for_are_scored(qwen: LoadedModel) -> None:
 def test_recorder_sees_every_given_token_under_its_label(tiny: LoadedModel) -> None:
     answers, tallies = tuple(tokens(tiny, a) for a in ANSWERS), []
     recorder = ActivePoles(
-        tiny.anatomy, k=5, sink=tallies.append, keep_steps=True, label=lambda written: [t % 3 for t in written]
+        tiny.anatomy, k=5, sink=tallies.append, keep_steps=True, label=lambda row, written: [t % 3 for t in written]
     )
     score(Engine(tiny), Given(PROMPTS, answers, tuple(frozenset() for _ in answers), recorder))
     expected: Counter[tuple[int, ...]] = Counter()

@@ -139,7 +139,7 @@ def test_lost_problems_come_before_gained_ones(tmp_path: Path) -> None:
     assert "gained-1" not in text and "kept-" not in text
     assert f"less: {EXAMPLES} of 30 (26 lost, 4 gained, all data sets together)" in text  # of both data sets' rows
     assert (
-        "lost study, lost-1What of lost-1?right: 12base says of lost-1read as 12less says of lost-1no number was read" in text
+        "lost study, lost-1What of lost-1?right: 12base says of lost-1read as 12less says of lost-1no answer was read" in text
     )
     assert "gained study, gained-0What of gained-0?right: 12base says of gained-0read as 11" in text
 

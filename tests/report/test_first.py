@@ -10,20 +10,20 @@ from made_runs import CONCEPTS, complete, did, discovered, read
 
 from cotscope.data.roles import formulas
 from cotscope.report.charts import SHARE, Chart, Mark, Row, intervals
-from cotscope.report.first import FINDINGS, finding, stretches
+from cotscope.report.first import FINDINGS, SKILLS, finding, stretches
 from cotscope.report.reading import Reading
 from cotscope.runs.folder import Run
-from cotscope.stats import VERDICTS
+from cotscope.stats import ANSWERS, ARITHMETIC, VERDICTS, in_words
 
 CLAIM = {"change": -0.9, "permuted_mean": -0.1, "p_value": 0.0476, "p_beyond": 0.0476}
 NOT_YET = "What is lost, and why, has not been measured yet."
 
 
-def judged(folder: Path, verdict: str) -> Path:
+def judged(folder: Path, verdict: str, skill: str = ARITHMETIC) -> Path:
     """A complete run with this verdict."""
     complete(folder)
     headline = {"verdict": verdict, "sets": 20, "neurons": 11, "pushes": CLAIM, "matters": None}
-    did(folder, "damage", summary={"damage": {"headline": headline, "target": "reasoning"}})
+    did(folder, "damage", summary={"damage": {"headline": headline, "target": "reasoning", "skill": skill}})
     return folder
 
 
@@ -55,8 +55,10 @@ def first(folder: Path) -> str:
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_finding_is_the_verdicts(tmp_path: Path, verdict: str) -> None:
     said = first(judged(tmp_path, verdict))
-    assert FINDINGS[verdict] in said and VERDICTS[verdict] in said and f"Verdict: {verdict}" in said
-    assert not any(other in said for v, other in FINDINGS.items() if v != verdict)
+    finding_of = {v: text.format(**SKILLS[ARITHMETIC]) for v, text in FINDINGS.items()}
+    assert finding_of[verdict] in said and in_words(verdict) in said and f"Verdict: {verdict}" in said
+    assert not any(other in said for v, other in finding_of.items() if v != verdict)
+    assert "{" not in "".join(finding_of.values())
     assert "Among 20 random sets, zeroed, log-probability: p = 0.048, beyond other tokens p = 0.048." in said
     assert "The model solves 0.62 [0.57, 0.68] of 96 problems; without 11 such neurons 0.10" in said
 
@@ -77,7 +79,7 @@ def test_what_is_missing_or_stale_is_no_finding(tmp_path: Path) -> None:
     (stale / "tables" / "ablation.parquet").unlink()
     said = first(stale)
     assert "What this run found does not hold any more: the stage ablate is stale." in said
-    assert FINDINGS["matters"] not in said and "Verdict" not in said
+    assert "depends on these neurons" not in said and "Verdict" not in said
     begun = complete(tmp_path / "begun")
     did(begun, "damage")
     run = Run.open(begun)
@@ -114,7 +116,21 @@ def test_a_problem_that_is_lost(tmp_path: Path) -> None:
 )
 def test_where_none_is_lost_it_says_so(tmp_path: Path, right: tuple[bool, bool], said: str) -> None:
     page = first(solved(tmp_path, [("1 + 1 = 2", right[0])] * 2, [("1+1=2", right[1])] * 2))
-    assert said in page and "No formula of the first is lost in the second." in page
+    assert said in page and "None of the first’s formulas is lost in the second." in page
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_study_of_words_speaks_of_answers(tmp_path: Path, verdict: str) -> None:
+    said = first(judged(tmp_path, verdict, ANSWERS))
+    assert FINDINGS[verdict].format(**SKILLS[ANSWERS]) in said and in_words(verdict, ANSWERS) in said
+    assert "rithmetic" not in FINDINGS[verdict] + in_words(verdict, ANSWERS)
+
+
+def test_lines_that_are_lost_of_a_solution_in_words() -> None:
+    found = stretches("One day on is Friday.\n\nThe answer is Friday.", "The answer is Friday. ", whole_lines=True)
+    assert [[(s.text, s.lost) for s in line] for line in found] == [
+        [("One day on is Friday.", True)], [], [("The answer is Friday.", False)],
+    ]  # fmt: skip
 
 
 def test_hostile_solutions_are_text(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading the number that a text gives as its answer, and comparing it with the right one.
+"""Reading the number, or the words, that a text gives as its answer, and comparing them with the right ones.
 
 Numbers are exact (`Fraction`) and have no unit: "15%" is 15, "$5" is 5. No function here raises on any string, and each
 takes time linear in its length.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
+
+from .numbers import format_number
 
 MAX_DIGITS = 4300
 """Longest number that is read, in digits: what Python's `int()` takes by default. A longer one counts as no number.
@@ -50,6 +53,9 @@ _WORD_RUN = re.compile(
 )
 # "####" without a number directly after it is a Markdown heading.
 _PHRASE = re.compile(rf"\bthe\s++answer\s++is\b|####(?=[ \t]*+[$€£¥{_DASH}.0-9])", re.IGNORECASE)
+_ARTICLES = {"the", "a", "an"}
+_UNSURE = {"or", "not", "no", "never", "neither", "nor"}
+_AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’"
 _SENTENCE_END = re.compile(r"""\n|[.!?](?=[\s"')\]*]|\Z)""")
 
 
@@ -71,6 +77,32 @@ def numbers_in(text: str) -> list[Fraction | None]:
     return [_value(match) for match in _NUMBER.finditer(text)]
 
 
+class Reading(NamedTuple):
+    """What a text gives as its answer: after "The answer is" (strict), or else at its end (flexible); None: nothing."""
+
+    strict: Fraction | str | None
+    flexible: Fraction | str | None
+
+
+def read_answer(text: str, words: bool = False) -> Reading:
+    """`parse_strict` and `parse_flexible`; or with `words`: the rest of that sentence, or else of the last line."""
+    if not words:
+        return Reading(parse_strict(text), parse_flexible(text))
+    found = _said(text)
+    strict = found and _trimmed(found)
+    return Reading(strict or None, strict or _trimmed(text.strip().rpartition("\n")[2]) or None)
+
+
+def is_right(text: str, answer: Fraction | str) -> bool:
+    """Whether a text gives this answer (`is_correct` of what is read flexibly)."""
+    return is_correct(read_answer(text, isinstance(answer, str)).flexible, answer)
+
+
+def written_answer(answer: Fraction | str) -> str:
+    """An answer as text."""
+    return answer if isinstance(answer, str) else format_number(answer)
+
+
 def parse_strict(text: str) -> Fraction | None:
     """The number after the last "The answer is" (any case) or GSM8K's "####"; None without one in that sentence.
 
@@ -78,6 +110,19 @@ def parse_strict(text: str) -> Fraction | None:
     "=" the sentence's first number. Digits go before number words. The number may also stand alone at the start of the
     next line ("The answer is:\\n8").
     """
+    sentence = _said(text)
+    if sentence is None:
+        return None
+    if sentence.startswith("\n"):
+        return parse_number(sentence)
+    sentence = sentence.rpartition("=")[2]
+    if match := _NUMBER.search(sentence):
+        return _value(match)
+    return _word_value(_WORD_RUN.search(sentence))
+
+
+def _said(text: str) -> str | None:
+    """The rest of the last sentence with "The answer is" or "####"; where that is nothing, a newline and the next one."""
     phrase = None
     for phrase in _PHRASE.finditer(text):
         pass
@@ -85,13 +130,11 @@ def parse_strict(text: str) -> Fraction | None:
         return None
     end = _SENTENCE_END.search(text, phrase.end())
     sentence = text[phrase.end() : end.start() if end else len(text)]
-    if not sentence.strip(" \t\r:=*"):
-        rest = text[phrase.end() :].lstrip(" \t\r\n:=*")
-        return parse_number(rest)
-    sentence = sentence.rpartition("=")[2]
-    if match := _NUMBER.search(sentence):
-        return _value(match)
-    return _word_value(_WORD_RUN.search(sentence))
+    if sentence.strip(" \t\r:=*"):
+        return sentence
+    rest = text[phrase.end() :].lstrip(" \t\r\n:=*")
+    end = _SENTENCE_END.search(rest)
+    return "\n" + (rest[: end.start()] if end else rest)
 
 
 def parse_flexible(text: str) -> Fraction | None:
@@ -114,22 +157,40 @@ def parse_flexible(text: str) -> Fraction | None:
     return _word_value(last)
 
 
-def is_correct(parsed: Fraction | None, answer: Fraction) -> bool:
+def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
     """Whether `parsed` gives `answer`.
 
-    It does if the two are equal. It also does if all of these hold: `answer` is no decimal of at most 6 places (as 1/3,
+    Words do if they are the same but for case, blanks, a first article and punctuation around them; or begin or end with
+    them ("on Friday"), and say neither "or" nor "not".
+
+    A number does if the two are equal. It also does if all of these hold: `answer` is no decimal of at most 6 places (as 1/3,
     or a file's 0.3333333333333333); `parsed` is a decimal with 2 or more places, so that it can be a rounded `answer`;
     and they differ by at most 1e-4 of `answer`. So 33.33 is right for 100/3, but 0.33 is wrong for 1/3, and nothing but
     2.5 is right for 5/2. None (no number found) is wrong.
     """
     if parsed is None:
         return False
+    if isinstance(parsed, str) or isinstance(answer, str):
+        said, right = (_plain(written_answer(a)) for a in (parsed, answer))
+        return said == right or (bool(right) and right in (said[: len(right)], said[-len(right) :]) and not _UNSURE & set(said))
     if parsed == answer:
         return True
     if _is_short_decimal(answer) or (parsed * 10).denominator == 1:
         return False
     terminates = pow(10, parsed.denominator.bit_length(), parsed.denominator) == 0
     return terminates and abs(parsed - answer) <= RELATIVE_TOLERANCE * abs(answer)
+
+
+def _trimmed(text: str) -> str:
+    """Without blanks and punctuation around it."""
+    inner = [i for i, c in enumerate(text) if not (c.isspace() or c in _AROUND)]
+    return text[inner[0] : inner[-1] + 1] if inner else ""
+
+
+def _plain(text: str) -> list[str]:
+    """Its words, without what counts for nothing in an answer."""
+    words = [word for part in text.casefold().split() if (word := _trimmed(part))]
+    return words[len(words) > 1 and words[0] in _ARTICLES :]
 
 
 def _is_short_decimal(number: Fraction) -> bool:

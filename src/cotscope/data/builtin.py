@@ -26,6 +26,9 @@ from ..errors import DataError, shown
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Step
 from .numbers import evaluate
 
+TEMPLATE_PARTS = ("train", "held-out")
+"""Two parts of the templates that share none: two in three, and the third."""
+
 _SHE = (
     "Ada", "Amina", "Beatriz", "Clara", "Dalia", "Elif", "Freya", "Greta", "Hana", "Ines",
     "Jing", "Katya", "Lena", "Mei", "Nadia", "Olga", "Priya", "Rosa", "Sofia", "Yara",
@@ -72,7 +75,11 @@ def templates() -> tuple[Template, ...]:
 
 
 def generate(
-    n: int, seed: int = 0, steps: tuple[int, int] = (1, 4), operations: Collection[Operation] | None = None
+    n: int,
+    seed: int = 0,
+    steps: tuple[int, int] = (1, 4),
+    operations: Collection[Operation] | None = None,
+    part: str | None = None,
 ) -> list[Problem]:
     """`n` different word problems, the same for the same arguments on any machine; fewer are a prefix of more.
 
@@ -80,9 +87,10 @@ def generate(
 
     Args:
         n: how many, at least 1.
-        seed: of all draws; it is also in the ids, `builtin-<seed>-<i>`.
+        seed: of all draws; it is also in the ids, `builtin-<seed>-<i>`, of a part `builtin-<seed>-<part>-<i>`.
         steps: the least and the most operation steps of a solution (templates have 1 to 4).
         operations: only problems all of whose operation steps are among these; None for all four.
+        part: of the templates (`TEMPLATE_PARTS`): who trains on one and tests on the other tests on other templates; None: all.
 
     Raises:
         DataError: no template fits, or not that many different problems can be made.
@@ -92,17 +100,19 @@ def generate(
     wanted = set(OPERATIONS if operations is None else operations)
     if not wanted <= set(OPERATIONS):
         raise DataError("unknown operation", expected="some of " + ", ".join(OPERATIONS), got=", ".join(sorted(wanted)))
-    usable = [t for t in templates() if steps[0] <= len(t.operations) <= steps[1] and wanted.issuperset(t.operations)]
+    of_part = [t for i, t in enumerate(templates()) if part in (None, TEMPLATE_PARTS[i % 3 == 0])]
+    usable = [t for t in of_part if steps[0] <= len(t.operations) <= steps[1] and wanted.issuperset(t.operations)]
     if not usable:
         got = f"{steps[0]} to {steps[1]} steps of " + (", ".join(sorted(wanted)) or "no operation")
         raise DataError("no built-in problem is of this kind", expected="1 to 4 steps", got=got)
     rng = Random(f"cotscope-{seed}")  # a string, because it is hashed by SHA-512: the same everywhere
     problems: list[Problem] = []
     asked: set[str] = set()
+    ids = f"builtin-{seed}-{part}" if part else f"builtin-{seed}"
     while usable:
         rng.shuffle(usable)
         for template in tuple(usable):
-            problem = _new(template, f"builtin-{seed}-{len(problems)}", asked, rng)
+            problem = _new(template, f"{ids}-{len(problems)}", asked, rng)
             if problem is None:
                 usable.remove(template)
                 continue

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import DataError, shown
 from ..records import Problem
-from .builtin import generate
+from .builtin import TEMPLATE_PARTS, generate
 from .reading import MEBIBYTE, decode, read_bytes
 from .rows import FORM, parse_json, question_key, read_problems
 
@@ -93,7 +93,8 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
 
     Args:
         source: a path to a .json file (a list) or a .jsonl file; "builtin" or "builtin:N" (N generated problems, 600
-            unless given); "gsm8k"; or a hub data set, "owner/name[:config][@split]", the split "test" unless given.
+            unless given), "builtin:N/train" or "builtin:N/held-out" (of two thirds of the templates, of the others);
+            "gsm8k"; or a hub data set, "owner/name[:config][@split]", the split "test" unless given.
         seed: of the built-in generator; nothing else uses it.
 
     Raises:
@@ -102,7 +103,8 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
     """
     kind, _, count = source.partition(":")
     if kind == "builtin":
-        return _loaded(source, generate(_builtin_count(source, count), seed))
+        number, part = _builtin_count(source, count)
+        return _loaded(source, generate(number, seed, part=part))
     path = Path(source)
     absent = _absent(path)
     if not absent:
@@ -182,13 +184,15 @@ def _absent(path: Path) -> str:
         return "a name with a NUL character"
 
 
-def _builtin_count(source: str, count: str) -> int:
+def _builtin_count(source: str, count: str) -> tuple[int, str | None]:
+    """How many, and of which part of the templates."""
     if source == "builtin":
-        return DEFAULT_BUILTIN
-    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", count):
-        expected = '"builtin:N", N from 1 to 999999'
+        return DEFAULT_BUILTIN, None
+    found = re.fullmatch(rf"0*([1-9][0-9]{{0,5}})(?:/({'|'.join(TEMPLATE_PARTS)}))?", count)
+    if not found:
+        expected = '"builtin:N", N from 1 to 999999, or with /train or /held-out after it'
         raise DataError("not a number of built-in problems", expected=expected, got=shown(source))
-    return int(count.lstrip("0"))
+    return int(found[1]), found[2]
 
 
 def _from_file(source: str, path: Path, labelled: bool = True) -> Loaded:

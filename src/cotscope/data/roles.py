@@ -1,4 +1,4 @@
-"""What each token of a solution is: an operator, an equals sign, a result, or elsewhere."""
+"""What each token of a solution is: an operator, an equals sign, a result (of a formula, or the answer), or elsewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _PATTERNS = {
     "equals": re.compile(r"(?<=\d)\s*(=)"),
 }
 
+_SAID = re.compile(r"\b[Tt]he answer is\W*(\w[^\n.!?]*)")
+
 _TERM = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
 # 3 + 4 = 7, or 3 + 4
 _FORMULA = re.compile(rf"{_TERM}(?:\s*[+\-−*×x/÷]\s*[$€£(]*{_TERM}\)?)+(?:\s*=\s*[$€£]?{_TERM})?")
@@ -29,7 +31,7 @@ def formulas(text: str) -> list[tuple[int, int]]:
     return [m.span() for m in _FORMULA.finditer(text)]
 
 
-def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
+def roles(text: str, ends: Sequence[int], words: str = "") -> tuple[str, ...]:
     """The role of each token of a text; one that reaches into an operator, equals sign or result has its role.
 
     "operator": between numbers; "equals": after a number; "result": a number after an equals sign, or the answer;
@@ -37,14 +39,29 @@ def roles(text: str, ends: Sequence[int]) -> tuple[str, ...]:
 
     Args:
         ends: where each token ends in the text.
+        words: the answer, if that is words: results are then these, wherever they stand, and what is said to be the answer.
     """
     # Per role the spans are in order and apart, so that one look finds whether any of them is touched.
     spans = [(role, [m.span(1) for m in pattern.finditer(text)]) for role, pattern in _PATTERNS.items()]
+    if words:
+        stands = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
+        spans[0] = ("result", _joined([m.span() for m in stands.finditer(text)] + [m.span(1) for m in _SAID.finditer(text)]))
     found, at = [], 0
     for end in ends:
         found.append(next((role for role, places in spans if _touches(places, at, end)), "elsewhere"))
         at = max(at, end)
     return tuple(found)
+
+
+def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In order and apart."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        if found and start < found[-1][1]:
+            start, last = found.pop()
+            end = max(end, last)
+        found.append((start, end))
+    return found
 
 
 def _touches(places: list[tuple[int, int]], start: int, end: int) -> bool:
@@ -62,11 +79,11 @@ class Decoder(Protocol):
         """One token decoded by itself."""
 
 
-def token_roles(decoder: Decoder, tokens: Sequence[int]) -> tuple[str, ...]:
-    """The role of each token id."""
+def token_roles(decoder: Decoder, tokens: Sequence[int], words: str = "") -> tuple[str, ...]:
+    """The role of each token id; words: as of `roles`."""
     decode = decoder.tokenizer.decode
     text, pieces = decode(tokens), [decoder.piece(token) for token in tokens]
     if "".join(pieces) == text:
-        return roles(text, list(accumulate(map(len, pieces))))
+        return roles(text, list(accumulate(map(len, pieces))), words)
     # Tokens decoded one by one can lose their blanks, or halves of characters; what the first n come to does not.
-    return roles(text, [len(decode(tokens[: n + 1])) for n in range(len(tokens))])
+    return roles(text, [len(decode(tokens[: n + 1])) for n in range(len(tokens))], words)

@@ -1,4 +1,4 @@
-"""One problem of a file or of the hub: reading its JSON, checking its fields, and the number that is its answer."""
+"""One problem of a file or of the hub: reading its JSON, checking its fields, and the number or words that are its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..errors import DataError, shown
 from ..records import Problem
 from .answers import MAX_DIGITS, numbers_in, parse_number
 
-FORM = 'an object with "question" and "answer" (a number, or a solution that ends in "#### N")'
+FORM = 'an object with "question" and "answer" (a number, a solution that ends in "#### N", or in every row a few words)'
+LONGEST_WORDS = 80
+"""Characters of an answer in words. A longer one is no answer that a model can be expected to give as it stands."""
 LONGEST = {"question": 100_000, "answer": 100_000, "solution": 100_000, "id": 1_000}
 """Characters of a text field. A longer question fits no model, and to find that out by tokenising it takes long."""
 
@@ -59,11 +61,16 @@ def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str, labelled: boo
         labelled: False: questions are enough; answers are not read, and 0 stands in their place.
 
     Raises:
-        DataError: a row is malformed, its answer is no number, or two rows have one id.
+        DataError: a row is malformed, its answer is neither a number nor a few words, or is a number where those before it
+            are words or the reverse, or two rows have one id.
     """
     places: dict[str, str] = {}
+    kind = ""
     for index, place, row in rows:
         problem = _problem(row, place, f"{stem}-{index}", labelled)
+        here = "words" if problem.words else "a number"
+        if (kind := kind or here) != here:
+            raise DataError(f"{place}: the answer is {here}", expected=f"{kind}, as before it", got=shown(row["answer"]))
         if problem.id in places:
             raise DataError(
                 f"{place}: the id {shown(problem.id)} is used twice",
@@ -95,10 +102,11 @@ def _problem(row: Any, place: str, default_id: str, labelled: bool) -> Problem:
         return Problem(problem_id, question, Fraction(0))
     if isinstance(row["answer"], str):
         _check_length(row["answer"], "answer", place)
-    answer = _number(row["answer"])
+    number = _number(row["answer"])
+    answer = _words(row["answer"]) if number is None else number
     if answer is None:
-        got = shown(row["answer"])
-        raise DataError(f"{place}: the answer is no number", expected="one number, or `#### N`", got=got)
+        expected = f"one number, `#### N`, or at most {LONGEST_WORDS} characters without a digit"
+        raise DataError(f"{place}: the answer is no number, nor a few words", expected=expected, got=shown(row["answer"]))
     solution = _text(row, "solution", place).strip() if row.get("solution") is not None else ""
     if not solution and isinstance(row["answer"], str) and _MARKER in row["answer"]:
         solution = _CALCULATOR.sub("", _text(row, "answer", place).rpartition(_MARKER)[0]).strip()
@@ -145,6 +153,13 @@ def _number(value: Any) -> Fraction | None:
     value = value.rpartition(_MARKER)[2]
     numbers = numbers_in(value)
     return parse_number(value) if not numbers else numbers[0] if len(numbers) == 1 else None
+
+
+def _words(value: Any) -> str | None:
+    """The answer in words that a file's value is; None if it is none: too long, with digits, without a letter."""
+    words = " ".join(value.split()) if isinstance(value, str) else ""
+    fits = len(words) <= LONGEST_WORDS and any(map(str.isalpha, words)) and not any(map(str.isdigit, words))
+    return words if fits and words.isprintable() else None
 
 
 def _float(text: str) -> Any:

@@ -85,7 +85,7 @@ class ActivePoles:
         sink: gets the tally of rows that have ended, several at a time.
         keep_steps: keep the steps themselves in `steps`: row number → indices and coefficients, (steps, layers, k)
             each. For inspection and tests; grows with the number of problems.
-        label: the label of each of a row's tokens, 0 or more, which the tally keeps apart; None: 0 for all.
+        label: of a row's number and tokens: the label of each token, 0 or more, which the tally keeps apart; None: 0 for all.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ActivePoles:
         k: int = 10,
         sink: Callable[[PoleTally], None] = lambda tally: None,
         keep_steps: bool = False,
-        label: Callable[[Sequence[int]], Sequence[int]] | None = None,
+        label: Callable[[int, Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         self.k, self.sink, self.keep_steps, self.label = k, sink, keep_steps, label
         self.norms = anatomy.norms
@@ -118,7 +118,7 @@ class ActivePoles:
 
     def end_row(self, row: int, tokens: Sequence[int]) -> None:
         self._ended[row] = self._rows.take(row, len(tokens))
-        self._labels[row] = self.label(tokens) if self.label else [0] * len(tokens)
+        self._labels[row] = self.label(row, tokens) if self.label else [0] * len(tokens)
         if len(self._ended) >= TALLY_ROWS:
             self._flush()
 

@@ -69,12 +69,13 @@ def record_forced(session: Session, prompts: Sequence[MeasuredPrompt], given: Se
                 got=f"{longest}",
                 remedy="Use fewer exemplars.",
             )
-    ids = np.array([s.problem.id for s in given])
+    problems = [s.problem for s in given]
+    ids = np.array([p.id for p in problems])
     with session.bar("teacher-forced activity", len(missing), "prompt") as bar:
         for p in missing:
             of, about = fingerprint(mark, p.prompt.text(""), k), {"family": p.family, "prompt": p.prompt.name}
             with run.writer(FORCED, p.name, of) as write:
-                recorder = active_poles(session, lambda t, w=write, a=about: w(by_problem(t, ids, FORCED, a)))  # type: ignore[misc]
+                recorder = active_poles(session, problems, lambda t, w=write, a=about: w(by_problem(t, ids, FORCED, a)))  # type: ignore[misc]
                 scores = score(
                     session.engine,
                     Given(

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..data.answers import parse_flexible
+from ..data.answers import read_answer, written_answer
 from ..data.load import load_questions
-from ..data.numbers import format_number
 from ..errors import UserError, shown
 from ..predicting.classifier import unpacked
 from ..predicting.shares import expected_share, risk_coverage
@@ -57,8 +56,8 @@ def answer(session: Session, questions: str, to: str | None) -> str:
         )  # fmt: skip
     given = []
     for problem, c in zip(problems, written, strict=True):
-        number = parse_flexible(c.text)
-        given.append(Answer(problem, c.text, c.token_ids, False, None if number is None else format_number(number)))
+        read = read_answer(c.text, session.inputs.words).flexible
+        given.append(Answer(problem, c.text, c.token_ids, False, None if read is None else written_answer(read)))
     neurons = [Neuron(*n) for n in about["neurons"]]
     traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
     found = classifier.probabilities(flat(traces.sizes[:, :, traces.of(neurons)])).tolist()

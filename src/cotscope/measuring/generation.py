@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.answers import is_correct, parse_flexible, parse_strict
-from ..data.numbers import format_number
+from ..data.answers import is_correct, read_answer, written_answer
 from ..data.roles import ROLES, token_roles
 from ..records import Completion, Neuron, Problem, Prompt
 from ..runs.files import fingerprint
@@ -149,7 +148,7 @@ class _Sink:
             ids = np.array([p.id for p in problems])
             write = self._table.enter_context(session.run.writer(ACTIVITY, condition.name, of))
             about = {"condition": condition.name, "family": condition.family, "prompt": condition.prompt.name}
-            self.recorder = active_poles(session, lambda tally: write(by_problem(tally, ids, ACTIVITY, about)))
+            self.recorder = active_poles(session, problems, lambda tally: write(by_problem(tally, ids, ACTIVITY, about)))
 
     def finish(self, completions: list[Completion], seconds_per_token: float) -> None:
         """Write what the condition's rows said."""
@@ -158,7 +157,7 @@ class _Sink:
         rows = []
         for problem, completion in zip(self.problems, completions, strict=True):
             end = ("elsewhere",) * (completion.steps - len(completion.token_ids))  # the end token is counted, not kept
-            places = token_roles(session.loaded, completion.token_ids) + end
+            places = token_roles(session.loaded, completion.token_ids, problem.words) + end
             rows.append(_graded(condition, problem, completion) | {"roles": list(places)})
         written = sum(c.steps for c in completions)
         seconds = round(written * seconds_per_token, 2)
@@ -169,7 +168,7 @@ class _Sink:
 
 
 def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, Any]:
-    strict, flexible = parse_strict(completion.text), parse_flexible(completion.text)
+    read = read_answer(completion.text, bool(problem.words))
     return {
         "condition": condition.name,
         "family": condition.family,
@@ -181,15 +180,15 @@ def _graded(condition: Condition, problem: Problem, completion: Completion) -> d
         "token_ids": list(completion.token_ids),
         "tokens": completion.steps,
         "finish": completion.finish,
-        "strict": None if strict is None else format_number(strict),
-        "flexible": None if flexible is None else format_number(flexible),
-        "correct_strict": is_correct(strict, problem.answer),
-        "correct": is_correct(flexible, problem.answer),
+        "strict": None if read.strict is None else written_answer(read.strict),
+        "flexible": None if read.flexible is None else written_answer(read.flexible),
+        "correct_strict": is_correct(read.strict, problem.answer),
+        "correct": is_correct(read.flexible, problem.answer),
     }
 
 
-def active_poles(session: Session, sink: Callable[[PoleTally], None]) -> ActivePoles:
-    """The study's recorder; what it tallies is kept apart by the tokens' roles."""
+def active_poles(session: Session, problems: Sequence[Problem], sink: Callable[[PoleTally], None]) -> ActivePoles:
+    """The study's recorder for rows that answer these problems; what it tallies is kept apart by the tokens' roles."""
     from ..lm.recorders import ActivePoles
 
     loaded = session.loaded
@@ -197,7 +196,7 @@ def active_poles(session: Session, sink: Callable[[PoleTally], None]) -> ActiveP
         loaded.anatomy,
         session.config.k,
         sink,
-        label=lambda tokens: [ROLES.index(role) for role in token_roles(loaded, tokens)],
+        label=lambda row, tokens: [ROLES.index(role) for role in token_roles(loaded, tokens, problems[row].words)],
     )
 
 

@@ -57,7 +57,7 @@ class Solution:
 def solution(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Solution:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
     tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    return Solution(problem, source, text, tuple(tokens), token_roles(loaded, tokens))
+    return Solution(problem, source, text, tuple(tokens), token_roles(loaded, tokens, problem.words))
 
 
 def fingerprint_of(given: Sequence[Solution]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..data.answers import is_correct, parse_flexible
+from ..data.answers import is_right
 from ..data.load import general_text
 from ..data.rows import question_key
 from ..edits.edit import Base, Edit
@@ -190,7 +190,7 @@ class _Trial:
                 stop=session.prompt.stop,
                 intervention=self._intervention(candidate),
             )
-            return sum(is_correct(parse_flexible(c.text), p.answer) for c, p in zip(written, problems, strict=True))
+            return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
 
         found = self.memory.value(f"{candidate} writes", compute)
         progress(len(problems))

@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.answers import is_correct, parse_flexible
+from ..data.answers import is_right
 from ..data.load import load_problems
 from ..data.rows import question_key
 from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
+from ..predicting.templates import templates
 from ..prompts.derive import render_solution
 from ..records import Neuron, Problem
 from ..runs.files import fingerprint
@@ -54,7 +55,7 @@ class Tuning:
         method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
             up-projections; LoRA or (IA)³ of the package peft; every weight.
         trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
-        train, validation: how many, at most; validation problems come after those to train on.
+        train, validation: how many, at most; no validation problem is of a template that is trained on, where there are others.
         passes: over the training problems, at most.
         patience: passes without a lower validation loss after which it ends.
         batch: problems per step.
@@ -121,6 +122,7 @@ def tune(
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, by, settings, first, random)
     given = worked_problems(session, settings.data, settings.train + settings.validation, say)
+    given = parted(given, settings.validation)
     if len(given) <= settings.validation:
         raise EditError(
             "too few problems with a solution to train on",
@@ -171,12 +173,26 @@ def worked_problems(session: Session, data: str, wanted: int, say: Callable[[str
         written = session.engine.generate(
             texts, max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop
         )
-        found += [
-            (p, c.text.strip()) for p, c in zip(part, written, strict=True) if is_correct(parse_flexible(c.text), p.answer)
-        ]
+        found += [(p, c.text.strip()) for p, c in zip(part, written, strict=True) if is_right(c.text, p.answer)]
         if len(found) >= wanted:
             break
     return found[:wanted]
+
+
+def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:
+    """`given` with `validation` problems last, of templates that the others are not; as it is if that leaves none to train on.
+
+    These are of the templates that come up last; what is left of a template that they are of is dropped.
+    """
+    if not validation or not given:
+        return list(given)
+    of = templates([p.question for p, _ in given])
+    kept = set[int]()
+    for template in reversed(list(dict.fromkeys(of))):
+        if sum(of.count(t) for t in kept) < validation:
+            kept.add(template)
+    train = [g for g, t in zip(given, of, strict=True) if t not in kept]
+    return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
 
 
 class _Tuner:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from ..data.answers import written_answer
 from ..data.numbers import evaluate, format_number
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Prompt, Step
 from .exemplars import Exemplars
@@ -104,8 +105,8 @@ def render_solution(problem: Problem) -> str:
     A problem without steps gives its `solution` text and that line, or the line alone. No newline at the end.
     """
     if not problem.steps and problem.solution.strip():
-        return f"{problem.solution.strip()}\n{_closing(format_number(problem.answer))}"
-    return _solution(problem, _right(problem), format_number(problem.answer), "sentence")
+        return f"{problem.solution.strip()}\n{_closing(written_answer(problem.answer))}"
+    return _solution(problem, _right(problem), written_answer(problem.answer), "sentence")
 
 
 def _prompt(name: str, cue: str, problems: Sequence[Problem], shown: Sequence[list[_Shown]], layout: Layout) -> Prompt:

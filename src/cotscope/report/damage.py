@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..stats import LEAST_EFFECT, LEAST_MARGIN, VERDICTS
+from ..stats import ARITHMETIC, LEAST_EFFECT, LEAST_MARGIN, in_words
 from . import text
 from .charts import Chart, Mark, Row, intervals
 from .reading import Reading
@@ -39,7 +39,7 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
         "says": _says(specific(summary)),
         "few": 0 < (summary.get("matched") or 0) < FEW_SETS,
         "headline": headline,
-        "verdict": VERDICTS[headline["verdict"]] if headline else "",
+        "verdict": in_words(headline["verdict"], summary.get("skill", ARITHMETIC)) if headline else "",
         "claims": [(words, headline[claim]) for claim, words in CLAIMS.items() if headline.get(claim)],
         **{key: summary.get(key, text.MISSING) for key in ("problems", "items", "matched")},
     }

@@ -9,21 +9,25 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from ..data.roles import formulas
-from ..stats import MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT
+from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
 from .svg import fill, svg, text_at
 from .text import interval, is_number, number, shortened
 
 FINDINGS = {
-    MATTERS: "The model’s arithmetic depends on these neurons, more than on other neurons like them.",
-    PUSH: "These neurons push arithmetic onto the page. That the model calculates with them is not shown.",
-    NOT_SHOWN: "It is not shown that these neurons do more for the model’s arithmetic than other neurons like them.",
-    UNSPLIT: "The model’s arithmetic suffers without these neurons, more than without others like them. Whether that is more "
+    MATTERS: "The model’s {skill} depend{s} on these neurons, more than on other neurons like them.",
+    PUSH: "These neurons push {skill} onto the page. That the model {does} with them is not shown.",
+    NOT_SHOWN: "It is not shown that these neurons do more for the model’s {skill} than other neurons like them.",
+    UNSPLIT: "The model’s {skill} suffer{s} without these neurons, more than without others like them. Whether that is more "
     "than their own push onto the page can’t be told on this model.",
     TOO_FEW: "Whether these neurons matter can’t be told yet: there are too few random sets of neurons to compare them with.",
 }
-"""The verdict of `stats/specific.py` for a reader who knows none of the tool's words."""
+"""The verdict of `stats/specific.py` for a reader who knows none of the tool's words, for `SKILLS` to fill in."""
+SKILLS = {
+    ARITHMETIC: {"skill": "arithmetic", "s": "s", "does": "calculates"},
+    ANSWERS: {"skill": "answers", "s": "", "does": "finds them"},
+}
 PHENOMENA = {
     "without_formulas": "Examples without formulas",
     "without_text": "Examples without words",
@@ -82,9 +86,10 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
 
 def finding(run: Reading) -> str:
     """What was found, no more than the verdict says; and where a stage is missing or stale, what that leaves open."""
-    verdict = ((run.summary.get("damage") or {}).get("headline") or {}).get("verdict")
+    damage = run.summary.get("damage") or {}
+    verdict = (damage.get("headline") or {}).get("verdict")
     if verdict in FINDINGS:
-        return FINDINGS[verdict]
+        return FINDINGS[verdict].format(**SKILLS.get(damage.get("skill", ARITHMETIC), SKILLS[ARITHMETIC]))
     held = {name: run.state(name) for name in ("annotate", "ablate", "damage")}
     for name, state in held.items():
         if state.status == "stale":
@@ -161,12 +166,14 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
         chosen = f"No problem is solved with the neurons in place ({counts}); this is the first by its id."
     pair = (lost or solved or pairs)[0]
     before, after = (shortened(pair[key] or "", LONGEST) for key in ("before", "after"))
-    found = stretches(before, after)
+    of_words = not any(map(str.isdigit, pair["answer"]))
+    found = stretches(before, after, of_words)
     return {
         "id": pair["problem_id"],
         "question": (pair["question"] or "").strip().split("\n"),
         "answer": pair["answer"],
         "chosen": chosen,
+        "parts": "lines" if of_words else "formulas",
         "lost": sum(stretch.lost for line in found for stretch in line),
         "sides": [
             {"label": "With the neurons in place", "lines": found, "right": pair["right_before"], "read": pair["read_before"]},
@@ -176,8 +183,15 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def stretches(text: str, other: str) -> list[list[Stretch]]:
-    """The lines of a solution, its formulas that another one lacks apart (but for blanks, commas and signs of money)."""
+def stretches(text: str, other: str, whole_lines: bool = False) -> list[list[Stretch]]:
+    """The lines of a solution, its formulas that another one lacks apart (but for blanks, commas and signs of money).
+
+    Args:
+        whole_lines: lines that it lacks, in place of formulas.
+    """
+    if whole_lines:
+        there = set(map(str.strip, other.split("\n")))
+        return [[Stretch(line, line.strip() not in there)] if line else [] for line in text.strip("\n").split("\n")]
     kept = {_plain(other[start:end]) for start, end in formulas(other)}
     lines = []
     for line in text.strip("\n").split("\n"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
-from ..stats import VERDICTS
+from ..stats import ARITHMETIC, in_words
 from .damage import CLAIMS, specific
 
 _BESIDE = (("all candidates", "lexicon"), ("rejected candidates", "rejected"))
@@ -50,7 +50,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         for row in specific(damage):
             lines.append(f"{row['label']:46}{row['change']:>+7.3f}  {_interval([row['low'], row['high']])}")
         found = damage["headline"]
-        lines += [f"verdict: {found['verdict']}", *wrap(VERDICTS[found["verdict"]], 96)]
+        lines += [f"verdict: {found['verdict']}", *wrap(in_words(found["verdict"], damage.get("skill", ARITHMETIC)), 96)]
         for claim, words in CLAIMS.items():
             if held := found[claim]:
                 lines.append(f"p = {held['p_value']:.3f}, beyond other tokens {held['p_beyond']:.3f} ({words})")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts.sets import ConceptSet, load_concepts
+from ..data.answers import written_answer
 from ..data.load import Loaded, Split, load_problems, split
-from ..data.numbers import format_number
-from ..errors import RunError
+from ..errors import PromptError, RunError, shown
 from ..prompts.derive import derive_prompts, left_out
 from ..prompts.exemplars import Exemplars, load_exemplars
 from ..prompts.extra import ExtraPrompt, extra_prompts
@@ -58,6 +58,11 @@ class Inputs:
         return load_exemplars(Path(self.config.exemplars) if self.config.exemplars else None)
 
     @property
+    def words(self) -> bool:
+        """Whether the answers are words, not numbers."""
+        return bool(self.split.test[0].words)
+
+    @property
     def derives(self) -> bool:
         """Whether prompts are derived from the exemplars."""
         return self.config.exemplars is not None or not self.config.prompt_files
@@ -65,6 +70,12 @@ class Inputs:
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
         """All prompts of the study; the first is the one that discovery uses."""
+        if self.derives and self.words and self.config.exemplars is None:
+            raise PromptError(
+                "the packaged exemplars are arithmetic, and this data's answers are words",
+                expected="--prompt-file, with some worked examples of your own",
+                got=f"the answer {shown(self.split.test[0].words)}",
+            )
         derived = derive_prompts(self.exemplars, seed=self.config.seed) if self.derives else ()
         taken = [p.name for p in derived]
         prompts = load_prompt_files([Path(f) for f in self.config.prompt_files], taken) + derived
@@ -98,7 +109,7 @@ class Inputs:
     def problem_rows(self) -> list[dict[str, Any]]:
         """Rows of the table `problems`."""
         return [
-            {"problem_id": p.id, "split": name, "question": p.question, "answer": format_number(p.answer)}
+            {"problem_id": p.id, "split": name, "question": p.question, "answer": written_answer(p.answer)}
             for name, part in self.split.parts().items()
             for p in part
         ]

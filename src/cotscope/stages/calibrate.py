@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
-from ..data.answers import is_correct, parse_flexible
+from ..data.answers import is_right
 from ..data.builtin import generate
 from ..measuring.neurons import active_neurons, with_promoted
 from ..measuring.solutions import Solution, mean_places, score_paths, solution
@@ -181,7 +181,7 @@ class _Bench:
             stop=self.prompt.stop,
             intervention=shuffled(self.session.loaded.anatomy, orders),
         )
-        return sum(is_correct(parse_flexible(c.text), g.problem.answer) for c, g in zip(completions, given, strict=True))
+        return sum(is_right(c.text, g.problem.answer) for c, g in zip(completions, given, strict=True))
 
     def _discovered(
         self, given: Sequence[Solution], orders: Orders

@@ -46,6 +46,8 @@ from ..runs.tables import (
     SOLUTIONS,
 )
 from ..stats import (
+    ANSWERS,
+    ARITHMETIC,
     LEAST_EFFECT,
     LEAST_MARGIN,
     SPECIFIC_RULE,
@@ -75,6 +77,7 @@ UNITS = {
     "damage.battery.<set>": "share of battery items whose answer is the most likely continuation, 0 to 1",
     "damage.specific": "change under the set that the matched sets match (`damage.target`) less their mean change, with an "
     "interval over problems and sets, and its rank p among the sets",
+    "damage.skill": "what the study is of: arithmetic, or answers in words",
     "damage.headline": SPECIFIC_RULE,
 }
 Key = tuple[str, str, str, str]  # set, role, path, measure
@@ -105,7 +108,7 @@ def damage(session: Session, options: Options) -> str:
     headline = _headline(rows, permuted)
     effects = _effects(session, rows, [*sets.values(), *permuted])
     _summarise(session, list(sets.values()), effects, headline)
-    return _finding(headline)
+    return _finding(headline, _skill(session))
 
 
 def _permuted(session: Session, count: int) -> list[NeuronSet]:
@@ -267,6 +270,7 @@ def _summarise(
         "damage",
         {
             "target": target,
+            "skill": _skill(session),
             "matched": len(matched),
             "problems": max(map(len, changes.values())),
             "items": rows[0]["items"],
@@ -279,10 +283,14 @@ def _summarise(
     )
 
 
-def _finding(headline: Mapping[str, Any]) -> str:
+def _skill(session: Session) -> str:
+    return ANSWERS if session.inputs.words else ARITHMETIC
+
+
+def _finding(headline: Mapping[str, Any], skill: str) -> str:
     claims = (("zeroed", headline["pushes"]), ("their push put back", headline["matters"]))
     p = [f"{way} p = {max(c['p_value'], c['p_beyond']):.3f}" for way, c in claims if c]
-    return f"arithmetic without these neurons: {headline['verdict']}" + (f" ({', '.join(p)})" if p else "")
+    return f"{skill} without these neurons: {headline['verdict']}" + (f" ({', '.join(p)})" if p else "")
 
 
 def _by_set(session: Session, table: str, key: str, value: str) -> dict[str, dict[str, float]]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ..data.answers import written_answer
 from ..data.load import general_text
-from ..data.numbers import format_number
 from ..data.roles import ROLES
 from ..data.rows import question_key
 from ..edits.edit import Edit
@@ -273,7 +273,7 @@ def _compare(
         wrote.setdefault(r["neuron_set"], {})[r["problem_id"]] = r
     base, own = (wrote[f"{name} on {data.label}"] for name in (BASE, edit.name))
     each = [
-        {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": format_number(p.answer)}
+        {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
         for p in data.problems
     ]

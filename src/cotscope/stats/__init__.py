@@ -28,6 +28,8 @@ from .significance import mcnemar_exact as mcnemar_exact
 from .significance import permutation_p as permutation_p
 from .significance import problems_needed as problems_needed
 from .significance import sign_flip_p as sign_flip_p
+from .specific import ANSWERS as ANSWERS
+from .specific import ARITHMETIC as ARITHMETIC
 from .specific import LEAST_EFFECT as LEAST_EFFECT
 from .specific import LEAST_MARGIN as LEAST_MARGIN
 from .specific import LEAST_PERMUTED as LEAST_PERMUTED
@@ -43,4 +45,5 @@ from .specific import Places as Places
 from .specific import Scored as Scored
 from .specific import SpecificDamage as SpecificDamage
 from .specific import beyond_controls as beyond_controls
+from .specific import in_words as in_words
 from .specific import specific_damage as specific_damage

@@ -19,23 +19,26 @@ LEAST_PERMUTED = round(1 / LEVEL) - 1  # with fewer no p-value reaches the level
 MATTERS, PUSH, NOT_SHOWN = "matters", "only its own push", "not shown"
 TOO_FEW = "too few permuted sets to tell"
 UNSPLIT = "damage, but its own push can't be told from the rest"
+ARITHMETIC, ANSWERS = "arithmetic", "answers"
+"""What a study is of: problems whose answers are numbers, or words."""
 VERDICTS = {
-    MATTERS: "Even with their own push on the output put back, arithmetic tokens lose more without these neurons than without "
+    MATTERS: "Even with their own push on the output put back, {tokens} tokens lose more without these neurons than without "
     "as many random neurons like them: later layers depend on them.",
-    PUSH: "Arithmetic tokens lose more without these neurons than without as many random neurons like them. With their own "
-    "push on the output put back that is not shown: it may be all that they do for arithmetic.",
-    NOT_SHOWN: "It is not shown that arithmetic tokens lose more without these neurons than without as many random neurons "
+    PUSH: "{Tokens} tokens lose more without these neurons than without as many random neurons like them. With their own "
+    "push on the output put back that is not shown: it may be all that they do for {skill}.",
+    NOT_SHOWN: "It is not shown that {tokens} tokens lose more without these neurons than without as many random neurons "
     "like them.",
-    UNSPLIT: "Arithmetic tokens lose more without these neurons than without as many random neurons like them. Whether that "
+    UNSPLIT: "{Tokens} tokens lose more without these neurons than without as many random neurons like them. Whether that "
     "is more than their own push on the output can't be told on this model.",
     TOO_FEW: f"It takes {LEAST_PERMUTED} permuted sets (as many random neurons like them) to say anything.",
 }
-"""What each verdict says of a set, in words."""
+"""What each verdict says of a set, for `in_words`."""
 SPECIFIC_RULE = (
     "A set of neurons is taken out while the model is made to write given solutions, and so are permuted sets: as many neurons "
     "of each layer and stratum of what neurons did in discovery, drawn from all that are there. A claim on the set holds if "
-    "its arithmetic tokens (operators, equals signs, results) lose more than under the permuted sets (permutation p at most "
-    f"{LEVEL}), by a least amount more than under their mean, and still do after the change at the other tokens has been taken "
+    "its arithmetic tokens (operators, equals signs, results; where answers are words: the answer, wherever it stands) lose "
+    f"more than under the permuted sets (permutation p at most {LEVEL}), by a least amount more than under their mean, and "
+    "still do after the change at the other tokens has been taken "
     f"off (p at most {LEVEL} too: not everything just suffers more). There are two claims, each at that level. The set pushes "
     f"arithmetic: the total change in log-probability, at least {LEAST_EFFECT} nats. The set matters to arithmetic: the "
     "indirect change in logit margin (the token's logit less the largest of the others), that which is left when the set's "
@@ -44,6 +47,12 @@ SPECIFIC_RULE = (
     f"of a change only where its interval at 90 % lies within ±{LEAST_EFFECT} nats of log-probability, or ±{LEAST_MARGIN} of "
     "margin."
 )
+
+
+def in_words(verdict: str, skill: str = ARITHMETIC) -> str:
+    """What a verdict says of a set in a study of this skill."""
+    tokens = "answer" if skill == ANSWERS else skill
+    return VERDICTS[verdict].format(tokens=tokens, Tokens=tokens.capitalize(), skill=skill)
 
 
 class Places(NamedTuple):

@@ -55,7 +55,7 @@ async function solution(here, values, go) {
     note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : ""));
   return [h("p", {class: "problem"}, h("bdi", {}, seen(found.problem.question)), " ", h("b", {}, `Answer: ${seen(found.problem.answer)}`)), bar,
     h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens,
-      note(`Says ${seen(side.flexible ?? "no number")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`)))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
+      note(`Says ${seen(side.flexible ?? "no answer")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`)))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
 }
 
 /** Arrows go from token to token; Enter and Space choose one. Tokens are no button elements: those do not break lines. */
