@@ -1,4 +1,4 @@
-"""The example, and the Python of the guide, run as they stand; only model, data and prompts are the tiny study's."""
+"""The examples, and the Python of the guide, run as they stand; only model, data and prompts are the tiny study's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from conftest import TinyStudy
 
 import cotscope
 from cotscope.cli.commands import build_parser
+from cotscope.concepts.sets import load_concepts
+from cotscope.data.answers import is_right
+from cotscope.data.load import load_problems
+from cotscope.prompts.derive import render_solution
+from cotscope.prompts.files import load_prompt_file
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = 'model="qwen2.5-coder-0.5b", data="builtin", limit=16'
@@ -24,8 +29,8 @@ def tiny_options(tiny_study: TinyStudy) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k not in ("command", "out", "rows", "json", "thorough")}
 
 
-def first_study() -> Any:
-    spec = importlib.util.spec_from_file_location("first_study", ROOT / "examples/first_study.py")
+def loaded_script(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,7 +39,7 @@ def first_study() -> Any:
 
 @pytest.mark.slow
 def test_first_study(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example = first_study()
+    example = loaded_script(ROOT / "examples/first_study.py")
     options = example.SMALL | {"permuted": 1, "battery": 1, "matched": 2} | tiny_options(tiny_study)
     run = example.first_study(str(tmp_path / "r"), **options)
     said = capsys.readouterr().out
@@ -60,3 +65,20 @@ def test_the_python_of_the_guide(tiny_study: TinyStudy, tmp_path: Path, monkeypa
         code = block.replace(STUDY, f"**{options!r}").replace(MODEL, repr(tiny_study.model))
         exec(compile(code, "docs/guide.md", "exec"), names)
     assert isinstance(names["run"], cotscope.Run)
+
+
+def test_the_calendar_is_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "examples/calendar"
+    made = loaded_script(folder / "make_problems.py")
+    monkeypatch.setattr(made, "__file__", str(tmp_path / "make_problems.py"))
+    made.main()
+    for name in ("problems.jsonl", "prompt.txt"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    problems = load_problems(str(folder / "problems.jsonl")).problems
+    assert len(problems) == 320 and {p.words for p in problems} == {*made.DAYS, *made.MONTHS}
+    for p in problems:
+        assert is_right(render_solution(p), p.answer) and f"{p.words}.\nThe answer is" in render_solution(p)
+    prompt = load_prompt_file(folder / "prompt.txt")
+    assert prompt.cue == "\nLet's think step by step\n" and not any(p.question in prompt.prefix for p in problems)
+    concepts = load_concepts(str(folder / "concepts.toml")).concepts
+    assert {d.lower() for d in made.DAYS} < {*concepts[0].seeds} and {m.lower() for m in made.MONTHS} < {*concepts[1].seeds}

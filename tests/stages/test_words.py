@@ -1,0 +1,106 @@
+"""A whole study of problems whose answers are words: a tiny model that writes no digits "solves" half of them."""
+
+from __future__ import annotations
+
+import json
+import string
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, TinyStudy
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from cotscope.cli import main
+from cotscope.data.answers import is_right, read_answer
+from cotscope.data.load import load_problems
+from cotscope.data.rows import LONGEST_WORDS
+from cotscope.lm.engine import Engine
+from cotscope.lm.loading import load_model
+from cotscope.prompts.files import load_prompt_file
+from cotscope.runs.folder import Run
+
+pytestmark = pytest.mark.slow
+
+PROMPT = "Question: Which letter is after A?\nLet's think step by step\nAfter A comes B.\nThe answer is B.\n"
+CONCEPTS = """name = "letters"
+[[concept]]
+name = "early"
+seeds = ["a", "b", "c"]
+[[concept]]
+name = "late"
+seeds = ["x", "y", "z"]
+"""
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of the command line: the model, 40 problems of which it solves every second one, a prompt, concepts."""
+    folder = tmp_path_factory.mktemp("words")
+    vocabulary = {c: i for i, c in enumerate(["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
+    settings = FAMILIES["qwen2"][1] | {"vocab_size": len(vocabulary), "max_position_embeddings": 8192, "eos_token_id": 0}
+    torch.manual_seed(4)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(**settings), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+        letters = [i for c, i in vocabulary.items() if c in string.ascii_letters]
+        head = model.get_output_embeddings().weight
+        head *= 0.01
+        head[letters] *= 100
+    model.save_pretrained(folder / "model")
+    (folder / "prompt.txt").write_text(PROMPT)
+    (folder / "concepts.toml").write_text(CONCEPTS)
+    prompt = load_prompt_file(folder / "prompt.txt")
+    questions = [f"What is after {'ABCDEFGHIJ'[i % 10]}{'klmnopqr'[i % 8]}?" for i in range(40)]
+    written = Engine(load_model(str(folder / "model"), dtype="float32")).generate(
+        [prompt.text(q) for q in questions], max_new_tokens=12, stop=prompt.stop
+    )
+    rows = []
+    for i, (question, c) in enumerate(zip(questions, written, strict=True)):
+        said = read_answer(c.text, words=True).flexible
+        assert isinstance(said, str) and len(said) < LONGEST_WORDS, c.text
+        rows.append({"question": question, "answer": said if i % 2 else "B", "solution": f"It comes after. So {said}."})
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"model": "model", "data": "problems.jsonl", "prompt-file": "prompt.txt", "concepts": "concepts.toml"}
+    named = [word for option, name in files.items() for word in (f"--{option}", str(folder / name))]
+    return [*named, "--limit", "12", "--dtype", "float32", "--max-new-tokens", "12"]
+
+
+def test_a_study_of_answers_in_words(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "r"
+    assert main(["study", *options, "--permuted", "19", "--matched", "2", "--battery", "1", "--out", str(folder)]) == 0
+    terminal = capsys.readouterr().out
+    run = Run.open(folder)
+    assert run.summary["damage"]["skill"] == "answers"
+    problems = {p.id: p for p in load_problems(options[3]).problems}
+    asked = run.rows("SELECT * FROM completions WHERE family = 'study'")
+    assert asked and {True, False} == {r["correct"] for r in asked}
+    for r in asked:
+        assert r["correct"] == is_right(r["text"], problems[r["problem_id"]].answer)
+        assert r["flexible"] == read_answer(r["text"], words=True).flexible
+        if r["correct"]:
+            assert "result" in r["roles"]
+    assert not {"operator", "equals"} & {r["role"] for r in run.rows("SELECT DISTINCT role FROM damage_solutions")}
+    assert {"result", "elsewhere"} <= {r["role"] for r in run.rows("SELECT DISTINCT role FROM activity")}
+    report = (folder / "report.html").read_text()
+    for said in (terminal, report.partition('id="found"')[2].partition("</section>")[0]):
+        assert "rithmetic" not in said
+
+
+def test_the_packaged_exemplars_are_for_numbers(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = options.index("--prompt-file")
+    assert main(["discover", *options[:at], *options[at + 2 :], "--out", str(tmp_path / "r")]) != 0
+    said = capsys.readouterr().err
+    assert "the packaged exemplars are arithmetic, and this data's answers are words; expected --prompt-file" in said
+    assert not (tmp_path / "r").exists()
+
+
+def test_numbers_stay_numbers(tiny_study: TinyStudy) -> None:
+    assert all(isinstance(p.answer, Fraction) and not p.words for p in load_problems(tiny_study.data).problems)
