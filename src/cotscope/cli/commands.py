@@ -36,6 +36,7 @@ EXAMPLES = {
     "correlate": "cotscope correlate runs/first",
     "calibrate": "cotscope calibrate runs/first --runs 40",
     "predict": "cotscope predict runs/first --data more.jsonl",
+    "cascade": "cotscope cascade runs/first --larger qwen2.5-coder-1.5b",
     "evaluate": "cotscope evaluate runs/first --edit edit.json",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
     "steer": "cotscope steer runs/first --goal worse --to worse.json",

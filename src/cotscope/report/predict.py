@@ -19,6 +19,8 @@ LEGEND = {"reasoning": "chosen neurons", "matched": "random neurons, or all", "c
 DRAWN = {"reasoning": "reasoning", "random 1": "matched", "confidence": "comparable", "probe": "other"}
 """Ways of telling whose curves are drawn → as what."""
 SHOWN = tuple(DRAWN)
+SENT = {"reasoning": "reasoning", "reasoning, at the first token": "matched", "confidence": "comparable", "at random": "other"}
+"""Routers of a cascade that are drawn → as what."""
 _AREA = Look(limits=(0.0, 1.0), whole=True, sign=False, digits=3)
 _BINS = 5
 
@@ -41,6 +43,7 @@ def predict(run: Reading) -> dict[str, Any]:
         "errors": [r for r in errors if r["family"] == "all" and r["problems"] is None],
         "prompts": _prompts([r for r in shares if r["family"] != "data"]),
         "cause": found.get("cause"),
+        "cascade": _cascade(run),
         "level": LEVEL,
     }
 
@@ -130,6 +133,24 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     cuts = [round(len(order) * i / _BINS) for i in range(_BINS + 1)]
     parts = [order[a:b] for a, b in pairwise(cuts) if b > a]
     return [(sum(r["probability"] for r in p) / len(p), sum(r["correct"] for r in p) / len(p)) for p in parts]
+
+
+def _cascade(run: Reading) -> dict[str, Any]:
+    """Accuracy against cost where questions are sent on to a larger model, by router."""
+    rows, summary = run.rows("cascade"), run.summary.get("cascade") or {}
+    every = [
+        Square(short(label, 14), "cost (the larger model alone: 1)", "share right",
+               [Curve(kind, name, [(r["cost"], r["accuracy"]) for r in rows
+                                   if (r["data"], r["router"]) == (label, name) and r["cost"] <= 1])
+                for name, kind in SENT.items()]) for label in dict.fromkeys(r["data"] for r in rows)
+    ]  # fmt: skip
+    read = "From left to right more of the least trusted answers are the larger model’s."
+    figure = squares("cascade", "Accuracy against cost", every, {kind: name for name, kind in SENT.items()})
+    return {
+        "begun": run.state("cascade").status != "missing",
+        "chart": Chart(figure, read, "cascade", "cascade", rows) if every else None,
+        "data": summary,
+    }
 
 
 def _prompts(rows: Sequence[Mapping[str, Any]]) -> Chart | None:

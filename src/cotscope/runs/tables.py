@@ -11,6 +11,7 @@ import pyarrow as pa
 from .schemas import NEURON, POLE, REAL, TEXT, TEXTS, WHOLE, YES, interval, table
 from .schemas import TABLES as TABLES
 from .schemas import Table as Table
+from .tables_after import CASCADE as CASCADE
 from .tables_after import COVERAGE as COVERAGE
 from .tables_after import EARLY as EARLY
 from .tables_after import EVALUATION_SCORES as EVALUATION_SCORES
@@ -24,10 +25,12 @@ from .tables_after import SHARES as SHARES
 from .tables_after import STOPPING as STOPPING
 from .tables_after import TRANSFERS as TRANSFERS
 
-FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection", "evaluation", "prediction")
+FAMILIES = ("discovery", "study", "ablation", "variant", "sentence", "push", "selection", "evaluation", "prediction",
+            "cascade")  # fmt: skip
 """Of conditions: discovery's prompts; the study's prompts on test problems; sets of neurons disrupted under the first
 prompt; prompts of random exemplars; zero-shot sentences; neurons disrupted along one path, or the logits in
-their place; neurons that `attribute` chose; edits, and the base beside them; answers that are predicted."""
+their place; neurons that `attribute` chose; edits, and the base beside them; answers that are
+predicted, and a larger model's to the same questions."""
 
 PROBLEMS = table("problems", "a problem", {"problem_id": TEXT, "split": TEXT, "question": TEXT, "answer": TEXT})
 _CONDITION = {"condition": TEXT, "family": TEXT, "prompt": TEXT}

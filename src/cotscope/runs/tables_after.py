@@ -79,3 +79,9 @@ COVERAGE = table(
     "the share right among the answers that a way of telling trusts most",
     {"data": TEXT, "predictor": TEXT, "coverage": REAL, "accuracy": REAL},
 )
+CASCADE = table(
+    "cascade",
+    "a share of the questions sent on to a larger model by one router: problems solved, and the cost (generated tokens × "
+    "parameters) as a share of the larger model's alone",
+    {"data": TEXT, "router": TEXT, "share": REAL, "accuracy": REAL, "cost": REAL},
+)

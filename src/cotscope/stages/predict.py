@@ -61,6 +61,8 @@ from ..runs.tables import (
 from ..stats import Area, auroc, auroc_difference, holm, mcnemar_exact
 
 TEMPERATURE, SHUFFLES = 0.7, 8
+NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
+"""What `neuron_groups` reads."""
 CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
 """Ways of telling that mean the same on every data set, so that they can be carried over."""
 STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -380,8 +382,7 @@ STAGE = Stage(
     Options,
     after=("annotate",),
     beside=("keystones", "attribute", "measure", "variants"),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS, PROMPTS, "completions/study.",
-           "completions/variant.", "completions/sentence."),
+    reads=(*NEURONS, PROMPTS, "completions/study.", "completions/variant.", "completions/sentence."),
     writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/predictor", PREDICTORS, PREDICTIONS, COVERAGE,
             EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
     units=UNITS,

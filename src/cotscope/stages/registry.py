@@ -8,6 +8,7 @@ from . import (
     annotate,
     attribute,
     calibrate,
+    cascade,
     correlate,
     damage,
     discover,
@@ -35,6 +36,7 @@ STAGES: tuple[Stage, ...] = (
     variants.STAGE,
     correlate.STAGE,
     predict.STAGE,
+    cascade.STAGE,
     evaluate.STAGE,
     calibrate.STAGE,
 )

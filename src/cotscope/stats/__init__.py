@@ -12,6 +12,7 @@ from .discrimination import auroc as auroc
 from .discrimination import auroc_difference as auroc_difference
 from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
+from .intervals import clustered_ratio as clustered_ratio
 from .intervals import equivalence as equivalence
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import paired_proportions as paired_proportions

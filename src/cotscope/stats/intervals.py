@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -80,3 +81,24 @@ def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tu
     """
     _, low, high = paired_bootstrap(differences, seed, level=1 - 2 * LEVEL)
     return low, high, len(differences) >= LEAST_EQUIVALENT and -bound <= low and high <= bound
+
+
+def clustered_ratio(
+    values: Sequence[float] | NDArray[np.float64],
+    of: Sequence[float] | NDArray[np.float64],
+    clusters: Sequence[int],
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Sum of values over sum of others, with its percentile bootstrap interval over clusters (whole ones are drawn).
+
+    Returns: ratio, low, high; NaN where the others sum to 0.
+    """
+    number = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sums = np.stack([np.bincount(number, weights=np.asarray(part, float)) for part in (values, of)])
+    drawn = np.random.default_rng(seed).multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), RESAMPLES)
+    top, bottom = drawn @ sums[0], drawn @ sums[1]
+    ratios = np.divide(top, bottom, out=np.full(RESAMPLES, np.nan), where=bottom > 0)
+    whole = float(sums[0].sum() / sums[1].sum()) if sums[1].sum() else float("nan")
+    low, high = np.nanquantile(ratios, [0.5 - level / 2, 0.5 + level / 2]) if (bottom > 0).any() else (np.nan, np.nan)
+    return whole, float(low), float(high)

@@ -1,0 +1,226 @@
+"""Cascade: questions that the model is likely to get wrong go to a larger one. How much of its accuracy, at which cost?
+
+`predict` has said of every answer how likely it is right, by classifiers that saw no problem of its template. The larger model
+answers the same problems; then the least trusted answers are replaced by its own, more and more of them. Cost is counted in
+generated tokens times parameters, as a share of what the larger model alone costs: the small model's answer is paid for every
+question, unless the router decides before it is written. Beside activity stand routers that need no labels, routing at random,
+and one that knows which answers are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..measuring.choosing import REASONING
+from ..measuring.generation import Condition, solve
+from ..measuring.predictors import flat, neuron_groups, templates_of
+from ..measuring.problems import STUDY, TrialData, trial_data
+from ..measuring.tracing import answers, traced
+from ..predicting.classifier import out_of_fold
+from ..runs.options import option
+from ..runs.session import Session
+from ..runs.stage import Stage, never
+from ..runs.tables import CASCADE, PREDICTIONS
+from ..stats import clustered_ratio
+from .predict import NEURONS
+
+ROUTERS = (REASONING, "random 1", "confidence", "log_prob_mean")
+"""Ways of telling of `predict` that route; random neurons are the control."""
+BEFORE, AT_RANDOM, KNOWN = "reasoning, at the first token", "at random", "knows what is wrong"
+SHARES = tuple(round(0.05 * i, 2) for i in range(21))
+COST, NEAR = 0.6, 0.95  # of the larger model's cost, of its accuracy: what the summary says of each router
+UNITS = {
+    "cascade.<data>.smaller": "share of the problems that the study's model solves alone; larger likewise",
+    "cascade.<data>.smaller_cost": "generated tokens × parameters, as a share of the larger model's on the same problems",
+    "cascade.<data>.routers.<name>.kept": f"share of the larger model's accuracy at a cost of at most {COST} of its own: the "
+    "point of the curve with most questions sent on; intervals over templates (bootstrap), the choice of who is sent on held",
+    "cascade.<data>.routers.<name>.beyond_random": "accuracy there less that of sending on as many at random",
+    "cascade.<data>.routers.<name>.near": f"least cost of the curve's points with {NEAR} of the larger model's accuracy or "
+    "more; read off these problems, so a little too good",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the stage."""
+
+    larger: str = option("", "the larger model: a name, hub id, folder or .gguf file", where="command")
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One way of sending questions on.
+
+    Attributes:
+        trust: of each answer of the smaller model; the least trusted goes first. None: at random.
+        pays: tokens of the smaller model for a question that is sent on.
+    """
+
+    trust: NDArray[np.float64] | None
+    pays: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Both:
+    """What both models do on the same problems: right or not, tokens generated; parameters of each."""
+
+    right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    tokens: tuple[NDArray[np.float64], NDArray[np.float64]]
+    parameters: tuple[int, int]
+
+    @property
+    def whole(self) -> float:
+        """The larger model's cost alone."""
+        return float(self.tokens[1].sum() * self.parameters[1])
+
+    def sent(self, trust: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+        """Which questions are sent on, of so many."""
+        gone = np.zeros(len(trust), bool)
+        gone[np.argsort(trust, kind="stable")[: round(share * len(gone))]] = True
+        return gone
+
+    def cost(self, routed: Routed, gone: NDArray[np.bool_]) -> float:
+        """As a share of the larger model's alone."""
+        small = np.where(gone, routed.pays, self.tokens[0]).sum() * self.parameters[0]
+        return float((small + self.tokens[1][gone].sum() * self.parameters[1]) / self.whole)
+
+    def solved(self, gone: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Of each question whether it is answered right."""
+        return np.where(gone, self.right[1], self.right[0]).astype(float)
+
+
+def cascade(session: Session, options: Options) -> str:
+    """Run the stage. What the larger model has answered is not asked again.
+
+    Raises: UserError without a larger model, or if it is not larger; ModelError as `load_model`.
+    """
+    if not options.larger:
+        raise UserError("there is no larger model to send questions to", remedy="Name it: --larger MODEL.")
+    run, larger = session.run, session.with_model(options.larger)
+    parameters = run.manifest["model"]["parameters"], larger.loaded.parameters()
+    if parameters[1] <= parameters[0]:
+        raise UserError(
+            f"{options.larger} is not larger than the study's model", expected=f"more than {parameters[0]:,} parameters",
+            got=f"{parameters[1]:,}",
+        )  # fmt: skip
+    done = run.manifest["stages"]["predict"]["options"]
+    every = [trial_data(session, source, done["test"]) for source in dict.fromkeys(done["data"] or (STUDY,))]
+    solve(
+        larger,
+        [Condition("cascade", session.prompt, d.label, d.label, problems=d.problems, weights=larger.loaded.weight_hash())
+         for d in every],
+        "answering with the larger model",
+    )  # fmt: skip
+    rows, summary = list[dict[str, Any]](), dict[str, Any]()
+    for data in every:
+        both, routers, templates = _routers(session, data, parameters)
+        here = [
+            {"data": data.label, "router": name, "share": share, **curve_point(both, routed, share)}
+            for name, routed in routers.items()
+            for share in SHARES
+        ]
+        rows += here
+        summary[data.label] = {
+            "larger_model": options.larger,
+            "n": len(data.problems),
+            "smaller": float(both.right[0].mean()),
+            "larger": float(both.right[1].mean()),
+            "smaller_cost": float(both.tokens[0].sum() * both.parameters[0] / both.whole),
+            "routers": {n: _said(both, r, [p for p in here if p["router"] == n], templates, session.config.seed)
+                        for n, r in routers.items()},
+        }  # fmt: skip
+    run.write(CASCADE, rows)
+    run.summarise("cascade", summary)
+    return "; ".join(_finding(label, found) for label, found in summary.items())
+
+
+def curve_point(both: Both, routed: Routed, share: float) -> dict[str, float]:
+    """Accuracy and cost with so many questions sent on; at random: what is expected."""
+    if routed.trust is None:
+        small, large = (float(r.mean()) for r in both.right)
+        alone = float(both.tokens[0].sum() * both.parameters[0] / both.whole)
+        return {"accuracy": (1 - share) * small + share * large, "cost": alone + share}
+    gone = both.sent(routed.trust, share)
+    return {"accuracy": float(both.solved(gone).mean()), "cost": both.cost(routed, gone)}
+
+
+def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> tuple[Both, dict[str, Routed], list[int]]:
+    """What both models did on one data set, the routers, and the problems' templates."""
+    run = session.run
+    given = answers(session, f"prediction.{data.label}", data.problems)
+    other = answers(session, f"cascade.{data.label}", data.problems)
+    small, large = (np.array([max(len(a.tokens), 1) for a in some], float) for some in (given, other))
+    right, better = (np.array([a.right for a in some]) for some in (given, other))
+    both = Both((right, better), (small, large), parameters)
+    found: dict[str, dict[str, float]] = {}
+    for r in run.rows("SELECT predictor, problem_id, probability FROM predictions WHERE data = ?", [data.label]):
+        found.setdefault(r["predictor"], {})[r["problem_id"]] = r["probability"]
+    routers = {name: Routed(np.array([found[name][a.problem.id] for a in given]), small) for name in ROUTERS if name in found}
+    groups = neuron_groups(session)
+    templates = templates_of(given)
+    traces = traced(session, data.label, session.prompt, given, sorted({n for some in groups.values() for n in some}))
+    first = flat(traces.so_far[:, 0, traces.of(groups[REASONING])])
+    early, _ = out_of_fold(first, right.tolist(), templates, session.config.seed)
+    routers[BEFORE] = Routed(np.asarray(early, float), np.ones_like(small))
+    routers[AT_RANDOM] = Routed(None, small)
+    routers[KNOWN] = Routed(right + 0.5 * ~better, small)  # wrong answers that the larger model has right go first
+    return both, routers, templates
+
+
+def _said(
+    both: Both, routed: Routed, points: Sequence[Mapping[str, Any]], templates: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """What the summary says of one router."""
+    larger = both.right[1]
+    near = [p["cost"] for p in points if p["accuracy"] >= NEAR * larger.mean()]
+    found: dict[str, Any] = {"near": min(near, default=None)}
+    within = [p["share"] for p in points if p["cost"] <= COST]
+    if not within or routed.trust is None:
+        return found
+    share = max(within)
+    gone = both.sent(routed.trust, share)
+    solved, sent = both.solved(gone), gone.mean()
+    random = (1 - sent) * both.right[0] + sent * larger
+    kept = clustered_ratio(solved, larger.astype(float), templates, seed)
+    beyond = clustered_ratio(solved - random, np.ones(len(solved)), templates, seed)
+    ends = ("", "_low", "_high")
+    return found | {
+        "share": share,
+        "cost": both.cost(routed, gone),
+        "accuracy": float(solved.mean()),
+        **{f"kept{end}": v for end, v in zip(ends, kept, strict=True)},
+        **{f"beyond_random{end}": v for end, v in zip(ends, beyond, strict=True)},
+    }
+
+
+def _finding(label: str, found: Mapping[str, Any]) -> str:
+    said = f"{label} (n = {found['n']}): accuracy {found['smaller']:.3f} alone, {found['larger']:.3f} with the larger model"
+    own = found["routers"][REASONING]
+    if "kept" not in own:
+        return f"{said}; the study's model alone costs {found['smaller_cost']:.2f} of it"
+    return (
+        f"{said}; at {own['cost']:.2f} of its cost {own['kept']:.3f} [{own['kept_low']:.3f}, {own['kept_high']:.3f}] of its "
+        f"accuracy, {own['beyond_random']:+.3f} [{own['beyond_random_low']:+.3f}, {own['beyond_random_high']:+.3f}] against "
+        "sending on at random"
+    )
+
+
+STAGE = Stage(
+    "cascade",
+    "cascade",
+    "send questions that are likely to be answered wrong to a larger model: accuracy against cost",
+    cascade,
+    Options,
+    after=("predict",),
+    reads=(*NEURONS, PREDICTIONS, "completions/prediction.", "arrays/traces."),
+    writes=("completions/cascade.", CASCADE),
+    units=UNITS,
+    repeats=True,
+    wanted=never,
+)
