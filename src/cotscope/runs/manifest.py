@@ -57,7 +57,8 @@ _RECORD = {
     "writes": _TEXTS, "read": _Each(str), "wrote": _Each(str), "summary": _FIGURES, "notes": _TEXTS, "finding": _Maybe(str),
 }  # fmt: skip
 _MANIFEST = {
-    "begun": str, "versions": _Each(str), "config": _Each(object), "command": _Maybe(_TEXTS), "rules": _Maybe(_Each(str)),
+    "begun": str, "versions": _Each(str), "config": _Each(object), "command": _Maybe(_TEXTS), "cwd": _Maybe(str),
+    "rules": _Maybe(_Each(str)),
     "model": {
         "name": str, "weight_sha256": str, "parameters": int, "layers": _Below(_LAYERS), "neurons_per_layer": _Below(2**31),
         "dtype": ("bfloat16", "float32", "float16"), "dtype_why": str, "kernels": ("compiled", "pytorch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,7 @@ class Session:
         with run.writing():
             manifest = run.manifest
             manifest.setdefault("command", list(command))
+            manifest.setdefault("cwd", str(Path.cwd()))
             if not manifest["stages"]:  # written down before anything is measured, or not at all
                 manifest.setdefault("rules", {"phenomena": RULE})
             for stage, asked in (options or {}).items():
@@ -112,6 +114,7 @@ class Session:
         known = {f.name for f in fields(StudyConfig)}
         stored = {k: v for k, v in run.manifest["config"].items() if k in known}
         config = StudyConfig(**stored | {"prompt_files": tuple(stored.get("prompt_files", ()))})
+        config = _from_there(config, run.manifest.get("cwd"))
         inputs = Inputs(config, run.manifest, run.folder)
         return cls(inputs, StudyModel(inputs, run.manifest["model"], rows), run, _quiet(quiet))
 
@@ -167,3 +170,22 @@ def _tokens(model: StudyModel, prompt: Prompt) -> int:
 
 def _quiet(quiet: bool | None) -> bool:
     return not sys.stderr.isatty() if quiet is None else quiet
+
+
+def _from_there(config: StudyConfig, cwd: str | None) -> StudyConfig:
+    """Relative paths that name nothing from here, but did from the folder in which the study was begun, as they are there."""
+    if cwd is None:
+        return config
+
+    def found(path: str) -> str:
+        other = os.path.join(cwd, path)
+        return other if path and not os.path.lexists(path) and os.path.exists(other) else path
+
+    return replace(
+        config,
+        model=found(config.model),
+        data=found(config.data),
+        exemplars=config.exemplars and found(config.exemplars),
+        concepts=found(config.concepts),
+        prompt_files=tuple(map(found, config.prompt_files)),
+    )
