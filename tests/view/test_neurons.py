@@ -14,7 +14,8 @@ from made_runs import CONCEPTS, HOSTILE, STUDY, complete, did
 
 from cotscope.runs.folder import Run
 from cotscope.runs.tables import POLES
-from cotscope.view.neurons import PAGE, Neurons, Wanted
+from cotscope.view.listing import PAGE
+from cotscope.view.neurons import Neurons, Wanted
 
 
 def found(client: Any, query: str = "") -> dict[str, Any]:

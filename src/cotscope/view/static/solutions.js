@@ -3,7 +3,7 @@
 import {ask, chip, chips, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
 
 const FAMILIES = {study: "prompts of the study", ablation: "neurons zeroed", discovery: "discovery", push: "their own push", selection: "chosen by attribution and others zeroed",
-  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences"};
+  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences", prediction: "answers that were predicted"};
 export const verdict = (correct) => h("span", {class: `badge ${correct ? "right" : "wrong"}`}, correct ? "right" : "wrong");
 
 export async function solutions(here) {
