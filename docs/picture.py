@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 REPORT = {"width": 1100, "height": 900}
-WIDTHS, HEIGHT = (400, 1100, 1600), 900
+WIDTHS, HEIGHT, TALLEST = (400, 1100, 1600), 900, 1800
 SCHEMES = ("light", "dark")
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in CHROMIUMS if (found := shutil.which(name))), None)
@@ -85,7 +85,9 @@ def viewer(run: Path, folder: Path, model: bool) -> None:
                         page.wait_for_selector("aside h3")
                     if model:
                         _write(page, name)
-                    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+                    tall = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+                    clip = {"x": 0, "y": 0, "width": width, "height": tall}
+                    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True, clip=clip)
                 page.close()
 
 

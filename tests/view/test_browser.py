@@ -145,7 +145,9 @@ def assert_only_text(page: Any) -> str:
     """Nothing of what is shown is an element of its own or can't be seen; all that it says."""
     assert page.locator("main script, main img, main style, main svg, main iframe, header img, header script").count() == 0
     said = page.evaluate("document.body.textContent + document.title")
-    assert not {c for c in said if c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028" or c < " " and c != "\n"}
+    assert not {
+        c for c in said if c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028" or (c < " " and c != "\n")
+    }
     return str(said)
 
 
@@ -257,7 +259,7 @@ def test_a_run_that_goes_on_is_watched(visit: Visit, runs: Path, small_command: 
     assert page.locator(".badge.done").count() > 4 and page.locator("h1").inner_text() == "live"
 
 
-# -- keyboard and accessibility ---------------------------------------------------------------------------------------------------
+# -- keyboard and accessibility -----------------------------------------------------------------------------------------------
 
 _CAN_BE_DONE = """() => {
   const all = document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]:not([tabindex='-1'])");

@@ -68,6 +68,8 @@ export function number(value, digits = 2, signed = false) {
   return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
+export const chance = (p) => typeof p === "number" && p < 0.0001 ? "< 0.0001" : number(p, 4);
+
 export const seconds = (value) => typeof value !== "number" ? "–" : value < 120 ? `${number(value, 1)} s`
   : value < 7200 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${number(value / 3600, 1)} h`;
 
@@ -172,8 +174,9 @@ export const select = (options, value, props = {}) => h("select", props, options
 /** A table: heads and rows of cells; a cell that is a number stands on the right. */
 export function table(heads, rows, props = {}) {
   const cell = (tag, content) => h(tag, {class: content?.right ? "n" : "", scope: tag === "th" ? "col" : undefined}, content?.right ?? content);
+  const headed = (head) => cell(head?.right === "" || head === "" ? "td" : "th", head);
   return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": props.label ?? "Table"}, h("table", props,
-    h("thead", {}, h("tr", {}, heads.map((head) => cell("th", head)))),
+    h("thead", {}, h("tr", {}, heads.map(headed))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((content) => cell("td", content)))))));
 }
 export const right = (content) => ({right: content});

@@ -1,6 +1,6 @@
 // Which answers were right, and how likely each way of telling took them to be. The server filters, sorts and pages.
 
-import {ask, field, h, href, note, number, pager, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
+import {ask, chance, field, h, href, note, number, pager, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
 import {verdict} from "./solutions.js";
 
 export async function predictions(here) {
@@ -24,7 +24,7 @@ function ways({ways: rows}, predictor, here, asked) {
   const name = (row) => h("a", {href: href(here.run, "predictions", {...asked, predictor: row.predictor, page: ""}), "aria-current": row.predictor === predictor ? "true" : undefined}, h("bdi", {}, seen(row.predictor)));
   return [note(`${number(n, 0)} answers to problems of ${number(templates, 0)} templates; ${number(accuracy, 3)} of them right. A name shows the answers as that way tells them.`),
     table(["way of telling", "kind", right("AUROC [95 %]"), right("Brier"), right("reasoning's AUROC less its own"), right("p (Holm)")], rows.map((row) => [name(row), seen(row.kind),
-      right(between(row.auroc, row.low, row.high, 3)), right(number(row.brier, 3)), right(between(row.difference, row.difference_low, row.difference_high, 3, true)), right(number(row.p_holm, 4))]), {label: "Ways of telling", class: "ways"})];
+      right(between(row.auroc, row.low, row.high, 3)), right(number(row.brier, 3)), right(between(row.difference, row.difference_low, row.difference_high, 3, true)), right(chance(row.p_holm))]), {label: "Ways of telling", class: "ways"})];
 }
 
 function coverage(rows) {
@@ -52,10 +52,12 @@ function answers({rows, data}, here, asked, go) {
   const down = (asked.descending ?? "true") === "true";
   const problem = (row) => row.written && row.question !== null
     ? h("a", {href: href(here.run, "solutions", {condition: `prediction.${data}`, problem: row.problem_id}), "data-row": true}, h("bdi", {}, seen(row.problem_id))) : h("bdi", {}, seen(row.problem_id));
-  const line = (row) => h("tr", {}, h("td", {class: "n"}, number(row.probability, 3)), h("td", {}, verdict(row.correct)), h("td", {}, problem(row)),
-    h("td", {class: "question"}, row.question === null ? h("span", {class: "meta"}, "the run has no text of it") : h("bdi", {}, seen(row.question))), h("td", {class: "n"}, h("bdi", {}, seen(row.said ?? "–"))), h("td", {class: "n"}, h("bdi", {}, seen(row.answer ?? "–"))));
-  return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": "Answers"}, h("table", {class: "answers"}, h("thead", {}, h("tr", {},
-    sorter("probability", {on: true, down, right: true, title: "of being right"}, () => go({descending: String(!down)})),
-    ["", "problem", "question"].map((text) => h("th", {scope: "col"}, text || h("span", {class: "unseen"}, "right or wrong"))), ["says", "answer"].map((text) => h("th", {scope: "col", class: "n"}, text)))),
-  h("tbody", {}, rows.map(line))));
+  const texts = rows.some((row) => row.question !== null);
+  const line = (row) => h("tr", {}, h("td", {class: "n"}, number(row.probability, 3)), h("td", {}, verdict(row.correct)), h("td", {class: "name"}, problem(row)), texts && h("td", {class: "question"}, h("bdi", {}, seen(row.question ?? "–"))),
+    h("td", {class: "n"}, h("bdi", {"data-label": "says"}, seen(row.said ?? "–"))), texts && h("td", {class: "n"}, h("bdi", {"data-label": "answer"}, seen(row.answer ?? "–"))));
+  return [rows.length && !texts ? note("The run has no texts of these problems: it predicted with an earlier version. Predicting again brings them, and makes the model write nothing again.") : "",
+    h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": "Answers"}, h("table", {class: "answers"}, h("thead", {}, h("tr", {},
+      sorter("probability", {on: true, down, right: true, title: "of being right"}, () => go({descending: String(!down)})), h("td"),
+      [["problem", ""], texts && ["question", ""], ["says", "n"], texts && ["answer", "n"]].filter(Boolean).map(([text, kind]) => h("th", {scope: "col", class: kind}, text)))),
+    h("tbody", {}, rows.map(line))))];
 }

@@ -100,7 +100,7 @@ export async function overview(here) {
     run.faults.map((text) => h("p", {class: "fault"}, seen(text))),
     figures([run]),
     h("p", {}, run.report && link(runPath(here.run, "/report.html"), "The report"), run.report && " · ", link(href(here.run, "neurons"), "Neurons"), " · ",
-      link(href(here.run, "solutions"), "Solutions"), " · ", link(href(here.run, "try"), "Try it")),
+      link(href(here.run, "solutions"), "Solutions"), " · ", run.tables.predictions ? [link(href(here.run, "predictions"), "Predictions"), " · "] : "", link(href(here.run, "try"), "Try it")),
     run.notes.length ? h("details", {open: true}, h("summary", {}, `Notes to read first (${run.notes.length})`), h("ul", {}, run.notes.map((text) => h("li", {}, seen(text))))) : "",
     h("h2", {}, "Stages"),
     table(["stage", "state", "time", "finding"], stages.map((stage) => [h("span", {title: stage.about}, stage.name), [badge(stage.status), stage.why && h("small", {}, " ", seen(stage.why))],
