@@ -107,6 +107,8 @@ def test_every_page_is_a_link_and_fits_a_narrow_screen(visit: Visit, part: str) 
         ("run/made/neurons?token=2:5&pole=2.5.-1", "aside h2", "L2 #5 −"),
         ("run/made/neurons?sort=mean_update_size&descending=false", "[aria-sort=ascending]", "update size ▴"),
         ("run/made/predictions?predictor=confidence&correct=false&page=1", "main [role=status]", "51–60 of 60"),
+        ("run/made/predictions?data=other%3Ci%3E", "main", "The run has no texts of these problems"),
+        ("run/run/predictions", "main code", "cotscope predict"),
         (f"run/made/solutions?condition=prediction.study&problem={FIRST}", ".problem b", "Answer: 0"),
         ("run/run/solutions?condition=ablation.reasoning&problem=p1", ".side .meta", "tokens"),
         ("run/run/try?question=What%3F&tokens=7", "textarea", ""),
@@ -257,6 +259,22 @@ def test_a_run_that_goes_on_is_watched(visit: Visit, runs: Path, small_command: 
     expect(page.locator(".live")).to_have_count(0)
     expect(page.locator("table[class=figures]")).to_contain_text("accuracy, nothing zeroed")
     assert page.locator(".badge.done").count() > 4 and page.locator("h1").inner_text() == "live"
+    page.click("header a >> nth=0")
+    expect(row).to_contain_text("stages done")
+    expect(row.locator(".badge")).to_have_count(0)
+
+
+def test_a_study_is_begun_and_what_it_says_is_shown(visit: Visit, tiny_study: Any) -> None:
+    """The tiny model has no word of the usual concepts, so that the study ends at once with a line that says so."""
+    page = visit("")
+    page.click("summary")
+    for name, value in (("model", tiny_study.model), ("data", tiny_study.data), ("limit", "4"), ("name", "begun")):
+        page.fill(f"[name={name}]", value)
+    page.focus("[name=name]")
+    page.keyboard.press("Enter")
+    expect(page.locator("details [role=status]")).to_contain_text("Study begun ended with 2")
+    expect(page.locator("pre.log")).to_contain_text("cotscope: error:")
+    assert page.input_value("[name=name]") == "begun" and page.locator("button:text-is('Stop it')").is_hidden()
 
 
 # -- keyboard and accessibility -----------------------------------------------------------------------------------------------
@@ -326,19 +344,24 @@ def test_enter_does_what_a_click_does(visit: Visit) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("width", "scheme"), [*zip((1100, 400), SCHEMES, strict=True)])
 @pytest.mark.parametrize("part", PAGES)
-def test_axe_finds_nothing_serious(visit: Visit, part: str, scheme: str) -> None:
-    """Of WCAG 2.2 AA and of good practice; on the page as it opens, and with tokens and a card shown."""
+def test_axe_finds_nothing_serious(visit: Visit, part: str, width: int, scheme: str) -> None:
+    """All of its rules, WCAG AA's among them; with tokens, a card and an answer shown, and all that is folded."""
     axe = files(pytest.importorskip("axe_playwright_python")).joinpath("axe.min.js").read_text(encoding="utf-8")
-    page = visit(part, 1100, scheme)
+    page = visit(part, width, scheme)
+    if part == "run/run/try":
+        page.fill("[name=tokens]", "6")
+        page.click("button:text-is('Write')")
+        expect(page.locator(".side .meta:has-text('6 tokens')")).to_have_count(2)
     if "beside=" in part:
-        page.click("text=Show tokens and activity") if page.locator("text=Show tokens and activity").count() else None
+        if (show := page.locator("text=Show tokens and activity")).count():
+            show.click()
         page.click("[data-token='0.3']")
         page.wait_for_selector(".layers a.pole")
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     page.evaluate(axe)
-    found = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
+    found = page.evaluate("axe.run()")
     assert found["passes"], "axe looked at nothing"
     serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
     assert [f"{v['id']}: {node['html'][:200]} {node['failureSummary']}" for v in serious for node in v["nodes"]] == []

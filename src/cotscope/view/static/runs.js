@@ -36,7 +36,7 @@ const state = (run) => run.running ? [badge("started"), run.doing ? ` ${run.doin
 
 /** A small study to begin, and what it prints. */
 function begin(found) {
-  const said = h("div"), log = h("pre", {class: "log", tabindex: "0", "aria-label": "What the study prints"});
+  const said = h("div"), log = h("pre", {class: "log", tabindex: "0", role: "region", "aria-label": "What the study prints"});
   const status = h("p", {role: "status"}), command = note(), stop = h("button", {type: "button", onclick: () => into(wrong, ask("/api/studies/stop", {}).then(draw))}, "Stop it"), wrong = h("div");
   let drawn = "";
   const draw = (study) => {
@@ -106,7 +106,7 @@ export async function overview(here) {
     table(["stage", "state", "time", "finding"], stages.map((stage) => [h("span", {title: stage.about}, stage.name), [badge(stage.status), stage.why && h("small", {}, " ", seen(stage.why))],
       right(seconds(stage.seconds)), [h("bdi", {}, seen(stage.finding)), stage.again && h("small", {class: "meta"}, h("br"), h("code", {}, seen(stage.again)), " makes it again")]]), {label: "Stages"}),
     missing.length ? note("Not run: ", missing.map((stage) => stage.name).join(", "), ".") : "",
-    run.headline && h("details", {}, h("summary", {}, "All headline figures"), h("pre", {}, run.headline.split("\n").map(seen).join("\n"))),
+    run.headline && h("details", {}, h("summary", {}, "All headline figures"), h("pre", {tabindex: "0", role: "region", "aria-label": "All headline figures"}, run.headline.split("\n").map(seen).join("\n"))),
     h("h2", {}, "What it was made of"), about(run),
     h("details", {}, h("summary", {}, "Tables"), table(["table", "rows"], Object.entries(run.tables).map(([name, rows]) => [name, right(number(rows, 0))]), {label: "Tables"}))];
 }
