@@ -10,6 +10,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -147,9 +149,7 @@ def assert_only_text(page: Any) -> str:
     """Nothing of what is shown is an element of its own or can't be seen; all that it says."""
     assert page.locator("main script, main img, main style, main svg, main iframe, header img, header script").count() == 0
     said = page.evaluate("document.body.textContent + document.title")
-    assert not {
-        c for c in said if c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028" or (c < " " and c != "\n")
-    }
+    assert not {c for c in said if unicodedata.category(c) in ("Cc", "Cf", "Zl") and c != "\n"}
     return str(said)
 
 
@@ -326,10 +326,13 @@ def test_enter_does_what_a_click_does(visit: Visit) -> None:
     expect(page.locator("h1")).to_have_text("made")
     page.focus("nav a:text-is('Neurons')")
     page.keyboard.press("Enter")
+    page.route("**/neurons?*", lambda route: (time.sleep(0.5), route.continue_()))
     page.focus("th button:text('problems')")
     page.keyboard.press("Enter")
+    page.wait_for_selector("main[aria-busy]", state="attached")
     expect(page.locator("[aria-sort=descending]")).to_have_text("problems ▾")
-    assert page.evaluate("document.activeElement.textContent") == "problems ▾", "what was used keeps the focus"
+    assert page.evaluate("document.activeElement.textContent") == "problems ▾", "what was used keeps the focus, however long"
+    assert page.locator("main[aria-busy]").count() == 0
     page.focus("nav a:text-is('Predictions')")
     page.keyboard.press("Enter")
     page.focus("table.ways a:has-text('confidence')")

@@ -39,7 +39,7 @@ async function show() {
   top(at);
   const [title, page] = at.page === "run" ? PARTS[at.part] ?? [] : at.page === "compare" ? ["Two runs", compare] : ["Runs", runs];
   document.title = `${title ?? "?"}${at.run ? " · " + seen(at.run) : ""} · cotscope`;
-  const waiting = setTimeout(() => main.replaceChildren(note("Loading …")), 200);
+  const waiting = setTimeout(() => same ? main.setAttribute("aria-busy", "true") : main.replaceChildren(note("Loading …")), 200);
   let found;
   try {
     if (!page) throw new Error("There is no such page.");
@@ -49,6 +49,7 @@ async function show() {
   }
   clearTimeout(waiting);
   if (at.left.aborted) return;
+  main.removeAttribute("aria-busy");
   if (!same) main.replaceChildren();
   if (!redraw(main, found) && document.activeElement === document.body) main.focus({preventScroll: true});
   if (!same) scrollTo(0, 0);

@@ -7,7 +7,7 @@ export async function predictions(here) {
   const asked = here.values, title = h("h1", {}, "Predictions");
   const [found, run] = await Promise.all([ask(runPath(here.run, `/predictions?${query(asked)}`)), ask(runPath(here.run))]);
   if (run.fault) throw new Error(run.fault);
-  if (!found.every.length) return [title, note("This run has not predicted which answers are right: ", h("code", {}, seen(found.again)), " does.")];
+  if (!found.every.length) return [title, staleness(run, ["predict"]), note("This run has not predicted which answers are right: ", h("code", {}, seen(found.again)), " does.")];
   const go = (values) => { location.hash = href(here.run, "predictions", {...asked, page: "", ...values}); };
   const predictor = asked.predictor ?? "reasoning";
   return [title, staleness(run, ["predict"]), note("Whether an answer is right, told by classifiers that saw no problem of its template."),
