@@ -42,9 +42,11 @@ Visit = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that were made: one, and one of a hostile name."""
+    """A folder of runs that were made: one, one of a hostile name, and one whose manifest is broken."""
     made = predicted(complete(tmp_path_factory.mktemp("runs") / "made"))
-    shutil.copytree(made, made.parent / STRANGE)
+    for name in (STRANGE, "broken"):
+        shutil.copytree(made, made.parent / name)
+    (made.parent / "broken/manifest.json").write_text('{"<script>alert(7)</script>\x1b')
     return made.parent
 
 
@@ -114,6 +116,7 @@ def test_every_page_is_a_link_and_fits_a_narrow_screen(visit: Visit, part: str) 
         (f"run/made/solutions?condition=prediction.study&problem={FIRST}", ".problem b", "Answer: 0"),
         ("run/run/solutions?condition=ablation.reasoning&problem=p1", ".side .meta", "tokens"),
         ("run/run/try?question=What%3F&tokens=7", "textarea", ""),
+        ("run/broken", "main", "tables/poles.parquet"),
         ("run/none", "[role=alert]", "there is no run 'none'"),
         ("run/made/none", "[role=alert]", "There is no such page."),
         ("run/made%2F..%2Frun", "[role=alert]", "Not Found"),
@@ -292,7 +295,7 @@ _FOCUSED = """() => {
 }"""
 
 
-@pytest.mark.parametrize("part", PAGES)
+@pytest.mark.parametrize("part", [*PAGES, "run/broken"])
 def test_tab_reaches_all_that_can_be_done(visit: Visit, part: str) -> None:
     page = visit(part, 1100)
     wanted = page.evaluate(_CAN_BE_DONE)
@@ -348,7 +351,7 @@ def test_enter_does_what_a_click_does(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [*zip((1100, 400), SCHEMES, strict=True)])
-@pytest.mark.parametrize("part", PAGES)
+@pytest.mark.parametrize("part", [*PAGES, "run/broken"])
 def test_axe_finds_nothing_serious(visit: Visit, part: str, width: int, scheme: str) -> None:
     """All of its rules, WCAG AA's among them; with tokens, a card and an answer shown, and all that is folded."""
     axe = files(pytest.importorskip("axe_playwright_python")).joinpath("axe.min.js").read_text(encoding="utf-8")
