@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -12,7 +12,11 @@ PAGE = 50
 
 
 class Listing:
-    """Rows that are made once; a page of them is one query of the table `listed`."""
+    """Rows that are made once; a page of them is one query of the table `listed`.
+
+    Args:
+        rows: with a column `searched`, which is not shown.
+    """
 
     def __init__(self, rows: pa.Table) -> None:
         self._connection = duckdb.connect(config={"threads": 2, "enable_external_access": False})
@@ -24,20 +28,24 @@ class Listing:
         """To ask with: a connection is for one thread."""
         return self._connection.cursor()
 
-    def listed(self, conditions: Mapping[str, list[Any]], order: str, page: int, hidden: str = "searched") -> dict[str, Any]:
+    def listed(self, conditions: Mapping[str, list[Any]], by: Sequence[str], descending: bool, page: int) -> dict[str, Any]:
         """A page of the rows that meet all conditions, and how many there are.
 
         Args:
             conditions: SQL → its parameters.
-            order: SQL.
-            hidden: a column that is searched and not shown.
+            by: columns to sort by, the first one as `descending` says; rows without a value of it are last.
         """
-        where = " AND ".join(conditions) or "true"
-        values = [value for found in conditions.values() for value in found]
-        cursor = self.cursor()
-        [[total]] = cursor.execute(f"SELECT count(*) FROM listed WHERE {where}", values).fetchall()
-        rows = cursor.sql(
-            f"SELECT * EXCLUDE ({hidden}) FROM listed WHERE {where} ORDER BY {order} LIMIT {PAGE} OFFSET ?",
-            params=[*values, page * PAGE],
-        )
-        return {"total": total, "page": page, "size": PAGE, "rows": rows.to_arrow_table().to_pylist()}
+        first, *rest = columns = list(dict.fromkeys(by))
+        order = [f"{first} {'DESC' if descending else 'ASC'} NULLS LAST", *rest]
+        # Rows are tested once, and sorted by the columns that it takes; whole ones are read of the page alone.
+        rows = self.cursor().sql(
+            f"""WITH met AS MATERIALIZED (
+                    SELECT rowid AS place, {", ".join(columns)} FROM listed WHERE {" AND ".join(conditions) or "true"}
+                ), paged AS MATERIALIZED (SELECT place FROM met ORDER BY {", ".join(order)} LIMIT {PAGE} OFFSET ?)
+                SELECT listed.* EXCLUDE (searched), total, place
+                FROM (SELECT count(*) AS total FROM met) LEFT JOIN paged ON true LEFT JOIN listed ON listed.rowid = place
+                ORDER BY {", ".join(f"listed.{column}" for column in order)}""",
+            params=[*(value for found in conditions.values() for value in found), page * PAGE],
+        ).to_arrow_table().to_pylist()  # fmt: skip
+        [total] = {row.pop("total") for row in rows}
+        return {"total": total, "page": page, "size": PAGE, "rows": [row for row in rows if row.pop("place") is not None]}

@@ -100,8 +100,7 @@ class Neurons(Listing):
 
     def page(self, wanted: Wanted) -> dict[str, Any]:
         """A page of the neurons asked for, and how many there are."""
-        order = f"{wanted.sort} {'DESC' if wanted.descending else 'ASC'} NULLS LAST, layer, index, sign"
-        return self.listed(wanted.conditions(), order, wanted.page)
+        return self.listed(wanted.conditions(), (wanted.sort, "layer", "index", "sign"), wanted.descending, wanted.page)
 
     def marked(self) -> dict[Pole, list[str]]:
         """The accepted poles, with their concepts."""

@@ -66,9 +66,7 @@ class Predictions(Listing):
     def page(self, wanted: Wanted) -> dict[str, Any]:
         """A page of the predictions asked for, how well each way of telling does on their data set, and all data sets."""
         data = wanted.data or next(iter(self.data), "")
-        order = f"probability {'DESC' if wanted.descending else 'ASC'} NULLS LAST, problem_id"
         ways = sorted((w for w in self.ways if w["data"] == data), key=lambda w: -(w["auroc"] or 0))
         coverage = [row for row in self.coverage if row["data"] == data]
-        return self.listed(wanted.conditions(data), order, wanted.page) | {
-            "data": data, "every": self.data, "ways": ways, "coverage": coverage
-        }  # fmt: skip
+        found = self.listed(wanted.conditions(data), ("probability", "problem_id"), wanted.descending, wanted.page)
+        return found | {"data": data, "every": self.data, "ways": ways, "coverage": coverage}
