@@ -17,7 +17,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = [
     "<script>alert(1)</script>", "</svg>", "</style>", "<img src=x onerror=alert(1)>", "\x00", "\x1b[31m", "\u202eabc",
     "\ufffd", "\"quoted\" 'token'", "中文", "   ", "\n", " add", "x" * 500, "\u0301", "", "{{ 7*7 }}", "&lt;", "\t",
-    "\u2028",
+    "\u2028", "\"><img onerror=alert(4)>",
 ]  # fmt: skip
 PROMPTS = ["full", "text_only", "formulas_only", "wrong_results_out_of_domain", "</svg><script>alert(2)</script>"]
 CONCEPTS = ["addition", "<script>alert(3)</script>"]
@@ -183,5 +183,36 @@ def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] 
              "activity_change": -0.51, "activity_low": -0.7, "activity_high": -0.31, "verdict": "as claimed"}
         ]},
         {"correlation": {"spearman": 0.8123, "ci": [-0.1234, 0.9876], "p_value": 0.0456, "prompts": 5}},
+    )  # fmt: skip
+    return folder
+
+
+def predicted(folder: Path, count: int = 120) -> Path:
+    """Let a made run have predicted `count` answers to hostile questions, of which the even ones are right, by two ways; the
+    second can't tell them. Of `other` data it holds no texts."""
+    names = [f"{HOSTILE[i % len(HOSTILE)]}#{i}" for i in range(count)]
+    ways = {"reasoning": lambda i: (count - i if i % 2 else count + count - i) / (2 * count), "confidence": lambda i: i / count}
+    area = {"auroc": 1.0, "low": 0.9, "high": 1.0, "n": count, "templates": 9, "accuracy": 0.5, "brier": 0.1}
+    about = {"condition": "prediction.study", "family": "prediction", "prompt": "full", "neuron_set": "study", "split": "study"}
+    did(
+        folder, "predict",
+        {
+            "predicted": [{"data": "study", "problem_id": n, "question": f"How many {n}?", "answer": str(i)}
+                          for i, n in enumerate(names)],
+            "completions/prediction.study": [
+                about | {"problem_id": n, "text": f"It is {n}.", "token_ids": [], "finish": "stop",
+                         "flexible": str(i + i % 2), "correct": i % 2 == 0} for i, n in enumerate(names)
+            ],
+            "predictions": [
+                {"data": data, "predictor": way, "problem_id": n, "template": i % 9, "correct": i % 2 == 0, "probability": p(i)}
+                for data in ("study", "other<i>") for way, p in ways.items() for i, n in enumerate(names)
+            ],
+            "predictors": [
+                {"data": data, "predictor": "reasoning", "kind": "activity"} | area for data in ("study", "other<i>")
+            ] + [{"data": "study", "predictor": "confidence", "kind": "baseline", **area, "auroc": 0.5, "low": 0.4, "high": 0.6,
+                  "difference": 0.5, "difference_low": 0.4, "difference_high": 0.6, "p_value": 0.001, "p_holm": 0.001}],
+            "coverage": [{"data": "study", "predictor": "reasoning", "coverage": t / 10, "accuracy": 1 - t / 20}
+                         for t in range(1, 11)],
+        },
     )  # fmt: skip
     return folder

@@ -89,6 +89,10 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
         assert r["brier"] == pytest.approx(np.mean([(a - b) ** 2 for a, b in zip(right, probability)]))
         assert (r["difference"] is None) == (r["predictor"] == "reasoning")
     assert all(r["auroc"] > 0.7 for r in rows if r["predictor"] == "layers"), "activity was made to tell"
+    texts = {(r["data"], r["problem_id"], r["question"]) for r in run.rows("SELECT * FROM predicted")}
+    assert texts == {
+        (name, r["id"], r["question"]) for name in ("more", "other") for r in map(json.loads, (place / f"{name}.jsonl").open())
+    }
     said = run.summary["prediction"]
     assert said["more"]["n"] == 48 and 0.3 <= said["more"]["shuffled"]["mean"] <= 0.7
     assert said["cause"]["neurons"] == 3 and said["cause"]["n"] == 8

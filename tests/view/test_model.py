@@ -12,6 +12,7 @@ import pytest
 from cotscope.edits.edit import Edit
 from cotscope.records import Pole
 from cotscope.runs.folder import Run
+from cotscope.runs.tables import COMPLETIONS, PREDICTED
 from cotscope.view import desk
 from cotscope.view.solutions import Marks, differing, words
 
@@ -107,6 +108,23 @@ def test_a_pole_and_a_token(client: Any) -> None:
     for wrong in ({"token": 99}, {"token": None}, {"token": 1, "problem": "nothing"}, {"token": 1, "condition": "'"}):
         assert post(client, "token", where | wrong, 400)["error"]
     assert post(client, "activity", where | {"pole": {"layer": 3, "index": 0}}, 400)["error"]
+
+
+def test_predicted_answers_are_watched_with_their_own_questions(client: Any, small_copy: Path, viewer: Any) -> None:
+    """Of a problem of other data that has the name of one of the study's; what was zeroed for them is not known again."""
+    where = {"problem": "p0", "condition": "study.plain"}
+    run = Run.open(small_copy)
+    [row] = run.rows("SELECT * FROM completions WHERE condition = 'study.plain' AND problem_id = 'p0'")
+    [text] = run.rows("SELECT question, answer FROM problems WHERE problem_id = 'p0'")
+    for name, split in (("more", "more"), ("zeroed rests", "test")):
+        about = {"condition": f"prediction.{name}", "family": "prediction", "neuron_set": name, "split": split}
+        run.write(COMPLETIONS, [row | about | {"problem_id": "p1"}], f"prediction.{name}")
+    run.write(PREDICTED, [{"data": "more", "problem_id": "p1", **text}])
+    run.save()
+    other = viewer(small_copy)
+    assert post(other, "activity", {"problem": "p1", "condition": "prediction.more"}) == post(client, "activity", where)
+    said = post(other, "activity", {"problem": "p1", "condition": "prediction.zeroed rests"}, 400)["error"]
+    assert "does not hold what was done" in said
 
 
 def test_the_base_writes_what_the_study_wrote(client: Any, run: Run) -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
-from made_runs import CONCEPTS, HOSTILE, STUDY, complete, did
+from made_runs import CONCEPTS, HOSTILE, complete, did
+from viewer import million
 
-from cotscope.runs.folder import Run
-from cotscope.runs.tables import POLES
-from cotscope.view.neurons import PAGE, Neurons, Wanted
+from cotscope.view.listing import PAGE
+from cotscope.view.neurons import Neurons, Wanted
 
 
 def found(client: Any, query: str = "") -> dict[str, Any]:
@@ -97,22 +95,7 @@ def test_card(client: Any) -> None:
 @pytest.mark.slow
 def test_a_million_poles_are_paged_in_less_than_half_a_second(tmp_path: Path) -> None:
     """Half a second of a processor, whoever else uses it."""
-    count, tokens = 1_000_000, 20
-    random = np.random.default_rng(0)
-    words = pa.array([f"{' ' * (i % 2)}word{i}" for i in range(5000)])
-    promoted = pa.ListArray.from_arrays(
-        pa.array(np.arange(0, count * tokens + 1, tokens), pa.int32()),
-        pa.DictionaryArray.from_arrays(random.integers(0, 5000, count * tokens, np.int32), words).cast(pa.string()),
-    )
-    place = np.arange(count)
-    made = {"layer": (place // 40_000).astype(np.int16), "index": (place % 40_000).astype(np.int32), "promoted": promoted,
-            "sign": (random.integers(0, 2, count) * 2 - 1).astype(np.int8),
-            "steps": random.integers(1, 10_000, count, np.int32), "mean_update_size": random.random(count)}  # fmt: skip
-    run = Run.create(tmp_path / "run", STUDY, {})
-    columns = [made.get(f.name, pa.nulls(count, f.type)) for f in POLES.schema]
-    run.write(POLES, pa.table(columns, schema=POLES.schema))
-    neurons = Neurons(Run.open(tmp_path / "run"))
-
+    neurons = Neurons(million(tmp_path / "run"))
     seconds = []
     for wanted in (
         Wanted(), Wanted(page=15_000), Wanted(sort="mean_update_size", descending=False), Wanted(token="word123"),

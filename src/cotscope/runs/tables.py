@@ -18,6 +18,7 @@ from .tables_after import EVALUATION_SCORES as EVALUATION_SCORES
 from .tables_after import EVALUATION_SKILLS as EVALUATION_SKILLS
 from .tables_after import EVALUATIONS as EVALUATIONS
 from .tables_after import EVALUATIONS_BY_PROBLEM as EVALUATIONS_BY_PROBLEM
+from .tables_after import PREDICTED as PREDICTED
 from .tables_after import PREDICTIONS as PREDICTIONS
 from .tables_after import PREDICTORS as PREDICTORS
 from .tables_after import SHARE_ERRORS as SHARE_ERRORS

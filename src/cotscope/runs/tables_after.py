@@ -41,6 +41,11 @@ PREDICTIONS = table(
     "the probability that one way of telling gave one answer of being right; it saw no problem of the same template",
     {"data": TEXT, "predictor": TEXT, "problem_id": TEXT, "template": WHOLE, "correct": YES, "probability": REAL},
 )
+PREDICTED = table(
+    "predicted",
+    "a problem whose answer was predicted",
+    {"data": TEXT, "problem_id": TEXT, "question": TEXT, "answer": TEXT},
+)
 PREDICTORS = table(
     "predictors",
     "a way of telling right answers from wrong ones on one data set; difference: the reasoning neurons' AUROC less its own",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.answers import written_answer
 from ..data.rows import question_key
 from ..errors import UserError
 from ..measuring.answering import PREDICTOR, answer
@@ -49,6 +50,7 @@ from ..runs.tables import (
     EARLY,
     KEYSTONES,
     POLES,
+    PREDICTED,
     PREDICTIONS,
     PREDICTORS,
     PROMPTS,
@@ -154,7 +156,12 @@ def predict(session: Session, options: Options) -> str:
             said[k.data.label] = _summary(k, here) | {"shuffled": _shuffled(k, session.config.seed, bar.update)}
             e, s = _early(session, k, groups, bar.update)
             early, stopping = early + e, stopping + s
+    asked = [
+        {"data": k.data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
+        for k in known for p in k.data.problems
+    ]  # fmt: skip
     for table, content in (
+        (PREDICTED, asked),
         (PREDICTORS, rows),
         (PREDICTIONS, predicted),
         (COVERAGE, coverage),
@@ -383,8 +390,8 @@ STAGE = Stage(
     after=("annotate",),
     beside=("keystones", "attribute", "measure", "variants"),
     reads=(*NEURONS, PROMPTS, "completions/study.", "completions/variant.", "completions/sentence."),
-    writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/predictor", PREDICTORS, PREDICTIONS, COVERAGE,
-            EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
+    writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/predictor", PREDICTED, PREDICTORS,
+            PREDICTIONS, COVERAGE, EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
     units=UNITS,
     repeats=True,
     wanted=never,

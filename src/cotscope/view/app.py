@@ -23,7 +23,9 @@ from .. import __version__
 from ..errors import RunError, UserError
 from ..lm.models import MODELS, installed_parts
 from ..runs.files import json_values
-from . import overview, solutions
+from ..runs.stage import again_with
+from ..stages.registry import VERB_OF
+from . import overview, predictions, solutions
 from .desk import Desk
 from .guard import Door, Guard
 from .neurons import Wanted, card, pole_of
@@ -120,6 +122,11 @@ def _reads(app: FastAPI, served: Served, running: Running) -> None:
     def solution(name: str, problem: str, condition: str, beside: str = "") -> Any:
         return _solution(served.run(name), problem, condition, beside)
 
+    @app.get("/api/runs/{name}/predictions")
+    def predicted(name: str, wanted: Annotated[predictions.Wanted, Query()]) -> Any:
+        opened = served.run(name)
+        return opened.predictions.page(wanted) | {"again": again_with("predict", opened.folder, VERB_OF).strip("`")}
+
     @app.get("/api/runs/{name}/model")
     def model(name: str) -> Any:
         return running.desk.state(served.run(name))
@@ -135,7 +142,7 @@ def _solution(run: OpenRun, problem: str, condition: str, beside: str) -> dict[s
         | {"words": words, "differs": differs, "tokens": len(row["token_ids"])}
         for row, words, differs in zip(wrote, parts, marked)
     ]
-    return {"problem": solutions.question(run, problem), "sides": sides}
+    return {"problem": solutions.question(run, wrote[0]), "sides": sides}
 
 
 def _faults(app: FastAPI) -> None:

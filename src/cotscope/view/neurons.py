@@ -1,4 +1,4 @@
-"""The table of neurons: DuckDB filters, sorts and pages it, so that a million poles are as quick as a thousand.
+"""The table of neurons, and the card of one.
 
 What the page needs of each pole is joined once per state of the run, into a table in memory; a page of it is one query.
 """
@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from ..errors import UserError
 from ..records import Pole
 from ..runs.folder import Run
+from .listing import Listing
 
-PAGE = 50
 _SHOWN = 8  # promoted tokens in a row of the table
 _BETWEEN = "chr(31)"  # between the tokens of the column that is searched
 
@@ -91,48 +91,28 @@ class Wanted(BaseModel):
         return found
 
 
-class Neurons:
+class Neurons(Listing):
     """The neurons of one run as it was when this was made."""
 
     def __init__(self, run: Run) -> None:
-        rows = run.query(_ROWS)
-        self._connection = duckdb.connect(config={"threads": 2, "enable_external_access": False})
-        self._connection.register("made", rows)
-        self._connection.execute("CREATE TABLE neurons AS SELECT * FROM made")
-        self._connection.unregister("made")
+        super().__init__(run.query(_ROWS))
         self.about = self._about()
 
     def page(self, wanted: Wanted) -> dict[str, Any]:
         """A page of the neurons asked for, and how many there are."""
-        conditions = wanted.conditions()
-        where = " AND ".join(conditions) or "true"
-        values = [value for found in conditions.values() for value in found]
-        order = "DESC" if wanted.descending else "ASC"
-        cursor = self._connection.cursor()  # a connection is for one thread
-        [[total]] = cursor.execute(f"SELECT count(*) FROM neurons WHERE {where}", values).fetchall()
-        rows = cursor.sql(
-            f"""SELECT * EXCLUDE (searched) FROM neurons WHERE {where}
-                ORDER BY {wanted.sort} {order} NULLS LAST, layer, index, sign LIMIT {PAGE} OFFSET ?""",
-            params=[*values, wanted.page * PAGE],
-        )
-        return {
-            "total": total,
-            "page": wanted.page,
-            "size": PAGE,
-            "rows": rows.to_arrow_table().to_pylist(),
-        }
+        return self.listed(wanted.conditions(), (wanted.sort, "layer", "index", "sign"), wanted.descending, wanted.page)
 
     def marked(self) -> dict[Pole, list[str]]:
         """The accepted poles, with their concepts."""
-        rows = self._connection.cursor().execute(
-            "SELECT layer, index, sign, concepts FROM neurons WHERE verdict = 'accepted'"
+        rows = self.cursor().execute(
+            "SELECT layer, index, sign, concepts FROM listed WHERE verdict = 'accepted'"
         ).fetchall()  # fmt: skip
         return {Pole(*row[:3]): row[3] for row in rows}
 
     def promoted(self, poles: list[Pole]) -> dict[Pole, list[str]]:
         """The first tokens that each of some poles promotes; those that were not active in discovery have none."""
-        rows = self._connection.cursor().execute(
-            """SELECT layer, index, sign, promoted FROM neurons
+        rows = self.cursor().execute(
+            """SELECT layer, index, sign, promoted FROM listed
                JOIN (SELECT unnest(?::SMALLINT[]) AS layer, unnest(?::INTEGER[]) AS index, unnest(?::TINYINT[]) AS sign) asked
                USING (layer, index, sign)""",
             [[p.layer for p in poles], [p.index for p in poles], [p.sign for p in poles]],
@@ -141,12 +121,12 @@ class Neurons:
 
     def _about(self) -> dict[str, Any]:
         """What filters can be set to."""
-        cursor = self._connection.cursor()
-        [layers] = cursor.execute("SELECT min(layer), max(layer), count(*), count(attribution) FROM neurons").fetchall()
+        cursor = self.cursor()
+        [layers] = cursor.execute("SELECT min(layer), max(layer), count(*), count(attribution) FROM listed").fetchall()
         concepts = cursor.execute(
-            "SELECT concept, count(*) FROM (SELECT unnest(concepts) AS concept FROM neurons) GROUP BY ALL ORDER BY concept"
+            "SELECT concept, count(*) FROM (SELECT unnest(concepts) AS concept FROM listed) GROUP BY ALL ORDER BY concept"
         ).fetchall()
-        verdicts = cursor.execute("SELECT verdict, count(*) FROM neurons GROUP BY ALL").fetchall()
+        verdicts = cursor.execute("SELECT verdict, count(*) FROM listed GROUP BY ALL").fetchall()
         return {
             "layers": layers[:2], "neurons": layers[2], "attributed": bool(layers[3]), "concepts": dict(concepts),
             "verdicts": {v: n for v in get_args(Verdict) for w, n in verdicts if v == w},

@@ -44,6 +44,7 @@ def listed(served: Served) -> list[dict[str, Any]]:
             "name": name, "folder": str(folder), "begun": manifest["begun"], "model": manifest["model"]["name"],
             "data": manifest["data"]["source"], "test": manifest["data"]["test"], "done": done,
             "begun_stages": len(manifest["stages"]), "running": writer_of(folder) is not None,
+            "doing": next((n for n, record in manifest["stages"].items() if record["status"] == "started"), ""),
         })  # fmt: skip
     return rows
 

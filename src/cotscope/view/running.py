@@ -87,7 +87,8 @@ class Running:
     def steps(self, name: str, asked: Wrote, condition: str) -> Iterator[tuple[Session, Steps]]:
         """The activity at each token of a completion, which the model is made to write again."""
         run = self.served.run(name)
-        row, asked_for = solutions.completion(run, condition, asked.problem), solutions.question(run, asked.problem)
+        row = solutions.completion(run, condition, asked.problem)
+        asked_for = solutions.question(run, row)
         with self.desk.held(run.folder, "watching what was written") as (session, engine):
             yield session, self.watched.steps(session, engine, row, asked_for["question"])
 

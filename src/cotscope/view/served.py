@@ -15,6 +15,7 @@ import psutil
 from ..errors import RunError, UserError, shown
 from ..runs.folder import Run
 from .neurons import Neurons
+from .predictions import Predictions
 
 _OPEN = 8  # runs that are kept open, those least recently used closed first
 _WHOLE: dict[tuple[Any, ...], bool] = {}  # what was found of files as they were: a run that goes on has few new ones
@@ -31,6 +32,11 @@ class OpenRun(Run):
     def neurons(self) -> Neurons:
         """Its table of neurons, which is made once."""
         return Neurons(self)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Its table of predictions, which is made once."""
+        return Predictions(self)
 
     def _is_whole(self, name: str, record: Any) -> bool:
         try:

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 _KEPT = 64  # completions whose activity is kept
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _PLAIN = ("discovery", "study", "variant", "sentence")  # families under which nothing is disrupted
+# Texts of problems; a study's test problems are "study" where other data stand beside them (`measuring/problems.py`).
+PROBLEM_TEXTS = """(
+    SELECT problem_id, split, any_value(question) AS question, any_value(answer) AS answer FROM (
+        SELECT problem_id, split, question, answer FROM problems
+        UNION ALL SELECT problem_id, 'study', question, answer FROM problems WHERE split = 'test'
+        UNION ALL SELECT problem_id, data, question, answer FROM predicted
+        UNION ALL SELECT problem_id, data, question, answer FROM evaluations_by_problem
+    ) GROUP BY ALL
+)"""
 _COMPLETION = (
     "SELECT condition, family, prompt, neuron_set, split, problem_id, text, token_ids, roles, finish, flexible, correct "
     "FROM completions WHERE condition = ? AND problem_id = ?"
@@ -50,10 +59,10 @@ def conditions(run: Run) -> list[dict[str, Any]]:
 def problems(run: Run, condition: str, beside: str = "") -> list[dict[str, Any]]:
     """The problems that were asked under a condition, whether they were solved, and whether they were under another one."""
     return run.rows(
-        """SELECT c.problem_id, p.question, p.answer, c.flexible, c.correct, o.correct AS beside
-           FROM completions c LEFT JOIN problems p USING (problem_id)
-           LEFT JOIN (SELECT problem_id, correct FROM completions WHERE condition = ?) o USING (problem_id)
-           WHERE c.condition = ? ORDER BY c.problem_id""",
+        f"""SELECT c.problem_id, p.question, p.answer, c.flexible, c.correct, o.correct AS beside
+            FROM completions c LEFT JOIN {PROBLEM_TEXTS} p USING (problem_id, split)
+            LEFT JOIN (SELECT problem_id, correct FROM completions WHERE condition = ?) o USING (problem_id)
+            WHERE c.condition = ? ORDER BY c.problem_id""",
         [beside, condition],
     )
 
@@ -66,14 +75,14 @@ def completion(run: Run, condition: str, problem: str) -> dict[str, Any]:
     return rows[0]
 
 
-def question(run: Run, problem: str) -> dict[str, Any]:
-    """A problem's text and answer; of one that the study did not split off, what `evaluate` kept of it."""
-    found = run.rows("SELECT question, answer, split FROM problems WHERE problem_id = ?", [problem])
-    found = found or run.rows(
-        "SELECT question, answer, data AS split FROM evaluations_by_problem WHERE problem_id = ?", [problem]
+def question(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+    """The text and answer of the problem that a row of `completions` is of. Raises: UserError if the run has none."""
+    found = run.rows(
+        f"SELECT question, answer, split FROM {PROBLEM_TEXTS} WHERE problem_id = ? AND split = ?",
+        [row["problem_id"], row["split"]],
     )
     if not found:
-        raise UserError(f"the run has no text of problem {shown(problem)}")
+        raise UserError(f"the run has no text of problem {shown(row['problem_id'])}")
     return found[0]
 
 
@@ -119,7 +128,11 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     from ..lm.interventions import scale
 
     family, name, run = row["family"], row["neuron_set"], session.run
-    if family in _PLAIN or name == "none" or (family == "evaluation" and name.startswith("base on ")):
+    untouched = {
+        "evaluation": name.startswith("base on "),
+        "prediction": name == "zeroed untouched" or not name.startswith("zeroed "),
+    }
+    if family in _PLAIN or name == "none" or untouched.get(family):
         return None
     sets, path = read_sets(run), "both"
     neurons: list[Neuron] = []

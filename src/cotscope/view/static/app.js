@@ -1,14 +1,15 @@
 // The router: which page an address is. Pages are functions of where they are; they return elements.
 
-import {fault, h, href, link, note, seen, shownOf, takeToken} from "./page.js";
+import {fault, h, href, link, note, redraw, seen, takeToken} from "./page.js";
 import {compare, overview, runs} from "./runs.js";
 import {neurons} from "./neurons.js";
 import {lists} from "./lists.js";
+import {predictions} from "./predictions.js";
 import {solutions} from "./solutions.js";
 import {tryIt} from "./try.js";
 
 const PARTS = {"": ["Overview", overview], neurons: ["Neurons", neurons], lists: ["Lists", lists],
-  solutions: ["Solutions", solutions], try: ["Try it", tryIt]};
+  solutions: ["Solutions", solutions], predictions: ["Predictions", predictions], try: ["Try it", tryIt]};
 let leave = new AbortController(), here = null;
 
 /** What an address says: the page, the run, the values after the question mark. */
@@ -38,7 +39,7 @@ async function show() {
   top(at);
   const [title, page] = at.page === "run" ? PARTS[at.part] ?? [] : at.page === "compare" ? ["Two runs", compare] : ["Runs", runs];
   document.title = `${title ?? "?"}${at.run ? " · " + seen(at.run) : ""} · cotscope`;
-  const waiting = setTimeout(() => main.replaceChildren(note("Loading …")), 200);
+  const waiting = setTimeout(() => same ? main.setAttribute("aria-busy", "true") : main.replaceChildren(note("Loading …")), 200);
   let found;
   try {
     if (!page) throw new Error("There is no such page.");
@@ -48,17 +49,11 @@ async function show() {
   }
   clearTimeout(waiting);
   if (at.left.aborted) return;
-  const focused = same && sayable(document.activeElement);
-  main.replaceChildren(...shownOf(found));
-  const again = focused && [...main.querySelectorAll("button, input, select, [data-row]")].find((element) => sayable(element) === focused);
-  if (again) again.focus({preventScroll: true});
-  else if (document.activeElement === document.body) main.focus({preventScroll: true});
+  main.removeAttribute("aria-busy");
+  if (!same) main.replaceChildren();
+  if (!redraw(main, found) && document.activeElement === document.body) main.focus({preventScroll: true});
   if (!same) scrollTo(0, 0);
 }
-
-/** What an element is known by when its page is made again, so that it keeps the focus. */
-const sayable = (element) => element.closest("main") && element.id !== "main"
-  ? [element.tagName, element.dataset.row ?? element.name ?? "", element.getAttribute("aria-label") ?? element.textContent.replace(/[▾▴]/, "").trim()].join("|") : "";
 
 /** `/` goes to the search field; arrows go between the rows of a table that has rows to choose. */
 function keys(event) {

@@ -1,7 +1,7 @@
 // The table of neurons and the card of one. The server filters, sorts and pages; the address holds what was asked.
 
 import {adder} from "./lists.js";
-import {ask, chip, chips, fault, field, h, href, into, link, note, number, poleKey, poleName, query, right, runPath, seen, select, table} from "./page.js";
+import {ask, chip, chips, fault, field, h, href, into, link, note, number, pager, poleKey, poleName, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
 
 const COLUMNS = [["", "neuron", "layer"], ["", "promotes", ""], ["", "stands for", "verdict"], ["n", "active at", "steps", "tokens at which it was active when discovery problems were solved"],
   ["n", "problems", "problems"], ["n", "update size", "mean_update_size", "mean of |coefficient| · size of its value vector"], ["n", "coefficient", "mean_coefficient"],
@@ -16,25 +16,17 @@ export async function neurons(here) {
   const go = (values) => { location.hash = href(here.run, "neurons", {...asked, pole, page: "", ...values}); };
   const open = (row) => go({pole: row && poleKey(row), page: asked.page});
   const {about} = found;
-  const parts = [h("h1", {}, "Neurons"), warning(run, about), filters(about, asked, go)];
+  const parts = [h("h1", {}, "Neurons"), staleness(run, ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])]), filters(about, asked, go)];
   if (!about.neurons) return [...parts, note("The run has no poles: ", h("code", {}, "discover"), " has not run, or its tables are missing.")];
-  const page = Number(asked.page ?? 0), last = Math.max(0, Math.ceil(found.total / found.size) - 1);
   const said = h("span", {class: "meta", role: "status"});
   const list = h("section", {"aria-label": "Neurons that were found"},
-    pager(found.total, page, last, found.size, go),
+    pager(found, go),
     grid(found.rows, asked, go, open, pole),
     found.rows.length ? h("div", {class: "pager"}, h("span", {class: "meta"}, "These ", found.rows.length, " into"),
       adder(weights, () => found.rows.map((row) => [row.layer, row.index, row.sign]), (text) => { said.textContent = text; }), said) : "");
   const side = h("aside", {class: "card", "aria-label": "Neuron"});
   if (pole) into(side, card(here, run, pole, weights, () => open(null)));
   return [...parts, h("div", {class: pole ? "split open" : "split"}, list, pole ? side : "")];
-}
-
-function warning(run, about) {
-  const stages = ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])];
-  const stale = run.stages.filter((stage) => stages.includes(stage.name) && ["stale", "stopped"].includes(stage.status));
-  return stale.length ? h("p", {class: "warning"}, stale.map((stage) => `${stage.name} is ${stage.status}${stage.why ? ` (${seen(stage.why)})` : ""}`).join("; "),
-    ". What stands here may not be what the study would find now.") : "";
 }
 
 function filters(about, asked, go) {
@@ -57,18 +49,12 @@ function filters(about, asked, go) {
   return form;
 }
 
-function pager(total, page, last, size, go) {
-  const button = (text, to, label) => h("button", {type: "button", "aria-label": label, disabled: to < 0 || to > last || to === page, onclick: () => go({page: to})}, text);
-  return h("div", {class: "pager"}, h("span", {role: "status"}, total ? `${number(page * size + 1, 0)}–${number(Math.min(total, (page + 1) * size), 0)} of ${number(total, 0)}` : "None is like that."),
-    button("⏮", 0, "first page"), button("◀", page - 1, "page before"), button("▶", page + 1, "next page"), button("⏭", last, "last page"));
-}
-
 function grid(rows, asked, go, open, chosen) {
   const sort = asked.sort ?? "steps", down = (asked.descending ?? "true") === "true";
   const attributed = rows.some((row) => row.attribution !== null) || sort === "attribution";
   const columns = COLUMNS.filter(([, , key]) => key !== "attribution" || attributed);
-  const head = ([kind, text, key, title]) => h("th", {scope: "col", class: kind, title, "aria-sort": key && key === sort ? (down ? "descending" : "ascending") : undefined},
-    key ? h("button", {type: "button", class: "plain", onclick: () => go({sort: key, descending: String(key === sort ? !down : key !== "layer")})}, text, key === sort ? (down ? " ▾" : " ▴") : "") : text);
+  const head = ([kind, text, key, title]) => key ? sorter(text, {on: key === sort, down, title, right: kind}, () => go({sort: key, descending: String(key === sort ? !down : key !== "layer")}))
+    : h("th", {scope: "col", class: kind, title}, text);
   const row = (one) => h("tr", {"data-row": poleKey(one), tabindex: "0", "aria-selected": String(poleKey(one) === chosen), onclick: () => open(one),
     onkeydown: (event) => { if (event.key === "Enter" && event.target === event.currentTarget) open(one); }},
     h("td", {}, poleName(one)), h("td", {class: "promoted"}, one.promoted ? chips(one.promoted) : h("span", {class: "meta"}, "not active in discovery")),

@@ -68,6 +68,8 @@ export function number(value, digits = 2, signed = false) {
   return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
+export const chance = (p) => typeof p === "number" && p < 0.0001 ? "< 0.0001" : number(p, 4);
+
 export const seconds = (value) => typeof value !== "number" ? "–" : value < 120 ? `${number(value, 1)} s`
   : value < 7200 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${number(value / 3600, 1)} h`;
 
@@ -138,6 +140,28 @@ export function save(name, text, type = "application/json") {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
+/** What an element is known by when its page is made again. */
+const sayable = (element) => [element.tagName, element.dataset.row ?? element.name ?? "", element.getAttribute("aria-label") ?? element.textContent.replace(/[▾▴]/, "").trim()].join("|");
+
+/** Put other elements into one. What has the focus in it keeps it, if there is such a one again; whether it did. */
+export function redraw(element, found) {
+  const focused = element.contains(document.activeElement) && element !== document.activeElement ? sayable(document.activeElement) : "";
+  element.replaceChildren(...shownOf(found));
+  const again = focused && [...element.querySelectorAll("a, button, input, select, summary, [data-row]")].find((one) => sayable(one) === focused);
+  if (again) again.focus({preventScroll: true});
+  return Boolean(again);
+}
+
+/** Ask again and again, while anybody looks, until the page is left or `take` returns true. */
+export async function polling(here, path, take, pause = 3000) {
+  for (let ended = false; !ended && !here.left.aborted;) {
+    await new Promise((done) => setTimeout(done, pause));
+    if (here.left.aborted || document.hidden) continue;
+    const found = await ask(path).catch((error) => error);
+    ended = !here.left.aborted && take(found);
+  }
+}
+
 /** A label over a field. */
 export const field = (label, control, about = "") => h("label", {class: "field"}, h("span", {}, label), control,
   about && h("small", {}, about));
@@ -150,8 +174,28 @@ export const select = (options, value, props = {}) => h("select", props, options
 /** A table: heads and rows of cells; a cell that is a number stands on the right. */
 export function table(heads, rows, props = {}) {
   const cell = (tag, content) => h(tag, {class: content?.right ? "n" : "", scope: tag === "th" ? "col" : undefined}, content?.right ?? content);
+  const headed = (head) => cell(head?.right === "" || head === "" ? "td" : "th", head);
   return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": props.label ?? "Table"}, h("table", props,
-    h("thead", {}, h("tr", {}, heads.map((head) => cell("th", head)))),
+    h("thead", {}, h("tr", {}, heads.map(headed))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((content) => cell("td", content)))))));
 }
 export const right = (content) => ({right: content});
+
+/** Where a page of a list stands in it, and the way to others; `go` is told the one that is chosen. */
+export function pager({total, page, size}, go) {
+  const last = Math.max(0, Math.ceil(total / size) - 1);
+  const button = (text, to, label) => h("button", {type: "button", "aria-label": label, disabled: to < 0 || to > last || to === page, onclick: () => go({page: to})}, text);
+  return h("div", {class: "pager"}, h("span", {role: "status"}, total ? `${number(page * size + 1, 0)}–${number(Math.min(total, (page + 1) * size), 0)} of ${number(total, 0)}` : "None is like that."),
+    button("⏮", 0, "first page"), button("◀", page - 1, "page before"), button("▶", page + 1, "next page"), button("⏭", last, "last page"));
+}
+
+/** The head of a column that a list can be sorted by. */
+export const sorter = (text, {on, down, title, right: number}, sort) => h("th", {scope: "col", class: number ? "n" : "", title, "aria-sort": on ? (down ? "descending" : "ascending") : undefined},
+  h("button", {type: "button", class: "plain", onclick: sort}, text, on ? (down ? " ▾" : " ▴") : ""));
+
+/** A warning where stages that a page rests on are not current. */
+export function staleness(run, stages) {
+  const stale = run.stages.filter((stage) => stages.includes(stage.name) && ["stale", "stopped"].includes(stage.status));
+  return stale.length ? h("p", {class: "warning"}, stale.map((stage) => `${stage.name} is ${stage.status}${stage.why ? ` (${seen(stage.why)})` : ""}`).join("; "),
+    ". What stands here may not be what the study would find now.") : "";
+}

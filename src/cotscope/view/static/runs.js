@@ -1,6 +1,6 @@
 // The list of runs, one run, two runs side by side, and how far one is.
 
-import {ask, fault, field, h, href, into, link, note, number, right, runPath, seconds, seen, select, table} from "./page.js";
+import {ask, fault, field, h, href, into, link, note, number, polling, redraw, right, runPath, seconds, seen, select, table} from "./page.js";
 
 const WORDS = {done: "done", stale: "stale", stopped: "stopped", missing: "not run", started: "running"};
 const badge = (status) => h("span", {class: `badge ${status}`}, WORDS[status] ?? status);
@@ -12,41 +12,47 @@ export async function runs(here) {
     const [a, b] = picked;
     location.hash = `#/compare?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}`;
   }}, "Show two side by side");
-  const pick = (name) => h("input", {type: "checkbox", "aria-label": `compare ${seen(name)}`, onchange: (event) => {
+  const pick = (name) => h("input", {type: "checkbox", "aria-label": `compare ${seen(name)}`, checked: picked.has(name), onchange: (event) => {
     event.target.checked ? picked.add(name) : picked.delete(name);
     both.disabled = picked.size !== 2;
   }});
-  const rows = found.runs.map((run) => run.fault
-    ? [pick(run.name), link(href(run.name), h("bdi", {}, seen(run.name))), h("span", {class: "fault"}, seen(run.fault)), "", "", ""]
-    : [pick(run.name), h("a", {href: href(run.name), "data-row": true}, h("bdi", {}, seen(run.name))), h("bdi", {}, seen(run.model)),
-      h("bdi", {}, `${seen(run.data)}, ${run.test} problems`), run.running ? badge("started") : `${run.done} of ${run.begun_stages} stages done`, at(run.begun)]);
-  return [h("h1", {}, "Runs"),
-    found.runs.length ? table(["", "run", "model", "data", "state", "begun"], rows, {label: "Runs", class: "cards"}) : note("No run is here yet."),
-    found.runs.length > 1 && h("p", {}, both), begin(found, here)];
+  const row = (run) => [pick(run.name), h("a", {href: href(run.name), "data-row": true}, h("bdi", {}, seen(run.name))), ...(run.fault ? [h("span", {class: "fault"}, seen(run.fault)), "", "", ""]
+    : [h("bdi", {}, seen(run.model)), h("bdi", {}, `${seen(run.data)}, ${run.test} problems`), state(run), at(run.begun)])];
+  const list = h("div"), study = found.holders.length ? begin(found) : null;
+  let drawn = "";
+  const draw = (now) => {
+    study?.draw(now.study);
+    both.hidden = now.runs.length < 2;
+    if (drawn === JSON.stringify(now.runs)) return;
+    drawn = JSON.stringify(now.runs);
+    redraw(list, now.runs.length ? table(["", "run", "model", "data", "state", "begun"], now.runs.map(row), {label: "Runs", class: "cards"}) : note("No run is here yet."));
+  };
+  draw(found);
+  polling(here, "/api/runs", (now) => { if (!(now instanceof Error)) draw(now); });
+  return [h("h1", {}, "Runs"), list, h("p", {}, both), study?.element ?? note("A study can be begun here when `cotscope view` is given a folder that holds runs.")];
 }
 
+const state = (run) => run.running ? [badge("started"), run.doing ? ` ${run.doing}, ` : " ", `${run.done} stages done`] : `${run.done} of ${run.begun_stages} stages done`;
+
 /** A small study to begin, and what it prints. */
-function begin(found, here) {
-  if (!found.holders.length) return note("A study can be begun here when `cotscope view` is given a folder that holds runs.");
-  const said = h("div", {"aria-live": "polite"});
-  const stop = h("button", {type: "button", onclick: () => into(said, ask("/api/studies/stop", {}).then(printed))}, "Stop it");
-  const printed = (study) => study ? [
-    h("p", {}, "Study ", link(href(study.name), h("bdi", {}, seen(study.name))), " ",
-      study.code === null ? badge("started") : study.code === 0 ? badge("done") : `ended with ${study.code}`, " ", study.code === null && stop),
-    note(h("code", {}, seen(study.command.join(" ")))), h("pre", {class: "log"}, study.said.split("\n").map(seen).join("\n"))] : [];
-  const poll = async () => {
-    while (!here.left.aborted) {
-      const {study} = await ask("/api/runs").catch(() => ({}));
-      said.replaceChildren(...printed(study));
-      if (!study || study.code !== null) return;
-      await new Promise((done) => setTimeout(done, 2000));
-    }
+function begin(found) {
+  const said = h("div"), log = h("pre", {class: "log", tabindex: "0", role: "region", "aria-label": "What the study prints"});
+  const status = h("p", {role: "status"}), command = note(), stop = h("button", {type: "button", onclick: () => into(wrong, ask("/api/studies/stop", {}).then(draw))}, "Stop it"), wrong = h("div");
+  let drawn = "";
+  const draw = (study) => {
+    if (!study || drawn === JSON.stringify(study)) return;
+    drawn = JSON.stringify(study);
+    if (!said.childElementCount) said.append(status, command, stop, log);
+    status.replaceChildren("Study ", link(href(study.name), h("bdi", {}, seen(study.name))), " ", study.code === null ? badge("started") : study.code === 0 ? badge("done") : `ended with ${study.code}`);
+    command.replaceChildren(h("code", {}, seen(study.command.join(" "))));
+    stop.hidden = study.code !== null;
+    log.textContent = study.said.split("\n").map(seen).join("\n");
+    log.scrollTop = log.scrollHeight;
   };
-  const form = h("form", {class: "fields", onsubmit: async (event) => {
+  const form = h("form", {class: "fields", onsubmit: (event) => {
     event.preventDefault();
     const values = Object.fromEntries(new FormData(form));
-    await into(said, ask("/api/studies", {...values, limit: Number(values.limit)}).then(printed));
-    poll();
+    into(wrong, ask("/api/studies", {...values, limit: Number(values.limit)}).then(draw), "Beginning it …");
   }},
     field("Model", h("input", {name: "model", required: true, list: "models", value: found.models[0] ?? ""}),
       "one that is installed, or a local folder; nothing is fetched"),
@@ -56,9 +62,8 @@ function begin(found, here) {
     field("In", select(found.holders, found.holders[0], {name: "holder"})),
     field("Called", h("input", {name: "name", required: true, pattern: "[A-Za-z0-9_][A-Za-z0-9_.\\-]*", value: "first"})),
     h("button", {}, "Begin"));
-  if (found.study) poll();
-  return h("details", {open: Boolean(found.study) || !found.runs.length}, h("summary", {}, "Begin a small study"), form,
-    note("It runs by itself and goes on when the viewer ends. A study with the same name and choices goes on where it stopped."), said);
+  return {draw, element: h("details", {open: Boolean(found.study) || !found.runs.length}, h("summary", {}, "Begin a small study"), form,
+    note("It runs by itself and goes on when the viewer ends. A study with the same name and choices goes on where it stopped."), wrong, said)};
 }
 
 const pairs = (rows) => h("dl", {class: "pairs"}, rows.filter(([, value]) => value !== null && value !== undefined)
@@ -86,7 +91,7 @@ function broken(run, name) {
 export async function overview(here) {
   const run = await ask(runPath(here.run)), title = h("h1", {}, h("bdi", {}, seen(here.run)));
   if (run.fault) return [title, broken(run, here.run)];
-  const live = h("section", {"aria-label": "Progress", "aria-live": "polite"});
+  const live = h("section", {"aria-label": "Progress"});
   if (run.running) watch(here, live);
   const stages = run.stages.filter((stage) => stage.status !== "missing"), missing = run.stages.filter((stage) => stage.status === "missing");
   return [title, h("p", {class: "meta"}, seen(run.folder)), live,
@@ -95,30 +100,36 @@ export async function overview(here) {
     run.faults.map((text) => h("p", {class: "fault"}, seen(text))),
     figures([run]),
     h("p", {}, run.report && link(runPath(here.run, "/report.html"), "The report"), run.report && " · ", link(href(here.run, "neurons"), "Neurons"), " · ",
-      link(href(here.run, "solutions"), "Solutions"), " · ", link(href(here.run, "try"), "Try it")),
+      link(href(here.run, "solutions"), "Solutions"), " · ", run.tables.predictions ? [link(href(here.run, "predictions"), "Predictions"), " · "] : "", link(href(here.run, "try"), "Try it")),
     run.notes.length ? h("details", {open: true}, h("summary", {}, `Notes to read first (${run.notes.length})`), h("ul", {}, run.notes.map((text) => h("li", {}, seen(text))))) : "",
     h("h2", {}, "Stages"),
     table(["stage", "state", "time", "finding"], stages.map((stage) => [h("span", {title: stage.about}, stage.name), [badge(stage.status), stage.why && h("small", {}, " ", seen(stage.why))],
       right(seconds(stage.seconds)), [h("bdi", {}, seen(stage.finding)), stage.again && h("small", {class: "meta"}, h("br"), h("code", {}, seen(stage.again)), " makes it again")]]), {label: "Stages"}),
     missing.length ? note("Not run: ", missing.map((stage) => stage.name).join(", "), ".") : "",
-    run.headline && h("details", {}, h("summary", {}, "All headline figures"), h("pre", {}, run.headline.split("\n").map(seen).join("\n"))),
+    run.headline && h("details", {}, h("summary", {}, "All headline figures"), h("pre", {tabindex: "0", role: "region", "aria-label": "All headline figures"}, run.headline.split("\n").map(seen).join("\n"))),
     h("h2", {}, "What it was made of"), about(run),
     h("details", {}, h("summary", {}, "Tables"), table(["table", "rows"], Object.entries(run.tables).map(([name, rows]) => [name, right(number(rows, 0))]), {label: "Tables"}))];
 }
 
-/** Poll a run that goes on until it has ended or the page is left. */
+/** Keep up with a run that goes on, until it has ended or the page is left; when a stage ends, the page is made again. */
 async function watch(here, live) {
-  for (let first = true; !here.left.aborted; first = false) {
-    let now;
-    try { now = await ask(runPath(here.run, "/progress")); } catch (error) { live.replaceChildren(fault(error)); return; }
-    if (!now.running && !first) { location.reload(); return; }
+  const doing = h("span", {role: "status"}), wrote = h("span"), shown = h("div", {class: "live"}, h("p", {}, badge("started"), " ", doing, " ", wrote));
+  let done = null;
+  const take = (now) => {
+    if (now instanceof Error) { live.replaceChildren(fault(now)); return true; }
+    const finished = now.stages.filter((stage) => stage.status === "done").length;
+    if (!now.running || done !== null && finished !== done) { dispatchEvent(new Event("hashchange")); return true; }
+    done = finished;
     const going = now.stages.find((stage) => stage.status === "started");
-    const ago = Math.max(0, (new Date(now.now) - new Date(now.at)) / 1000);
-    live.replaceChildren(h("div", {class: "live"}, h("p", {}, badge("started"), " ", going ? `${going.name} is running. ` : "Between two stages. ",
-      `${now.stages.filter((stage) => stage.status === "done").length} stages are done, ${now.files} files and ${number(now.completions, 0)} completions written; the last, `,
-      h("code", {}, seen(now.latest)), `, ${seconds(ago)} ago.`)));
-    await new Promise((done) => setTimeout(done, 3000));
-  }
+    const ago = now.at ? Math.max(0, (new Date(now.now) - new Date(now.at)) / 1000) : null;
+    const said = going ? `${going.name} is running.` : "Between two stages.";
+    if (doing.textContent !== said) doing.textContent = said;  // what did not change is not read out again
+    wrote.replaceChildren(`${finished} stages are done, ${now.files} files and ${number(now.completions, 0)} completions written`, ...(ago === null ? ["."] : ["; the last, ", h("code", {}, seen(now.latest)), `, ${seconds(ago)} ago.`]));
+    if (!shown.isConnected) live.replaceChildren(shown);
+    return false;
+  };
+  const first = await ask(runPath(here.run, "/progress")).catch((error) => error);
+  if (!take(first)) polling(here, runPath(here.run, "/progress"), take);
 }
 
 /** Headline figures of one run or several, those that differ marked. */

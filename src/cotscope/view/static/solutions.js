@@ -3,7 +3,7 @@
 import {ask, chip, chips, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
 
 const FAMILIES = {study: "prompts of the study", ablation: "neurons zeroed", discovery: "discovery", push: "their own push", selection: "chosen by attribution and others zeroed",
-  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences"};
+  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences", prediction: "answers that were predicted"};
 export const verdict = (correct) => h("span", {class: `badge ${correct ? "right" : "wrong"}`}, correct ? "right" : "wrong");
 
 export async function solutions(here) {
@@ -51,8 +51,8 @@ async function solution(here, values, go) {
     return [chooser(values, activity, go), legend(pole, activity, values)];
   };
   if (model.loaded) into(bar, colour(), "Computing the activity …");
-  else bar.append(h("button", {type: "button", class: "main", onclick: () => into(bar, colour(), `Loading ${model.name} and computing the activity …`)}, "Show tokens and activity"),
-    note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : ""));
+  else bar.append(h("div", {class: "pager"}, h("button", {type: "button", class: "main", onclick: () => into(bar, colour(), `Loading ${model.name} and computing the activity …`)}, "Show tokens and activity"),
+    note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : "")));
   return [h("p", {class: "problem"}, h("bdi", {}, seen(found.problem.question)), " ", h("b", {}, `Answer: ${seen(found.problem.answer)}`)), bar,
     h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens,
       note(`Says ${seen(side.flexible ?? "no answer")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`)))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
