@@ -59,12 +59,15 @@ def ablate(session: Session, options: Options) -> str:
     worst = [abs(r[f"{t}_smd"]) for r in matching if r["kind"] == "matched" for t in ("steps", "update_size")]
     alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
     run.summarise("ablation", {"target": target, "matching": alike})
-    figures = run.summary
-    matched = figures["ablation"].get("matched_mean")
-    return (
-        f"accuracy {figures['baseline']['accuracy']:.3f} untouched, {figures['ablation']['comparable']['accuracy']:.3f} "
-        "without the reasoning neurons" + (f", {matched['accuracy']:.3f} without matched random ones" if matched else "")
-    )
+    found = run.summary["ablation"]
+    words = {"comparable": "the {} reasoning neurons that have an equal"} if target == "comparable" else {}
+    words |= {"reasoning": "all {} reasoning neurons", "matched_mean": "matched random ones"}
+    each = [
+        f"{found[s]['accuracy']:.3f} without {said.format(found[s].get('neurons'))}"
+        for s, said in words.items()
+        if found.get(s)
+    ]
+    return f"accuracy {run.summary['baseline']['accuracy']:.3f} untouched, {', '.join(each)}"
 
 
 def _text(session: Session, sets: Sequence[NeuronSet]) -> dict[str, dict[str, float]]:
