@@ -138,8 +138,8 @@ def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words:
 def test_every_example_of_help_parses() -> None:
     parser = cli.build_parser()
     [commands] = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    assert set(cli.EXAMPLES) == set(commands)
-    for name, example in cli.EXAMPLES.items():
+    for name in commands:
+        example = cli.example(name)
         assert parser.parse_args(example.split()[1:]).command == name
         assert example in commands[name].format_help()
 

@@ -25,19 +25,8 @@ if TYPE_CHECKING:
     from ..executors.local import Listener
     from ..runs.session import Session
 
-EXAMPLES = {
+EXAMPLES = {  # of commands that are no stages
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
-    "discover": "cotscope discover --data builtin --limit 16 --out runs/first",
-    "annotate": "cotscope annotate runs/first --annotator lexicon",
-    "ablate": "cotscope ablate runs/first --outcomes accuracy",
-    "attribute": "cotscope attribute runs/first",
-    "sweep": "cotscope sweep runs/first",
-    "measure": "cotscope measure runs/first --prompts variants --variants 40",
-    "correlate": "cotscope correlate runs/first",
-    "calibrate": "cotscope calibrate runs/first --runs 40",
-    "predict": "cotscope predict runs/first --data more.jsonl",
-    "cascade": "cotscope cascade runs/first --larger qwen2.5-coder-1.5b",
-    "evaluate": "cotscope evaluate runs/first --edit edit.json",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
     "steer": "cotscope steer runs/first --goal worse --to worse.json",
     "tune": "cotscope tune runs/first --by attribution --first 590 --to tuned.json",
@@ -53,6 +42,11 @@ EXAMPLES = {
 IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
 ROWS = "rows per batch (default: from the memory that is free; a study that goes on keeps its own)"
 ROWS_OF_RUN = "rows per batch (default: what the study began with)"
+
+
+def example(verb: str) -> str:
+    """How a command is used."""
+    return EXAMPLES.get(verb) or next(stage.example for stage in VERBS[verb] if stage.example)
 
 
 def about(verb: str) -> str:
@@ -74,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=f"Example: {EXAMPLES[name]}",
+            name, help=text, description=text, epilog=f"Example: {example(name)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")

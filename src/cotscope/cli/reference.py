@@ -18,7 +18,7 @@ from ..runs.stage import Stage
 from ..runs.tables import TABLES, Table
 from ..stages.registry import STAGES
 from . import options
-from .commands import EXAMPLES, build_parser, chosen_by
+from .commands import build_parser, chosen_by, example
 
 HEAD = """\
 # Commands, stages, tables
@@ -70,7 +70,7 @@ def reference() -> str:
 
 def _command(name: str, sub: argparse.ArgumentParser) -> str:
     about = sub.description or ""
-    lines = [f"### cotscope {name}", "", f"{about[0].upper()}{about[1:]}.", "", "```", EXAMPLES[name], "```"]
+    lines = [f"### cotscope {name}", "", f"{about[0].upper()}{about[1:]}.", "", "```", example(name), "```"]
     groups = {"": [], **{g.title or "": g._group_actions for g in sub._action_groups[2:]}}
     for group in sub._action_groups[:2]:  # positional arguments, options
         groups[""] += [a for a in group._group_actions if not {"-h", "--json"} & set(a.option_strings)]

@@ -45,6 +45,7 @@ class Stage:
         wanted: whether `cotscope study` runs it with these options.
         check: raises UserError, before a study's folder is made, if the options can't be had.
         instead: does something else if the options ask for it; returns what it did, or None.
+        example: of the verb, for its help; one of the verb's stages has it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Stage:
     wanted: Callable[[Any], bool] = lambda options: True
     check: Callable[[Inputs, StudyModel, Any], None] = lambda inputs, model, options: None
     instead: Callable[[Session, Any], str | None] = lambda session, options: None
+    example: str = ""
 
     def tables(self, which: str) -> list[Table]:
         """The tables that it reads, or writes, whole or in part."""

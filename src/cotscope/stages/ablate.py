@@ -180,4 +180,5 @@ STAGE = Stage(
             "completions/ablation."),
     units=UNITS,
     chosen_by={"--outcomes": {"accuracy": {}}, "--by": {"set": {}}},
+    example="cotscope ablate runs/first --outcomes accuracy",
 )  # fmt: skip

@@ -328,4 +328,5 @@ STAGE = Stage(
     units=UNITS,
     repeats=True,
     instead=labels,
+    example="cotscope annotate runs/first --annotator lexicon",
 )

@@ -264,4 +264,5 @@ STAGE = Stage(
             SELECTED, "completions/selection."),
     units=UNITS,
     wanted=lambda options: options.attribution,
+    example="cotscope attribute runs/first",
 )  # fmt: skip

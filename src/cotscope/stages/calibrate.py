@@ -278,4 +278,5 @@ STAGE = Stage(
     writes=(CALIBRATION_RUNS, CALIBRATION),
     units=UNITS,
     wanted=never,
+    example="cotscope calibrate runs/first --runs 40",
 )

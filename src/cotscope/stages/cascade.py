@@ -223,4 +223,5 @@ STAGE = Stage(
     units=UNITS,
     repeats=True,
     wanted=never,
+    example="cotscope cascade runs/first --larger qwen2.5-coder-1.5b",
 )

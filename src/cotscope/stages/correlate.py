@@ -295,4 +295,5 @@ STAGE = Stage(
            "activity/study.", "activity/variant.", "activity/sentence.", "activity/discovery.", "forced/study."),
     writes=(PHENOMENA, CORRELATIONS, RANDOM_CORRELATIONS, JUDGED_TABLE),
     units=UNITS,
+    example="cotscope correlate runs/first",
 )  # fmt: skip

@@ -99,4 +99,5 @@ STAGE = Stage(
     discover,
     Options,
     writes=("completions/discovery.", "activity/discovery.", POLES, CANDIDATES),
+    example="cotscope discover --data builtin --limit 16 --out runs/first",
 )

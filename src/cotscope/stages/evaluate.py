@@ -339,4 +339,5 @@ STAGE = Stage(
     units=UNITS,
     repeats=True,
     wanted=never,
+    example="cotscope evaluate runs/first --edit edit.json",
 )

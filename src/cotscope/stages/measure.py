@@ -142,4 +142,5 @@ STAGE = Stage(
             HELD_OUT, JUDGED_ACTIVITY),
     units=UNITS,
     chosen_by={"--prompts": {"study": {}}},
+    example="cotscope measure runs/first --prompts variants --variants 40",
 )  # fmt: skip

@@ -396,4 +396,5 @@ STAGE = Stage(
     repeats=True,
     wanted=never,
     instead=lambda session, options: None if options.on is None else answer(session, options.on, options.to),
+    example="cotscope predict runs/first --data more.jsonl",
 )  # fmt: skip

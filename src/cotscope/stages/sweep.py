@@ -293,4 +293,5 @@ STAGE = Stage(
     writes=(SOLUTIONS, SWEEP_ITEMS, SWEEP_TEXT, SWEEP, "arrays/reference"),
     units=UNITS,
     wanted=lambda options: options.disruptions,
+    example="cotscope sweep runs/first",
 )
