@@ -8,7 +8,7 @@ template the classifier never saw; all choices are made within the training prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +22,18 @@ from ..measuring.choosing import REASONING
 from ..measuring.estimating import estimates
 from ..measuring.generation import Condition, solve
 from ..measuring.predictors import (
-    ACTIVITY,
     BASELINE,
     CONTROL,
     Predictor,
     agreement,
-    flat,
     neuron_groups,
     predictors,
     says_true,
     templates_of,
 )
 from ..measuring.problems import STUDY, TrialData, trial_data
-from ..measuring.tracing import STOPS, Answer, Traces, answers, traced
+from ..measuring.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
+from ..measuring.tracing import STOPS, Answer, answers, traced
 from ..predicting.classifier import enough, fit, out_of_fold, packed
 from ..predicting.shares import risk_coverage
 from ..records import Neuron
@@ -60,14 +59,11 @@ from ..runs.tables import (
     STOPPING,
     TRANSFERS,
 )
-from ..stats import Area, auroc, auroc_difference, holm, mcnemar_exact
+from ..stats import auroc, auroc_difference, holm, mcnemar_exact
 
-TEMPERATURE, SHUFFLES = 0.7, 8
+TEMPERATURE = 0.7
 NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
 """What `neuron_groups` reads."""
-CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
-"""Ways of telling that mean the same on every data set, so that they can be carried over."""
-STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
 UNITS = {
     "prediction.<data>.predictors.<name>.auroc": "chance that a right answer is told from a wrong one, by classifiers that saw "
     "no problem of its template; intervals over templates (DeLong, Obuchowski)",
@@ -102,25 +98,6 @@ class Options:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Known:
-    """One data set: its answers, traces and ways of telling."""
-
-    data: TrialData
-    answers: list[Answer]
-    traces: Traces
-    ways: list[Predictor]
-    templates: list[int]
-
-    @property
-    def right(self) -> list[bool]:
-        return [a.right for a in self.answers]
-
-    def way(self, name: str) -> Predictor:
-        """A way of telling by its name."""
-        return next(w for w in self.ways if w.name == name)
-
-
 def predict(session: Session, options: Options) -> str:
     """Run the stage. Answers and traces that are there are not made again.
 
@@ -131,7 +108,7 @@ def predict(session: Session, options: Options) -> str:
     every = sorted({n for some in groups.values() for n in some})
     known = [_known(session, d, groups, every, options) for d in _sources(session, options)]
     rows, said = list[dict[str, Any]](), dict[str, dict[str, Any]]()
-    predicted, coverage, early, stopping = (list[dict[str, Any]]() for _ in range(4))
+    predicted, coverage, in_time, stopping = (list[dict[str, Any]]() for _ in range(4))
     with session.bar("predicting", sum(len(k.ways) + SHUFFLES + 3 * len(STOPS) for k in known), "predictor") as bar:
         for k in known:
             found: dict[str, np.ndarray] = {}
@@ -153,9 +130,9 @@ def predict(session: Session, options: Options) -> str:
                     {"data": k.data.label, "predictor": name, "coverage": c, "accuracy": r}
                     for c, r in risk_coverage(found[name].tolist(), k.right)
                 ]
-            said[k.data.label] = _summary(k, here) | {"shuffled": _shuffled(k, session.config.seed, bar.update)}
-            e, s = _early(session, k, groups, bar.update)
-            early, stopping = early + e, stopping + s
+            said[k.data.label] = _summary(k, here) | {"shuffled": shuffled(k, session.config.seed, bar.update)}
+            seen, gone = early(session, k, groups, bar.update)
+            in_time, stopping = in_time + seen, stopping + gone
     asked = [
         {"data": k.data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         for k in known for p in k.data.problems
@@ -165,11 +142,11 @@ def predict(session: Session, options: Options) -> str:
         (PREDICTORS, rows),
         (PREDICTIONS, predicted),
         (COVERAGE, coverage),
-        (EARLY, early),
+        (EARLY, in_time),
         (STOPPING, stopping),
     ):
         run.write(table, content)
-    run.write(TRANSFERS, _transfers(session, known))
+    run.write(TRANSFERS, transfers(session, known))
     told = {name: groups[name] for name in (REASONING, "random 1")}
     shares, errors = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
     run.write(SHARES, shares)
@@ -194,7 +171,7 @@ def _sources(session: Session, options: Options) -> list[TrialData]:
 
 def _known(
     session: Session, data: TrialData, groups: dict[str, list[Neuron]], every: Sequence[Neuron], options: Options
-) -> _Known:
+) -> Known:
     """Answers, traces and ways of telling of one data set."""
     answer = Condition("prediction", session.prompt, data.label, data.label, problems=data.problems)
     samples = [
@@ -212,7 +189,7 @@ def _known(
         extra["says true"] = _asked(session, data.label, given)
     if samples:
         extra["agreement"] = agreement(session, [s.name for s in samples], given)
-    return _Known(data, given, traces, predictors(session, given, traces, groups, extra), apart)
+    return Known(data, given, traces, predictors(session, given, traces, groups, extra), apart)
 
 
 def _asked(session: Session, label: str, given: Sequence[Answer]) -> np.ndarray:
@@ -225,7 +202,7 @@ def _asked(session: Session, label: str, given: Sequence[Answer]) -> np.ndarray:
     return found
 
 
-def _row(k: _Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, Any]:
+def _row(k: Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, Any]:
     """One way of telling on one data set."""
     from sklearn.metrics import average_precision_score, brier_score_loss
 
@@ -233,7 +210,7 @@ def _row(k: _Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, A
     area = auroc(k.right, mine, k.templates)
     row = {
         "data": k.data.label, "predictor": way.name, "kind": way.kind, "costs": way.costs, "features": way.features.shape[-1],
-        "n": len(mine), "templates": len(set(k.templates)), "accuracy": float(np.mean(k.right)), **_area(area),
+        "n": len(mine), "templates": len(set(k.templates)), "accuracy": float(np.mean(k.right)), **area_of(area),
         "average_precision": float(average_precision_score(k.right, mine)),
         "brier": float(brier_score_loss(k.right, mine)),
     }  # fmt: skip
@@ -243,11 +220,7 @@ def _row(k: _Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, A
     return row
 
 
-def _area(area: Area) -> dict[str, float]:
-    return {"auroc": area.value, "low": area.low, "high": area.high}
-
-
-def _summary(k: _Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(k: Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = ("kind", "auroc", "low", "high", "brier", "difference", "difference_low", "difference_high", "p_holm")
     return {
         "n": len(k.answers),
@@ -257,67 +230,7 @@ def _summary(k: _Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _shuffled(k: _Known, seed: int, update: Callable[[], object]) -> dict[str, float]:
-    """The reasoning neurons' area where labels are shuffled: mean, least and most over so many shuffles."""
-    areas = []
-    for shuffle in range(SHUFFLES):
-        right = np.random.default_rng([seed, shuffle]).permutation(k.right).tolist()
-        areas.append(auroc(right, out_of_fold(k.way(REASONING).features, right, k.templates, seed)[0].tolist()).value)
-        update()
-    return {"mean": float(np.mean(areas)), "least": min(areas), "most": max(areas)}
-
-
-def _early(
-    session: Session, k: _Known, groups: dict[str, list[Neuron]], update: Callable[[], object]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """After each part of the answers: how well it tells, and what is saved and lost if the least likely ones are stopped."""
-    rows, stopping = [], []
-    lengths = np.array([len(a.tokens) for a in k.answers], float)
-    right = np.array(k.right)
-    for at, stop in enumerate(STOPS):
-        ways = [(name, kind, flat(k.traces.so_far[:, at, k.traces.of(groups[name])]))
-                for name, kind in ((REASONING, ACTIVITY), ("random 1", CONTROL))]  # fmt: skip
-        ways.append(("confidence", BASELINE, flat(k.traces.confidence[:, at])))
-        seen = np.maximum(1, np.round(stop * lengths))
-        for name, kind, features in ways:
-            found, _ = out_of_fold(features, k.right, k.templates, session.config.seed)
-            area = auroc(k.right, found.tolist(), k.templates)
-            about = {"data": k.data.label, "predictor": name, "stop": stop}
-            rows.append(
-                about | {"kind": kind, "tokens": float(seen.mean()), "auroc": area.value, "low": area.low, "high": area.high}
-            )
-            update()
-            order = np.argsort(found, kind="stable")
-            for share in STOPPED if stop < 1 else ():
-                gone = order[: round(share * len(order))]
-                saved = float((lengths - seen)[gone].sum() / lengths.sum())
-                stopping.append(about | {"stopped": share, "saved": saved, "lost": float(right[gone].sum() / right.sum())})
-    return rows, stopping
-
-
-def _transfers(session: Session, known: Sequence[_Known]) -> list[dict[str, Any]]:
-    """Each data set by classifiers that learned on all the others."""
-    rows: list[dict[str, Any]] = []
-    for k in known if len(known) > 1 else ():
-        others = [o for o in known if o is not k]
-        labels = [r for o in others for r in o.right]
-        apart, at = list[int](), 0  # templates of two data sets are none of each other's
-        for o in others:
-            apart += [at + t for t in o.templates]
-            at += max(o.templates) + 1
-        for name in CARRIED:
-            features = np.vstack([o.way(name).features for o in others])
-            found = fit(features, labels, apart, session.config.seed).probabilities(k.way(name).features)
-            area = auroc(k.right, found.tolist(), k.templates)
-            rows.append(
-                {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
-                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)),
-                 "expected": float(found.mean()), **_area(area)}
-            )  # fmt: skip
-    return rows
-
-
-def _keep(session: Session, known: Sequence[_Known], neurons: Sequence[Neuron]) -> dict[Neuron, float]:
+def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron]) -> dict[Neuron, float]:
     """Fit the reasoning neurons' classifier on all answers and keep it in the run; how much it rests on each neuron."""
     features = np.vstack([k.way(REASONING).features for k in known])
     labels = [r for k in known for r in k.right]

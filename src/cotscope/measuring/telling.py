@@ -1,0 +1,106 @@
+"""What ways of telling come to on a data set: with shuffled labels, early, stopped, carried over to other data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..predicting.classifier import fit, out_of_fold
+from ..records import Neuron
+from ..runs.session import Session
+from ..stats import Area, auroc
+from .choosing import REASONING
+from .predictors import ACTIVITY, BASELINE, CONTROL, Predictor, flat
+from .problems import TrialData
+from .tracing import STOPS, Answer, Traces
+
+SHUFFLES = 8
+CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
+"""Ways of telling that mean the same on every data set, so that they can be carried over."""
+STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Known:
+    """One data set: its answers, traces and ways of telling."""
+
+    data: TrialData
+    answers: list[Answer]
+    traces: Traces
+    ways: list[Predictor]
+    templates: list[int]
+
+    @property
+    def right(self) -> list[bool]:
+        return [a.right for a in self.answers]
+
+    def way(self, name: str) -> Predictor:
+        """A way of telling by its name."""
+        return next(w for w in self.ways if w.name == name)
+
+
+def area_of(area: Area) -> dict[str, float]:
+    return {"auroc": area.value, "low": area.low, "high": area.high}
+
+
+def shuffled(k: Known, seed: int, update: Callable[[], object]) -> dict[str, float]:
+    """The reasoning neurons' area where labels are shuffled: mean, least and most over so many shuffles."""
+    areas = []
+    for shuffle in range(SHUFFLES):
+        right = np.random.default_rng([seed, shuffle]).permutation(k.right).tolist()
+        areas.append(auroc(right, out_of_fold(k.way(REASONING).features, right, k.templates, seed)[0].tolist()).value)
+        update()
+    return {"mean": float(np.mean(areas)), "least": min(areas), "most": max(areas)}
+
+
+def early(
+    session: Session, k: Known, groups: dict[str, list[Neuron]], update: Callable[[], object]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """After each part of the answers: how well it tells, and what is saved and lost if the least likely ones are stopped."""
+    rows, stopping = [], []
+    lengths = np.array([len(a.tokens) for a in k.answers], float)
+    right = np.array(k.right)
+    for at, stop in enumerate(STOPS):
+        ways = [(name, kind, flat(k.traces.so_far[:, at, k.traces.of(groups[name])]))
+                for name, kind in ((REASONING, ACTIVITY), ("random 1", CONTROL))]  # fmt: skip
+        ways.append(("confidence", BASELINE, flat(k.traces.confidence[:, at])))
+        seen = np.maximum(1, np.round(stop * lengths))
+        for name, kind, features in ways:
+            found, _ = out_of_fold(features, k.right, k.templates, session.config.seed)
+            area = auroc(k.right, found.tolist(), k.templates)
+            about = {"data": k.data.label, "predictor": name, "stop": stop}
+            rows.append(
+                about | {"kind": kind, "tokens": float(seen.mean()), "auroc": area.value, "low": area.low, "high": area.high}
+            )
+            update()
+            order = np.argsort(found, kind="stable")
+            for share in STOPPED if stop < 1 else ():
+                gone = order[: round(share * len(order))]
+                saved = float((lengths - seen)[gone].sum() / lengths.sum())
+                stopping.append(about | {"stopped": share, "saved": saved, "lost": float(right[gone].sum() / right.sum())})
+    return rows, stopping
+
+
+def transfers(session: Session, known: Sequence[Known]) -> list[dict[str, Any]]:
+    """Each data set by classifiers that learned on all the others."""
+    rows: list[dict[str, Any]] = []
+    for k in known if len(known) > 1 else ():
+        others = [o for o in known if o is not k]
+        labels = [r for o in others for r in o.right]
+        apart, at = list[int](), 0  # templates of two data sets are none of each other's
+        for o in others:
+            apart += [at + t for t in o.templates]
+            at += max(o.templates) + 1
+        for name in CARRIED:
+            features = np.vstack([o.way(name).features for o in others])
+            found = fit(features, labels, apart, session.config.seed).probabilities(k.way(name).features)
+            area = auroc(k.right, found.tolist(), k.templates)
+            rows.append(
+                {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
+                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)),
+                 "expected": float(found.mean()), **area_of(area)}
+            )  # fmt: skip
+    return rows
