@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 
-from cotscope.data.builtin import Template, generate, templates
+from cotscope.data import builtin
+from cotscope.data.builtin import TEMPLATE_PARTS, Template, generate, templates
+from cotscope.data.load import load_problems
 from cotscope.data.numbers import evaluate
 from cotscope.data.rows import question_key
 from cotscope.errors import DataError
@@ -181,3 +184,16 @@ def test_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(generate(3)) == 3
     with pytest.raises(DataError, match="at most 3"):
         generate(4)
+
+
+def test_two_parts_of_the_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, held_out = (generate(100, part=part) for part in TEMPLATE_PARTS)
+    assert train[0].id == "builtin-0-train-0" and held_out[7].id == "builtin-0-held-out-7"
+    assert load_problems("builtin:40/held-out").problems == tuple(held_out[:40])
+    for wrong in ("builtin:40/", "builtin:40/test", "builtin:/train"):
+        with pytest.raises(DataError, match="not a number of built-in problems"):
+            load_problems(wrong)
+    numbered = tuple(replace(t, question=f"{i}: {t.question}") for i, t in enumerate(templates()))
+    monkeypatch.setattr(builtin, "templates", lambda: numbered)
+    train, held_out = ({p.question.split(":")[0] for p in generate(200, part=part)} for part in TEMPLATE_PARTS)
+    assert not train & held_out and len(train | held_out) == len(numbered) and len(train) == 2 * len(held_out) - 2

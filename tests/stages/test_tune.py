@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from conftest import TinyStudy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotscope.cli import main
+from cotscope.data.load import load_problems
 from cotscope.edits.edit import Edit
 from cotscope.lm import cpu
 from cotscope.lm.loading import LoadedModel
@@ -31,6 +33,7 @@ from cotscope.lm.scoring import Given, score
 from cotscope.lm.training import Training
 from cotscope.measuring import tuning
 from cotscope.measuring.solutions import solution
+from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Problem
 from cotscope.runs.session import Session
@@ -264,7 +267,26 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     assert found and not used & {p.question for p, _ in found}
     for problem, text in found:
         [again] = session.engine.generate([session.prompt.text(problem.question)], max_new_tokens=16, stop=session.prompt.stop)
-        assert again.text.strip() == text and tuning.is_correct(tuning.parse_flexible(text), problem.answer)
+        assert again.text.strip() == text and tuning.is_right(text, problem.answer)
+    every = tuning.tuning_problems(session, tiny_study.data)
+    theirs = [text for _, text in tuning.worked_problems(session, tiny_study.data, 3, lambda text: None)]
+    own = tuning.worked_problems(session, tiny_study.data, len(every), lambda text: None, own=True)
+    assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
+
+
+def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
+    def given(source: str, count: int) -> list[tuple[Problem, str]]:
+        return [(p, "") for p in load_problems(source).problems[:count]]
+
+    for some in (given("builtin:80/train", 80), given("builtin:80", 30)):
+        found = tuning.parted(some, 8)
+        of = templates([p.question for p, _ in found])
+        assert not {*of[:-8]} & {*of[-8:]} and len(found) > 16 and {p.id for p, _ in found} <= {p.id for p, _ in some}
+    one = [
+        (Problem(str(i), f"Ann has {i} pens and finds {i + 3} more. How many pens has she?", Fraction(1)), "") for i in range(9)
+    ]
+    assert tuning.parted(one, 3) == one  # one template: it can't be parted
+    assert tuning.parted(one, 0) == one and tuning.parted([], 3) == []
 
 
 def test_from_python(run: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from . import options
 COMMANDS = ("compare",)
 _NOTHING = "nothing was gained"
 _PASSED_ON = {
-    "tune": ("train_on", "train", "validation", "passes", "batch", "minutes"),
+    "tune": ("train_on", "own", "train", "validation", "passes", "batch", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
 }
 
@@ -41,6 +41,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--seeds", type=options.NUMBERS["positive"], default=3, metavar="N", help="of each (default 3)")
     sub.add_argument("--train-on", metavar="DATA", help="problems to train on, as of `study` (default: the study's own tuning "
                      "problems)")  # fmt: skip
+    sub.add_argument("--own", action="store_true", help="train on the model's own right solutions, as of `tune`")
     for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
                        ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
         sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")
@@ -106,7 +107,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:
     """Run a command on the run folder. Returns: what it says if nothing was gained, else nothing. Raises: UserError."""
     given: dict[str, Any] = {name: getattr(arguments, name) for name in _PASSED_ON[command]}
-    passed = [word for name, v in given.items() if v is not None for word in (f"--{name.replace('_', '-')}", str(v))]
+    passed = list[str]()
+    for name, value in given.items():
+        if value is not None and value is not False:
+            passed += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     whole = [command, str(arguments.run), *words, *passed]
     if not arguments.json:
         print(f"$ cotscope {' '.join(whole)}", flush=True)

@@ -53,6 +53,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     ):
         tune.add_argument(f"--{name}", type=options.NUMBERS[kind], default=default, metavar="N",
                           help=f"{text} (default {default:g})")  # fmt: skip
+    tune.add_argument("--own", action="store_true",
+                      help="on what the model itself writes where that is right, even if the data has solutions")  # fmt: skip
     tune.add_argument("--method", choices=METHODS, default=FACTORS,
                       help="what is trained: the neurons' factors (an edit file); or (a model folder) their value vectors, "
                       "these and the rows of their gate and up-projections, lora or ia3 (need cotscope[peft]), every weight "

@@ -52,6 +52,8 @@ class Tuning:
 
     Attributes:
         data: problems to train on, as of `study`; "study": the study's own tuning problems.
+        own: train on what the model itself writes where that is right, even if the data has solutions: what is learned is then
+            not how others write them.
         method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
             up-projections; LoRA or (IA)³ of the package peft; every weight.
         trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
@@ -67,6 +69,7 @@ class Tuning:
     """
 
     data: str = STUDY
+    own: bool = False
     method: str = FACTORS
     trainable: int | None = None
     train: int = 48
@@ -121,7 +124,7 @@ def tune(
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, by, settings, first, random)
-    given = worked_problems(session, settings.data, settings.train + settings.validation, say)
+    given = worked_problems(session, settings.data, settings.train + settings.validation, say, settings.own)
     given = parted(given, settings.validation)
     if len(given) <= settings.validation:
         raise EditError(
@@ -159,13 +162,19 @@ def tuning_problems(session: Session, data: str) -> list[Problem]:
     return [p for p in every if p.question not in session.prompt.prefix]
 
 
-def worked_problems(session: Session, data: str, wanted: int, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
-    """The first `wanted` of them that have a solution: the data's, or where it has too few what the model writes if right."""
+def worked_problems(
+    session: Session, data: str, wanted: int, say: Callable[[str], object], own: bool = False
+) -> list[tuple[Problem, str]]:
+    """The first `wanted` of them that have a solution: the data's, or where it has too few what the model writes if right.
+
+    Args:
+        own: what the model writes, whatever the data has.
+    """
     every = tuning_problems(session, data)
     worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
-    if len(worked) >= min(wanted, len(every)):
+    if not own and len(worked) >= min(wanted, len(every)):
         return worked[:wanted]
-    say("the data has no solutions: the model writes them, and those that are right are taken")
+    say(f"{'' if own else 'the data has no solutions: '}the model writes solutions, and those that are right are taken")
     found = list[tuple[Problem, str]]()
     for start in range(0, len(every), _WRITTEN):
         part = every[start : start + _WRITTEN]
