@@ -32,10 +32,9 @@ from cotscope.lm.loading import LoadedModel
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.training import Training
 from cotscope.measuring import tuning
-from cotscope.measuring.solutions import solution
 from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
-from cotscope.records import Problem
+from cotscope.records import Problem, Prompt
 from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
@@ -73,7 +72,7 @@ def worked(session: Session, count: int = 4) -> list[Problem]:
 
 def loss(session: Session, problem: Problem, edit: Edit | None = None) -> float:
     """Of a problem's solution, as the engine scores it."""
-    tokens = solution(session.loaded, problem, "gold", render_solution(problem)).tokens
+    tokens = tuning.ended(session.loaded, session.prompt, render_solution(problem))
     intervention = None if edit is None else edit.intervention(session.loaded.anatomy)
     [scores] = score(session.engine, Given((session.prompt.text(problem.question),), (tokens,), intervention=intervention))
     return -sum(t.log_prob for t in scores) / len(scores)
@@ -338,3 +337,21 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     before = len(called)
     assert main(words) == 0
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
+
+
+def test_the_end_of_a_solution_is_learned_too() -> None:
+    class Characters:
+        """A model whose tokens are characters, and 0 the end."""
+
+        tokenizer = SimpleNamespace(eos_token_id=0)
+
+        def encode(self, text: str) -> list[int]:
+            return [1, *map(ord, text)]
+
+    loaded: Any = Characters()
+    said = "The answer is 8."
+    few = Prompt("few", "Question: a\n\n", "\n")
+    assert tuning.ended(loaded, few, said) == (*map(ord, said + "\n\n"),)
+    assert tuning.ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said), 0)
+    loaded.tokenizer = SimpleNamespace(eos_token_id=None)
+    assert tuning.ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said),)

@@ -25,13 +25,12 @@ from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
 from ..predicting.templates import templates
 from ..prompts.derive import render_solution
-from ..records import Neuron, Problem
+from ..records import Neuron, Problem, Prompt
 from ..runs.files import fingerprint
 from ..runs.session import Session
 from .attributing import differentiable
 from .choosing import choose
 from .courses import Course, Plan
-from .solutions import solution
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
@@ -204,6 +203,18 @@ def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[
     return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
 
 
+def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
+    """A solution as tokens, with what ends it under a prompt: a blank line after exemplars, else the end token.
+
+    The end is learned too: a tokenizer may have one token for a full stop with a newline and another for one with a blank
+    line, and who is taught the former where the latter belongs learns to go on.
+    """
+    blank = "\n\n"
+    ends = blank in prompt.stop
+    tokens = loaded.encode(said + blank * ends)[len(loaded.encode("")) :]
+    return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
+
+
 class _Tuner:
     """One training: its texts, its model, its courses."""
 
@@ -222,7 +233,7 @@ class _Tuner:
 
         loaded = self.session.loaded
         prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
-        text = Text(prompt, solution(loaded, problem, "", said).tokens)
+        text = Text(prompt, ended(loaded, self.session.prompt, said))
         if (length := len(prompt) + len(text.continuation)) > loaded.context:
             raise UserError("a problem with its solution is longer than the model's context",
                             expected=f"at most {loaded.context} tokens", got=str(length))  # fmt: skip
