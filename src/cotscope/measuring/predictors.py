@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from ..predicting.templates import masked, templates
 from ..records import Neuron
 from ..runs.session import Session
+from ..runs.tables import ANNOTATIONS, ATTRIBUTIONS, CANDIDATES, KEYSTONES, POLES, SELECTIONS
 from .choosing import REASONING, choose
 from .tracing import CONFIDENCE, Answer, Traces, by_concept
 
+NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
+"""What `neuron_groups` reads."""
 RANDOM = 3
 """Random sets beside the reasoning neurons: one for each of them, of its layer and about as active."""
 ACTIVITY, CONTROL, BASELINE = "activity", "random neurons", "baseline"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.generation import Condition, solve
-from ..measuring.predictors import flat, neuron_groups, templates_of
+from ..measuring.predictors import NEURONS, flat, neuron_groups, templates_of
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.tracing import answers, traced
 from ..predicting.classifier import out_of_fold
@@ -28,7 +28,6 @@ from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import CASCADE, PREDICTIONS
 from ..stats import clustered_ratio
-from .predict import NEURONS
 
 ROUTERS = (REASONING, "random 1", "confidence", "log_prob_mean")
 """Ways of telling of `predict` that route; random neurons are the control."""
@@ -50,7 +49,7 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    larger: str = option("", "the larger model: a name, hub id, folder or .gguf file", where="command")
+    larger: str | None = option(None, "the larger model: a name, hub id, folder or .gguf file", where="command")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..measuring.generation import Condition, solve
 from ..measuring.predictors import (
     BASELINE,
     CONTROL,
+    NEURONS,
     Predictor,
     agreement,
     neuron_groups,
@@ -42,18 +43,12 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import (
-    ANNOTATIONS,
-    ATTRIBUTIONS,
-    CANDIDATES,
     COVERAGE,
     EARLY,
-    KEYSTONES,
-    POLES,
     PREDICTED,
     PREDICTIONS,
     PREDICTORS,
     PROMPTS,
-    SELECTIONS,
     SHARE_ERRORS,
     SHARES,
     STOPPING,
@@ -62,8 +57,6 @@ from ..runs.tables import (
 from ..stats import auroc, auroc_difference, holm, mcnemar_exact
 
 TEMPERATURE = 0.7
-NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
-"""What `neuron_groups` reads."""
 UNITS = {
     "prediction.<data>.predictors.<name>.auroc": "chance that a right answer is told from a wrong one, by classifiers that saw "
     "no problem of its template; intervals over templates (DeLong, Obuchowski)",
