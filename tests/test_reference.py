@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cotscope.cli.commands import EXAMPLES, build_parser
+from cotscope.cli.commands import build_parser, example
 from cotscope.cli.reference import reference
 from cotscope.runs.tables import TABLES
 from cotscope.stages.registry import STAGES
@@ -46,7 +46,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 @pytest.mark.parametrize("name", commands())
 def test_every_option_of_a_command_is_there(name: str) -> None:
     text = section(f"### cotscope {name}")
-    assert EXAMPLES[name] in text
+    assert example(name) in text
     rows = {line.split("`")[1].split(" ")[0]: line for line in text.splitlines() if line.startswith("| `")}
     for action in commands()[name]._actions:
         flag = action.option_strings[0] if action.option_strings else action.metavar
