@@ -72,13 +72,13 @@ def test_the_calendar_is_as_it_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     made = loaded_script(folder / "make_problems.py")
     monkeypatch.setattr(made, "__file__", str(tmp_path / "make_problems.py"))
     made.main()
-    for name in ("problems.jsonl", "prompt.txt"):
+    for name in ("problems.jsonl", "calendar.txt"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
     problems = load_problems(str(folder / "problems.jsonl")).problems
     assert len(problems) == 320 and {p.words for p in problems} == {*made.DAYS, *made.MONTHS}
     for p in problems:
         assert is_right(render_solution(p), p.answer) and f"{p.words}.\nThe answer is" in render_solution(p)
-    prompt = load_prompt_file(folder / "prompt.txt")
+    prompt = load_prompt_file(folder / "calendar.txt")
     assert prompt.cue == "\nLet's think step by step\n" and not any(p.question in prompt.prefix for p in problems)
     concepts = load_concepts(str(folder / "concepts.toml")).concepts
     assert {d.lower() for d in made.DAYS} < {*concepts[0].seeds} and {m.lower() for m in made.MONTHS} < {*concepts[1].seeds}

@@ -1,4 +1,4 @@
-"""Makes this example's `problems.jsonl` and `prompt.txt`: questions about days of the week and months, with worked solutions.
+"""Makes this example's `problems.jsonl` and `calendar.txt`: questions about days of the week and months, with worked solutions.
 
     python examples/calendar/make_problems.py
 
@@ -69,7 +69,7 @@ def main() -> None:
     blocks = [
         f"Question: {p['question']}\nLet's think step by step\n{p['solution']}\nThe answer is {p['answer']}.\n" for p in shown
     ]
-    (here / "prompt.txt").write_text("\n".join(blocks), encoding="utf-8")
+    (here / "calendar.txt").write_text("\n".join(blocks), encoding="utf-8")
 
 
 if __name__ == "__main__":
