@@ -140,7 +140,9 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
             part = written[start : start + _BATCH]
             texts = [prompt.text(given[i].problem.question) for i in part]
             for i, found in zip(part, trace(session.engine, texts, [given[i].tokens for i in part], neurons, bar.update)):
-                roles = np.array([ROLES.index(r) for r in token_roles(loaded, given[i].tokens, given[i].problem.words)])
+                # In words the answer that was given, not the right one: whoever predicts must not know that.
+                said = (given[i].read or "") if session.inputs.words else ""
+                roles = np.array([ROLES.index(r) for r in token_roles(loaded, given[i].tokens, said)])
                 for role in np.unique(roles):
                     kept["sizes"][i, role] = _small(found.updates[roles == role].mean(axis=0))
                     kept["layers"][i, role] = _small(found.layers[roles == role].mean(axis=0))
