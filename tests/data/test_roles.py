@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cotscope.data.roles import roles, token_roles
+from cotscope.data.roles import roles, token_reckoning, token_roles
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_a_token_that_reaches_into_a_result_has_its_role() -> None:
 class Words:
     """A decoder whose tokens are words: as SentencePiece, it puts no blank before the first of a text."""
 
-    def __init__(self, blank: str) -> None:
-        self.pieces, self.blank, self.tokenizer, self.calls = ["1", "+", "12", "=", "13"], blank, self, 0
+    def __init__(self, blank: str, *pieces: str) -> None:
+        self.pieces, self.blank, self.tokenizer, self.calls = pieces or ("1", "+", "12", "=", "13"), blank, self, 0
 
     def decode(self, tokens: Sequence[int]) -> str:
         self.calls += 1
@@ -56,6 +56,14 @@ def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
         assert token_roles(words, range(5)) == expected
         assert words.calls == calls
     assert token_roles(Words(" "), ()) == ()
+
+
+def test_what_is_reckoned_is_formulas_and_answers() -> None:
+    for blank in (" ", ""):
+        words = Words(blank, "So ann has", "1", "+", "12", "=", "13", "pens. The answer is", "13", ".")
+        assert token_reckoning(words, range(9)) == (False, *[True] * 5, False, True, False)
+    months = Words(" ", "June", "+", "2", "is", "August", ".", "The answer is", "August")
+    assert token_reckoning(months, range(8), "August") == tuple(i in (4, 7) for i in range(8))
 
 
 def test_a_role_is_that_of_the_first_span_that_is_touched() -> None:

@@ -70,12 +70,27 @@ def worked(session: Session, count: int = 4) -> list[Problem]:
     return [p for p in session.inputs.split.tuning if p.steps or p.solution.strip()][:count]
 
 
-def loss(session: Session, problem: Problem, edit: Edit | None = None) -> float:
-    """Of a problem's solution, as the engine scores it."""
+def loss(session: Session, problem: Problem, edit: Edit | None = None, said: str = "") -> float:
+    """Of a problem's solution, or of what is `said` in it only, as the engine scores it."""
     tokens = tuning.ended(session.loaded, session.prompt, render_solution(problem))
     intervention = None if edit is None else edit.intervention(session.loaded.anatomy)
     [scores] = score(session.engine, Given((session.prompt.text(problem.question),), (tokens,), intervention=intervention))
-    return -sum(t.log_prob for t in scores) / len(scores)
+    pieces = [session.loaded.piece(token) for token in tokens]
+    at, log_probs = 0, []
+    for piece, scored in zip(pieces, scores, strict=True):
+        if not said or any(m.start() < at + len(piece) and at < m.end() for m in re.finditer(said, "".join(pieces))):
+            log_probs.append(scored.log_prob)
+        at += len(piece)
+    return -sum(log_probs) / len(log_probs)
+
+
+def test_the_loss_may_be_of_formulas_and_answers_only(run: Path, tmp_path: Path) -> None:
+    curve = tuned(run, tmp_path / "tuned.json", "factors", "--loss", "formulas")["curve"]
+    session = Session.reopen(run, quiet=True)
+    last = worked(session)[3]
+    formulas = r"\d+ ?[-+*/] ?\d+ ?= ?\d+"  # a tiny model's tokenizer has no blanks, and so no "answer is"
+    assert curve[0]["validation"] == pytest.approx(loss(session, last, said=formulas), abs=1e-3)
+    assert abs(curve[0]["validation"] - loss(session, last)) > 1e-2
 
 
 def test_the_validation_loss_is_the_engines(run: Path, tmp_path: Path) -> None:
@@ -296,6 +311,8 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
     with pytest.raises(cotscope.UserError, match="learning rates are compared on validation problems"):
         cotscope.tune(run, tmp_path / "b.json", by="all", rate="auto", validation=0)
+    with pytest.raises(cotscope.UserError, match="unknown loss; expected solution or formulas"):
+        cotscope.tune(run, tmp_path / "b.json", by="all", loss="magic")
     with pytest.raises(cotscope.UserError, match="unknown method; expected factors or values"):
         cotscope.tune(run, tmp_path / "b.json", by="all", method="magic")
     with pytest.raises(cotscope.UserError, match="a learning rate can't be taken; expected numbers above 0, or auto; got -1"):

@@ -17,14 +17,14 @@ from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError
-from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, METHODS, ROWS, VALUES
+from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES
 from ..runs.files import json_text, replacing, write_text
 from . import options
 
 COMMANDS = ("compare",)
 _NOTHING = "nothing was gained"
 _PASSED_ON = {
-    "tune": ("train_on", "own", "train", "validation", "passes", "batch", "minutes"),
+    "tune": ("train_on", "own", "loss", "train", "validation", "passes", "batch", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
 }
 
@@ -42,6 +42,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--train-on", metavar="DATA", help="problems to train on, as of `study` (default: the study's own tuning "
                      "problems)")  # fmt: skip
     sub.add_argument("--own", action="store_true", help="train on the model's own right solutions, as of `tune`")
+    sub.add_argument("--loss", choices=LOSSES, help="as of `tune` (default: solution)")
     for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
                        ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
         sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..measuring.tuning import AUTO, FACTORS, METHODS, RATES
+from ..measuring.tuning import AUTO, FACTORS, LOSSES, METHODS, RATES, SOLUTION
 from ..report.text import visible
 from . import options
 
@@ -55,6 +55,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                           help=f"{text} (default {default:g})")  # fmt: skip
     tune.add_argument("--own", action="store_true",
                       help="on what the model itself writes where that is right, even if the data has solutions")  # fmt: skip
+    tune.add_argument("--loss", choices=LOSSES, default=SOLUTION,
+                      help="of all tokens of a solution, or only of its formulas and answers (default solution)")  # fmt: skip
     tune.add_argument("--method", choices=METHODS, default=FACTORS,
                       help="what is trained: the neurons' factors (an edit file); or (a model folder) their value vectors, "
                       "these and the rows of their gate and up-projections, lora or ia3 (need cotscope[peft]), every weight "

@@ -81,9 +81,24 @@ class Decoder(Protocol):
 
 def token_roles(decoder: Decoder, tokens: Sequence[int], words: str = "") -> tuple[str, ...]:
     """The role of each token id; words: as of `roles`."""
+    text, ends = _decoded(decoder, tokens)
+    return roles(text, ends, words)
+
+
+def token_reckoning(decoder: Decoder, tokens: Sequence[int], words: str = "") -> tuple[bool, ...]:
+    """Whether each token id reaches into a formula, its numbers among them, or into an answer; words: as of `roles`."""
+    text, ends = _decoded(decoder, tokens)
+    spans = [] if words else formulas(text)
+    named = roles(text, ends, words)
+    starts = [0, *accumulate(ends, max)]
+    return tuple(role != "elsewhere" or _touches(spans, *place) for role, place in zip(named, zip(starts, ends), strict=True))
+
+
+def _decoded(decoder: Decoder, tokens: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of token ids, and where each ends in it."""
     decode = decoder.tokenizer.decode
     text, pieces = decode(tokens), [decoder.piece(token) for token in tokens]
     if "".join(pieces) == text:
-        return roles(text, list(accumulate(map(len, pieces))), words)
+        return text, list(accumulate(map(len, pieces)))
     # Tokens decoded one by one can lose their blanks, or halves of characters; what the first n come to does not.
-    return roles(text, [len(decode(tokens[: n + 1])) for n in range(len(tokens))], words)
+    return text, [len(decode(tokens[: n + 1])) for n in range(len(tokens))]

@@ -29,10 +29,15 @@ BYTES = 20
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt, and what is to be written after it, as tokens."""
+    """A prompt, and what is to be written after it, as tokens.
+
+    Attributes:
+        counted: which tokens of the continuation the loss is of; empty: all.
+    """
 
     prompt: tuple[int, ...]
     continuation: tuple[int, ...]
+    counted: tuple[bool, ...] = ()
 
 
 class Training:
@@ -75,7 +80,7 @@ class Training:
         return sum(p.numel() for p in self.trained.parameters.values())
 
     def step(self, batch: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
-        """One step of the optimiser. Returns: the loss of each text before it, nats per token."""
+        """One step of the optimiser. Returns: the loss of each text before it, nats per token that is counted."""
         losses = []
         with self.trained.applied():
             prefix, shared = self._prefix(batch)
@@ -91,7 +96,7 @@ class Training:
 
     @torch.no_grad()
     def losses(self, texts: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
-        """The loss of each text with the parameters of the moment, nats per token."""
+        """The loss of each text with the parameters of the moment, nats per token that is counted."""
         found = []
         with self.trained.applied():
             prefix, shared = self._prefix(texts)
@@ -130,8 +135,9 @@ class Training:
             use_cache=prefix is not None,
             logits_to_keep=len(text.continuation),
         )
+        counted = torch.tensor(text.counted or (True,) * len(text.continuation), device=self.loaded.model.device)
         target = torch.tensor(text.continuation, device=self.loaded.model.device)
-        return nn.functional.cross_entropy(out.logits[0].float(), target)
+        return nn.functional.cross_entropy(out.logits[0, counted].float(), target[counted])
 
 
 def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool) -> int:

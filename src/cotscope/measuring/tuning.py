@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.answers import is_right
 from ..data.load import load_problems
+from ..data.roles import token_reckoning
 from ..data.rows import question_key
 from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ..lm.training import Text
 
 ALL, STUDY, AUTO = "all", "study", "auto"
+SOLUTION, FORMULAS = LOSSES = ("solution", "formulas")
 FACTORS, VALUES, ROWS, LORA, IA3, FULL = METHODS = ("factors", "values", "rows", "lora", "ia3", "full")
 RATES = {FACTORS: 0.01, VALUES: 1e-3, ROWS: 1e-3, LORA: 1e-3, IA3: 0.01, FULL: 3e-5}
 """Where `AUTO` begins, and what is taken without a rate."""
@@ -53,6 +55,8 @@ class Tuning:
         data: problems to train on, as of `study`; "study": the study's own tuning problems.
         own: train on what the model itself writes where that is right, even if the data has solutions: what is learned is then
             not how others write them.
+        loss: "solution": of all tokens of a solution, so that its wording is learned too; "formulas": of those of its formulas
+            and answers only.
         method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
             up-projections; LoRA or (IA)³ of the package peft; every weight.
         trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
@@ -69,6 +73,7 @@ class Tuning:
 
     data: str = STUDY
     own: bool = False
+    loss: str = SOLUTION
     method: str = FACTORS
     trainable: int | None = None
     train: int = 48
@@ -115,6 +120,8 @@ def tune(
     """
     if settings.method not in METHODS:
         raise UserError("unknown method", expected=" or ".join(METHODS), got=shown(settings.method))
+    if settings.loss not in LOSSES:
+        raise UserError("unknown loss", expected=" or ".join(LOSSES), got=shown(settings.loss))
     if settings.trainable and settings.method != LORA:
         raise UserError(
             f"how much is trainable follows from {settings.method}", expected=f"--trainable with --method {LORA} only"
@@ -124,6 +131,8 @@ def tune(
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, by, settings, first, random)
     given = worked_problems(session, settings.data, settings.train + settings.validation, say, settings.own)
+    if settings.loss == FORMULAS:
+        given = [g for g in given if any(_counted(session.loaded, g[0], g[1]))]
     given = parted(given, settings.validation)
     if len(given) <= settings.validation:
         raise EditError(
@@ -215,6 +224,11 @@ def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
     return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
 
 
+def _counted(loaded: LoadedModel, problem: Problem, said: str | Sequence[int]) -> tuple[bool, ...]:
+    tokens = loaded.encode(said)[len(loaded.encode("")) :] if isinstance(said, str) else said
+    return token_reckoning(loaded, tokens, problem.words)
+
+
 class _Tuner:
     """One training: its texts, its model, its courses."""
 
@@ -233,7 +247,9 @@ class _Tuner:
 
         loaded = self.session.loaded
         prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
-        text = Text(prompt, ended(loaded, self.session.prompt, said))
+        continuation = ended(loaded, self.session.prompt, said)
+        counted = _counted(loaded, problem, continuation) if self.settings.loss == FORMULAS else ()
+        text = Text(prompt, continuation, counted)
         if (length := len(prompt) + len(text.continuation)) > loaded.context:
             raise UserError("a problem with its solution is longer than the model's context",
                             expected=f"at most {loaded.context} tokens", got=str(length))  # fmt: skip
