@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import cotscope.lm.rows
 from cotscope.data.builtin import generate
 from cotscope.errors import PromptError
 from cotscope.lm.attention import Prefix
@@ -129,6 +130,17 @@ def test_which_families_share_a_prefix() -> None:
 
     shares = {name: Engine(tiny_model(name)).shares_prefix(10) for name in FAMILIES}
     assert {name for name, share in shares.items() if not share} == PLAIN
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_paths_may_differ_by_rounding_only(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conftest import tiny_model
+
+    loaded = tiny_model("qwen2", dtype=dtype)
+    assert Engine(loaded).shares_prefix(10)
+    real = cotscope.lm.rows.padded
+    monkeypatch.setattr(cotscope.lm.rows, "padded", lambda ids, start, *more: real(ids, start + (start > 0), *more))
+    assert not Engine(loaded).shares_prefix(10)  # the positions of what follows the prefix are wrong by one
 
 
 def test_beyond_a_sliding_window_the_plain_path_is_taken() -> None:

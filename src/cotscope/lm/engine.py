@@ -213,10 +213,11 @@ class Engine:
             self._say(f"{type(error).__name__}: {error}")
             return False
         plain, shared = torch.cat(first).float(), torch.cat(second).float()
-        difference = (plain - shared).abs().max().item()
-        tolerance = 1e-3 if self.loaded.dtype == torch.float32 else 0.15
-        if difference > tolerance * max(plain.std().item(), 1e-6):
-            self._say(f"its logits differ by {difference:.2g}")
+        # The root mean square: of a hundred thousand logits the largest difference in 16 bits says nothing. Three models there:
+        # 0.015 to 0.027 of the standard deviation from rounding, 0.4 and more with positions that are wrong by one.
+        difference = (plain - shared).square().mean().sqrt().item() / max(plain.std().item(), 1e-6)
+        if not difference <= (1e-3 if self.loaded.dtype == torch.float32 else 0.1):
+            self._say(f"its logits differ by {difference:.2g} of their standard deviation")
             return False
         return True
 
