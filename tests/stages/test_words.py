@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,11 +18,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from cotscope.cli import main
 from cotscope.data.answers import is_right, read_answer
 from cotscope.data.load import load_problems
+from cotscope.data.roles import ROLES
 from cotscope.data.rows import LONGEST_WORDS
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import load_model
+from cotscope.measuring.tracing import answers, trace_all
 from cotscope.prompts.files import load_prompt_file
+from cotscope.records import Neuron
 from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +95,21 @@ def test_a_study_of_answers_in_words(options: list[str], tmp_path: Path, capsys:
             assert "result" in r["roles"]
     assert not {"operator", "equals"} & {r["role"] for r in run.rows("SELECT DISTINCT role FROM damage_solutions")}
     assert {"result", "elsewhere"} <= {r["role"] for r in run.rows("SELECT DISTINCT role FROM activity")}
+    # Operators are no part of it.
+    assert {r["way"] for r in run.rows("SELECT way FROM push")} == {"untouched", "zeroed", "direct", "indirect"}
     report = (folder / "report.html").read_text()
     for said in (terminal, report.partition('id="found"')[2].partition("</section>")[0]):
         assert "rithmetic" not in said
+    # What predicts rightness must not know the right answer.
+    session = Session.reopen(folder, quiet=True)
+    asked_of = [problems[r["problem_id"]] for r in asked if r["condition"] == asked[0]["condition"]]
+    given = answers(session, asked[0]["condition"], asked_of)
+    others = [replace(a, problem=replace(a.problem, answer=a.text[:1]), right=not a.right) for a in given]
+    neurons = [Neuron(layer, 0) for layer in (0, 1)]
+    knowing, not_knowing = (trace_all(session, session.prompt, some, neurons, "") for some in (given, others))
+    result = ROLES.index("result")
+    assert knowing.sizes[:, result].any() and np.array_equal(knowing.sizes, not_knowing.sizes)
+    assert np.array_equal(knowing.confidence, not_knowing.confidence)
 
 
 def test_the_packaged_exemplars_are_for_numbers(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

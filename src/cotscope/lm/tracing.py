@@ -52,6 +52,7 @@ def trace(
 
     Raises: PromptError if a prompt and its text do not fit the model's context.
     """
+    engine.shares_prefix(1)  # is found out once by passes of its own, which are not to be seen
     tracer = _Tracer(engine, neurons)
     given = Given(tuple(prompts), tuple(map(tuple, texts)), None, tracer)
     with tracer.hooks():

@@ -51,11 +51,11 @@ def push(run: Reading) -> dict[str, Any]:
 def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
     """No more than the paired tests say. `whole`: what operators lose with the untouched model's push put back (nats)."""
     of = {row["way"]: row for row in rows}
-    if not {"untouched", "zeroed", "indirect", "bias"} <= of.keys():
+    if not {"untouched", "zeroed", "indirect"} <= of.keys():
         return ""
     if not of["zeroed"]["against_untouched"] < 0.05:
         return "Zeroing the neurons is not shown to change what the model solves, so that there is nothing to take apart."
-    back, bias = of["indirect"], of["bias"]
+    back, bias = of["indirect"], of.get("bias")
     returns = back["against_zeroed"] < 0.05 and back["accuracy"] > of["zeroed"]["accuracy"]
     restored = (
         "With their own push put back the skill returns"
@@ -73,6 +73,8 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
             f" But it is not the whole push: in the disrupted pass they push less, and operators of reference solutions change "
             f"by {number(left, 2, True)} nats with it, by {number(whole, 2, True)} with the untouched model's push."
         )
+    if bias is None:  # of a study whose answers are words
+        return restored
     lowers = bias["against_untouched"] < 0.05 and bias["accuracy"] < of["untouched"]["accuracy"]
     replaced = (
         " A bias on operators and equals signs alone, in the untouched model, loses it too"

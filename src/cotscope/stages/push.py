@@ -65,14 +65,17 @@ def push(session: Session, options: NoOptions) -> str:
     if not given:
         run.note("No reference solution is there: the data has none and the model solved nothing. `push` is empty.")
         return "no reference solutions"
-    tokens = {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
+    # Of solutions in words operators are no part: what is left of the question is the neurons' own push, whatever it is on.
+    tokens = {} if session.inputs.words else {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
     zeroed = scale(anatomy, neurons, 0.0)
     ways = {"zeroed": zeroed}
     if anatomy.final_norm is None:
         run.note("This model has no norm before its unembedding: the neurons' own push can't be told from the rest.")
     else:
         ways |= {"direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
-    if all(norm is None for norm in anatomy.post_norm):  # behind such a norm value vectors have no direction of their own
+    if tokens and all(
+        norm is None for norm in anatomy.post_norm
+    ):  # behind such a norm value vectors have no direction of their own
         gamma, centred = norm_gamma(anatomy.final_norm)
         directions = anatomy.unembedding[sorted({t for some in tokens.values() for t in some})].float()
         directions = directions if gamma is None else directions * gamma
@@ -83,7 +86,8 @@ def push(session: Session, options: NoOptions) -> str:
         biases, changes = before["biases"], before["changes"]
     else:
         biases, changes = _as_unlikely(session, given, ways, tokens)
-    ways["bias"] = logit_bias(anatomy, {t: biases[role] for role in PUSHED for t in tokens[role]})
+    if tokens:
+        ways["bias"] = logit_bias(anatomy, {t: biases[role] for role, found in tokens.items() for t in found})
     solve(
         session,
         [Condition("push", session.prompt, "test", way, intervention=ways[way]) for way in WAYS if way in ways],
@@ -101,7 +105,7 @@ def _as_unlikely(
     session: Session, given: Sequence[Solution], ways: Mapping[str, Intervention], tokens: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The biases under which the roles' tokens are as unlikely as with the neurons zeroed, by bisection for both at once;
-    and what every way does: way → role → change of mean log-probability (nats)."""
+    and what every way does: way → role → change of mean log-probability (nats). Without roles there is no bias."""
     from ..lm.interventions import logit_bias
 
     anatomy = session.loaded.anatomy
@@ -111,7 +115,7 @@ def _as_unlikely(
         found = {role: [fmean(t.log_prob for t in s[role]) for s in scores if role in s] for role in ROLES}
         return {role: fmean(values) for role, values in found.items() if values}
 
-    with session.bar("matching the push", HALVINGS + len(ways) + 2, "pass") as bar:
+    with session.bar("matching the push", len(ways) + 1 + (HALVINGS + 1 if tokens else 0), "pass") as bar:
 
         def scored(intervention: Intervention | None) -> dict[str, float]:
             bar.update()
@@ -119,6 +123,8 @@ def _as_unlikely(
 
         untouched = scored(None)
         changes = {way: _less(scored(intervention), untouched) for way, intervention in ways.items()}
+        if not tokens:
+            return {}, changes
         aims = {role: change for role, change in changes["zeroed"].items() if role in tokens}
         low, high = dict.fromkeys(aims, LOWEST), dict.fromkeys(aims, 0.0)
         for _ in range(HALVINGS):
