@@ -97,6 +97,14 @@ def test_too_little(right: list[bool], of: list[int], words: str) -> None:
         out_of_fold(np.random.default_rng(0).normal(size=(len(right), 3)), right, list(of))
 
 
+def test_as_few_as_are_asked_for_are_enough() -> None:
+    """A fold's training problems are fewer, and are not asked for as many again."""
+    right = [True] * 10 + [False] * 20
+    x = np.random.default_rng(0).normal(size=(30, 3)) + 3 * np.array(right)[:, None]
+    found, _ = out_of_fold(x, right, list(range(30)))
+    assert roc_auc_score(right, found) > 0.9
+
+
 def test_file(tmp_path: Path) -> None:
     x, right, of = made()
     found = fit(x, right, of)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TinyStudy
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from cotscope.cli import main
@@ -22,6 +23,7 @@ from cotscope.data.numbers import format_number
 from cotscope.data.roles import ROLES, token_roles
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.tracing import trace
+from cotscope.measuring.carrying import WAYS
 from cotscope.measuring.predictors import neuron_groups
 from cotscope.measuring.tracing import CONFIDENCE, STOPS
 from cotscope.predicting.classifier import unpacked
@@ -102,6 +104,24 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     assert all(r["trained_on"] == ["more"] for r in transfers) and len(transfers) == 5
     shares = run.rows("SELECT * FROM shares WHERE family = 'data' AND name = 'more'")
     assert {"reasoning", "confidence", "ATC", "DoC", "as the source"} <= {r["method"] for r in shares}
+
+
+def test_what_another_models_answers_teach(place: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """A model that is nearly the same one answers nearly alike."""
+    weights = load_file(Path(tiny_study.model) / "model.safetensors")
+    model = shutil.copytree(tiny_study.model, tmp_path / "nearly")
+    torch.manual_seed(0)
+    save_file({k: v + 1e-3 * torch.randn_like(v) for k, v in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    options = [str(model) if o == tiny_study.model else o for o in tiny_study.options()]
+    other = tmp_path / "run"
+    assert main(["discover", *options, "--out", str(other)]) == 0 and main(["annotate", str(other)]) == 0
+    again = ["predict", str(other), *predict(place)[2:]]
+    assert main([*again, "--others", str(place / "run")]) == 0
+    run = Run.open(other)
+    rows = run.rows("SELECT * FROM transfers WHERE model = ?", [Run.open(place / "run").manifest["model"]["name"]])
+    assert {(r["data"], r["predictor"]) for r in rows} == {(d, w) for d in ("more", "other") for w in WAYS}
+    assert all(set(r["trained_on"]) == {"more", "other"} and r["expected"] is None for r in rows)
+    assert "another model" in (other / "report.html").read_text()
 
 
 def test_traces_are_what_the_model_did(place: Path) -> None:
@@ -198,6 +218,8 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "unknown kind" in refused("--on", str(few), "--to", str(tmp_path / "x.txt"))
     (empty := tmp_path / "empty.jsonl").write_text("")
     assert "no problems" in refused("--on", str(empty), "--to", str(tmp_path / "x.csv"))
+    assert "a run of the same model" in refused("--others", str(place / "run"))
+    assert "is not a run folder" in refused("--others", str(tmp_path))
     other = tmp_path / "other"
     shutil.copytree(place / "run", other)
     (other / "arrays" / "predictor.safetensors").write_bytes(b"x" * 100)

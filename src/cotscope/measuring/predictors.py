@@ -74,7 +74,7 @@ def predictors(
     sure = flat(traces.confidence[:, -1])
     sizes = {name: flat(traces.sizes[:, :, traces.of(some)]) for name, some in groups.items()}
     found = [Predictor(REASONING, ACTIVITY, sizes[REASONING])]
-    found += [Predictor("concepts", ACTIVITY, flat(by_concept(session, traces)))]
+    found += [Predictor("concepts", ACTIVITY, flat(by_concept(session, traces)[1]))]
     found += [Predictor("attribution", ACTIVITY, sizes["attribution"])] if "attribution" in sizes else []
     found += [Predictor("reasoning and confidence", ACTIVITY, np.hstack([scaled(sizes[REASONING]), scaled(sure)]))]
     found += [Predictor(name, CONTROL, x) for name, x in sizes.items() if name.startswith("random")]

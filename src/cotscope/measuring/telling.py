@@ -99,8 +99,8 @@ def transfers(session: Session, known: Sequence[Known]) -> list[dict[str, Any]]:
             found = fit(features, labels, apart, session.config.seed).probabilities(k.way(name).features)
             area = auroc(k.right, found.tolist(), k.templates)
             rows.append(
-                {"data": k.data.label, "trained_on": [o.data.label for o in others], "predictor": name,
-                 "kind": k.way(name).kind, "n": len(found), "accuracy": float(np.mean(k.right)),
-                 "expected": float(found.mean()), **area_of(area)}
+                {"data": k.data.label, "model": session.run.manifest["model"]["name"],
+                 "trained_on": [o.data.label for o in others], "predictor": name, "kind": k.way(name).kind, "n": len(found),
+                 "accuracy": float(np.mean(k.right)), "expected": float(found.mean()), **area_of(area)}
             )  # fmt: skip
     return rows

@@ -7,7 +7,7 @@ how sure the model was of its tokens, and the residual stream; `stages/predict.p
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,18 +170,25 @@ def _small(values: NDArray[Any]) -> NDArray[Any]:
     return np.clip(values, -65504, 65504)
 
 
-def by_concept(session: Session, traces: Traces) -> Floats:
-    """Sums of the update sizes of each concept's accepted neurons, by role and third of the model: features that every model
-    has, (answers, concepts · roles · thirds); mean per neuron, so that sets of other sizes compare."""
+def by_concept(session: Session, traces: Traces, places: Mapping[Neuron, Neuron] | None = None) -> tuple[list[str], Floats]:
+    """Update sizes of each concept's accepted neurons: features that every model has.
+
+    Args:
+        places: neurons that stand in the place of others; what has none is left out.
+
+    Returns: the concepts' names; means per neuron, so that sets of other sizes compare, by third of the model and role,
+        (answers, concepts, thirds, roles), 0 where there is none.
+    """
     layers = traces.layers.shape[2]
-    concepts: dict[str, list[list[Neuron]]] = {}
-    have = set(traces.neurons)
+    concepts: dict[str, list[list[int]]] = {}
+    where = {n: i for i, n in enumerate(traces.neurons)}
     for r in session.run.rows("SELECT DISTINCT concept, layer, index FROM annotations WHERE accepted ORDER BY ALL"):
-        if (n := Neuron(r["layer"], r["index"])) in have:
-            concepts.setdefault(r["concept"], [[], [], []])[min(2, 3 * n.layer // layers)].append(n)
-    columns = []
-    for thirds in concepts.values():
-        for some in thirds:
-            where = traces.of(some)
-            columns.append(traces.sizes[:, :, where].mean(axis=2) if where else np.zeros(traces.sizes.shape[:2]))
-    return np.concatenate(columns, axis=1).astype(np.float32) if columns else np.zeros((len(traces.sizes), 1), np.float32)
+        n = Neuron(r["layer"], r["index"])
+        if (place := n if places is None else places.get(n)) in where:
+            concepts.setdefault(r["concept"], [[], [], []])[min(2, 3 * n.layer // layers)].append(where[place])
+    found = np.zeros((len(traces.sizes), max(len(concepts), 1), 3, len(ROLES)), np.float32)
+    for i, thirds in enumerate(concepts.values()):
+        for third, some in enumerate(thirds):
+            if some:
+                found[:, i, third] = traces.sizes[:, :, some].mean(axis=2)
+    return list(concepts) or ["none"], found

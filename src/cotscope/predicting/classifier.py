@@ -60,19 +60,16 @@ class Classifier:
 
 
 def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0) -> Classifier:
-    """A classifier from all problems given.
+    """A classifier from all problems given, right ones and wrong ones among them (`enough` says whether they are enough).
 
     Args:
         features: (problems, features).
         templates: of each problem: inner folds don't part them.
-
-    Raises: UserError if there are too few right or wrong answers.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     y, groups = np.asarray(right, bool), np.asarray(templates)
-    enough(y, groups)
     x = np.asarray(features, float)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     # A feature that hardly ever moves must not be blown up: its scale is at least a tenth of the usual one.
@@ -113,6 +110,8 @@ def out_of_fold(
     Args:
         features: (problems, features), or (choices, problems, features): then each fold takes the choice with the least loss
             in its inner folds.
+
+    Raises: UserError if there are too few right or wrong answers.
     """
     y, groups = np.asarray(right, bool), np.asarray(templates)
     enough(y, groups)

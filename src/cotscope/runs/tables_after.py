@@ -55,10 +55,11 @@ PREDICTORS = table(
 )  # fmt: skip
 TRANSFERS = table(
     "transfers",
-    "a way of telling, trained on the other data sets, on one that it never saw; expected: the share that it takes for right",
-    {"data": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "accuracy": REAL, "expected": REAL}
-    | _AREA,
-)
+    "a way of telling, trained on the other data sets, or on other models' answers (model: whose), on one that it never saw; "
+    "expected: the share that it takes for right",
+    {"data": TEXT, "model": TEXT, "trained_on": TEXTS, "predictor": TEXT, "kind": TEXT, "n": WHOLE, "accuracy": REAL,
+     "expected": REAL} | _AREA,
+)  # fmt: skip
 SHARES = table(
     "shares",
     "how many answers to one data set, or under one prompt, are right, estimated without their labels",

@@ -17,6 +17,7 @@ import numpy as np
 from ..data.answers import written_answer
 from ..data.rows import question_key
 from ..errors import UserError
+from ..measuring import carrying
 from ..measuring.answering import PREDICTOR, answer
 from ..measuring.choosing import REASONING
 from ..measuring.estimating import estimates
@@ -77,6 +78,10 @@ class Options:
     test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
     samples: int = option(0, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
     ask: bool = option(False, "ask the model whether its answer is true, beside (two more passes)", where="command")
+    others: tuple[str, ...] = option(
+        (), "run folder of another model in which `predict` was run: what its answers teach is tried on this model's",
+        where="command",
+    )  # fmt: skip
     rests: int = option(
         50, "zero so many neurons that the prediction rests on most, to see whether they cause anything", kind="natural",
         where="command",
@@ -97,6 +102,7 @@ def predict(session: Session, options: Options) -> str:
     Raises: UserError for too few problems, or too few right or wrong answers.
     """
     run = session.run
+    theirs = carrying.others(session, options.others)
     groups = neuron_groups(session)
     every = sorted({n for some in groups.values() for n in some})
     known = [_known(session, d, groups, every, options) for d in _sources(session, options)]
@@ -139,7 +145,8 @@ def predict(session: Session, options: Options) -> str:
         (STOPPING, stopping),
     ):
         run.write(table, content)
-    run.write(TRANSFERS, transfers(session, known))
+    mine = carrying.keep(session, known, groups)
+    run.write(TRANSFERS, transfers(session, known) + carrying.across(mine, theirs, session.config.seed))
     told = {name: groups[name] for name in (REASONING, "random 1")}
     shares, errors = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
     run.write(SHARES, shares)
@@ -296,8 +303,8 @@ STAGE = Stage(
     after=("annotate",),
     beside=("keystones", "attribute", "measure", "variants"),
     reads=(*NEURONS, PROMPTS, "completions/study.", "completions/variant.", "completions/sentence."),
-    writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/predictor", PREDICTED, PREDICTORS,
-            PREDICTIONS, COVERAGE, EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
+    writes=("completions/prediction.", "arrays/traces.", "arrays/asked.", "arrays/carried.", "arrays/predictor", PREDICTED,
+            PREDICTORS, PREDICTIONS, COVERAGE, EARLY, STOPPING, TRANSFERS, SHARES, SHARE_ERRORS),
     units=UNITS,
     repeats=True,
     wanted=never,
