@@ -14,7 +14,7 @@ from broken_runs import REMADE, Command, Told, figures, files
 
 from cotscope.cli import main
 from cotscope.runs.folder import Run
-from cotscope.runs.manifest import path_of
+from cotscope.runs.places import path_of
 from cotscope.runs.progress import matches
 
 pytest_plugins = ("small_study",)
