@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -268,6 +269,12 @@ def test_options_from_python_are_checked_too(tmp_path: Path, option: str, value:
         cotscope.study(tmp_path / "r", **{option: value})
     assert len(str(caught.value)) < 400
     assert not (tmp_path / "r").exists()
+
+
+def test_each_command_is_a_function_of_its_name() -> None:
+    """And stays one: importing what is inside the package turns none into a module."""
+    for name in ("study", *VERBS, "steer", "tune", "status", "export"):
+        assert inspect.isfunction(getattr(cotscope, name)), name
 
 
 def test_unknown_options_from_python(tmp_path: Path) -> None:
