@@ -159,6 +159,24 @@ def default_tokenizer() -> transformers.PreTrainedTokenizerBase:
 CHARACTERS = "0123456789 \n.,:;?!'’\"()$%+-*/=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
+def save_tiny_model(
+    folder: Path, tokenizer: transformers.PreTrainedTokenizerFast, speak: Callable[[torch.Tensor], object], **settings: int
+) -> None:
+    """Write a model folder: a random Qwen2 with this tokenizer. `speak` scales rows of its unembedding, and with them how
+    readily it writes their tokens; `settings` are of its configuration."""
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 8192}
+    torch.manual_seed(4)
+    config = transformers.Qwen2Config(**FAMILIES["qwen2"][1] | sizes | settings)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+        speak(model.get_output_embeddings().weight)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @dataclass(frozen=True)
 class TinyStudy:
     """A model folder and files with which a whole study takes seconds. The random model "solves" half of the problems:
@@ -185,17 +203,12 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
     )
-    settings = FAMILIES["qwen2"][1] | {"vocab_size": len(vocabulary), "max_position_embeddings": 8192}
-    torch.manual_seed(4)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(**settings), dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
-        model.get_output_embeddings().weight[3:13] *= 1.5  # digits
-        model.get_output_embeddings().weight[:3] *= 0.1  # special tokens
-    model.save_pretrained(folder / "model")
-    fast.save_pretrained(folder / "model")
+
+    def speak(head: torch.Tensor) -> None:
+        head[3:13] *= 1.5  # digits
+        head[:3] *= 0.1  # special tokens
+
+    save_tiny_model(folder / "model", fast, speak)
     prompt = "Question: What is 1 and 2?\nLet's think step by step\nSo it is 1 + 2 = 3.\nThe answer is 3.\n"
     (folder / "plain.txt").write_text(prompt)
     (folder / "concepts.toml").write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -18,8 +19,10 @@ import cotscope
 from cotscope.cli import commands as cli
 from cotscope.cli import main
 from cotscope.errors import UserError
+from cotscope.lm import cpu
 from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
 from cotscope.stages.registry import VERBS
 
 
@@ -120,6 +123,18 @@ def test_a_run_keeps_its_kernels(capsys, tiny_study: TinyStudy, tmp_path: Path) 
     line = fails(capsys, "measure", str(folder))
     assert "compiled kernels" in line
     assert Run.open(folder).state("annotate").current
+
+
+def test_a_run_keeps_its_dtype(capsys, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` came to when it began, with its reason, on whichever machine it goes on."""
+    command = ["discover", *study(tiny_study, tmp_path / "r", dtype="auto")[1:]]
+    for here in ("float32", "bfloat16"):
+        monkeypatch.setattr(cpu, "choose_dtype", lambda device=None, here=here: cpu.Choice(here, "it is fast here"))
+        assert main(command) == 0
+        assert "in float32 (it is fast here), pytorch kernels" in capsys.readouterr().out
+        model = Run.open(tmp_path / "r").manifest["model"]
+        assert (model["dtype"], model["dtype_why"]) == ("float32", "it is fast here")
+    assert Session.reopen(tmp_path / "r").loaded.dtype_name == "float32"
 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
@@ -254,6 +269,12 @@ def test_options_from_python_are_checked_too(tmp_path: Path, option: str, value:
         cotscope.study(tmp_path / "r", **{option: value})
     assert len(str(caught.value)) < 400
     assert not (tmp_path / "r").exists()
+
+
+def test_each_command_is_a_function_of_its_name() -> None:
+    """And stays one: importing what is inside the package turns none into a module."""
+    for name in ("study", *VERBS, "steer", "tune", "status", "export"):
+        assert inspect.isfunction(getattr(cotscope, name)), name
 
 
 def test_unknown_options_from_python(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ _WHERE = {
             "sweep",
             "measure",
             "correlate",
+            "predict",
+            "cascade",
             "calibrate",
             "evaluate",
             "steer",
@@ -53,10 +55,12 @@ if TYPE_CHECKING:
     from .api import annotate as annotate
     from .api import attribute as attribute
     from .api import calibrate as calibrate
+    from .api import cascade as cascade
     from .api import correlate as correlate
     from .api import discover as discover
     from .api import evaluate as evaluate
     from .api import measure as measure
+    from .api import predict as predict
     from .api import status as status
     from .api import steer as steer
     from .api import study as study

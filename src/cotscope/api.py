@@ -94,6 +94,8 @@ attribute = _verb("attribute")
 sweep = _verb("sweep")
 measure = _verb("measure")
 correlate = _verb("correlate")
+predict = _verb("predict")
+cascade = _verb("cascade")
 calibrate = _verb("calibrate")
 evaluate = _verb("evaluate")
 

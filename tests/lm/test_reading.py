@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from folders import edit, edit_weights, make_folder
 from safetensors.torch import load_file
 from torch import Tensor
 
+import cotscope
 from cotscope.errors import ModelError, PromptError
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import load_model
@@ -66,6 +68,20 @@ def test_code_of_a_model_is_not_run(folder: Path, tmp_path: Path, monkeypatch: p
     else:
         refused(folder, r"comes with code of its own, which cotscope does not run")
     assert not marker.exists()
+
+
+def test_whatever_is_read_of_a_model_is_read_without_its_code() -> None:
+    """Said in every call: where it is left open, transformers asks at a terminal."""
+    source = Path(cotscope.__file__).parent
+    calls = [
+        (f"{path.name}:{node.lineno}", {k.arg: ast.unparse(k.value) for k in node.keywords})
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
+    ]
+    assert len(calls) >= 3
+    for where, given in calls:
+        assert given.get("trust_remote_code") == "False", where
 
 
 class Harm:

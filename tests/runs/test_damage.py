@@ -14,7 +14,7 @@ from broken_runs import REMADE, Command, Told, figures, files
 
 from cotscope.cli import main
 from cotscope.runs.folder import Run
-from cotscope.runs.manifest import path_of
+from cotscope.runs.places import path_of
 from cotscope.runs.progress import matches
 
 pytest_plugins = ("small_study",)
@@ -85,6 +85,7 @@ def check_that_it_is_said(folder: Path, file: str, how: Damage, told: Told) -> N
     assert all(found.status in ("done", "stale") for found in states.values())
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == json.loads(json.dumps(after.summary))
     if file in REMADE or name == "problems":  # `problems` is for readers: no figure is made from it
         assert not stale
         return

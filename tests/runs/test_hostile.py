@@ -18,7 +18,7 @@ from cotscope.cli import main
 from cotscope.errors import RunError
 from cotscope.runs.files import hash_of
 from cotscope.runs.folder import Run
-from cotscope.runs.manifest import path_of
+from cotscope.runs.places import path_of
 from cotscope.stages.registry import VERBS
 
 pytest_plugins = ("small_study",)

@@ -15,15 +15,19 @@ from statistics import fmean
 import pytest
 import torch
 from conftest import TinyStudy, assert_same, hashes, killed_after, manifest_of, times
+from markupsafe import escape
 
 import cotscope
+from cotscope.api import begin
 from cotscope.cli import main
+from cotscope.executors.local import Listener, run_study
 from cotscope.judge.annotators import BUILT_IN
 from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
+from cotscope.runs.stage import Stage
 from cotscope.stages import damage
 from cotscope.stages.registry import BY_NAME, STAGES
 from cotscope.stats import (
@@ -87,6 +91,20 @@ def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
     assert "<html" in page[:200]
     for stage in wanted:  # each with its finding
         assert finished.manifest["stages"][stage]["finding"]
+
+
+def test_the_report_is_written_after_each_stage(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    pages: dict[str, str] = {}
+
+    class Looks(Listener):
+        def ends(self, stage: Stage, finding: str) -> None:
+            pages[stage.name] = (tmp_path / "r/report.html").read_text(encoding="utf-8")
+            assert str(escape(finding)) in pages[stage.name]
+
+    names = ("model", "data", "concepts")
+    options = {name: getattr(tiny_study, name) for name in names} | {"prompt_files": (tiny_study.prompt,), "dtype": "float32"}
+    run_study(begin(tmp_path / "r", options | SMALL | {"limit": 8, "max_new_tokens": 16, "given": 2}), Looks())
+    assert len(pages) >= 9 and len(set(pages.values())) == len(pages)
 
 
 def test_records_say_what_was_read_and_written(finished: Run) -> None:

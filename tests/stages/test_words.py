@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, TinyStudy
+from conftest import TinyStudy, save_tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cotscope.cli import main
@@ -48,19 +48,14 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     vocabulary = {c: i for i, c in enumerate(["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
-    settings = FAMILIES["qwen2"][1] | {"vocab_size": len(vocabulary), "max_position_embeddings": 8192, "eos_token_id": 0}
-    torch.manual_seed(4)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(**settings), dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
-        letters = [i for c, i in vocabulary.items() if c in string.ascii_letters]
-        head = model.get_output_embeddings().weight
+    letters = [i for c, i in vocabulary.items() if c in string.ascii_letters]
+
+    def speak(head: torch.Tensor) -> None:
         head *= 0.01
         head[letters] *= 100
-    model.save_pretrained(folder / "model")
+
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    save_tiny_model(folder / "model", fast, speak, eos_token_id=0)
     (folder / "prompt.txt").write_text(PROMPT)
     (folder / "concepts.toml").write_text(CONCEPTS)
     prompt = load_prompt_file(folder / "prompt.txt")

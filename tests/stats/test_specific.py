@@ -15,19 +15,19 @@ from cotscope.stats import (
     TOO_FEW,
     UNSPLIT,
     VERDICTS,
-    Places,
+    ByKind,
     Scored,
     beyond_controls,
     paired_bootstrap,
     specific_damage,
 )
 
-UNTOUCHED = Scored(Places(-0.1, -0.1), Places(5.0, 4.0))
+UNTOUCHED = Scored(ByKind(-0.1, -0.1), ByKind(5.0, 4.0))
 RUNS = 2000
 
 
 def scored(arithmetic: float, elsewhere: float, margin: float = 5.0, margin_elsewhere: float = 4.0) -> Scored:
-    return Scored(Places(arithmetic, elsewhere), Places(margin, margin_elsewhere))
+    return Scored(ByKind(arithmetic, elsewhere), ByKind(margin, margin_elsewhere))
 
 
 def test_a_claim_needs_all_three() -> None:
@@ -62,7 +62,7 @@ def test_what_matters_is_the_margin_with_the_push_put_back() -> None:
 
 def test_where_paths_cannot_be_told_apart_no_push_is_called_one() -> None:
     def total(arithmetic: float) -> Scored:
-        return Scored(Places(arithmetic, -0.5), None)
+        return Scored(ByKind(arithmetic, -0.5), None)
 
     found = specific_damage(UNTOUCHED, total(-2.0), [total(-1.0)] * 20)
     assert (found.verdict, found.matters) == (UNSPLIT, None)
@@ -84,10 +84,10 @@ def simulated(push: float, later: float) -> tuple[Counter[str], dict[str, float]
         indirect[0, 0] -= 0.3 * later
         # The total is what both paths do; later layers make up for part of the push.
         sets = [
-            Scored(Places(*(0.5 * d + i)), Places(*(2 * i + rng.normal(0, 0.1, 2))))
+            Scored(ByKind(*(0.5 * d + i)), ByKind(*(2 * i + rng.normal(0, 0.1, 2))))
             for d, i in zip(direct, indirect, strict=True)
         ]
-        found = specific_damage(Scored(Places(0, 0), Places(0, 0)), sets[0], sets[1:])
+        found = specific_damage(Scored(ByKind(0, 0), ByKind(0, 0)), sets[0], sets[1:])
         verdicts[found.verdict] += 1
         assert found.matters is not None
         claims["pushes"] += found.pushes.holds

@@ -95,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     edits.add(command)
     tune.add(command)
     compare.add(command)
-    for name, text in (("status", "what is done, stale or missing in a run, and why"), ("report", "write report.html")):
+    for name, text in (
+        ("status", "what is done, stale or missing in a run, and why"),
+        ("report", "write report.html and summary.json"),
+    ):
         command(name, text).add_argument("run", type=Path, metavar="RUN", help="the run folder")
     tables.add(command)
     view.add(command)
@@ -245,6 +248,7 @@ def _report(run: Any, as_json: bool) -> None:
     from ..report.build import write_report
 
     path = write_report(run)
+    run.write_summary()  # so that both say the same, whatever has become of a file since
     print(json.dumps({"report": str(path)}) if as_json else path)
 
 

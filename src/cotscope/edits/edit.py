@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EditError, RunError, shown
 from ..records import Neuron, Pole
 from ..runs.files import read_json, write_text
 from ..runs.notebook import html_table
+from .format import parsed, written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from ..lm.interventions import Intervention, Scope
     from ..lm.loading import LoadedModel
 
-FORMAT, VERSION = "cotscope-edit", 1
 EDIT_FILE = "edit.json"
 """In the folder of an exported or trained model."""
-_KEYS = ("format", "version", "name", "base", "scope", "weights", "factors", "offsets", "chosen", "measured")
 _PROBE = "The answer to 12 + 3 is 15, and the sky is blue."
 _SHOWN = 10  # neurons that a notebook shows
 _SCOPES = ("all", "prompt", "generated")
@@ -269,21 +268,11 @@ class Edit:
 
     def text(self) -> str:
         """It as a file holds it: JSON."""
-        factors, offsets = self._numbers()
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": self.name,
-            "base": vars(self.base),
-            "scope": self.scope,
-            **({"weights": self.weights} if self.weights else {}),
-            "chosen": dict(self.chosen),
-            "measured": [dict(m) for m in self.measured],
-        }
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character, as a path can have
-        lists = (f' "{name}": [{_lines(rows)}]' for name, rows in (("factors", factors), ("offsets", offsets)))
-        return text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n"
+        about: dict[str, Any] = {"name": self.name, "base": vars(self.base), "scope": self.scope}
+        if self.weights:
+            about["weights"] = self.weights
+        about |= {"chosen": dict(self.chosen), "measured": [dict(m) for m in self.measured]}
+        return written(about, *self._numbers())
 
     def write(self, path: str | Path) -> None:
         """Write it as JSON; into a model's folder."""
@@ -303,7 +292,8 @@ class Edit:
     @classmethod
     def parsed(cls, content: Mapping[str, Any], where: str = "the edit") -> Edit:
         """An edit from a file's content. Raises: EditError as `read`; `where` says of which file."""
-        return _read(content, where)
+        found = parsed(content, where)
+        return cls(base=Base(**found.pop("base")), **found)
 
 
 def _file(path: str | Path) -> Path:
@@ -323,77 +313,3 @@ def _finite(loaded: LoadedModel, intervention: Intervention) -> bool:
 
 def _some(offsets: Mapping[Neuron, float]) -> dict[Neuron, float]:
     return {n: o for n, o in offsets.items() if o != 0}
-
-
-def _lines(rows: Sequence[Sequence[float]]) -> str:
-    """Rows of numbers, eight on a line."""
-    texts = [json.dumps(row) for row in rows]
-    return ",\n  ".join(", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8))
-
-
-def _read(content: Mapping[str, Any], where: str) -> Edit:
-    def wrong(what: str, expected: str, got: object) -> EditError:
-        return EditError(f"{where}: {what}", expected=expected, got=shown(got))
-
-    if content.get("format") != FORMAT:
-        raise wrong("this is no edit", f'"format": "{FORMAT}"', content.get("format"))
-    if content.get("version") != VERSION or isinstance(content.get("version"), bool):
-        raise wrong("an edit of another version", f"version {VERSION}", content.get("version"))
-    if unknown := sorted(set(content) - {*_KEYS}):
-        raise wrong("unknown key", f"only {', '.join(_KEYS)}", unknown[0])
-    base = content.get("base")
-    kinds = {"model": str, "weights": str, "layers": int, "neurons_per_layer": int}
-    if not isinstance(base, dict) or set(base) != set(kinds) or not all(_is(base[k], kind) for k, kind in kinds.items()):
-        raise wrong("the base can't be read", f"an object with {', '.join(kinds)}", base)
-    if not isinstance(name := content.get("name"), str):
-        raise wrong("the name can't be read", "a text", name)
-    if not isinstance(weights := content.get("weights", ""), str):
-        raise wrong("the weights can't be read", "their SHA-256", weights)
-    chosen, measured = content.get("chosen", {}), content.get("measured", [])
-    if not isinstance(chosen, dict):
-        raise wrong("chosen can't be read", "an object", chosen)
-    if not isinstance(measured, list) or not all(isinstance(m, dict) for m in measured):
-        raise wrong("measured can't be read", "a list of objects", measured)
-    if not _can_be_written([chosen, measured]):
-        raise wrong("chosen or measured can't be read", "finite numbers, in few levels", [chosen, measured])
-    if not isinstance(seen := chosen.get("questions", []), list) or not all(isinstance(q, str) for q in seen):
-        raise wrong("the questions that it was chosen with can't be read", "a list of fingerprints", seen)
-    found: dict[str, dict[Neuron, list[float]]] = {"factors": {}, "offsets": {}}
-    for key, lengths in (("factors", (3, 4)), ("offsets", (3,))):
-        rows = content.get(key, [])
-        if not isinstance(rows, list):
-            raise wrong(f"{key} can't be read", "a list", rows)
-        for row in rows:
-            whole = isinstance(row, list) and len(row) in lengths and all(_is(v, int) for v in row[:2])
-            if not whole or not all(_is(v, int) or _is(v, float) for v in row[2:]):
-                last = "factor, or its factors of positive and of negative coefficients" if key == "factors" else "offset"
-                raise wrong(f"one of the {key} can't be read", f"[layer, neuron, its {last}]", row)
-            neuron = Neuron(row[0], row[1])
-            if neuron in found[key]:
-                raise wrong(f"one of the {key} is there twice", "one of each neuron", row)
-            try:
-                found[key][neuron] = [float(v) for v in row[2:]]
-            except OverflowError as error:
-                raise wrong(f"one of the {key} is too large", "a finite number", row) from error
-    return Edit(
-        name,
-        Base(**base),
-        {n: (values[0], values[-1]) for n, values in found["factors"].items()},
-        {n: values[0] for n, values in found["offsets"].items()},
-        cast("Scope", content.get("scope", "all")),
-        chosen,
-        tuple(measured),
-        weights,
-    )
-
-
-def _can_be_written(value: object, levels: int = 20) -> bool:
-    """Whether `Edit.write` can write a value that was read: NaN is no JSON, and deep lists are more than it can hold."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return levels > 0 and all(_can_be_written(part, levels - 1) for part in parts)
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _is(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ from ..records import Neuron, Problem, Prompt
 from ..runs.files import fingerprint
 from ..runs.session import Session
 from ..runs.tables import SOLUTIONS
-from ..stats import Places
+from ..stats import ByKind
 
 if TYPE_CHECKING:
     from ..lm.engine import Engine
@@ -76,7 +76,7 @@ def by_role(given: Sequence[Solution], scores: Sequence[Sequence[TokenScore]]) -
     return found
 
 
-def mean_by_kind(solutions: Iterable[Mapping[str, tuple[float, int]]]) -> Places:
+def mean_by_kind(solutions: Iterable[Mapping[str, tuple[float, int]]]) -> ByKind:
     """Means of arithmetic tokens, and of the others: by solution, then over solutions.
 
     Args:
@@ -88,10 +88,10 @@ def mean_by_kind(solutions: Iterable[Mapping[str, tuple[float, int]]]) -> Places
             here = [(mean, count) for role, (mean, count) in s.items() if (role in ARITHMETIC) == arithmetic]
             if here:
                 means.append(sum(mean * count for mean, count in here) / sum(count for _, count in here))
-    return Places(fmean(found[True]), fmean(found[False]))
+    return ByKind(fmean(found[True]), fmean(found[False]))
 
 
-def mean_places(solutions: Sequence[ByRole], measure: str) -> Places:
+def mean_scores(solutions: Sequence[ByRole], measure: str) -> ByKind:
     """`mean_by_kind` of a measure of tokens' scores: "log_prob" or "margin"."""
     return mean_by_kind({r: (fmean(getattr(t, measure) for t in ts), len(ts)) for r, ts in s.items()} for s in solutions)
 

@@ -18,7 +18,7 @@ FEW_SETS = 10
 
 
 def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """What each set does to the given solutions, by path, to other skills and to general text; what is specific in it."""
+    """What each set does to the reference solutions, by path, to other skills and to general text; what is specific in it."""
     of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
     rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
     of_kind = [row["kind"] for row in rows]

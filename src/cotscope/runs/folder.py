@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_ISREG
 from typing import Any, NamedTuple, Self
 
 import duckdb
@@ -34,12 +34,11 @@ from ..errors import RunError
 from . import manifest as manifests
 from .files import hash_of, json_text, json_values, replacing, write_text
 from .notebook import InNotebook
+from .places import check_own, inner_folders, is_taken, path_of
 from .progress import State, digest, lost, matches, state, states, summary_of
 from .tables import TABLES, Table
 
 log = logging.getLogger(__name__)
-# What cotscope writes into a run folder, and whether it is a folder.
-_OURS = {".lock": False, "manifest.json": False, "summary.json": False, "report.html": False, "tables": True, "arrays": True}
 
 
 class Arrays(NamedTuple):
@@ -74,9 +73,9 @@ class Run(InNotebook):
 
         Raises: RunError if the folder holds another study or something else.
         """
-        _own(folder)
+        check_own(folder)
         study = json.loads(json.dumps(study))
-        if any(_is_taken(p) for p in (folder, *folder.parents)):
+        if any(is_taken(p) for p in (folder, *folder.parents)):
             raise RunError(f"{folder} can't be a run folder: there is a file of that name on its path")
         if (folder / "manifest.json").exists():
             run = cls.open(folder)
@@ -113,7 +112,7 @@ class Run(InNotebook):
         Raises: RunError if it is none, one of another schema version, damaged, or has links where its own files go.
         """
         folder = Path(folder)
-        _own(folder)
+        check_own(folder)
         return cls(folder, manifests.read(folder))
 
     @contextmanager
@@ -134,17 +133,10 @@ class Run(InNotebook):
             lock.flush()
             self.manifest = Run.open(self.folder).manifest
             self.__dict__.pop("whole", None)
-            for place in (self.folder, *self._places()):
+            for place in (self.folder, *inner_folders(self.folder)):
                 for leftover in place.glob(".*-*.part"):
                     leftover.unlink()  # what a killed process was writing
             yield
-
-    def _places(self) -> Iterator[Path]:
-        """The folders that tables and arrays lie in; links are none."""
-        for top in (self.folder / "arrays", self.folder / "tables"):
-            if top.is_dir():
-                yield top
-                yield from (p for p in top.iterdir() if p.is_dir() and not p.is_symlink())
 
     # -- manifest, stages, summary --------------------------------------------------------------------------------
 
@@ -252,7 +244,7 @@ class Run(InNotebook):
             return False
 
     def _path(self, name: str) -> Path:
-        return manifests.path_of(self.folder, name)
+        return path_of(self.folder, name)
 
     def _to_write(self, name: str) -> Path:
         """Where a file goes that the stage that is running may write."""
@@ -360,37 +352,6 @@ class Run(InNotebook):
             return None
         with safe_open(self._path(f"arrays/{name}"), framework="numpy") as file:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
-
-
-def _is_taken(path: Path) -> bool:
-    """Whether something that is no folder, and leads to none, is there."""
-    return not path.is_dir() and (path.exists() or path.is_symlink())
-
-
-def _own(folder: Path) -> None:
-    """Raise RunError where something else stands in the place of a run folder's own files and folders.
-
-    A folder from someone else must not lead a writer elsewhere, nor a reader to wait at a pipe.
-    """
-    try:
-        str(folder.resolve()).encode()  # DuckDB and Arrow take no other paths
-    except UnicodeEncodeError as error:
-        raise RunError(f"{folder} can't be a run folder", expected="a path in UTF-8", remedy="Give another --out.") from error
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"{folder} can't be a run folder: its path leads nowhere") from error
-    tables = folder / "tables"
-    places = [(folder / name, within) for name, within in _OURS.items()]
-    if tables.is_dir() and not tables.is_symlink():
-        places += [(p, True) for p in sorted(tables.iterdir()) if p.name in TABLES]
-    for path, is_folder in places:
-        try:
-            mode = path.lstat().st_mode
-        except OSError:
-            continue  # it is not there, or `folder` is none
-        if S_ISLNK(mode):
-            raise RunError(f"{path} is a link", expected="a run folder's own files", remedy="Copy what it links to.")
-        if not (S_ISDIR(mode) if is_folder else S_ISREG(mode)):
-            raise RunError(f"{path} is in the way", expected="a folder" if is_folder else "a file", remedy="Remove it.")
 
 
 def _short(value: Any, other: Any) -> str:

@@ -17,7 +17,7 @@ from ..errors import RunError, shown
 from .config import StudyConfig
 from .files import json_text, json_values, read_json
 from .options import wrong
-from .tables import TABLES
+from .places import path_of
 
 log = logging.getLogger(__name__)
 SCHEMA = 4
@@ -28,7 +28,6 @@ _SEAL = "sha256"
 _SAID: set[tuple[str, str]] = set()  # files and their seals that were found broken
 _LARGEST = 2**53
 _LAYERS = 4096
-_LONGEST = 240  # bytes of a name; most file systems take 255, its ending included
 
 
 class _Each(NamedTuple):
@@ -116,22 +115,6 @@ def read(folder: Path) -> dict[str, Any]:
         for record in manifest["stages"].values():
             record["unsealed"] = True
     return manifest
-
-
-def path_of(folder: Path, name: str) -> Path:
-    """Where the file of this name is: `poles`, `completions/study.full`, `arrays/reference`. Raises: ValueError."""
-    top, _, rest = name.partition("/")
-    if top == "arrays":
-        where, ending, parts = folder / "arrays", "safetensors", False
-    elif top in TABLES:
-        parts = bool(TABLES[top].part)
-        where, ending = folder / "tables" / (top if parts else ""), "parquet"
-    else:
-        raise ValueError(f"no file of a run: {name!r}")
-    odd = "/" in rest or rest.startswith(".") or "\0" in rest or len(rest.encode("utf-8", "replace")) > _LONGEST
-    if odd or bool(rest) != (parts or top == "arrays"):
-        raise ValueError(f"no file of a run: {name!r}")
-    return where / f"{rest or top}.{ending}"
 
 
 def _seal(manifest: dict[str, Any]) -> str:

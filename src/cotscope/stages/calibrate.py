@@ -34,7 +34,7 @@ from ..concepts.sets import load_concepts
 from ..data.answers import is_right
 from ..data.builtin import generate
 from ..measuring.neurons import active_neurons, with_promoted
-from ..measuring.solutions import Solution, mean_places, score_paths, solution
+from ..measuring.solutions import Solution, mean_scores, score_paths, solution
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
 from ..runs.files import fingerprint
@@ -160,8 +160,8 @@ class _Bench:
         scored = []
         for name, found in score_paths(self.session.engine, self.prompt, given, named, disrupt):
             margins = found.get("indirect" if name != "none" else "total")
-            indirect = None if margins is None else mean_places(margins, "margin")
-            scored.append(Scored(mean_places(found["total"], "log_prob"), indirect))
+            indirect = None if margins is None else mean_scores(margins, "margin")
+            scored.append(Scored(mean_scores(found["total"], "log_prob"), indirect))
             progress()
         verdict = specific_damage(scored[0], scored[1], scored[2:])
         row: dict[str, object] = {"verdict": verdict.verdict}

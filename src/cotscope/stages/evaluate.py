@@ -25,8 +25,8 @@ from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..runs.files import fingerprint, json_values
-from ..runs.manifest import path_of
 from ..runs.options import option
+from ..runs.places import path_of
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM

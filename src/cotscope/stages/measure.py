@@ -111,7 +111,7 @@ def _role_means(session: Session, spots: str, active: str) -> list[dict[str, Any
 
 
 def _write_concepts(session: Session) -> None:
-    """Own activity by concept; a prompt under which a concept's poles were never active has a row of zeros."""
+    """Generated activity by concept; a prompt under which a concept's poles were never active has a row of zeros."""
     table = session.run.query(
         """WITH found AS (
              SELECT prompt, concept, steps / tokens AS per_token, update_size / tokens AS strength,

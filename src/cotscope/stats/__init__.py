@@ -41,8 +41,8 @@ from .specific import SPECIFIC_RULE as SPECIFIC_RULE
 from .specific import TOO_FEW as TOO_FEW
 from .specific import UNSPLIT as UNSPLIT
 from .specific import VERDICTS as VERDICTS
+from .specific import ByKind as ByKind
 from .specific import Claim as Claim
-from .specific import Places as Places
 from .specific import Scored as Scored
 from .specific import SpecificDamage as SpecificDamage
 from .specific import beyond_controls as beyond_controls

@@ -55,8 +55,8 @@ def in_words(verdict: str, skill: str = ARITHMETIC) -> str:
     return VERDICTS[verdict].format(tokens=tokens, Tokens=tokens.capitalize(), skill=skill)
 
 
-class Places(NamedTuple):
-    """A figure at the arithmetic tokens of given solutions, and at the other tokens."""
+class ByKind(NamedTuple):
+    """A figure at the arithmetic tokens of reference solutions, and at the other tokens."""
 
     arithmetic: float
     elsewhere: float
@@ -70,8 +70,8 @@ class Scored(NamedTuple):
         indirect: mean logit margin (nats) with the set zeroed and its own push put back; None: not measured.
     """
 
-    total: Places
-    indirect: Places | None
+    total: ByKind
+    indirect: ByKind | None
 
 
 class Claim(NamedTuple):
@@ -129,11 +129,11 @@ def specific_damage(untouched: Scored, target: Scored, permuted: Sequence[Scored
     return SpecificDamage(pushes, matters, verdict)
 
 
-def _claim(values: Sequence[Places], least: float) -> Claim:
+def _claim(values: Sequence[ByKind], least: float) -> Claim:
     """Of the untouched model's value, the set's, and the permuted sets'."""
     assert all(math.isfinite(v) for places in values for v in places)
     before = values[0]
-    own, *permuted = [Places(v.arithmetic - before.arithmetic, v.elsewhere - before.elsewhere) for v in values[1:]]
+    own, *permuted = [ByKind(v.arithmetic - before.arithmetic, v.elsewhere - before.elsewhere) for v in values[1:]]
     p = permutation_p(own.arithmetic, [c.arithmetic for c in permuted])
     p_beyond = permutation_p(own.arithmetic - own.elsewhere, [c.arithmetic - c.elsewhere for c in permuted])
     mean = sum(c.arithmetic for c in permuted) / len(permuted)

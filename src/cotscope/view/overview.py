@@ -12,7 +12,7 @@ from ..report.reading import showing
 from ..report.terminal import headline
 from ..report.text import interval, number
 from ..runs.folder import Run
-from ..runs.manifest import path_of
+from ..runs.places import path_of
 from ..runs.stage import again_with
 from ..stages.registry import STAGES, VERB_OF
 from .served import OpenRun, Served, writer_of
