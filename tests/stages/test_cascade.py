@@ -17,7 +17,7 @@ from cotscope.data.answers import parse_flexible
 from cotscope.data.numbers import format_number
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
-from cotscope.stages.cascade import AT_RANDOM, BEFORE, KNOWN, SHARES, Both, Routed, curve_point
+from cotscope.stages.cascade import AT_RANDOM, BEFORE, KNOWN, SHARES, Both, Routed, curve_point, said_of
 from cotscope.stats import clustered_ratio
 
 
@@ -49,6 +49,17 @@ def test_at_random_is_what_is_expected() -> None:
     for _ in range(2000):
         drawn.append(curve_point(both(), Routed(rng.random(10), np.full(10, 10.0)), 0.5)["accuracy"])
     assert np.mean(drawn) == pytest.approx(0.65, abs=0.01)
+
+
+def test_routers_are_compared_on_the_same_problems() -> None:
+    knows, knows_not = np.array([9, 8, 7, 6, 1, 1, 1, 1, 1, 2.0]), np.array([1, 1, 1, 1, 9, 8, 7, 6, 6, 6.0])
+    routers = {name: Routed(trust, np.full(10, 10.0)) for name, trust in (("reasoning", knows), ("random 1", knows_not))}
+    points = [{"router": n, "share": s, **curve_point(both(), r, s)} for n, r in routers.items() for s in SHARES]
+    found = said_of(both(), routers, points, list(range(10)), 0)
+    assert found["reasoning"]["share"] == found["random 1"]["share"] == 0.4  # of 0.6 of the cost 0.17 are the small model's
+    assert found["reasoning"]["accuracy"] == pytest.approx(0.8) and found["random 1"]["accuracy"] == pytest.approx(0.4)
+    assert found["random 1"]["difference"] == pytest.approx(0.4) and "difference" not in found["reasoning"]
+    assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
 
 
 def test_ratio_of_sums_over_clusters() -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -276,16 +277,22 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     bare = [r | {"answer": str(r["answer"]).split()[-1]} for r in rows]
     data = tmp_path / "bare.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in bare))
-    found = tuning.worked_problems(session, str(data), 3, lambda text: None)
+    few = tuning.Tuning(str(data), train=2, validation=1)
+    found = tuning.worked_problems(session, few, print)
     used = {p.question for p in (*session.inputs.split.test, *session.inputs.split.discovery)}
     assert found and not used & {p.question for p, _ in found}
     for problem, text in found:
         [again] = session.engine.generate([session.prompt.text(problem.question)], max_new_tokens=16, stop=session.prompt.stop)
         assert again.text.strip() == text and tuning.is_right(text, problem.answer)
     every = tuning.tuning_problems(session, tiny_study.data)
-    theirs = [text for _, text in tuning.worked_problems(session, tiny_study.data, 3, lambda text: None)]
-    own = tuning.worked_problems(session, tiny_study.data, len(every), lambda text: None, own=True)
+    theirs = [text for _, text in tuning.worked_problems(session, replace(few, data=tiny_study.data), print)]
+    all_own = tuning.Tuning(tiny_study.data, own=True, train=len(every), validation=0)
+    own = tuning.worked_problems(session, all_own, print)
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
+    drawn = {p.id: (p, text) for p, text in tuning.worked_problems(session, replace(all_own, draws=12), print)}
+    assert len(drawn) > len(own), "none that greedy got wrong was ever drawn right"
+    assert all(drawn[p.id] == (p, text) for p, text in own)
+    assert all(tuning.is_right(text, p.answer) for p, text in drawn.values())
 
 
 def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:

@@ -24,7 +24,7 @@ from . import options
 COMMANDS = ("compare",)
 _NOTHING = "nothing was gained"
 _PASSED_ON = {
-    "tune": ("train_on", "own", "loss", "train", "validation", "passes", "batch", "minutes"),
+    "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
 }
 
@@ -43,6 +43,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                      "problems)")  # fmt: skip
     sub.add_argument("--own", action="store_true", help="train on the model's own right solutions, as of `tune`")
     sub.add_argument("--loss", choices=LOSSES, help="as of `tune` (default: solution)")
+    sub.add_argument("--draws", type=options.NUMBERS["natural"], metavar="N", help="as of `tune` (default 0)")
     for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
                        ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
         sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")

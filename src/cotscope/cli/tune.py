@@ -55,6 +55,9 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                           help=f"{text} (default {default:g})")  # fmt: skip
     tune.add_argument("--own", action="store_true",
                       help="on what the model itself writes where that is right, even if the data has solutions")  # fmt: skip
+    tune.add_argument("--draws", type=options.NUMBERS["natural"], default=0, metavar="N",
+                      help="where the model writes: solutions sampled of each problem that it gets wrong; a right one is taken "
+                      "(default 0)")  # fmt: skip
     tune.add_argument("--loss", choices=LOSSES, default=SOLUTION,
                       help="of all tokens of a solution, or only of its formulas and answers (default solution)")  # fmt: skip
     tune.add_argument("--method", choices=METHODS, default=FACTORS,

@@ -1,8 +1,9 @@
 """Tune: train factors or vectors of chosen neurons on worked problems, or beside them adapters or all weights.
 
 Problems to train on are none that the study tests or discovers on. A solution is the data's own, or, where the data has
-answers only, what the model itself wrote when it was right (STaR's first round, Zelikman et al. 2022, arXiv:2203.14465). Some
-problems are kept for validation: the learning rate and the pass with the least loss on them are taken.
+answers only, what the model itself wrote when it was right (STaR's first round, Zelikman et al. 2022, arXiv:2203.14465; where
+it is sampled, rejection sampling, Yuan et al. 2023, arXiv:2308.01825). Some problems are kept for validation: the learning rate
+and the pass with the least loss on them are taken.
 
 Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
 in it that says of which base it is and how it was made (`Edit.weights`).
@@ -44,6 +45,7 @@ FACTORS, VALUES, ROWS, LORA, IA3, FULL = METHODS = ("factors", "values", "rows",
 RATES = {FACTORS: 0.01, VALUES: 1e-3, ROWS: 1e-3, LORA: 1e-3, IA3: 0.01, FULL: 3e-5}
 """Where `AUTO` begins, and what is taken without a rate."""
 _STEP = 3.0  # from one rate that `AUTO` tries to the next
+_TEMPERATURE = 0.7
 _WRITTEN = 48  # problems that the model writes solutions to at once
 
 
@@ -55,6 +57,7 @@ class Tuning:
         data: problems to train on, as of `study`; "study": the study's own tuning problems.
         own: train on what the model itself writes where that is right, even if the data has solutions: what is learned is then
             not how others write them.
+        draws: where the model writes, solutions sampled of each problem that its greedy one gets wrong; a right one is taken.
         loss: "solution": of all tokens of a solution, so that its wording is learned too; "formulas": of those of its formulas
             and answers only.
         method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
@@ -73,6 +76,7 @@ class Tuning:
 
     data: str = STUDY
     own: bool = False
+    draws: int = 0
     loss: str = SOLUTION
     method: str = FACTORS
     trainable: int | None = None
@@ -130,7 +134,7 @@ def tune(
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, by, settings, first, random)
-    given = worked_problems(session, settings.data, settings.train + settings.validation, say, settings.own)
+    given = worked_problems(session, settings, say)
     if settings.loss == FORMULAS:
         given = [g for g in given if any(_counted(session.loaded, g[0], g[1]))]
     given = parted(given, settings.validation)
@@ -170,30 +174,30 @@ def tuning_problems(session: Session, data: str) -> list[Problem]:
     return [p for p in every if p.question not in session.prompt.prefix]
 
 
-def worked_problems(
-    session: Session, data: str, wanted: int, say: Callable[[str], object], own: bool = False
-) -> list[tuple[Problem, str]]:
-    """The first `wanted` of them that have a solution: the data's, or where it has too few what the model writes if right.
-
-    Args:
-        own: what the model writes, whatever the data has.
-    """
-    every = tuning_problems(session, data)
+def worked_problems(session: Session, settings: Tuning, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
+    """The first of them that have a solution, as many as are trained and validated on: the data's; or where it has too few, or
+    `own` says so, what the model writes if that is right."""
+    every, wanted = tuning_problems(session, settings.data), settings.train + settings.validation
     worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
-    if not own and len(worked) >= min(wanted, len(every)):
+    if not settings.own and len(worked) >= min(wanted, len(every)):
         return worked[:wanted]
-    say(f"{'' if own else 'the data has no solutions: '}the model writes solutions, and those that are right are taken")
-    found = list[tuple[Problem, str]]()
+    why = "" if settings.own else "the data has no solutions: "
+    say(f"{why}the model writes solutions, and those that are right are taken")
+    found = dict[int, str]()
     for start in range(0, len(every), _WRITTEN):
-        part = every[start : start + _WRITTEN]
-        texts = [session.prompt.text(p.question) for p in part]
-        written = session.engine.generate(
-            texts, max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop
-        )
-        found += [(p, c.text.strip()) for p, c in zip(part, written, strict=True) if is_right(c.text, p.answer)]
+        places = range(start, min(start + _WRITTEN, len(every)))
+        for draw in range(1 + settings.draws):  # the first is greedy
+            wrong = [i for i in places if i not in found]
+            written = session.engine.generate(
+                [session.prompt.text(every[i].question) for i in wrong],
+                max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
+                temperature=_TEMPERATURE if draw else 0.0, seed=settings.seed + draw,
+            )  # fmt: skip
+            found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
+        say(f"{len(found)} of {places.stop} problems solved")
         if len(found) >= wanted:
             break
-    return found[:wanted]
+    return [(every[i], found[i]) for i in sorted(found)][:wanted]
 
 
 def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:

@@ -40,6 +40,8 @@ UNITS = {
     "cascade.<data>.routers.<name>.kept": f"share of the larger model's accuracy at a cost of at most {COST} of its own: the "
     "point of the curve with most questions sent on; intervals over templates (bootstrap), the choice of who is sent on held",
     "cascade.<data>.routers.<name>.beyond_random": "accuracy there less that of sending on as many at random",
+    "cascade.<data>.routers.<name>.difference": "accuracy of routing by the reasoning neurons less this router's, each at its "
+    "own such point",
     "cascade.<data>.routers.<name>.near": f"least cost of the curve's points with {NEAR} of the larger model's accuracy or "
     "more; read off these problems, so a little too good",
 }
@@ -131,9 +133,8 @@ def cascade(session: Session, options: Options) -> str:
             "smaller": float(both.right[0].mean()),
             "larger": float(both.right[1].mean()),
             "smaller_cost": float(both.tokens[0].sum() * both.parameters[0] / both.whole),
-            "routers": {n: _said(both, r, [p for p in here if p["router"] == n], templates, session.config.seed)
-                        for n, r in routers.items()},
-        }  # fmt: skip
+            "routers": said_of(both, routers, here, templates, session.config.seed),
+        }
     run.write(CASCADE, rows)
     run.summarise("cascade", summary)
     return "; ".join(_finding(label, found) for label, found in summary.items())
@@ -172,30 +173,34 @@ def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> 
     return both, routers, templates
 
 
-def _said(
-    both: Both, routed: Routed, points: Sequence[Mapping[str, Any]], templates: Sequence[int], seed: int
-) -> dict[str, Any]:
-    """What the summary says of one router."""
+def said_of(
+    both: Both, routers: Mapping[str, Routed], points: Sequence[Mapping[str, Any]], templates: Sequence[int], seed: int
+) -> dict[str, dict[str, Any]]:
+    """What the summary says of each router."""
     larger = both.right[1]
-    near = [p["cost"] for p in points if p["accuracy"] >= NEAR * larger.mean()]
-    found: dict[str, Any] = {"near": min(near, default=None)}
-    within = [p["share"] for p in points if p["cost"] <= COST]
-    if not within or routed.trust is None:
-        return found
-    share = max(within)
-    gone = both.sent(routed.trust, share)
-    solved, sent = both.solved(gone), gone.mean()
-    random = (1 - sent) * both.right[0] + sent * larger
-    kept = clustered_ratio(solved, larger.astype(float), templates, seed)
-    beyond = clustered_ratio(solved - random, np.ones(len(solved)), templates, seed)
-    ends = ("", "_low", "_high")
-    return found | {
-        "share": share,
-        "cost": both.cost(routed, gone),
-        "accuracy": float(solved.mean()),
-        **{f"kept{end}": v for end, v in zip(ends, kept, strict=True)},
-        **{f"beyond_random{end}": v for end, v in zip(ends, beyond, strict=True)},
-    }
+    found: dict[str, dict[str, Any]] = {}
+    sent: dict[str, NDArray[np.bool_]] = {}
+    for name, routed in routers.items():
+        here = [p for p in points if p["router"] == name]
+        near = [p["cost"] for p in here if p["accuracy"] >= NEAR * larger.mean()]
+        found[name] = {"near": min(near, default=None)}
+        within = [p["share"] for p in here if p["cost"] <= COST]
+        if within and routed.trust is not None:
+            sent[name] = both.sent(routed.trust, max(within))
+
+    def ratio(key: str, over: NDArray[np.float64], under: NDArray[np.float64]) -> dict[str, float]:
+        value = clustered_ratio(over, under, templates, seed)
+        return {f"{key}{end}": v for end, v in zip(("", "_low", "_high"), value, strict=True)}
+
+    one = np.ones(len(larger))
+    for name, gone in sent.items():
+        solved, share = both.solved(gone), float(gone.mean())
+        random = (1 - share) * both.right[0] + share * larger
+        found[name] |= {"share": share, "cost": both.cost(routers[name], gone), "accuracy": float(solved.mean())}
+        found[name] |= ratio("kept", solved, larger.astype(float)) | ratio("beyond_random", solved - random, one)
+        if name != REASONING and REASONING in sent:
+            found[name] |= ratio("difference", both.solved(sent[REASONING]) - solved, one)
+    return found
 
 
 def _finding(label: str, found: Mapping[str, Any]) -> str:
@@ -203,10 +208,12 @@ def _finding(label: str, found: Mapping[str, Any]) -> str:
     own = found["routers"][REASONING]
     if "kept" not in own:
         return f"{said}; the study's model alone costs {found['smaller_cost']:.2f} of it"
+    control = found["routers"].get("random 1", {})
+    beside = f"; by random neurons {control['kept']:.3f} of its accuracy" if "kept" in control else ""
     return (
         f"{said}; at {own['cost']:.2f} of its cost {own['kept']:.3f} [{own['kept_low']:.3f}, {own['kept_high']:.3f}] of its "
         f"accuracy, {own['beyond_random']:+.3f} [{own['beyond_random_low']:+.3f}, {own['beyond_random_high']:+.3f}] against "
-        "sending on at random"
+        f"sending on at random{beside}"
     )
 
 
