@@ -231,7 +231,7 @@ def test_candidates_hold_two_seeds(finished: Run) -> None:
 def test_sets_have_the_same_number_per_layer(finished: Run) -> None:
     rows = finished.rows("SELECT neuron_set, layer, count(DISTINCT index) AS n FROM sets GROUP BY ALL")
     per_layer = {s: {r["layer"]: r["n"] for r in rows if r["neuron_set"] == s} for s in {r["neuron_set"] for r in rows}}
-    # Nearly all neurons of the tiny model are candidates: few have an equal among the others.
+    # Nearly all neurons of the tiny model are candidates: few have a counterpart among the others.
     assert set(per_layer) == {"reasoning", "comparable", *(f"matched_{i}" for i in range(5)), "unmatched_0", "unmatched_1"}
     assert 0 < sum(per_layer["comparable"].values()) < sum(per_layer["reasoning"].values())
     for name, counts in per_layer.items():

@@ -100,7 +100,7 @@ class NeuronSet:
     """Neurons that are disrupted together.
 
     Attributes:
-        kind: "reasoning", "comparable" (the reasoning neurons that have an equal), "matched", "unmatched",
+        kind: "reasoning", "comparable" (the reasoning neurons with a counterpart), "matched", "unmatched",
             "lexicon" (all candidates, where the annotator rejected some), "rejected" (those).
         seed: of the random ones.
     """
@@ -120,7 +120,7 @@ def read_sets(run: Run) -> dict[str, NeuronSet]:
 
 
 def comparison(sets: Iterable[NeuronSet]) -> str:
-    """The set that the matched sets match: "comparable", or "reasoning" where all have an equal."""
+    """The set that the matched sets match: "comparable", or "reasoning" where all have a counterpart."""
     return "comparable" if any(s.kind == "comparable" for s in sets) else "reasoning"
 
 

@@ -39,6 +39,7 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
         "says": _says(specific(summary)),
         "few": 0 < (summary.get("matched") or 0) < FEW_SETS,
         "headline": headline,
+        "skill": summary.get("skill", ARITHMETIC),
         "verdict": in_words(headline["verdict"], summary.get("skill", ARITHMETIC)) if headline else "",
         "claims": [(words, headline[claim]) for claim, words in CLAIMS.items() if headline.get(claim)],
         **{key: summary.get(key, text.MISSING) for key in ("problems", "items", "matched")},

@@ -75,6 +75,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
     phenomena = [_phenomenon(i, row) for i, row in enumerate(run.rows("phenomena"))]
     return {
         "finding": finding(run),
+        "ranks": _ranks((run.summary.get("damage") or {}).get("headline") or {}),
         "picture": _picture(rows, target),
         "problem": problem(run, prompt, target),
         "phenomena": phenomena,
@@ -103,8 +104,14 @@ def finding(run: Reading) -> str:
     return "The problems solved without these neurons are counted. What is lost, and why, has not been measured yet."
 
 
+def _ranks(headline: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The p of each claim of the rule, the larger of the two that it asks for, and what it is about."""
+    words = {"pushes": "taken out", "matters": "taken out with their push put back"}
+    return [(said, max(c["p_value"], c["p_beyond"])) for claim, said in words.items() if (c := headline.get(claim))]
+
+
 def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any]:
-    """What share of the problems is solved untouched, without the set, and without its equals on average."""
+    """What share of the problems is solved untouched, without the set, and without its counterparts on average."""
     matched = [row["accuracy"] for row in rows.values() if row["kind"] == "matched"]
     return {
         "untouched": rows.get("none"),
@@ -116,23 +123,24 @@ def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any
 
 def _picture(rows: Mapping[str, Mapping[str, Any]], target: str) -> Chart | None:
     """Accuracy untouched, without matched neurons, without the reasoning neurons."""
-    without = {"reasoning": "without the reasoning neurons"}
-    if target == "comparable":
-        without |= {"comparable": "without those that have an equal", "reasoning": "without all reasoning neurons"}
+    paired = target == "comparable"
+    without = {"reasoning": f"without {'all' if paired else 'the'} reasoning neurons"}
+    without |= {"comparable": "without those with a counterpart"} if paired else {}
     pictured: list[Row] = []
     shown = [rows["none"]] if "none" in rows else []
     if shown:
         pictured.append(Row("nothing taken out", [_mark(rows["none"])]))
-    if each := [row for row in rows.values() if row["kind"] == "matched"]:
-        mean = sum(row["accuracy"] for row in each) / len(each)
-        dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
-        label = f"without others like them ({len(each)} {'set' if len(each) == 1 else 'sets'}, mean)"
-        pictured.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
-        shown += each
     for name, label in without.items():
         if row := rows.get(name):
             pictured.append(Row(f"{label} ({row['neurons']})", [_mark(row)]))
             shown.append(row)
+    if each := [row for row in rows.values() if row["kind"] == "matched"]:
+        mean = sum(row["accuracy"] for row in each) / len(each)
+        dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
+        sets = f"{len(each)} {'set' if len(each) == 1 else 'sets'}, mean"
+        label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
+        pictured.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
+        shown += each
     axis = "share of the test problems solved"
     figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
     if not figure or not shown:
@@ -159,7 +167,7 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
     solved = [pair for pair in pairs if pair["right_before"]]
     counts = f"{len(pairs)} problems: {len(lost)} solved only with the neurons, {gained} only without them"
     if lost:
-        chosen = f"The first by its id of those solved only with them ({counts})."
+        chosen = f"Not picked by hand: the first in the data of those solved only with them ({counts})."
     elif solved:
         chosen = f"No problem is lost ({counts}); this is the first by its id of those solved with them."
     else:

@@ -31,7 +31,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         for label, entry, interval in (
             ("nothing", ablation["none"], summary["baseline"]["ci"]),
             ("reasoning neurons", ablation["reasoning"], ablation["reasoning"]["ci"]),
-            ("those that have an equal", _part_of(ablation), ablation.get("comparable", {}).get("ci")),
+            ("those with a counterpart", _part_of(ablation), ablation.get("comparable", {}).get("ci")),
             (f"matched random, mean of {len(ablation['matched_each'])}", ablation.get("matched_mean"), None),
             ("unmatched random, mean", ablation.get("unmatched_mean"), None),
             *((label, ablation[key], ablation[key]["ci"]) for label, key in _BESIDE if ablation.get(key)),

@@ -1,6 +1,6 @@
 """Ablate: zero the reasoning neurons, and sets to compare them with, on test problems.
 
-The comparison is between the reasoning neurons that have an equal and the matched sets of those equals
+The comparison is between the reasoning neurons with a counterpart and the matched sets of those counterparts
 (`stats/random_sets.py`); unmatched sets, all candidates and rejected ones stand beside it.
 Coefficients are zeroed as they pass; weights are never touched, and their hash before and after proves it.
 """
@@ -60,7 +60,7 @@ def ablate(session: Session, options: Options) -> str:
     alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
     run.summarise("ablation", {"target": target, "matching": alike})
     found = run.summary["ablation"]
-    words = {"comparable": "the {} reasoning neurons that have an equal"} if target == "comparable" else {}
+    words = {"comparable": "the {} reasoning neurons with a counterpart"} if target == "comparable" else {}
     words |= {"reasoning": "all {} reasoning neurons", "matched_mean": "matched random ones"}
     each = [
         f"{found[s]['accuracy']:.3f} without {said.format(found[s].get('neurons'))}"
@@ -91,7 +91,7 @@ UNITS = {
     "baseline.ci": "Wilson interval, 95 %",
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
     "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
-    "ablation.comparable": "the reasoning neurons that have an equal: what the matched sets match and are compared with",
+    "ablation.comparable": "the reasoning neurons with a counterpart: what the matched sets match and are compared with",
     "ablation.p_value": "the comparable set's rank among the matched sets as a one-sided p, not exact; at least 1/(sets + 1)",
     "ablation.matching.jaccard": "mean overlap of two matched sets, by_chance: of two such sets drawn from the pool",
     "ablation.matching.largest_smd": "largest standardised difference of a matched set's mean log trait from its target's",

@@ -22,14 +22,14 @@ UNSPLIT = "damage, but its own push can't be told from the rest"
 ARITHMETIC, ANSWERS = "arithmetic", "answers"
 """What a study is of: problems whose answers are numbers, or words."""
 VERDICTS = {
-    MATTERS: "Even with their own push on the output put back, {tokens} tokens lose more without these neurons than without "
-    "as many random neurons like them: later layers depend on them.",
-    PUSH: "{Tokens} tokens lose more without these neurons than without as many random neurons like them. With their own "
-    "push on the output put back that is not shown: it may be all that they do for {skill}.",
-    NOT_SHOWN: "It is not shown that {tokens} tokens lose more without these neurons than without as many random neurons "
-    "like them.",
-    UNSPLIT: "{Tokens} tokens lose more without these neurons than without as many random neurons like them. Whether that "
-    "is more than their own push on the output can't be told on this model.",
+    MATTERS: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them, even "
+    "when their own push on the output is put back: later layers depend on them.",
+    PUSH: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them. When their "
+    "own push on the output is put back, that is not shown any more: the push may be all that they do for {skill}.",
+    NOT_SHOWN: "It is not shown that {tokens} tokens become less likely without these neurons than without as many random "
+    "neurons like them.",
+    UNSPLIT: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them. Whether "
+    "that is more than their own push on the output can't be told on this model.",
     TOO_FEW: f"It takes {LEAST_PERMUTED} permuted sets (as many random neurons like them) to say anything.",
 }
 """What each verdict says of a set, for `in_words`."""
@@ -52,7 +52,7 @@ SPECIFIC_RULE = (
 def in_words(verdict: str, skill: str = ARITHMETIC) -> str:
     """What a verdict says of a set in a study of this skill."""
     tokens = "answer" if skill == ANSWERS else skill
-    return VERDICTS[verdict].format(tokens=tokens, Tokens=tokens.capitalize(), skill=skill)
+    return VERDICTS[verdict].format(tokens=tokens, skill=skill)
 
 
 class ByKind(NamedTuple):
