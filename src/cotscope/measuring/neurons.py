@@ -125,7 +125,7 @@ def comparison(sets: Iterable[NeuronSet]) -> str:
 
 
 def neuron_sets(session: Session, known: ActiveNeurons, count_matched: int, count_unmatched: int) -> list[NeuronSet]:
-    """The sets of a study: the reasoning set, what of it has equals, and every control. Notes say what is missing."""
+    """The sets of a study: the reasoning set, what of it has counterparts, and every control. Notes say what is missing."""
     run, first, reasoning = session.run, session.config.seed, known.reasoning
     seeds = range(first, first + count_matched)
     targets, matched = matched_sets(reasoning, known.pool, known.traits, seeds)

@@ -27,7 +27,7 @@ from .reading import Reading, showing
 KINDS = {
     "none": "nothing disrupted",
     "reasoning": "reasoning neurons",
-    "comparable": "reasoning with equals",
+    "comparable": "reasoning with counterparts",
     "matched": "matched random",
     "unmatched": "unmatched random",
     "lexicon": "all candidates (lexicon only)",
