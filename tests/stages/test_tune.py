@@ -26,7 +26,9 @@ from conftest import TinyStudy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotscope.cli import main
+from cotscope.data.answers import parse_flexible
 from cotscope.data.load import load_problems
+from cotscope.data.numbers import format_number
 from cotscope.edits.edit import Edit
 from cotscope.lm import cpu
 from cotscope.lm.loading import LoadedModel
@@ -289,10 +291,25 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     all_own = tuning.Tuning(tiny_study.data, own=True, train=len(every), validation=0)
     own = tuning.worked_problems(session, all_own, print)
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
-    drawn = {p.id: (p, text) for p, text in tuning.worked_problems(session, replace(all_own, draws=12), print)}
-    assert len(drawn) > len(own), "none that greedy got wrong was ever drawn right"
-    assert all(drawn[p.id] == (p, text) for p, text in own)
-    assert all(tuning.is_right(text, p.answer) for p, text in drawn.values())
+
+
+def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_path: Path) -> None:
+    session = Session.reopen(run, quiet=True)
+    questions = [f"What is {i} and {2 * i}, and then?" for i in range(40)]
+    texts, stop = [session.prompt.text(q) for q in questions], session.prompt.stop
+    greedy = session.engine.generate(texts, max_new_tokens=16, stop=stop)
+    drawn = session.engine.generate(texts, max_new_tokens=16, stop=stop, temperature=0.7, seed=1)
+    answers = {}
+    for question, g, d in zip(questions, greedy, drawn, strict=True):
+        said = parse_flexible(d.text)
+        answers[question] = "123456" if said is None or said == parse_flexible(g.text) else format_number(said)
+    data = tmp_path / "drawn.jsonl"
+    data.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in answers.items()))
+    settings = tuning.Tuning(str(data), train=40, validation=0)
+    assert not tuning.worked_problems(session, settings, print)
+    found = {p.question: text for p, text in tuning.worked_problems(session, replace(settings, draws=1), print)}
+    right = {q: d.text.strip() for q, d in zip(questions, drawn, strict=True) if answers[q] != "123456"}
+    assert found == right and len(right) > 5
 
 
 def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
