@@ -28,7 +28,6 @@ from .predictors import ACTIVITY, BASELINE, CONTROL, flat
 from .telling import Known, area_of
 from .tracing import CONFIDENCE, by_concept
 
-CARRIED = "carried"
 WAYS = {"concepts": ACTIVITY, "random concepts": CONTROL, "confidence": BASELINE, "log_prob_mean": BASELINE}
 """Of "random concepts" each concept's neurons are random ones like them."""
 
@@ -57,7 +56,7 @@ def keep(session: Session, known: Sequence[Known], groups: Mapping[str, Sequence
         names, arrays["concepts"] = by_concept(session, k.traces)
         _, arrays["random concepts"] = by_concept(session, k.traces, places)
         about = {"concepts": json.dumps(names), "answers": json.dumps([a.problem.id for a in k.answers])}
-        run.write_arrays(f"{CARRIED}.{k.data.label}", arrays, about, "")
+        run.write_arrays(f"carried.{k.data.label}", arrays, about, "")
         questions = [a.problem.question for a in k.answers]
         found.append(_answered(run, k.data.label, questions, [a.right for a in k.answers], arrays, names))
     return found
@@ -78,7 +77,7 @@ def read(run: Run) -> list[Answered]:
             r["problem_id"]: r["correct"]
             for r in run.rows("SELECT * FROM predictions WHERE data = ? AND predictor = ?", [label, REASONING])
         }
-        stored = run.arrays(f"{CARRIED}.{label}", "")
+        stored = run.arrays(f"carried.{label}", "")
         assert stored is not None  # written with the tables
         ids = json.loads(stored.metadata["answers"])
         found.append(

@@ -136,7 +136,8 @@ def tune(
     neurons, chosen = _neurons(session, by, settings, first, random)
     given = worked_problems(session, settings, say)
     if settings.loss == FORMULAS:
-        given = [g for g in given if any(_counted(session.loaded, g[0], g[1]))]
+        loaded, prompt = session.loaded, session.prompt
+        given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]
     given = parted(given, settings.validation)
     if len(given) <= settings.validation:
         raise EditError(
@@ -228,11 +229,6 @@ def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
     return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
 
 
-def _counted(loaded: LoadedModel, problem: Problem, said: str | Sequence[int]) -> tuple[bool, ...]:
-    tokens = loaded.encode(said)[len(loaded.encode("")) :] if isinstance(said, str) else said
-    return token_reckoning(loaded, tokens, problem.words)
-
-
 class _Tuner:
     """One training: its texts, its model, its courses."""
 
@@ -252,7 +248,7 @@ class _Tuner:
         loaded = self.session.loaded
         prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
         continuation = ended(loaded, self.session.prompt, said)
-        counted = _counted(loaded, problem, continuation) if self.settings.loss == FORMULAS else ()
+        counted = token_reckoning(loaded, continuation, problem.words) if self.settings.loss == FORMULAS else ()
         text = Text(prompt, continuation, counted)
         if (length := len(prompt) + len(text.continuation)) > loaded.context:
             raise UserError("a problem with its solution is longer than the model's context",

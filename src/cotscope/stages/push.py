@@ -73,9 +73,8 @@ def push(session: Session, options: NoOptions) -> str:
         run.note("This model has no norm before its unembedding: the neurons' own push can't be told from the rest.")
     else:
         ways |= {"direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
-    if tokens and all(
-        norm is None for norm in anatomy.post_norm
-    ):  # behind such a norm value vectors have no direction of their own
+    # Behind a norm value vectors have no direction of their own.
+    if tokens and all(norm is None for norm in anatomy.post_norm):
         gamma, centred = norm_gamma(anatomy.final_norm)
         directions = anatomy.unembedding[sorted({t for some in tokens.values() for t in some})].float()
         directions = directions if gamma is None else directions * gamma
