@@ -10,10 +10,10 @@ from made_runs import CONCEPTS, complete, did, discovered, read
 
 from cotscope.data.roles import formulas
 from cotscope.report.charts import SHARE, Chart, Mark, Row, intervals
-from cotscope.report.first import FINDINGS, SKILLS, finding, stretches
+from cotscope.report.first import FINDINGS, SKILLS, _picture, finding, stretches
 from cotscope.report.reading import Reading
 from cotscope.runs.folder import Run
-from cotscope.stats import ANSWERS, ARITHMETIC, VERDICTS, in_words
+from cotscope.stats import ANSWERS, ARITHMETIC, VERDICTS, in_words, paired_bootstrap
 
 CLAIM = {"change": -0.9, "permuted_mean": -0.1, "p_value": 0.0476, "p_beyond": 0.0476}
 NOT_YET = "What is lost, and why, has not been measured yet."
@@ -170,3 +170,19 @@ def test_a_picture_has_what_its_file_has() -> None:
     assert not intervals("x", "X", [Row("none", [])], "share") and not intervals("x", "X", [], "share")
     for value in (0.0, 1e9, -3.0):
         assert "nan" not in intervals("x", "X", [Row("r", [Mark("</svg>", value)])], "nats").lower()
+
+
+def test_the_mean_of_other_sets_has_an_interval_over_problems() -> None:
+    rows = {
+        name: {"neuron_set": name, "kind": kind, "neurons": 3, "accuracy": accuracy, "n": 8, "correct": 8 * accuracy}
+        for name, kind, accuracy in (("none", "none", 0.75), ("reasoning", "reasoning", 0.25), ("matched_0", "matched", 0.5),
+                                     ("matched_1", "matched", 0.75))
+    }  # fmt: skip
+    shares = [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0]
+    _, low, high = paired_bootstrap(shares)
+    assert 0.2 < low < 0.625 < high <= 1
+    chart, without = _picture(rows, "reasoning", shares), _picture(rows, "reasoning", [])
+    assert chart and without
+    label = "without others like them (2 sets, mean)"
+    assert f"{label}: mean 0.62 [{low:.2f}, {high:.2f}]" in chart.figure
+    assert label in without.figure and f"{label}: mean 0.62 [" not in without.figure and "nan" not in without.figure.lower()

@@ -17,7 +17,21 @@ from cotscope.data.answers import parse_flexible
 from cotscope.data.numbers import format_number
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
-from cotscope.stages.cascade import AT_RANDOM, BEFORE, KNOWN, SHARES, Both, Routed, curve_point, said_of
+from cotscope.stages.cascade import (
+    AT_RANDOM,
+    BEFORE,
+    FIRST,
+    GAINS,
+    KNOWN,
+    LOG_PROB,
+    QUESTION,
+    SHARES,
+    SOURCES,
+    Both,
+    Routed,
+    curve_point,
+    said_of,
+)
 from cotscope.stats import clustered_ratio
 
 
@@ -58,6 +72,10 @@ def test_routers_are_compared_on_the_same_problems() -> None:
     found = said_of(both(), routers, points, list(range(10)), 0)
     assert found["reasoning"]["share"] == found["random 1"]["share"] == 0.4  # of 0.6 of the cost 0.17 are the small model's
     assert found["reasoning"]["accuracy"] == pytest.approx(0.8) and found["random 1"]["accuracy"] == pytest.approx(0.4)
+    asked = {**routers, "random 1, who gains": Routed(knows_not, np.full(10, 10.0), "random 1")}
+    more = said_of(both(), asked, [*points, *(p | {"router": "random 1, who gains"} for p in points[len(SHARES) :])],
+                   list(range(10)), 0)  # fmt: skip
+    assert more["random 1, who gains"]["difference"] == 0, "each is compared with its own"
     assert found["random 1"]["difference"] == pytest.approx(0.4) and "difference" not in found["reasoning"]
     assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
 
@@ -119,13 +137,18 @@ def test_a_larger_model_that_says_the_same(tiny_study: TinyStudy, tmp_path: Path
     large = run.rows("SELECT tokens, correct FROM completions WHERE condition = 'cascade.more'")
     assert small == large and len(small) == len(more)
     accuracy = np.mean([r["correct"] for r in small])
-    assert {r["router"] for r in found} >= {"reasoning", "random 1", "confidence", BEFORE, AT_RANDOM, KNOWN}
+    assert {r["router"] for r in found} == {
+        *(source + asks + when for source in SOURCES for asks in ("", GAINS) for when in ("", FIRST)),
+        LOG_PROB, QUESTION + GAINS, AT_RANDOM, KNOWN,
+    }  # fmt: skip
     assert all(r["accuracy"] == pytest.approx(accuracy) for r in found)
     alone = run.summary["cascade"]["more"]["smaller_cost"]
     assert 0 < alone < 1
     for r in found:
         if r["router"] == AT_RANDOM:
             assert r["cost"] == pytest.approx(alone + r["share"])
+        if r["router"] == QUESTION + GAINS and r["share"] == 1:
+            assert r["cost"] == pytest.approx(1)
         if r["router"] == BEFORE and r["share"] == 1:
             assert 1 < r["cost"] < 1 + alone
     assert len(found) == len(SHARES) * len({r["router"] for r in found})

@@ -23,6 +23,7 @@ from cotscope.data.numbers import format_number
 from cotscope.data.roles import ROLES, token_roles
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.tracing import trace
+from cotscope.measuring.answering import unlike
 from cotscope.measuring.carrying import WAYS
 from cotscope.measuring.predictors import neuron_groups
 from cotscope.measuring.tracing import CONFIDENCE, STOPS
@@ -197,9 +198,24 @@ def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place
     stored = run.arrays("traces.more", run.manifest["files"]["arrays/traces.more"]["of"])
     assert stored is not None
     neurons = json.loads(stored.metadata["neurons"])
+    areas = {
+        name: np.mean([r["auroc"] for r in run.rows("SELECT auroc FROM predictors WHERE predictor = ?", [name])])
+        for name in ("reasoning", "confidence")
+    }
+    assert about["told_by"] == run.summary["prediction"]["told_by"] == max(areas, key=lambda name: areas[name])
     sizes = stored.arrays["sizes"][:, :, [neurons.index(n) for n in about["neurons"]]]
-    expected = dict(zip(json.loads(stored.metadata["answers"]), classifier.probabilities(sizes.reshape(len(sizes), -1))))
+    told = sizes.reshape(len(sizes), -1) if about["told_by"] == "reasoning" else stored.arrays["confidence"][:, -1]
+    expected = dict(zip(json.loads(stored.metadata["answers"]), classifier.probabilities(told)))
     assert {r["id"]: r["probability"] for r in rows} == pytest.approx(expected, abs=5e-3)
+
+
+def test_answers_unlike_those_learned_on_are_named() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.beta(20, 2, 400)
+    assert "mean token probability 0.5" in unlike(np.full(40, 0.5), sure.tolist())
+    assert unlike(np.full(7, 0.5), sure.tolist()) == "", "too few to tell"
+    alarms = [unlike(rng.beta(20, 2, 60), sure.tolist()) != "" for _ in range(300)]
+    assert np.mean(alarms) < 0.03
 
 
 def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,18 +25,22 @@ from conftest import TinyStudy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotscope.cli import main
-from cotscope.data.answers import parse_flexible
+from cotscope.data.answers import is_right, parse_flexible
 from cotscope.data.load import load_problems
 from cotscope.data.numbers import format_number
-from cotscope.edits.edit import Edit
+from cotscope.data.rows import question_key
+from cotscope.edits.edit import Base, Edit
 from cotscope.lm import cpu
-from cotscope.lm.loading import LoadedModel
+from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
+from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
-from cotscope.measuring import tuning
+from cotscope.measuring.tuning import Tuning, _next, _Tuner
+from cotscope.measuring.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
-from cotscope.records import Problem, Prompt
+from cotscope.records import Neuron, Problem, Prompt
+from cotscope.runs.files import fingerprint
 from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
@@ -75,7 +78,7 @@ def worked(session: Session, count: int = 4) -> list[Problem]:
 
 def loss(session: Session, problem: Problem, edit: Edit | None = None, said: str = "") -> float:
     """Of a problem's solution, or of what is `said` in it only, as the engine scores it."""
-    tokens = tuning.ended(session.loaded, session.prompt, render_solution(problem))
+    tokens = ended(session.loaded, session.prompt, render_solution(problem))
     intervention = None if edit is None else edit.intervention(session.loaded.anatomy)
     [scores] = score(session.engine, Given((session.prompt.text(problem.question),), (tokens,), intervention=intervention))
     pieces = [session.loaded.piece(token) for token in tokens]
@@ -106,6 +109,39 @@ def test_the_validation_loss_is_the_engines(run: Path, tmp_path: Path) -> None:
     for edited, point in ((None, curve[0]), (edit, curve[found["taken"]])):
         assert point["validation"] == pytest.approx(loss(session, last, edited), abs=1e-3)
     assert curve[found["taken"]]["validation"] < curve[0]["validation"]
+    assert all(0 <= point["solved"] <= 1 for point in curve)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_validation_problems_are_solved_with_the_parameters_of_the_moment(
+    run: Path, tmp_path: Path, checkpointing: bool
+) -> None:
+    session = Session.reopen(run, quiet=True)
+    model = load_model(session.config.model, dtype="float32", differentiable=True)
+    neurons = [Neuron(layer, i) for layer in range(model.anatomy.layers) for i in range(0, model.anatomy.width, 2)]
+    training = Training(model, Factors(model, neurons), checkpointing)
+    questions = [f"What is {i} and {2 * i}, and then?" for i in range(24)]
+
+    def written(factor: float) -> list[Fraction | None]:
+        edit = Edit("e", Base.of(session.loaded, "tiny"), dict.fromkeys(neurons, (factor, factor)))
+        prompts = [session.prompt.text(q) for q in questions]
+        every = session.engine.generate(
+            prompts, max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
+            intervention=edit.intervention(session.loaded.anatomy),
+        )  # fmt: skip
+        return [parse_flexible(c.text) for c in every]
+
+    base, trained = written(1.0), written(3.0)
+    # Right is what is written with the factors, but for every third question.
+    answers = [Fraction(123456) if t is None or i % 3 == 0 else t for i, t in enumerate(trained)]
+    given = [(Problem(str(i), q, a), "1 + 1 = 2") for i, (q, a) in enumerate(zip(questions, answers, strict=True))]
+    solves = _Tuner(session, tmp_path / "x", neurons, {}, given, Tuning(validation=24), print)._solver(training)
+    for factor, said in ((1.0, base), (3.0, trained), (1.0, base)):
+        for p in training.trained.parameters.values():
+            p.data.fill_(factor)
+        assert solves() == sum(s == a for s, a in zip(said, answers, strict=True))
+    assert sum(t == a for t, a in zip(trained, answers)) > sum(b == a for b, a in zip(base, answers))
+    assert not checkpointing or any(layer.training for layer in model.model.modules()), "it goes on with checkpointing"
 
 
 @pytest.mark.parametrize("method", MODELS)
@@ -200,7 +236,7 @@ def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
 
     def search(losses: Callable[[float], float], auto: bool = True) -> list[float]:
         tried: dict[float, Any] = {}
-        while (rate := tuning._next(tried, [0.01], auto)) is not None:
+        while (rate := _next(tried, [0.01], auto)) is not None:
             tried[rate] = course(rate, losses(rate))
         return list(tried)
 
@@ -239,7 +275,7 @@ def test_an_edit_says_which_problems_it_was_made_with(run: Path, tmp_path: Path)
     to = tmp_path / "tuned.json"
     tuned(run, to)
     used = worked(Session.reopen(run, quiet=True))
-    assert Edit.read(to).chosen["questions"] == [tuning.fingerprint(tuning.question_key(p.question)) for p in used]
+    assert Edit.read(to).chosen["questions"] == [fingerprint(question_key(p.question)) for p in used]
 
 
 def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,17 +315,15 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     bare = [r | {"answer": str(r["answer"]).split()[-1]} for r in rows]
     data = tmp_path / "bare.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in bare))
-    few = tuning.Tuning(str(data), train=2, validation=1)
-    found = tuning.worked_problems(session, few, print)
+    found = worked_problems(session, str(data), 3, print)
     used = {p.question for p in (*session.inputs.split.test, *session.inputs.split.discovery)}
     assert found and not used & {p.question for p, _ in found}
     for problem, text in found:
         [again] = session.engine.generate([session.prompt.text(problem.question)], max_new_tokens=16, stop=session.prompt.stop)
-        assert again.text.strip() == text and tuning.is_right(text, problem.answer)
-    every = tuning.tuning_problems(session, tiny_study.data)
-    theirs = [text for _, text in tuning.worked_problems(session, replace(few, data=tiny_study.data), print)]
-    all_own = tuning.Tuning(tiny_study.data, own=True, train=len(every), validation=0)
-    own = tuning.worked_problems(session, all_own, print)
+        assert again.text.strip() == text and is_right(text, problem.answer)
+    every = tuning_problems(session, tiny_study.data)
+    theirs = [text for _, text in worked_problems(session, tiny_study.data, 3, print)]
+    own = worked_problems(session, tiny_study.data, len(every), print, own=True)
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
 
 
@@ -305,9 +339,8 @@ def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_
         answers[question] = "123456" if said is None or said == parse_flexible(g.text) else format_number(said)
     data = tmp_path / "drawn.jsonl"
     data.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in answers.items()))
-    settings = tuning.Tuning(str(data), train=40, validation=0)
-    assert not tuning.worked_problems(session, settings, print)
-    found = {p.question: text for p, text in tuning.worked_problems(session, replace(settings, draws=1), print)}
+    assert not worked_problems(session, str(data), 40, print)
+    found = {p.question: text for p, text in worked_problems(session, str(data), 40, print, draws=1)}
     right = {q: d.text.strip() for q, d in zip(questions, drawn, strict=True) if answers[q] != "123456"}
     assert found == right and len(right) > 5
 
@@ -317,14 +350,14 @@ def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
         return [(p, "") for p in load_problems(source).problems[:count]]
 
     for some in (given("builtin:80/train", 80), given("builtin:80", 30)):
-        found = tuning.parted(some, 8)
+        found = parted(some, 8)
         of = templates([p.question for p, _ in found])
         assert not {*of[:-8]} & {*of[-8:]} and len(found) > 16 and {p.id for p, _ in found} <= {p.id for p, _ in some}
     one = [
         (Problem(str(i), f"Ann has {i} pens and finds {i + 3} more. How many pens has she?", Fraction(1)), "") for i in range(9)
     ]
-    assert tuning.parted(one, 3) == one  # one template: it can't be parted
-    assert tuning.parted(one, 0) == one and tuning.parted([], 3) == []
+    assert parted(one, 3) == one  # one template: it can't be parted
+    assert parted(one, 0) == one and parted([], 3) == []
 
 
 def test_from_python(run: Path, tmp_path: Path) -> None:
@@ -392,7 +425,7 @@ def test_the_end_of_a_solution_is_learned_too() -> None:
     loaded: Any = Characters()
     said = "The answer is 8."
     few = Prompt("few", "Question: a\n\n", "\n")
-    assert tuning.ended(loaded, few, said) == (*map(ord, said + "\n\n"),)
-    assert tuning.ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said), 0)
+    assert ended(loaded, few, said) == (*map(ord, said + "\n\n"),)
+    assert ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said), 0)
     loaded.tokenizer = SimpleNamespace(eos_token_id=None)
-    assert tuning.ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said),)
+    assert ended(loaded, Prompt("none", "", "\n"), said) == (*map(ord, said),)

@@ -120,8 +120,10 @@ def _tune(arguments: argparse.Namespace, session: Session, say: Callable[[str], 
     if arguments.json:
         print(json.dumps({"edit": str(arguments.to), "neurons": edit.chosen.get("neurons")} | tuned))
     else:
-        before, after = (tuned["curve"][i]["validation"] for i in (0, tuned["taken"]))
+        before, after = (tuned["curve"][i] for i in (0, tuned["taken"]))
+        solved = f", {before['solved']} → {after['solved']} problems solved" if "solved" in after else ""
         print(
-            f"{tuned['numbers']:,} numbers, rate {tuned['rate']:g}; validation loss {before:.3f} → {after:.3f} nats "
-            f"per token; {tuned['seconds'] / 60:.1f} min, at most {tuned['peak_memory'] / 2**30:.1f} GiB: {arguments.to}"
+            f"{tuned['numbers']:,} numbers, rate {tuned['rate']:g}; {tuned['validation']} validation problems: loss "
+            f"{before['validation']:.3f} → {after['validation']:.3f} nats per token{solved}; {tuned['seconds'] / 60:.1f} min, "
+            f"at most {tuned['peak_memory'] / 2**30:.1f} GiB: {arguments.to}"
         )

@@ -7,7 +7,8 @@ small as what is trained.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -104,6 +105,19 @@ class Training:
                 found.append(self._loss(text, prefix, shared).item())
                 progress()
         return found
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within the block, the model writes with the parameters of the moment, and keeps its cache."""
+        layers = [m for m in self.loaded.model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
+        for layer in layers:
+            layer.training = False
+        try:
+            with self.trained.applied():
+                yield
+        finally:
+            for layer in layers:
+                layer.training = True
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and the optimiser's state, to go on with; not copied."""

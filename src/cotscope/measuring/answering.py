@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ..data.answers import read_answer, written_answer
 from ..data.load import load_questions
@@ -16,12 +19,15 @@ from ..predicting.shares import expected_share, risk_coverage
 from ..records import Neuron
 from ..runs.files import replacing
 from ..runs.session import Session
+from .choosing import REASONING
 from .predictors import flat
-from .tracing import Answer, trace_all
+from .tracing import Answer, token_probability, trace_all
 
 PREDICTOR = "predictor"
 """Arrays of the run: the classifier, safetensors with JSON in its header."""
 KINDS = (".jsonl", ".csv", ".parquet")
+FEWEST, ALARM = 8, 0.01
+"""Answers from which on they are compared with those learned on; the p below which a warning is given."""
 KEPT = 0.5  # of the most trusted answers, for the line that is printed
 
 
@@ -60,7 +66,8 @@ def answer(session: Session, questions: str, to: str | None) -> str:
         given.append(Answer(problem, c.text, c.token_ids, False, None if read is None else written_answer(read)))
     neurons = [Neuron(*n) for n in about["neurons"]]
     traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
-    found = classifier.probabilities(flat(traces.sizes[:, :, traces.of(neurons)])).tolist()
+    told_by = traces.sizes[:, :, traces.of(neurons)] if about["told_by"] == REASONING else traces.confidence[:, -1]
+    found = classifier.probabilities(flat(told_by)).tolist()
     rows = [
         {"id": a.problem.id, "question": a.problem.question, "answer": a.read, "text": a.text, "probability": p}
         for a, p in zip(given, found, strict=True)
@@ -68,9 +75,26 @@ def answer(session: Session, questions: str, to: str | None) -> str:
     _write(path, rows)
     share, low, high = expected_share(found)
     half = next(right for coverage, right in risk_coverage(found, found) if coverage >= KEPT)
+    but = unlike(token_probability(traces), about["sure"])
     return (
         f"{len(rows)} answers in {path}: {share:.3f} [{low:.3f}, {high:.3f}] are expected to be right, of the half that is "
-        f"trusted most {half:.3f}, if they are like those that the predictor was learned on"
+        f"trusted most {half:.3f}, if they are like those that the predictor was learned on{but}"
+    )
+
+
+def unlike(here: NDArray[np.float64], there: Sequence[float]) -> str:
+    """A warning if the answers are worded more or less surely than those that were learned on: probabilities are then off.
+
+    Args:
+        here, there: mean token probability of each answer (`token_probability`).
+    """
+    from scipy.stats import ks_2samp
+
+    if len(here) < FEWEST or (p := ks_2samp(here, there).pvalue) >= ALARM:
+        return ""
+    return (
+        f", which they are not: mean token probability {np.mean(here):.3f} here, {np.mean(there):.3f} there "
+        f"(Kolmogorov-Smirnov p = {p:.1g})"
     )
 
 

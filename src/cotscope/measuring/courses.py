@@ -37,7 +37,8 @@ class Plan:
         folder: where states are kept.
         of: the fingerprint of all that decides losses.
         deadline: on the monotonic clock; no step begins after it.
-        say: is told once how long it takes.
+        solves: how many validation problems the model solves at the moment.
+        say: is told how long it takes, and of every pass.
     """
 
     training: Training
@@ -50,6 +51,7 @@ class Plan:
     patience: int
     deadline: float
     bar: tqdm[Any]
+    solves: Callable[[], int]
     say: Callable[[str], object]
 
     @property
@@ -62,12 +64,13 @@ class Course:
     """A training with one learning rate.
 
     Attributes:
-        curve: per pass, the validation loss after it and the training loss during it; the first is of the base.
+        curve: per pass, the validation loss after it, how many validation problems the model then solves, and the training loss
+            during it; the first is of the base.
         taken: the pass of the least validation loss; without validation, the last.
         seconds: that it took.
     """
 
-    def __init__(self, plan: Plan, rate: float, base: float | None = None) -> None:
+    def __init__(self, plan: Plan, rate: float, base: dict[str, float] | None = None) -> None:
         self.plan, self.rate = plan, rate
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
@@ -77,7 +80,7 @@ class Course:
             for key, value in about.items():
                 setattr(self, key, value)
         elif base is not None:
-            self.curve = [{"validation": base}]
+            self.curve = [dict(base)]
 
     @property
     def passes(self) -> int:
@@ -135,7 +138,7 @@ class Course:
         """A pass, or what there was time for of it, has been validated; at first the base."""
         start = time.monotonic()
         losses = self.plan.training.losses(self.plan.validation, self.plan.bar.update) if self.plan.validation else [0.0]
-        point = {"validation": fmean(losses)}
+        point = {"validation": fmean(losses)} | ({"solved": self.plan.solves()} if self.plan.validation else {})
         if self.curve:
             point["training"] = fmean(self._losses)
             self.step, self._losses = 0, []
@@ -143,6 +146,12 @@ class Course:
         if self.passes and (not self.plan.validation or point["validation"] < self.loss):
             self.taken = self.passes
             self._save(self._best, {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
+        if self.passes and self.plan.validation:
+            base = self.curve[0]
+            self.plan.say(
+                f"rate {self.rate:g}, pass {self.passes}: validation loss {point['validation']:.3f} ({base['validation']:.3f} "
+                f"without), {point['solved']} of {len(self.plan.validation)} validation problems solved ({base['solved']})"
+            )
         self.seconds += time.monotonic() - start
         self._write()
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..predicting.classifier import Floats, fit, out_of_fold
 from ..predicting.shares import difference_share, threshold_share
@@ -20,12 +19,11 @@ from ..runs.session import Session
 from ..stats import RESAMPLES, spearman
 from .predictors import flat, templates_of
 from .problems import STUDY
-from .tracing import CONFIDENCE, Answer, Traces, answers, traced
+from .tracing import Answer, Traces, answers, token_probability, traced
 
 FEWER = (8, 16, 32, 96)
 """Unlabelled problems per prompt."""
 LEAST_PROMPTS = 5
-_MEAN = CONFIDENCE.index("log_prob_mean")
 Known = tuple[str, Sequence[Answer], Traces]
 
 
@@ -44,11 +42,6 @@ def estimates(
     return rows + of_prompts, _errors(of_prompts, session.config.seed)
 
 
-def _confidence(traces: Traces) -> NDArray[np.float64]:
-    """The probability of a token, geometric mean over an answer's."""
-    return np.asarray(np.exp(traces.confidence[:, -1, _MEAN].astype(float)))
-
-
 def _features(traces: Traces, groups: Mapping[str, Sequence[Neuron]]) -> dict[str, Floats]:
     found = {name: flat(traces.sizes[:, :, traces.of(some)]) for name, some in groups.items()}
     return found | {"confidence": flat(traces.confidence[:, -1])}
@@ -56,7 +49,7 @@ def _features(traces: Traces, groups: Mapping[str, Sequence[Neuron]]) -> dict[st
 
 def _plain(source: Traces, right: Sequence[bool], target: Traces) -> dict[str, float]:
     """Estimates that learn nothing but a number."""
-    here, there = _confidence(source).tolist(), _confidence(target).tolist()
+    here, there = token_probability(source).tolist(), token_probability(target).tolist()
     return {
         "mean token probability": float(np.mean(there)),
         "ATC": threshold_share(here, right, there),

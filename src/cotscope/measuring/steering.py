@@ -26,8 +26,9 @@ from ..runs.files import fingerprint, write_text
 from ..runs.session import Session
 from ..stats import detectable_difference, wilson
 from .choosing import choose
+from .problems import STUDY
 from .solutions import Solution, fingerprint_of, score_roles, solution
-from .tuning import STUDY, Tuning, tuning_problems, worked_problems
+from .worked import tuning_problems, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -83,7 +84,7 @@ def steer(
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
     targets, chosen = choose(session, by, first=first, random=random)
     neurons = [Neuron(t.layer, t.index) for t in targets]
-    worked = worked_problems(session, Tuning(search.data, train=RUNGS[-1], validation=0), say)
+    worked = worked_problems(session, search.data, RUNGS[-1], say)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
     problems, source = _to_write(session, search)

@@ -165,6 +165,11 @@ def confidence(scores: Sequence[TokenScore], roles: NDArray[Any]) -> list[float]
     return [float(f) for f in found]
 
 
+def token_probability(traces: Traces) -> NDArray[np.float64]:
+    """The probability of a token, geometric mean over each answer's, (answers,)."""
+    return np.asarray(np.exp(traces.confidence[:, -1, CONFIDENCE.index("log_prob_mean")].astype(float)))
+
+
 def _small(values: NDArray[Any]) -> NDArray[Any]:
     """What float16 can hold of it."""
     return np.clip(values, -65504, 65504)

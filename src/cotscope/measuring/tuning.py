@@ -1,9 +1,7 @@
 """Tune: train factors or vectors of chosen neurons on worked problems, or beside them adapters or all weights.
 
-Problems to train on are none that the study tests or discovers on. A solution is the data's own, or, where the data has
-answers only, what the model itself wrote when it was right (STaR's first round, Zelikman et al. 2022, arXiv:2203.14465; where
-it is sampled, rejection sampling, Yuan et al. 2023, arXiv:2308.01825). Some problems are kept for validation: the learning rate
-and the pass with the least loss on them are taken.
+Some of the worked problems (`measuring/worked.py`) are kept for validation: the learning rate and the pass with the least loss
+on them are taken.
 
 Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
 in it that says of which base it is and how it was made (`Edit.weights`).
@@ -20,33 +18,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.answers import is_right
-from ..data.load import load_problems
 from ..data.roles import token_reckoning
 from ..data.rows import question_key
 from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
-from ..predicting.templates import templates
-from ..prompts.derive import render_solution
-from ..records import Neuron, Problem, Prompt
+from ..records import Neuron, Problem
 from ..runs.files import fingerprint
 from ..runs.session import Session
 from .attributing import differentiable
 from .choosing import choose
 from .courses import Course, Plan
+from .problems import STUDY
+from .worked import ended, parted, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
     from ..lm.trained import Factors, Merging
-    from ..lm.training import Text
+    from ..lm.training import Text, Training
 
-ALL, STUDY, AUTO = "all", "study", "auto"
+ALL, AUTO = "all", "auto"
 SOLUTION, FORMULAS = LOSSES = ("solution", "formulas")
 FACTORS, VALUES, ROWS, LORA, IA3, FULL = METHODS = ("factors", "values", "rows", "lora", "ia3", "full")
 RATES = {FACTORS: 0.01, VALUES: 1e-3, ROWS: 1e-3, LORA: 1e-3, IA3: 0.01, FULL: 3e-5}
 """Where `AUTO` begins, and what is taken without a rate."""
 _STEP = 3.0  # from one rate that `AUTO` tries to the next
-_TEMPERATURE = 0.7
-_WRITTEN = 48  # problems that the model writes solutions to at once
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,8 @@ def tune(
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, by, settings, first, random)
-    given = worked_problems(session, settings, say)
+    given = worked_problems(session, settings.data, settings.train + settings.validation, say,
+                            own=settings.own, draws=settings.draws, seed=settings.seed)  # fmt: skip
     if settings.loss == FORMULAS:
         loaded, prompt = session.loaded, session.prompt
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]
@@ -163,70 +159,6 @@ def _neurons(
         targets, chosen = choose(session, by, first=first, random=random)
         neurons = [Neuron(t.layer, t.index) for t in targets]
     return neurons, {"by": LORA} if settings.method == LORA else chosen
-
-
-def tuning_problems(session: Session, data: str) -> list[Problem]:
-    """Problems that the study neither tests nor discovers on, and does not show as exemplars."""
-    inputs = session.inputs
-    every: Sequence[Problem] = inputs.split.tuning
-    if data != STUDY:
-        used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
-        every = [p for p in load_problems(data, session.config.seed).problems if question_key(p.question) not in used]
-    return [p for p in every if p.question not in session.prompt.prefix]
-
-
-def worked_problems(session: Session, settings: Tuning, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
-    """The first of them that have a solution, as many as are trained and validated on: the data's; or where it has too few, or
-    `own` says so, what the model writes if that is right."""
-    every, wanted = tuning_problems(session, settings.data), settings.train + settings.validation
-    worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
-    if not settings.own and len(worked) >= min(wanted, len(every)):
-        return worked[:wanted]
-    why = "" if settings.own else "the data has no solutions: "
-    say(f"{why}the model writes solutions, and those that are right are taken")
-    found = dict[int, str]()
-    for start in range(0, len(every), _WRITTEN):
-        places = range(start, min(start + _WRITTEN, len(every)))
-        for draw in range(1 + settings.draws):  # the first is greedy
-            wrong = [i for i in places if i not in found]
-            written = session.engine.generate(
-                [session.prompt.text(every[i].question) for i in wrong],
-                max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
-                temperature=_TEMPERATURE if draw else 0.0, seed=settings.seed + draw,
-            )  # fmt: skip
-            found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
-        say(f"{len(found)} of {places.stop} problems solved")
-        if len(found) >= wanted:
-            break
-    return [(every[i], found[i]) for i in sorted(found)][:wanted]
-
-
-def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:
-    """`given` with `validation` problems last, of templates that the others are not; as it is if that leaves none to train on.
-
-    These are of the templates that come up last; what is left of a template that they are of is dropped.
-    """
-    if not validation or not given:
-        return list(given)
-    of = templates([p.question for p, _ in given])
-    kept = set[int]()
-    for template in reversed(list(dict.fromkeys(of))):
-        if sum(of.count(t) for t in kept) < validation:
-            kept.add(template)
-    train = [g for g, t in zip(given, of, strict=True) if t not in kept]
-    return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
-
-
-def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
-    """A solution as tokens, with what ends it under a prompt: a blank line after exemplars, else the end token.
-
-    The end is learned too: a tokenizer may have one token for a full stop with a newline and another for one with a blank
-    line, and who is taught the former where the latter belongs learns to go on.
-    """
-    blank = "\n\n"
-    ends = blank in prompt.stop
-    tokens = loaded.encode(said + blank * ends)[len(loaded.encode("")) :]
-    return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
 
 
 class _Tuner:
@@ -273,7 +205,7 @@ class _Tuner:
         stop = ""
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
-                        settings.patience, deadline, bar, self.say)  # fmt: skip
+                        settings.patience, deadline, bar, self._solver(training), self.say)  # fmt: skip
             try:
                 best = _search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
@@ -300,6 +232,24 @@ class _Tuner:
         edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
         shutil.rmtree(self.folder, ignore_errors=True)
         return edit
+
+    def _solver(self, training: Training) -> Callable[[], int]:
+        """Counts the validation problems that the model solves, with the parameters of the moment."""
+        from ..lm.engine import Engine
+
+        # Nothing is kept of a prefix: it would be of other parameters.
+        session, engine = self.session, Engine(training.loaded, prefix_bytes=0)
+        problems = [p for p, _ in self.given[len(self.given) - self.settings.validation :]]
+
+        def solves() -> int:
+            with training.writing():
+                written = engine.generate(
+                    [session.prompt.text(p.question) for p in problems], stop=session.prompt.stop,
+                    max_new_tokens=session.config.new_tokens(session.prompt),
+                )  # fmt: skip
+            return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
+
+        return solves
 
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
@@ -349,7 +299,7 @@ class _Tuner:
 def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, Course], passes: int) -> Course:
     """The course with the learning rate whose first pass validates best; of the others only the losses are kept."""
     while (rate := _next(tried, rates, auto)) is not None and not (tried and plan.late):
-        base = next((c.curve[0]["validation"] for c in tried.values()), None)
+        base = next((c.curve[0] for c in tried.values()), None)
         course = tried[rate] = Course(plan, rate, base)
         course.run(passes if len(rates) == 1 and not auto else 1)
         for other in sorted(tried.values(), key=_loss)[1:]:

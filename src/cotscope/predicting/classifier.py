@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, shown
 
 Floats = NDArray[np.float64]
-FORMAT, VERSION = "cotscope-predictor", 1
+FORMAT, VERSION = "cotscope-predictor", 2
 OUTER, INNER = 5, 3
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from ..data.roles import formulas
-from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT
+from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT, paired_bootstrap
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
 from .svg import fill, svg, text_at
@@ -76,7 +76,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
     return {
         "finding": finding(run),
         "ranks": _ranks((run.summary.get("damage") or {}).get("headline") or {}),
-        "picture": _picture(rows, target),
+        "picture": _picture(rows, target, _shares(run, rows)),
         "problem": problem(run, prompt, target),
         "phenomena": phenomena,
         "changes": Chart(Markup(""), "", "correlate", "phenomena", [each["row"] for each in phenomena]),
@@ -121,8 +121,19 @@ def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any
     }
 
 
-def _picture(rows: Mapping[str, Mapping[str, Any]], target: str) -> Chart | None:
-    """Accuracy untouched, without matched neurons, without the reasoning neurons."""
+def _shares(run: Reading, rows: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Of each problem the share of matched sets without which it is solved."""
+    matched = [name for name, row in rows.items() if row["kind"] == "matched"]
+    sql = "SELECT avg(correct::INT) AS share FROM completions WHERE family = 'ablation' AND list_contains(?, neuron_set) "
+    return [row["share"] for row in run.rows("completions", sql + "GROUP BY problem_id ORDER BY problem_id", [matched])]
+
+
+def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequence[float]) -> Chart | None:
+    """Accuracy untouched, without matched neurons, without the reasoning neurons.
+
+    Args:
+        shares: of each problem the share of matched sets without which it is solved: for the interval of their mean.
+    """
     paired = target == "comparable"
     without = {"reasoning": f"without {'all' if paired else 'the'} reasoning neurons"}
     without |= {"comparable": "without those with a counterpart"} if paired else {}
@@ -139,14 +150,15 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str) -> Chart | None
         dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
         sets = f"{len(each)} {'set' if len(each) == 1 else 'sets'}, mean"
         label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
-        pictured.append(Row(label, [Mark("matched", mean, tip="mean"), *dots]))
+        _, low, high = paired_bootstrap(shares)
+        pictured.append(Row(label, [Mark("matched", mean, low, high, "mean"), *dots]))
         shown += each
     axis = "share of the test problems solved"
     figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
     if not figure or not shown:
         return None
     columns = ("neuron_set", "kind", "neurons", "correct", "n", "accuracy", "low", "high")
-    read = f"Dots: share of {shown[0]['n']} problems; lines: 95 % intervals; small dots: single sets of other neurons."
+    read = f"Dots: share of {shown[0]['n']} problems; lines: 95 % intervals over problems; small dots: sets of other neurons."
     return Chart(figure, read, "ablate", "solved", [{key: row.get(key) for key in columns} for row in shown])
 
 

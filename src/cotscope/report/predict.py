@@ -19,7 +19,12 @@ LEGEND = {"reasoning": "chosen neurons", "matched": "random neurons, or all", "c
 DRAWN = {"reasoning": "reasoning", "random 1": "matched", "confidence": "comparable", "probe": "other"}
 """Ways of telling whose curves are drawn → as what."""
 SHOWN = tuple(DRAWN)
-SENT = {"reasoning": "reasoning", "reasoning, at the first token": "matched", "confidence": "comparable", "at random": "other"}
+SENT = {
+    "reasoning": "reasoning",
+    "reasoning, who gains, at the first token": "matched",
+    "confidence": "comparable",
+    "at random": "other",
+}
 """Routers of a cascade that are drawn → as what."""
 _AREA = Look(limits=(0.0, 1.0), whole=True, sign=False, digits=3)
 _BINS = 5
@@ -138,13 +143,15 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 def _cascade(run: Reading) -> dict[str, Any]:
     """Accuracy against cost where questions are sent on to a larger model, by router."""
     rows, summary = run.rows("cascade"), run.summary.get("cascade") or {}
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for r in rows:
+        if r["router"] in SENT and r["cost"] <= 1:
+            curves.setdefault(r["data"], {}).setdefault(r["router"], []).append((r["cost"], r["accuracy"]))
     every = [
         Square(short(label, 14), "cost (the larger model alone: 1)", "share right",
-               [Curve(kind, name, [(r["cost"], r["accuracy"]) for r in rows
-                                   if (r["data"], r["router"]) == (label, name) and r["cost"] <= 1])
-                for name, kind in SENT.items()]) for label in dict.fromkeys(r["data"] for r in rows)
+               [Curve(SENT[name], name, points) for name, points in found.items()]) for label, found in curves.items()
     ]  # fmt: skip
-    read = "From left to right more of the least trusted answers are the larger model’s."
+    read = "From left to right more answers are the larger model’s: the least trusted first, or those that gain most."
     figure = squares("cascade", "Accuracy against cost", every, {kind: name for name, kind in SENT.items()})
     return {
         "begun": run.state("cascade").status != "missing",

@@ -1,10 +1,11 @@
 """Cascade: questions that the model is likely to get wrong go to a larger one. How much of its accuracy, at which cost?
 
 `predict` has said of every answer how likely it is right, by classifiers that saw no problem of its template. The larger model
-answers the same problems; then the least trusted answers are replaced by its own, more and more of them. Cost is counted in
-generated tokens times parameters, as a share of what the larger model alone costs: the small model's answer is paid for every
-question, unless the router decides before it is written. Beside activity stand routers that need no labels, routing at random,
-and one that knows which answers are wrong.
+answers the same problems; then answers are replaced by its own, more and more of them: the least trusted first, or those first
+that gain most by it, for what neither model solves is sent on for nothing. Cost is counted in generated tokens times
+parameters, as a share of what the larger model alone costs: the small model's answer is paid for every question, unless the
+router decides before it is written. Beside the reasoning neurons stand random ones, confidence, the question's words, routing
+at random, and one that knows what is wrong.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.generation import Condition, solve
-from ..measuring.predictors import NEURONS, flat, neuron_groups, templates_of
+from ..measuring.predictors import NEURONS, flat, neuron_groups, templates_of, words
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.tracing import answers, traced
-from ..predicting.classifier import out_of_fold
+from ..predicting.classifier import LEAST_CLASS, out_of_fold
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import CASCADE, PREDICTIONS
 from ..stats import clustered_ratio
 
-ROUTERS = (REASONING, "random 1", "confidence", "log_prob_mean")
-"""Ways of telling of `predict` that route; random neurons are the control."""
-BEFORE, AT_RANDOM, KNOWN = "reasoning, at the first token", "at random", "knows what is wrong"
+SOURCES = (REASONING, "random 1", "confidence")
+"""By what is routed; random neurons are the control."""
+LOG_PROB, QUESTION = "log_prob_mean", "question"
+GAINS, FIRST = ", who gains", ", at the first token"
+"""What a router asks, if not who is wrong; and when, if not after the answer."""
+BEFORE, GAINS_BEFORE = REASONING + FIRST, REASONING + GAINS + FIRST
+AT_RANDOM, KNOWN = "at random", "knows what is wrong"
 SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 COST, NEAR = 0.6, 0.95  # of the larger model's cost, of its accuracy: what the summary says of each router
 UNITS = {
@@ -40,8 +45,8 @@ UNITS = {
     "cascade.<data>.routers.<name>.kept": f"share of the larger model's accuracy at a cost of at most {COST} of its own: the "
     "point of the curve with most questions sent on; intervals over templates (bootstrap), the choice of who is sent on held",
     "cascade.<data>.routers.<name>.beyond_random": "accuracy there less that of sending on as many at random",
-    "cascade.<data>.routers.<name>.difference": "accuracy of routing by the reasoning neurons less this router's, each at its "
-    "own such point",
+    "cascade.<data>.routers.<name>.difference": "accuracy of routing by the reasoning neurons, asked the same as early, "
+    "less this router's, each at its own such point",
     "cascade.<data>.routers.<name>.near": f"least cost of the curve's points with {NEAR} of the larger model's accuracy or "
     "more; read off these problems, so a little too good",
 }
@@ -61,10 +66,12 @@ class Routed:
     Attributes:
         trust: of each answer of the smaller model; the least trusted goes first. None: at random.
         pays: tokens of the smaller model for a question that is sent on.
+        beside: the reasoning neurons' router that it is compared with.
     """
 
     trust: NDArray[np.float64] | None
     pays: NDArray[np.float64]
+    beside: str = REASONING
 
 
 @dataclass(frozen=True)
@@ -161,13 +168,32 @@ def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> 
     found: dict[str, dict[str, float]] = {}
     for r in run.rows("SELECT predictor, problem_id, probability FROM predictions WHERE data = ?", [data.label]):
         found.setdefault(r["predictor"], {})[r["problem_id"]] = r["probability"]
-    routers = {name: Routed(np.array([found[name][a.problem.id] for a in given]), small) for name in ROUTERS if name in found}
-    groups = neuron_groups(session)
-    templates = templates_of(given)
+    trusted = {name: np.array([some[a.problem.id] for a in given]) for name, some in found.items()}
+    groups, templates = neuron_groups(session), templates_of(given)
     traces = traced(session, data.label, session.prompt, given, sorted({n for some in groups.values() for n in some}))
-    first = flat(traces.so_far[:, 0, traces.of(groups[REASONING])])
-    early, _ = out_of_fold(first, right.tolist(), templates, session.config.seed)
-    routers[BEFORE] = Routed(np.asarray(early, float), np.ones_like(small))
+
+    def learned(features: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.asarray(out_of_fold(features, right.tolist(), templates, session.config.seed)[0], float)
+
+    one, teaches = np.ones_like(small), min(better.sum(), (~better).sum()) >= LEAST_CLASS
+    routers = {LOG_PROB: Routed(trusted[LOG_PROB], small)}
+    if teaches:
+        gain = trusted[QUESTION] - learned(words([a.problem.question for a in given]), better)
+        routers[QUESTION + GAINS] = Routed(gain, np.zeros_like(small), GAINS_BEFORE)
+    with session.bar(f"routers on {data.label}", len(SOURCES), "source") as bar:
+        for name in SOURCES:
+            if name == "confidence":
+                whole, first = flat(traces.confidence[:, -1]), flat(traces.confidence[:, 0])
+            else:
+                at = traces.of(groups[name])
+                whole, first = flat(traces.sizes[:, :, at]), flat(traces.so_far[:, 0, at])
+            early = learned(first, right)
+            routers[name] = Routed(trusted[name], small)
+            routers[name + FIRST] = Routed(early, one, BEFORE)
+            if teaches:
+                routers[name + GAINS] = Routed(trusted[name] - learned(whole, better), small, REASONING + GAINS)
+                routers[name + GAINS + FIRST] = Routed(early - learned(first, better), one, GAINS_BEFORE)
+            bar.update()
     routers[AT_RANDOM] = Routed(None, small)
     routers[KNOWN] = Routed(right + 0.5 * ~better, small)  # wrong answers that the larger model has right go first
     return both, routers, templates
@@ -198,8 +224,8 @@ def said_of(
         random = (1 - share) * both.right[0] + share * larger
         found[name] |= {"share": share, "cost": both.cost(routers[name], gone), "accuracy": float(solved.mean())}
         found[name] |= ratio("kept", solved, larger.astype(float)) | ratio("beyond_random", solved - random, one)
-        if name != REASONING and REASONING in sent:
-            found[name] |= ratio("difference", both.solved(sent[REASONING]) - solved, one)
+        if (own := routers[name].beside) != name and own in sent:
+            found[name] |= ratio("difference", both.solved(sent[own]) - solved, one)
     return found
 
 
@@ -208,8 +234,10 @@ def _finding(label: str, found: Mapping[str, Any]) -> str:
     own = found["routers"][REASONING]
     if "kept" not in own:
         return f"{said}; the study's model alone costs {found['smaller_cost']:.2f} of it"
-    control = found["routers"].get("random 1", {})
-    beside = f"; by random neurons {control['kept']:.3f} of its accuracy" if "kept" in control else ""
+    more = {"by random neurons": "random 1", "asked who gains, at the first token,": GAINS_BEFORE}
+    beside = "".join(
+        f"; {what} {router['kept']:.3f}" for what, name in more.items() if "kept" in (router := found["routers"].get(name, {}))
+    )
     return (
         f"{said}; at {own['cost']:.2f} of its cost {own['kept']:.3f} [{own['kept_low']:.3f}, {own['kept_high']:.3f}] of its "
         f"accuracy, {own['beyond_random']:+.3f} [{own['beyond_random_low']:+.3f}, {own['beyond_random_high']:+.3f}] against "

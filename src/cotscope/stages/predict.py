@@ -35,7 +35,7 @@ from ..measuring.predictors import (
 )
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
-from ..measuring.tracing import STOPS, Answer, answers, traced
+from ..measuring.tracing import STOPS, Answer, answers, token_probability, traced
 from ..predicting.classifier import enough, fit, out_of_fold, packed
 from ..predicting.shares import risk_coverage
 from ..records import Neuron
@@ -58,12 +58,16 @@ from ..runs.tables import (
 from ..stats import auroc, auroc_difference, holm, mcnemar_exact
 
 TEMPERATURE = 0.7
+TOLD_BY = (REASONING, "confidence")
+"""What `--on` may use: the one with the larger area, mean over data sets; the former if they are equal."""
 UNITS = {
     "prediction.<data>.predictors.<name>.auroc": "chance that a right answer is told from a wrong one, by classifiers that saw "
     "no problem of its template; intervals over templates (DeLong, Obuchowski)",
     "prediction.<data>.predictors.<name>.p_holm": "that the reasoning neurons' area is as large, against this way of telling; "
     "two-sided, over all ways on the data set",
     "prediction.<data>.shuffled": "the reasoning neurons' area where the labels are shuffled, eight times: 0.5 but for chance",
+    "prediction.told_by": "what `--on` uses: the reasoning neurons, unless how sure the model was has the larger area (mean "
+    "over data sets)",
     "prediction.cause": "the neurons that the prediction rests on most, zeroed: what the study's test problems lose",
 }
 
@@ -151,9 +155,11 @@ def predict(session: Session, options: Options) -> str:
     shares, errors = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
     run.write(SHARES, shares)
     run.write(SHARE_ERRORS, errors)
-    weights = _keep(session, known, groups[REASONING])
-    run.summarise("prediction", said | {"cause": _cause(session, weights, options.rests)})
-    return _finding(said)
+    areas = {name: np.mean([r["auroc"] for r in rows if r["predictor"] == name]) for name in TOLD_BY}
+    told_by = max(TOLD_BY, key=lambda name: areas[name])
+    weights = _keep(session, known, groups[REASONING], told_by)
+    run.summarise("prediction", said | {"cause": _cause(session, weights, options.rests), "told_by": told_by})
+    return ("" if told_by == REASONING else "confidence tells more than activity, and is what --on uses; ") + _finding(said)
 
 
 def _sources(session: Session, options: Options) -> list[TrialData]:
@@ -230,21 +236,24 @@ def _summary(k: Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron]) -> dict[Neuron, float]:
-    """Fit the reasoning neurons' classifier on all answers and keep it in the run; how much it rests on each neuron."""
-    features = np.vstack([k.way(REASONING).features for k in known])
+def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], told_by: str) -> dict[Neuron, float]:
+    """Fit classifiers on all answers; keep in the run the one that is used, return how much activity's rests on each neuron."""
     labels = [r for k in known for r in k.right]
     apart = [(i, t) for i, k in enumerate(known) for t in k.templates]
     number = {key: n for n, key in enumerate(dict.fromkeys(apart))}
-    classifier = fit(features, labels, [number[a] for a in apart], session.config.seed)
+    templates = [number[a] for a in apart]
+    features = {name: np.vstack([k.way(name).features for k in known]) for name in {REASONING, told_by}}
+    fitted = {name: fit(x, labels, templates, session.config.seed) for name, x in features.items()}
     about = {
         "model": session.config.model, "weight_sha256": session.loaded.weight_hash(), "prompt": session.prompt.name,
-        "neurons": [list(n) for n in neurons], "right": float(np.mean(labels)),
+        "told_by": told_by, "neurons": [list(n) for n in neurons], "right": float(np.mean(labels)),
+        "sure": [round(float(p), 4) for k in known for p in token_probability(k.traces)],
         "trained_on": [{"data": k.data.source, "sha256": k.data.sha256, "answers": len(k.answers)} for k in known],
     }  # fmt: skip
-    arrays, header = packed(classifier, about)
+    arrays, header = packed(fitted[told_by], about)
     session.run.write_arrays(PREDICTOR, arrays, header, "")
-    spread = features.std(axis=0) / classifier.scale
+    classifier = fitted[REASONING]
+    spread = features[REASONING].std(axis=0) / classifier.scale
     weight = np.abs(classifier.weights * spread).reshape(-1, len(neurons)).sum(axis=0)  # over roles
     return dict(zip(neurons, weight.tolist(), strict=True))
 

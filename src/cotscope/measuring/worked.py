@@ -1,0 +1,97 @@
+"""Worked problems: what a model is trained on, as text and as tokens.
+
+They are none that the study tests or discovers on. A solution is the data's own, or, where the data has answers only, what the
+model itself wrote when it was right (STaR's first round, Zelikman et al. 2022, arXiv:2203.14465; where it is sampled, rejection
+sampling, Yuan et al. 2023, arXiv:2308.01825).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..data.answers import is_right
+from ..data.load import load_problems
+from ..data.rows import question_key
+from ..predicting.templates import templates
+from ..prompts.derive import render_solution
+from ..records import Problem, Prompt
+from ..runs.session import Session
+from .problems import STUDY
+
+if TYPE_CHECKING:
+    from ..lm.loading import LoadedModel
+
+_TEMPERATURE = 0.7
+_WRITTEN = 48  # problems that the model writes solutions to at once
+
+
+def tuning_problems(session: Session, data: str) -> list[Problem]:
+    """Problems that the study neither tests nor discovers on, and does not show as exemplars."""
+    inputs = session.inputs
+    every: Sequence[Problem] = inputs.split.tuning
+    if data != STUDY:
+        used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
+        every = [p for p in load_problems(data, session.config.seed).problems if question_key(p.question) not in used]
+    return [p for p in every if p.question not in session.prompt.prefix]
+
+
+def worked_problems(
+    session: Session, data: str, wanted: int, say: Callable[[str], object], *, own: bool = False, draws: int = 0, seed: int = 0
+) -> list[tuple[Problem, str]]:
+    """The first of them that have a solution, so many: the data's; or where it has too few, what the model writes if that is
+    right.
+
+    Args:
+        own: what the model writes in any case.
+        draws: solutions sampled of each problem that its greedy one gets wrong, from `seed` on; a right one is taken.
+    """
+    every = tuning_problems(session, data)
+    worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
+    if not own and len(worked) >= min(wanted, len(every)):
+        return worked[:wanted]
+    why = "" if own else "the data has no solutions: "
+    say(f"{why}the model writes solutions, and those that are right are taken")
+    found = dict[int, str]()
+    for start in range(0, len(every), _WRITTEN):
+        places = range(start, min(start + _WRITTEN, len(every)))
+        for draw in range(1 + draws):  # the first is greedy
+            wrong = [i for i in places if i not in found]
+            written = session.engine.generate(
+                [session.prompt.text(every[i].question) for i in wrong],
+                max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
+                temperature=_TEMPERATURE if draw else 0.0, seed=seed + draw,
+            )  # fmt: skip
+            found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
+        say(f"{len(found)} of {places.stop} problems solved")
+        if len(found) >= wanted:
+            break
+    return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:
+    """`given` with `validation` problems last, of templates that the others are not; as it is if that leaves none to train on.
+
+    These are of the templates that come up last; what is left of a template that they are of is dropped.
+    """
+    if not validation or not given:
+        return list(given)
+    of = templates([p.question for p, _ in given])
+    kept = set[int]()
+    for template in reversed(list(dict.fromkeys(of))):
+        if sum(of.count(t) for t in kept) < validation:
+            kept.add(template)
+    train = [g for g, t in zip(given, of, strict=True) if t not in kept]
+    return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
+
+
+def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
+    """A solution as tokens, with what ends it under a prompt: a blank line after exemplars, else the end token.
+
+    The end is learned too: a tokenizer may have one token for a full stop with a newline and another for one with a blank
+    line, and who is taught the former where the latter belongs learns to go on.
+    """
+    blank = "\n\n"
+    ends = blank in prompt.stop
+    tokens = loaded.encode(said + blank * ends)[len(loaded.encode("")) :]
+    return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
