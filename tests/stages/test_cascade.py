@@ -25,6 +25,7 @@ from cotscope.stages.cascade import (
     KNOWN,
     LOG_PROB,
     QUESTION,
+    RANDOM_BEFORE,
     SHARES,
     SOURCES,
     Both,
@@ -59,6 +60,8 @@ def test_who_is_sent_on_before_an_answer_is_not_paid_for_twice() -> None:
 def test_at_random_is_what_is_expected() -> None:
     found = curve_point(both(), Routed(None, np.full(10, 10.0)), 0.5)
     assert found == pytest.approx({"accuracy": 0.65, "cost": 400 / 600})
+    before = curve_point(both(), Routed(None, np.zeros(10)), 0.5)
+    assert before == pytest.approx({"accuracy": 0.65, "cost": 350 / 600}), "what is sent on unasked is not paid for twice"
     rng, drawn = np.random.default_rng(0), []
     for _ in range(2000):
         drawn.append(curve_point(both(), Routed(rng.random(10), np.full(10, 10.0)), 0.5)["accuracy"])
@@ -68,13 +71,16 @@ def test_at_random_is_what_is_expected() -> None:
 def test_routers_are_compared_on_the_same_problems() -> None:
     knows, knows_not = np.array([9, 8, 7, 6, 1, 1, 1, 1, 1, 2.0]), np.array([1, 1, 1, 1, 9, 8, 7, 6, 6, 6.0])
     routers = {name: Routed(trust, np.full(10, 10.0)) for name, trust in (("reasoning", knows), ("random 1", knows_not))}
+    routers["at random"] = Routed(None, np.full(10, 10.0))
     points = [{"router": n, "share": s, **curve_point(both(), r, s)} for n, r in routers.items() for s in SHARES]
     found = said_of(both(), routers, points, list(range(10)), 0)
     assert found["reasoning"]["share"] == found["random 1"]["share"] == 0.4  # of 0.6 of the cost 0.17 are the small model's
     assert found["reasoning"]["accuracy"] == pytest.approx(0.8) and found["random 1"]["accuracy"] == pytest.approx(0.4)
+    assert found["at random"]["accuracy"] == pytest.approx(0.6) and "kept_low" not in found["at random"]
+    assert found["at random"]["kept"] == pytest.approx(0.6 / 0.9)
     asked = {**routers, "random 1, who gains": Routed(knows_not, np.full(10, 10.0), "random 1")}
-    more = said_of(both(), asked, [*points, *(p | {"router": "random 1, who gains"} for p in points[len(SHARES) :])],
-                   list(range(10)), 0)  # fmt: skip
+    points += [p | {"router": "random 1, who gains"} for p in points if p["router"] == "random 1"]
+    more = said_of(both(), asked, points, list(range(10)), 0)
     assert more["random 1, who gains"]["difference"] == 0, "each is compared with its own"
     assert found["random 1"]["difference"] == pytest.approx(0.4) and "difference" not in found["reasoning"]
     assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
@@ -139,7 +145,7 @@ def test_a_larger_model_that_says_the_same(tiny_study: TinyStudy, tmp_path: Path
     accuracy = np.mean([r["correct"] for r in small])
     assert {r["router"] for r in found} == {
         *(source + asks + when for source in SOURCES for asks in ("", GAINS) for when in ("", FIRST)),
-        LOG_PROB, QUESTION + GAINS, AT_RANDOM, KNOWN,
+        LOG_PROB, QUESTION + GAINS, AT_RANDOM, RANDOM_BEFORE, KNOWN,
     }  # fmt: skip
     assert all(r["accuracy"] == pytest.approx(accuracy) for r in found)
     alone = run.summary["cascade"]["more"]["smaller_cost"]

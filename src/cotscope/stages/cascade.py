@@ -36,7 +36,7 @@ LOG_PROB, QUESTION = "log_prob_mean", "question"
 GAINS, FIRST = ", who gains", ", at the first token"
 """What a router asks, if not who is wrong; and when, if not after the answer."""
 BEFORE, GAINS_BEFORE = REASONING + FIRST, REASONING + GAINS + FIRST
-AT_RANDOM, KNOWN = "at random", "knows what is wrong"
+AT_RANDOM, RANDOM_BEFORE, KNOWN = "at random", "at random, before an answer", "knows what is wrong"
 SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 COST, NEAR = 0.6, 0.95  # of the larger model's cost, of its accuracy: what the summary says of each router
 UNITS = {
@@ -151,8 +151,11 @@ def curve_point(both: Both, routed: Routed, share: float) -> dict[str, float]:
     """Accuracy and cost with so many questions sent on; at random: what is expected."""
     if routed.trust is None:
         small, large = (float(r.mean()) for r in both.right)
-        alone = float(both.tokens[0].sum() * both.parameters[0] / both.whole)
-        return {"accuracy": (1 - share) * small + share * large, "cost": alone + share}
+        tokens = (1 - share) * both.tokens[0].sum() + share * routed.pays.sum()
+        return {
+            "accuracy": (1 - share) * small + share * large,
+            "cost": float(tokens * both.parameters[0] / both.whole) + share,
+        }
     gone = both.sent(routed.trust, share)
     return {"accuracy": float(both.solved(gone).mean()), "cost": both.cost(routed, gone)}
 
@@ -194,7 +197,7 @@ def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> 
                 routers[name + GAINS] = Routed(trusted[name] - learned(whole, better), small, REASONING + GAINS)
                 routers[name + GAINS + FIRST] = Routed(early - learned(first, better), one, GAINS_BEFORE)
             bar.update()
-    routers[AT_RANDOM] = Routed(None, small)
+    routers |= {AT_RANDOM: Routed(None, small), RANDOM_BEFORE: Routed(None, np.zeros_like(small))}
     routers[KNOWN] = Routed(right + 0.5 * ~better, small)  # wrong answers that the larger model has right go first
     return both, routers, templates
 
@@ -210,9 +213,13 @@ def said_of(
         here = [p for p in points if p["router"] == name]
         near = [p["cost"] for p in here if p["accuracy"] >= NEAR * larger.mean()]
         found[name] = {"near": min(near, default=None)}
-        within = [p["share"] for p in here if p["cost"] <= COST]
-        if within and routed.trust is not None:
-            sent[name] = both.sent(routed.trust, max(within))
+        within = [p for p in here if p["cost"] <= COST]
+        if not within:
+            continue
+        last = max(within, key=lambda p: p["share"])
+        found[name] |= {k: last[k] for k in ("share", "cost", "accuracy")} | {"kept": last["accuracy"] / float(larger.mean())}
+        if routed.trust is not None:
+            sent[name] = both.sent(routed.trust, last["share"])
 
     def ratio(key: str, over: NDArray[np.float64], under: NDArray[np.float64]) -> dict[str, float]:
         value = clustered_ratio(over, under, templates, seed)
@@ -222,7 +229,7 @@ def said_of(
     for name, gone in sent.items():
         solved, share = both.solved(gone), float(gone.mean())
         random = (1 - share) * both.right[0] + share * larger
-        found[name] |= {"share": share, "cost": both.cost(routers[name], gone), "accuracy": float(solved.mean())}
+        found[name]["share"] = share  # of so few questions not quite what was asked for
         found[name] |= ratio("kept", solved, larger.astype(float)) | ratio("beyond_random", solved - random, one)
         if (own := routers[name].beside) != name and own in sent:
             found[name] |= ratio("difference", both.solved(sent[own]) - solved, one)
