@@ -21,7 +21,9 @@ from cotscope.cli import main
 from cotscope.data.answers import parse_flexible
 from cotscope.data.numbers import format_number
 from cotscope.data.roles import ROLES, token_roles
+from cotscope.lm.engine import Engine
 from cotscope.lm.hooks import coefficient_hooks
+from cotscope.lm.loading import load_model
 from cotscope.lm.tracing import trace
 from cotscope.measuring.answering import unlike
 from cotscope.measuring.carrying import WAYS
@@ -155,6 +157,41 @@ def test_traces_are_what_the_model_did(place: Path) -> None:
         assert found["log_prob_mean"] == pytest.approx(log_probs.mean().item(), abs=1e-4)
         assert found["log_prob_least"] == pytest.approx(log_probs.min().item(), abs=1e-4)
         assert found["tokens"] == len(tokens)
+
+
+def test_answers_under_another_prompt_are_told_by_what_was_learned_under_the_first(
+    tiny_study: TinyStudy, tmp_path: Path
+) -> None:
+    """Half of the problems are solved under the one prompt, the others under the other."""
+    (second := tmp_path / "second.txt").write_text(Path(tiny_study.prompt).read_text().replace("2", "3"))
+    files = ["--prompt-file", str(second), "--data", str(tmp_path / "data.jsonl"), "--limit", "60", "--discover-limit", "8"]
+    questions = [question() for _ in range(90)]
+    written = []
+    for prompt in (Path(tiny_study.prompt), second):
+        texts = [f"{prompt.read_text()}\nQuestion: {q}\nLet's think step by step\n" for q in questions]
+        engine = Engine(load_model(tiny_study.model, dtype="float32"))
+        written.append([parse_flexible(c.text) for c in engine.generate(texts, max_new_tokens=16, stop=("Question:",))])
+    rows = [
+        {"id": f"q{i}", "question": q, "answer": "123456" if (n := written[i % 2][i]) is None else format_number(n)}
+        for i, q in enumerate(questions)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = str(tmp_path / "run")
+    assert main(["discover", *tiny_study.options(), *files, "--out", folder]) == 0
+    assert main(["annotate", folder]) == 0 and main(["measure", folder, "--prompts", "study"]) == 0
+    assert main(["predict", folder, "--data", "study", "--rests", "0"]) == 0
+    run = Run.open(Path(folder))
+    told = run.rows("SELECT * FROM transfers")
+    assert [r["predictor"] for r in told] == ["reasoning", "random 1", "confidence"]
+    other = run.rows("SELECT problem_id, correct FROM completions WHERE family = 'study' AND prompt = 'second'")
+    right = {r["problem_id"]: r["correct"] for r in other}
+    assert len(right) == 60 and 10 < sum(right.values()) < 50
+    for r in told:
+        assert r["data"] == "study under other prompts (study: 1)" and r["trained_on"] == ["study under plain"] and r["n"] == 60
+        assert r["accuracy"] == pytest.approx(np.mean(list(right.values()))) and 0 <= r["low"] <= r["auroc"] <= r["high"] <= 1
+    shares = run.rows("SELECT * FROM shares WHERE method = 'confidence' AND problems = 60")
+    assert [r["estimated"] for r in shares] == [pytest.approx(told[2]["expected"])]
+    assert "under other prompts by what was learned under the first" in (run.folder / "report.html").read_text()
 
 
 def test_nothing_is_done_twice(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

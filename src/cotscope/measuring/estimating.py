@@ -8,6 +8,7 @@ confidence, its threshold (ATC) and its difference (DoC).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,25 @@ from ..predicting.classifier import Floats, fit, out_of_fold
 from ..predicting.shares import difference_share, threshold_share
 from ..records import Neuron, Prompt
 from ..runs.session import Session
-from ..stats import RESAMPLES, spearman
-from .predictors import flat, templates_of
+from ..stats import RESAMPLES, auroc, spearman
+from .choosing import REASONING
+from .predictors import ACTIVITY, BASELINE, CONTROL, flat, templates_of
 from .problems import STUDY
+from .telling import area_of
 from .tracing import Answer, Traces, answers, token_probability, traced
 
 FEWER = (8, 16, 32, 96)
 """Unlabelled problems per prompt."""
 LEAST_PROMPTS = 5
+KINDS = {REASONING: ACTIVITY, "random 1": CONTROL, "confidence": BASELINE}
+"""What a prompt's answers are told by."""
 Known = tuple[str, Sequence[Answer], Traces]
 
 
 def estimates(
     session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the tables `shares` and `share_errors`.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the tables `shares` and `share_errors`, and of `transfers`: how well answers under other prompts are told.
 
     Args:
         known: data sets: label, answers under the first prompt, their traces.
@@ -38,8 +43,8 @@ def estimates(
     """
     rows = _of_data(session, known, groups)
     study = next((k for k in known if k[0] == STUDY), None)
-    of_prompts = [] if study is None else _of_prompts(session, study, groups)
-    return rows + of_prompts, _errors(of_prompts, session.config.seed)
+    of_prompts, told = ([], []) if study is None else _of_prompts(session, study, groups)
+    return rows + of_prompts, _errors(of_prompts, session.config.seed), told
 
 
 def _features(traces: Traces, groups: Mapping[str, Sequence[Neuron]]) -> dict[str, Floats]:
@@ -74,8 +79,10 @@ def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequ
     return rows
 
 
-def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Neuron]]) -> list[dict[str, Any]]:
-    """Every other prompt that was measured on the study's test problems."""
+def _of_prompts(
+    session: Session, study: Known, groups: Mapping[str, Sequence[Neuron]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every other prompt that was measured on the study's test problems: estimates, and how well its answers are told."""
     _, given, traces = study
     right, place = [a.right for a in given], {a.problem.id: i for i, a in enumerate(given)}
     models = {
@@ -83,7 +90,7 @@ def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Ne
         for name, x in _features(traces, groups).items()
     }
     every = sorted({n for some in groups.values() for n in some})
-    rows: list[dict[str, Any]] = []
+    rows, families = list[dict[str, Any]](), dict[str, _Told]()
     for family, kind, prompt, activity in _measured(session):
         some = answers(session, f"{family}.{prompt.name}", [a.problem for a in given])
         there = traced(session, f"{family}.{prompt.name}", prompt, some, every, residual=False)
@@ -95,6 +102,7 @@ def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Ne
                 model = fitted[i]
                 assert model is not None
                 said[name].append(float(model.probabilities(features[name][row : row + 1])[0]))
+        families.setdefault(family, _Told()).add(some, said)
         for count in [n for n in FEWER if n < len(some)] + [len(some)]:
             found = {name: float(np.mean(p[:count])) for name, p in said.items()}
             found |= _plain(traces, right, there.first(count))
@@ -103,7 +111,35 @@ def _of_prompts(session: Session, study: Known, groups: Mapping[str, Sequence[Ne
             rows += [about | {"method": m, "estimated": e} for m, e in found.items()]
             if count == len(some):
                 rows.append(about | {"method": "active poles (count)", "estimated": activity})
-    return _regressed(rows)
+    return _regressed(rows), [row for family, told in families.items() for row in told.rows(session, family)]
+
+
+@dataclass
+class _Told:
+    """Answers under a family's prompts, and their probabilities of being right by way of telling."""
+
+    prompts: int = 0
+    answers: list[Answer] = field(default_factory=list)
+    said: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, some: Sequence[Answer], said: Mapping[str, Sequence[float]]) -> None:
+        """One more prompt's."""
+        self.prompts += 1
+        self.answers += some
+        for name, probabilities in said.items():
+            self.said.setdefault(name, []).extend(probabilities)
+
+    def rows(self, session: Session, family: str) -> list[dict[str, Any]]:
+        """Of `transfers`: areas over all prompts' answers together, clustered by template."""
+        right, apart = [a.right for a in self.answers], templates_of(self.answers)
+        about = {
+            "data": f"{STUDY} under other prompts ({family}: {self.prompts})", "model": session.run.manifest["model"]["name"],
+            "trained_on": [f"{STUDY} under {session.prompt.name}"], "n": len(right), "accuracy": float(np.mean(right)),
+        }  # fmt: skip
+        return [
+            about | {"predictor": n, "kind": KINDS[n], "expected": float(np.mean(p)), **area_of(auroc(right, p, apart))}
+            for n, p in self.said.items()
+        ]
 
 
 def _measured(session: Session) -> list[tuple[str, str, Prompt, float]]:

@@ -150,9 +150,9 @@ def predict(session: Session, options: Options) -> str:
     ):
         run.write(table, content)
     mine = carrying.keep(session, known, groups)
-    run.write(TRANSFERS, transfers(session, known) + carrying.across(mine, theirs, session.config.seed))
     told = {name: groups[name] for name in (REASONING, "random 1")}
-    shares, errors = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
+    shares, errors, under = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
+    run.write(TRANSFERS, transfers(session, known) + under + carrying.across(mine, theirs, session.config.seed))
     run.write(SHARES, shares)
     run.write(SHARE_ERRORS, errors)
     areas = {name: np.mean([r["auroc"] for r in rows if r["predictor"] == name]) for name in TOLD_BY}
