@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import complete, discovered, predicted, read
 from sklearn.metrics import roc_auc_score
 
 from cotscope.report.curves import Curve, Square, squares
@@ -46,6 +48,19 @@ def test_calibration_is_by_fifths() -> None:
     expected = [(0.05, 0), (0.25, 0), (0.45, 0.5), (0.65, 1), (0.85, 1)]
     assert [v for point in calibration(rows) for v in point] == pytest.approx([v for point in expected for v in point])
     assert calibration([]) == []
+
+
+def test_the_first_screen_says_how_well_answers_are_told(tmp_path: Path) -> None:
+    assert "Which answers are right, told by" not in first(complete(tmp_path / "without"))
+    said = first(predicted(complete(tmp_path / "with")))
+    told = "told by their activity: study 1.00 [0.90, 1.00], by random neurons –, by how sure the model was 0.50; other<i> 1.00"
+    assert told in said
+    (bare := tmp_path / "bare").mkdir()
+    assert "No accuracy has been measured" not in first(predicted(discovered(bare)))
+
+
+def first(folder: Path) -> str:
+    return " ".join(read(folder).text.split()).split("Brackets are")[0]
 
 
 def test_labels_are_escaped() -> None:

@@ -13,7 +13,8 @@ from .svg import short
 from .text import is_number
 
 LEVEL = 0.05
-KINDS = {"activity": "reasoning", "random neurons": "matched", "baseline": "comparable"}
+CONTROL = "random neurons"
+KINDS = {"activity": "reasoning", CONTROL: "matched", "baseline": "comparable"}
 """Kind of a way of telling → what it is drawn as."""
 LEGEND = {"reasoning": "chosen neurons", "matched": "random neurons, or all", "comparable": "baselines"}
 DRAWN = {"reasoning": "reasoning", "random 1": "matched", "confidence": "comparable", "probe": "other"}
@@ -67,6 +68,8 @@ def _data(label: str, rows: Sequence[Mapping[str, Any]], said: Mapping[str, Any]
         "own": own,
         "rows": rows,
         "shuffled": said.get("shuffled"),
+        "confidence": next((r["auroc"] for r in rows if r["predictor"] == "confidence"), None),
+        "random": max((r["auroc"] for r in rows if r["kind"] == CONTROL), default=None),
         "says": says(own, rows),
         "chart": Chart(figure, read, "predict", f"areas-{label}", rows),
     }
@@ -77,7 +80,7 @@ def says(own: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     if not is_number(own["low"]) or own["low"] <= 0.5:
         return "their activity is not shown to tell right answers from wrong ones"
     beaten: list[str] = []
-    for kind, words in (("random neurons", "random neurons or whole layers"), ("baseline", "every baseline")):
+    for kind, words in ((CONTROL, "random neurons or whole layers"), ("baseline", "every baseline")):
         others = [r for r in rows if r["kind"] == kind]
         better = [r["predictor"] for r in others if r["p_holm"] < LEVEL and r["difference"] < 0]
         if all(r["p_holm"] < LEVEL and r["difference"] > 0 for r in others):
