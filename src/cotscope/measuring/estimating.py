@@ -21,7 +21,7 @@ from ..stats import RESAMPLES, auroc, spearman
 from .choosing import REASONING
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat, templates_of
 from .problems import STUDY
-from .telling import area_of
+from .telling import area_of, others_apart
 from .tracing import Answer, Traces, answers, token_probability, traced
 
 FEWER = (8, 16, 32, 96)
@@ -64,18 +64,24 @@ def _plain(source: Traces, right: Sequence[bool], target: Traces) -> dict[str, f
 
 
 def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]) -> list[dict[str, Any]]:
-    """Each data set from all the others together."""
+    """Each data set from all the others together, but for answers of its templates."""
     rows: list[dict[str, Any]] = []
-    for label, given, traces in known if len(known) > 1 else ():
-        others = [k for k in known if k[0] != label]
-        right = [a.right for _, some, _ in others for a in some]
-        apart = templates_of([a for _, some, _ in others for a in some])
-        source = Traces.together([t for *_, t in others])
-        here, there = _features(source, groups), _features(traces, groups)
-        found = {n: float(fit(x, right, apart, session.config.seed).probabilities(there[n]).mean()) for n, x in here.items()}
-        about = {"family": "data", "kind": "data", "name": label, "problems": len(given)}
-        about["accuracy"] = float(np.mean([a.right for a in given]))
-        rows += [about | {"method": m, "estimated": e} for m, e in (found | _plain(source, right, traces)).items()]
+    if len(known) < 2:
+        return rows
+    right, traces = np.array([a.right for _, given, _ in known for a in given]), Traces.together([t for *_, t in known])
+    features = _features(traces, groups)
+    for (label, given, own), (here, apart, of) in zip(known, others_apart([g for _, g, _ in known]), strict=True):
+        if not 0 < right[apart].sum() < len(apart):
+            continue  # nothing is left to learn
+        found = {
+            name: float(
+                fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed).probabilities(x[here]).mean()
+            )
+            for name, x in features.items()
+        }
+        about = {"family": "data", "kind": "data", "name": label, "problems": len(given), "accuracy": float(right[here].mean())}
+        found |= _plain(traces.at(apart), right[apart].tolist(), own)
+        rows += [about | {"method": m, "estimated": e} for m, e in found.items()]
     return rows
 
 
@@ -105,7 +111,7 @@ def _of_prompts(
         families.setdefault(family, _Told()).add(some, said)
         for count in [n for n in FEWER if n < len(some)] + [len(some)]:
             found = {name: float(np.mean(p[:count])) for name, p in said.items()}
-            found |= _plain(traces, right, there.first(count))
+            found |= _plain(traces, right, there.at(range(count)))
             about = {"family": family, "kind": kind, "name": prompt.name, "problems": count}
             about["accuracy"] = float(np.mean([a.right for a in some]))
             rows += [about | {"method": m, "estimated": e} for m, e in found.items()]

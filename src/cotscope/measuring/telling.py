@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..predicting.classifier import fit, out_of_fold
 from ..records import Neuron
 from ..runs.session import Session
 from ..stats import Area, auroc
 from .choosing import REASONING
-from .predictors import ACTIVITY, BASELINE, CONTROL, Predictor, flat
+from .predictors import ACTIVITY, BASELINE, CONTROL, Predictor, flat, templates_of
 from .problems import TrialData
 from .tracing import STOPS, Answer, Traces
 
@@ -85,22 +87,34 @@ def early(
 
 
 def transfers(session: Session, known: Sequence[Known]) -> list[dict[str, Any]]:
-    """Each data set by classifiers that learned on all the others."""
+    """Each data set by classifiers that learned on all the others, never on a template that they judge."""
     rows: list[dict[str, Any]] = []
-    for k in known if len(known) > 1 else ():
-        others = [o for o in known if o is not k]
-        labels = [r for o in others for r in o.right]
-        apart, at = list[int](), 0  # templates of two data sets are none of each other's
-        for o in others:
-            apart += [at + t for t in o.templates]
-            at += max(o.templates) + 1
-        for name in CARRIED:
-            features = np.vstack([o.way(name).features for o in others])
-            found = fit(features, labels, apart, session.config.seed).probabilities(k.way(name).features)
+    if len(known) < 2:
+        return rows
+    right = np.array([r for k in known for r in k.right])
+    features = {name: np.vstack([k.way(name).features for k in known]) for name in CARRIED}
+    for k, (here, apart, of) in zip(known, others_apart([k.answers for k in known]), strict=True):
+        if not 0 < right[apart].sum() < len(apart):
+            continue  # nothing is left to learn
+        for name, x in features.items():
+            fitted = fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed)
+            found = fitted.probabilities(x[here])
             area = auroc(k.right, found.tolist(), k.templates)
             rows.append(
                 {"data": k.data.label, "model": session.run.manifest["model"]["name"],
-                 "trained_on": [o.data.label for o in others], "predictor": name, "kind": k.way(name).kind, "n": len(found),
-                 "accuracy": float(np.mean(k.right)), "expected": float(found.mean()), **area_of(area)}
+                 "trained_on": [o.data.label for o in known if o is not k], "predictor": name, "kind": k.way(name).kind,
+                 "n": len(found), "accuracy": float(np.mean(k.right)), "expected": float(found.mean()), **area_of(area)}
             )  # fmt: skip
     return rows
+
+
+def others_apart(every: Sequence[Sequence[Answer]]) -> list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+    """For each of several data sets, counted through: the places of its answers, those of the others' answers that are of none
+    of its templates, and the templates of all."""
+    of = np.array(templates_of([a for some in every for a in some]))
+    ends = np.cumsum([0, *map(len, every)])
+    found = []
+    for start, end in pairwise(ends):
+        here = np.arange(start, end)
+        found.append((here, np.flatnonzero(~np.isin(of, of[here])), of))
+    return found

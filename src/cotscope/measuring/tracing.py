@@ -70,9 +70,9 @@ class Traces:
         place = {n: i for i, n in enumerate(self.neurons)}
         return [place[n] for n in neurons]
 
-    def first(self, count: int) -> Traces:
-        """Of the first answers."""
-        return Traces(self.neurons, *(getattr(self, name)[:count] for name in _ARRAYS))
+    def at(self, places: Sequence[int] | NDArray[np.intp]) -> Traces:
+        """Of some answers."""
+        return Traces(self.neurons, *(getattr(self, name)[list(places)] for name in _ARRAYS))
 
     @staticmethod
     def together(parts: Sequence[Traces]) -> Traces:
