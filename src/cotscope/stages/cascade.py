@@ -93,14 +93,14 @@ class Both:
         gone[np.argsort(trust, kind="stable")[: round(share * len(gone))]] = True
         return gone
 
-    def cost(self, routed: Routed, gone: NDArray[np.bool_]) -> float:
-        """As a share of the larger model's alone."""
-        small = np.where(gone, routed.pays, self.tokens[0]).sum() * self.parameters[0]
-        return float((small + self.tokens[1][gone].sum() * self.parameters[1]) / self.whole)
+    def cost(self, routed: Routed, gone: NDArray[Any]) -> float:
+        """As a share of the larger model's alone; `gone`: which questions are sent on, or with which probability each."""
+        small = ((1 - gone) * self.tokens[0] + gone * routed.pays).sum() * self.parameters[0]
+        return float((small + (self.tokens[1] * gone).sum() * self.parameters[1]) / self.whole)
 
-    def solved(self, gone: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Of each question whether it is answered right."""
-        return np.where(gone, self.right[1], self.right[0]).astype(float)
+    def solved(self, gone: NDArray[Any]) -> NDArray[np.float64]:
+        """Of each question whether it is answered right, or how likely."""
+        return np.asarray((1 - gone) * self.right[0] + gone * self.right[1], float)
 
 
 def cascade(session: Session, options: Options) -> str:
@@ -149,14 +149,7 @@ def cascade(session: Session, options: Options) -> str:
 
 def curve_point(both: Both, routed: Routed, share: float) -> dict[str, float]:
     """Accuracy and cost with so many questions sent on; at random: what is expected."""
-    if routed.trust is None:
-        small, large = (float(r.mean()) for r in both.right)
-        tokens = (1 - share) * both.tokens[0].sum() + share * routed.pays.sum()
-        return {
-            "accuracy": (1 - share) * small + share * large,
-            "cost": float(tokens * both.parameters[0] / both.whole) + share,
-        }
-    gone = both.sent(routed.trust, share)
+    gone = np.full(len(routed.pays), share) if routed.trust is None else both.sent(routed.trust, share)
     return {"accuracy": float(both.solved(gone).mean()), "cost": both.cost(routed, gone)}
 
 

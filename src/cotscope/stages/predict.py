@@ -239,9 +239,7 @@ def _summary(k: Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], told_by: str) -> dict[Neuron, float]:
     """Fit classifiers on all answers; keep in the run the one that is used, return how much activity's rests on each neuron."""
     labels = [r for k in known for r in k.right]
-    apart = [(i, t) for i, k in enumerate(known) for t in k.templates]
-    number = {key: n for n, key in enumerate(dict.fromkeys(apart))}
-    templates = [number[a] for a in apart]
+    templates = templates_of([a for k in known for a in k.answers])
     features = {name: np.vstack([k.way(name).features for k in known]) for name in {REASONING, told_by}}
     fitted = {name: fit(x, labels, templates, session.config.seed) for name, x in features.items()}
     about = {
