@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cotscope.errors import UserError
 from cotscope.predicting.classifier import Classifier, fit, folds_of, out_of_fold, packed, unpacked
+from cotscope.predicting.trees import COUNTS, boosted, staged
 
 
 def made(n: int = 200, p: int = 20, signal: float = 2.0, seed: int = 0) -> tuple[np.ndarray, list[bool], list[int]]:
@@ -27,7 +30,7 @@ def test_finds_what_is_there() -> None:
     found, fitted = out_of_fold(x, right, of)
     assert roc_auc_score(right, found) > 0.8
     assert abs(np.mean(found) - np.mean(right)) < 0.05
-    assert all(f is not None and np.argmax(np.abs(f.weights)) == 0 for f in fitted)
+    assert all(f is not None and f.trees is None and np.argmax(np.abs(f.weights)) == 0 for f in fitted)
 
 
 def test_finds_nothing_where_nothing_is() -> None:
@@ -56,7 +59,7 @@ def test_many_features_are_fitted_in_the_span_of_the_problems() -> None:
     """As the same penalty on all features finds it."""
     x, right, of = made(60, 500)
     found = fit(x, right, of)
-    strength = float(found.penalty.removeprefix("l2 "))
+    strength = float(found.chosen.removeprefix("l2 "))
     plain = LogisticRegression(C=strength, max_iter=5000, tol=1e-8).fit((x - found.mean) / found.scale, right)
     assert np.allclose(found.weights, plain.coef_[0], atol=2e-3 * np.abs(plain.coef_).max())
 
@@ -74,6 +77,45 @@ def test_the_best_choice_is_taken() -> None:
     noise = np.random.default_rng(1).normal(size=x.shape)
     found, _ = out_of_fold(np.stack([noise, x, noise]), right, of)
     assert np.allclose(found, out_of_fold(x, right, of)[0])
+
+
+def crossed(n: int = 400, seed: int = 0) -> tuple[np.ndarray, list[bool], list[int]]:
+    """What no weighted sum tells: right where two features have one sign."""
+    x = np.random.default_rng(seed).normal(size=(n, 6))
+    return x, (x[:, 0] * x[:, 1] > 0).tolist(), list(range(n))
+
+
+def test_trees_are_taken_where_they_are_better() -> None:
+    x, right, of = crossed()
+    found, fitted = out_of_fold(x, right, of)
+    assert roc_auc_score(right, found) > 0.9
+    assert all(f is not None and f.chosen.startswith("trees") and f.chosen.endswith("of depth 3") for f in fitted)
+
+
+@pytest.mark.parametrize("data", [made, crossed])
+def test_what_moves_the_log_odds(data: Callable[[], tuple[np.ndarray, list[bool], list[int]]]) -> None:
+    """As far as they move if the feature is put to its mean."""
+    x, right, of = data()
+    found = fit(x, right, of)
+    moved = found.moved_by(x)
+    for i in range(x.shape[1]):
+        other = x.copy()
+        other[:, i] = x[:, i].mean()
+        assert moved[i] == pytest.approx((found.logits(x) - found.logits(other)).std(), abs=1e-9)
+    assert 0 in np.argsort(-moved)[:2]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_trees_say_what_scikit_learn_says(depth: int) -> None:
+    x, right, _ = crossed()
+    made = GradientBoostingClassifier(
+        n_estimators=40, learning_rate=0.2, max_depth=depth, min_samples_leaf=10, random_state=0
+    ).fit(x, right)
+    other = np.vstack([crossed(seed=1)[0], x])
+    found = boosted(depth, 40, x, np.array(right)).scores(other)
+    assert np.allclose(found, made.decision_function(other), atol=1e-9)
+    *_, last = [s for s, count in zip(staged(depth, x, np.array(right), other), COUNTS, strict=True) if count <= 40]
+    assert np.allclose(found, last, atol=1e-9)
 
 
 def test_constant_features_and_one_feature() -> None:
@@ -105,14 +147,31 @@ def test_as_few_as_are_asked_for_are_enough() -> None:
     assert roc_auc_score(right, found) > 0.9
 
 
-def test_file(tmp_path: Path) -> None:
-    x, right, of = made()
+@pytest.mark.parametrize("data", [made, crossed])
+def test_file(tmp_path: Path, data: Callable[[], tuple[np.ndarray, list[bool], list[int]]]) -> None:
+    x, right, of = data()
     found = fit(x, right, of)
     arrays, header = packed(found, {"model": "<script>", "neurons": [[1, 2]]})
     save_file(arrays, tmp_path / "p.safetensors", header)
     again, about = unpacked(tmp_path / "p.safetensors")
     assert np.array_equal(again.probabilities(x), found.probabilities(x))
     assert about["model"] == "<script>" and about["neurons"] == [[1, 2]]
+
+
+def test_trees_of_a_file_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    x, right, of = crossed()
+    arrays, header = packed(fit(x, right, of), {})
+    path = tmp_path / "p.safetensors"
+    for name, value in (("feature", 6), ("left", arrays["trees.left"].shape[1]), ("right", -1), ("value", np.nan)):
+        broken = {k: v.copy() for k, v in arrays.items()}
+        broken[f"trees.{name}"][0, 0] = value
+        save_file(broken, path, header)
+        with pytest.raises(UserError, match="holds no predictor"):
+            unpacked(path)
+    for gone in ("trees.left", "trees.start"):
+        save_file({k: v for k, v in arrays.items() if k != gone}, path, header)
+        with pytest.raises(UserError, match="holds no predictor"):
+            unpacked(path)
 
 
 @pytest.mark.parametrize("how", ["bytes", "header", "shape", "nan", "version", "missing", "scale"])

@@ -187,7 +187,7 @@ def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] 
     return folder
 
 
-def predicted(folder: Path, count: int = 120) -> Path:
+def predicted(folder: Path, count: int = 120, summary: Mapping[str, Any] | None = None) -> Path:
     """Let a made run have predicted `count` answers to hostile questions, of which the even ones are right, by two ways; the
     second can't tell them. Of `other` data it holds no texts."""
     names = [f"{HOSTILE[i % len(HOSTILE)]}#{i}" for i in range(count)]
@@ -214,5 +214,6 @@ def predicted(folder: Path, count: int = 120) -> Path:
             "coverage": [{"data": "study", "predictor": "reasoning", "coverage": t / 10, "accuracy": 1 - t / 20}
                          for t in range(1, 11)],
         },
+        {} if summary is None else {"prediction": summary},
     )  # fmt: skip
     return folder

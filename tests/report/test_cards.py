@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_runs import CONCEPTS, complete, did, read
+from made_runs import CONCEPTS, complete, did, predicted, read
 
 from cotscope.report.cards import CARDS, cards
 from cotscope.report.reading import Reading
@@ -66,6 +66,16 @@ def test_it_is_shown_escaped(tmp_path: Path) -> None:
     assert "+⏎" in page.chips and "\U0001f600" in page.chips and "7<img>" in text
     assert [a["value"] for tag, a in page.elements if tag == "meter"] == ["0.75", "0.0", "0.5"]
     assert not page.open and not {"img"} & {tag for tag, _ in page.elements}
+
+
+def test_cards_of_the_neurons_that_the_prediction_rests_on(tmp_path: Path) -> None:
+    run = Reading(Run.open(carded(tmp_path)))
+    found = cards(run, "full", [(2, 3), (2, 0), (5, 5)])
+    assert [(c["pole"]["index"], c["pole"]["sign"]) for c in found] == [(3, -1), (0, 1)]
+    assert sorted(found[1]["concepts"]) == sorted(CONCEPTS) and found[1]["effect"]["result_margin"] == -0.125
+    assert "it rests on most" not in read(predicted(tmp_path)).text
+    summary = {"rests_on": [{"layer": 2, "index": 3, "weight": 1.5}], "told_by": "reasoning", "cause": None}
+    assert "it rests on most" in read(predicted(tmp_path, summary=summary)).text
 
 
 def test_the_strongest_of_each_concept_come_by_turns(tmp_path: Path) -> None:

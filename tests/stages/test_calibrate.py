@@ -50,7 +50,7 @@ def test_fewer_runs_are_a_beginning_of_more() -> None:
 def test_runs_are_added_and_none_is_made_again(tested: Path) -> None:
     before = {r["run"]: r for r in Run.open(tested).rows("SELECT * FROM calibration")}
     assert set(before) == {"study_0", "occurring_0", "lexicon_0", "labels_0"}
-    assert Run.open(tested).manifest["stages"]["calibrate"]["options"] == {"runs": 3, "problems": 2}
+    assert Run.open(tested).manifest["stages"]["calibrate"]["options"] == {"runs": 3, "problems": 2, "shuffles": 20}
     files = times(tested, "calibration_runs")
     assert set(files) == {f"calibration_runs/{name}" for name in before}
     assert main(["calibrate", str(tested), "--runs", "10", "--problems", "2"]) == 0

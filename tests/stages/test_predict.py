@@ -28,6 +28,7 @@ from cotscope.lm.tracing import trace
 from cotscope.measuring.answering import unlike
 from cotscope.measuring.carrying import WAYS
 from cotscope.measuring.predictors import neuron_groups
+from cotscope.measuring.telling import SHUFFLES
 from cotscope.measuring.tracing import CONFIDENCE, STOPS
 from cotscope.predicting.classifier import unpacked
 from cotscope.records import Neuron
@@ -100,6 +101,8 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     }
     said = run.summary["prediction"]
     assert said["more"]["n"] == 48 and 0.3 <= said["more"]["shuffled"]["mean"] <= 0.7
+    assert len(said["rests_on"]) == min(12, len(neuron_groups(Session.reopen(place / "run"))["reasoning"]))
+    assert (weights := [n["weight"] for n in said["rests_on"]]) == sorted(weights, reverse=True)
     assert said["cause"]["neurons"] == 3 and said["cause"]["n"] == 8
     early = run.rows("SELECT * FROM early WHERE data = 'more' AND predictor = 'confidence' ORDER BY stop")
     assert [r["stop"] for r in early] == list(STOPS) and early[0]["tokens"] == 1
@@ -107,6 +110,26 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     assert all(r["trained_on"] == ["more"] for r in transfers) and len(transfers) == 5
     shares = run.rows("SELECT * FROM shares WHERE family = 'data' AND name = 'more'")
     assert {"reasoning", "confidence", "ATC", "DoC", "as the source"} <= {r["method"] for r in shares}
+
+
+def test_calibrate_puts_the_verdict_to_shuffled_labels(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(place / "run", folder)
+    calibrate = ["calibrate", str(folder), "--runs", "1", "--problems", "2", "--shuffles"]
+    assert main(["ablate", str(folder), "--by", "operation"]) == 0
+    assert main([*calibrate, "10"]) == 2 and "stage 'predict', which 'calibrate' builds on" in capsys.readouterr().err
+    assert main(["predict", str(folder), *predict(place)[2:]]) == 0
+    assert main([*calibrate, "10"]) == 0
+    run = Run.open(folder)
+    rows = run.rows("SELECT * FROM calibration_shuffles ORDER BY data, shuffle")
+    assert [(r["data"], r["shuffle"]) for r in rows] == [(d, i) for d in ("more", "other") for i in range(10)]
+    here = [r["auroc"] for r in rows if r["data"] == "more"][:SHUFFLES]
+    shuffled = run.summary["prediction"]["more"]["shuffled"]
+    assert (np.mean(here), min(here)) == (pytest.approx(shuffled["mean"]), shuffled["least"]), "the same as predict's"
+    found = run.summary["placebo"]["shuffled"]
+    assert found["said"] == sum(r["low"] > 0.5 for r in rows) and found["shuffles"] == 20 and 0.4 < found["mean"] < 0.6
+    assert f"in {found['said']} of 20 shuffles" in " ".join((folder / "report.html").read_text().split())
+    assert main([*calibrate, "0"]) == 0 and "shuffled" not in Run.open(folder).summary["placebo"]
 
 
 def test_what_another_models_answers_teach(place: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:

@@ -44,9 +44,14 @@ class Predictor:
     costs: str = ""
 
 
+def reasoning_neurons(session: Session) -> list[Neuron]:
+    """The study's reasoning neurons, in their order."""
+    return sorted({Neuron(n.layer, n.index) for n in choose(session, REASONING)[0]})
+
+
 def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
     """Neurons whose activity is asked: the reasoning neurons, as many of attribution's, random ones like the former."""
-    reasoning = sorted({Neuron(n.layer, n.index) for n in choose(session, REASONING)[0]})
+    reasoning = reasoning_neurons(session)
     groups = {REASONING: reasoning}
     if session.run.state("attribute").current and session.run.rows(
         "SELECT 1 FROM selections WHERE selection = 'attribution' LIMIT 1"

@@ -48,14 +48,16 @@ def area_of(area: Area) -> dict[str, float]:
     return {"auroc": area.value, "low": area.low, "high": area.high}
 
 
-def shuffled(k: Known, seed: int, update: Callable[[], object]) -> dict[str, float]:
-    """The reasoning neurons' area where labels are shuffled: mean, least and most over so many shuffles."""
+def shuffled(
+    features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int, count: int, update: Callable[[], object]
+) -> list[Area]:
+    """Areas where the labels are shuffled, so many times: 0.5 but for chance."""
     areas = []
-    for shuffle in range(SHUFFLES):
-        right = np.random.default_rng([seed, shuffle]).permutation(k.right).tolist()
-        areas.append(auroc(right, out_of_fold(k.way(REASONING).features, right, k.templates, seed)[0].tolist()).value)
+    for shuffle in range(count):
+        labels = np.random.default_rng([seed, shuffle]).permutation(right).tolist()
+        areas.append(auroc(labels, out_of_fold(features, labels, templates, seed)[0].tolist(), templates))
         update()
-    return {"mean": float(np.mean(areas)), "least": min(areas), "most": max(areas)}
+    return areas
 
 
 def early(

@@ -1,7 +1,8 @@
-"""A regularised logistic regression, calibrated, that never sees what it is tested on; and the file that one is kept in.
+"""A calibrated classifier that never sees what it is tested on; and the file that one is kept in.
 
-Everything that is chosen is chosen by cross-validation within the training problems, by templates: penalty and strength by
-log-loss, the calibration on what the inner folds said of problems that they had not seen (Platt 1999).
+A regularised logistic regression; boosted trees instead, where features are few and the inner folds do better with them.
+Everything that is chosen is chosen by cross-validation within the training problems, by templates: kind, penalty and strength
+by log-loss, the calibration on what the inner folds said of problems that they had not seen (Platt 1999).
 """
 
 from __future__ import annotations
@@ -16,26 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, shown
+from .trees import COUNTS, DEPTHS, Trees, boosted, staged
 
 Floats = NDArray[np.float64]
-FORMAT, VERSION = "cotscope-predictor", 2
+FORMAT, VERSION = "cotscope-predictor", 3
 OUTER, INNER = 5, 3
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""
 FEW = 128
-"""Up to so many features sparse weights (L1) are tried too."""
+"""Up to so many features sparse weights (L1) are tried too, and boosted trees if there is more than one."""
 LEAST_CLASS, LEAST, LEAST_TEMPLATES = 10, 30, 10
 """Right answers, and wrong ones, that a classifier needs at least; problems; and templates of them."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """Probability of a right answer = σ(a · w·x + b), x the features less `mean` and divided by `scale`.
+    """Probability of a right answer = σ(a · s(x) + b), x the features less `mean` and divided by `scale`, s(x) = w·x or trees.
 
     Attributes:
-        mean, scale, weights: (features,).
+        mean, scale, weights: (features,); where there are trees the weights are nought.
         slope, intercept: a and b.
-        penalty: "l1" or "l2", and its strength as it was chosen.
+        chosen: "l1" or "l2" and its strength, or the trees' depth and number.
         loss: log-loss of the inner folds (nats per problem).
     """
 
@@ -44,13 +46,27 @@ class Classifier:
     weights: Floats
     slope: float
     intercept: float
-    penalty: str
+    chosen: str
     loss: float = float("nan")
+    trees: Trees | None = None
 
     def logits(self, features: NDArray[Any]) -> Floats:
         """Calibrated log-odds of a right answer, (problems,), of features (problems, features)."""
-        found = (np.asarray(features, float) - self.mean) / self.scale @ self.weights
+        x = (np.asarray(features, float) - self.mean) / self.scale
+        found = x @ self.weights if self.trees is None else self.trees.scores(x)
         return np.asarray(self.slope * found + self.intercept)
+
+    def moved_by(self, features: NDArray[Any]) -> Floats:
+        """How far each feature moves the log-odds from where its mean would have them: standard deviation, (features,)."""
+        x = (np.asarray(features, float) - self.mean) / self.scale
+        if self.trees is None:
+            return np.asarray(np.abs(self.slope * self.weights) * x.std(axis=0))
+        found, without = self.trees.scores(x), np.zeros(x.shape[1])
+        for i in range(x.shape[1]):
+            at_mean = x.copy()
+            at_mean[:, i] = 0
+            without[i] = (found - self.trees.scores(at_mean)).std()
+        return abs(self.slope) * without
 
     def probabilities(self, features: NDArray[Any]) -> Floats:
         """The same as probabilities."""
@@ -67,7 +83,6 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
         templates: of each problem: inner folds don't part them.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     y, groups = np.asarray(right, bool), np.asarray(templates)
     x = np.asarray(features, float)
@@ -81,25 +96,32 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
     if x.shape[1] <= FEW:
         spans["l1"] = x
     folds = list(folds_of(y, groups, INNER, seed + 1))
-    best: tuple[float, str, float, Floats] | None = None
+    tried: dict[tuple[str, float, int], Floats] = {}  # kind, strength or number, depth → what the inner folds said
     for penalty, z in spans.items():
         for strength in STRENGTHS if penalty == "l2" else STRENGTHS[1:4]:
-            said = np.zeros(len(y))
+            said = tried[penalty, strength, 0] = np.zeros(len(y))
             for train, test in folds:
                 said[test] = _regression(penalty, strength).fit(z[train], y[train]).decision_function(z[test])
-            loss = float(log_loss(y, _sigmoid(said), labels=[False, True]))
-            if best is None or loss < best[0] - 1e-9:
-                best = loss, penalty, strength, said
-    assert best is not None
-    loss, penalty, strength, said = best
-    model = _regression(penalty, strength).fit(spans[penalty], y)
-    weights = model.coef_[0] if basis is None or penalty == "l1" else model.coef_[0] @ basis
+    for depth in DEPTHS if 1 < x.shape[1] <= FEW else ():
+        tried |= {("trees", count, depth): np.zeros(len(y)) for count in COUNTS}
+        for train, test in folds:
+            for count, scores in zip(COUNTS, staged(depth, x[train], y[train], x[test]), strict=True):
+                tried["trees", count, depth][test] = scores
+    losses = {how: _log_loss(y, said) for how, said in tried.items()}
+    best = kind, strength, depth = min(losses, key=lambda how: round(losses[how], 9))  # the first of equals: the plainer
+    said, trees, weights, start = tried[best], None, np.zeros(x.shape[1]), 0.0
+    if kind in spans:
+        model = _regression(kind, strength).fit(spans[kind], y)
+        weights = model.coef_[0] if basis is None or kind == "l1" else model.coef_[0] @ basis
+        start = float(model.intercept_[0])
+    else:
+        trees = boosted(depth, int(strength), x, y)
     platt = LogisticRegression(C=1e6).fit(said[:, None], y)
     slope, shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
     if slope <= 0:  # the inner folds found nothing: what is left is the share that is right
         slope, shift = 0.0, float(np.log(y.mean() / (1 - y.mean())))
-    intercept = slope * float(model.intercept_[0]) + shift
-    return Classifier(mean, scale, np.asarray(weights, float), slope, intercept, f"{penalty} {strength:g}", loss)
+    chosen = f"{kind} {strength:g}" + (f" of depth {depth}" if depth else "")
+    return Classifier(mean, scale, np.asarray(weights, float), slope, slope * start + shift, chosen, losses[best], trees)
 
 
 def out_of_fold(
@@ -165,10 +187,9 @@ def _regression(penalty: str, strength: float) -> Any:
     return LogisticRegression(C=strength, solver="lbfgs", max_iter=400)
 
 
-def _sigmoid(x: Floats) -> Floats:
-    from scipy.special import expit
-
-    return np.clip(np.asarray(expit(x)), 1e-6, 1 - 1e-6)
+def _log_loss(right: NDArray[np.bool_], logits: Floats) -> float:
+    """Of log-odds, nats per problem; those beyond ±14 count as ±14, so that one problem does not decide."""
+    return float(np.mean(np.logaddexp(0, np.where(right, -1, 1) * np.clip(logits, -14, 14))))
 
 
 # -- as a file ----------------------------------------------------------------------------------------------------------
@@ -177,7 +198,9 @@ def _sigmoid(x: Floats) -> Floats:
 def packed(classifier: Classifier, about: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Arrays and header of a safetensors file: numbers, and JSON; nothing in it can run."""
     arrays = {"mean": classifier.mean, "scale": classifier.scale, "weights": classifier.weights}
-    more = {k: getattr(classifier, k) for k in ("slope", "intercept", "penalty")}
+    if classifier.trees is not None:
+        arrays |= classifier.trees.arrays()
+    more = {k: getattr(classifier, k) for k in ("slope", "intercept", "chosen")}
     header = {"format": FORMAT, "version": VERSION, **about, **more}
     return arrays, {"predictor": json.dumps(header, sort_keys=True)}
 
@@ -189,14 +212,17 @@ def unpacked(path: Path) -> tuple[Classifier, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["predictor"])
+            names = set(file.keys())
             arrays = {k: np.asarray(file.get_tensor(k), float) for k in ("mean", "scale", "weights")}
+            others = {k: file.get_tensor(k) for k in names if k.startswith("trees.")}
         if about["format"] != FORMAT or about["version"] != VERSION or len({a.shape for a in arrays.values()}) != 1:
             raise ValueError("another format")
         slope, intercept = float(about["slope"]), float(about["intercept"])
         if not np.isfinite(np.concatenate([[slope, intercept], *arrays.values()])).all() or not (arrays["scale"] > 0).all():
             raise ValueError("numbers that are not finite")
         mean, scale, weights = arrays.values()
-        return Classifier(mean, scale, weights, slope, intercept, str(about["penalty"])), about
+        trees = Trees.of_arrays(others, len(mean)) if others else None
+        return Classifier(mean, scale, weights, slope, intercept, str(about["chosen"]), trees=trees), about
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no predictor", expected=f"a file that `cotscope predict` wrote, version {VERSION}",

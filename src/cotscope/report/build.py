@@ -88,6 +88,12 @@ def _command(stage: Stage) -> str:
     return f"cotscope {stage.verb} RUN{words}"
 
 
+def _rests_on(run: Reading) -> list[tuple[int, int]]:
+    """The neurons that the prediction rests on most."""
+    found = _part(run.summary, "prediction").get("rests_on") or ()
+    return [(n["layer"], n["index"]) for n in found]
+
+
 def _page(run: Reading) -> str:
     """The whole page as text."""
     prompt = _first_prompt(run)
@@ -120,6 +126,7 @@ def _page(run: Reading) -> str:
         explained=run.state("correlate").current,
         concepts=_concepts(run),
         cards=cards.cards(run, prompt),
+        rests_on=cards.cards(run, prompt, _rests_on(run)),
         judge=judge.judge(run),
         account=_account(run),
     )

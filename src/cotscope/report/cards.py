@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -20,6 +20,10 @@ _STRONGEST_SQL = """
     QUALIFY row_number() OVER (
         PARTITION BY concept ORDER BY steps * mean_update_size DESC, layer, "index", sign) <= ?
     ORDER BY concept, steps * mean_update_size DESC, layer, "index", sign
+"""
+_OF_SQL = """
+    SELECT DISTINCT concept, layer, "index", sign, steps, problems, mean_update_size, promoted, suppressed
+    FROM annotations JOIN poles USING (layer, "index", sign) WHERE accepted AND layer = ? AND "index" = ? ORDER BY sign, concept
 """
 _SHOWN = """(SELECT unnest(?::SMALLINT[]) AS layer, unnest(?::INTEGER[]) AS "index", unnest(?::TINYINT[]) AS sign)"""
 _WORDS_SQL = f'SELECT * FROM annotations JOIN {_SHOWN} USING (layer, "index", sign) WHERE accepted ORDER BY concept'
@@ -42,13 +46,14 @@ _EFFECTS_SQL = f"""
 Key = tuple[int, int, int]
 
 
-def cards(run: Reading, prompt: str) -> list[dict[str, Any]]:
-    """The strongest accepted poles (steps active × mean update size), of each concept in turn.
+def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Any]]:
+    """The strongest accepted poles (steps active × mean update size), of each concept in turn; or those of some neurons.
 
     Args:
         prompt: under which their activity by place is shown: the study's first.
+        neurons: (layer, index), in whose order their cards come.
     """
-    chosen = _chosen(run)
+    chosen = _strongest(run) if neurons is None else _of(run, neurons)
     if not chosen:
         return []
     where = [[key[i] for key in chosen] for i in range(3)]
@@ -73,7 +78,16 @@ def cards(run: Reading, prompt: str) -> list[dict[str, Any]]:
     return made
 
 
-def _chosen(run: Reading) -> dict[Key, tuple[list[str], dict[str, Any]]]:
+def _of(run: Reading, neurons: Sequence[tuple[int, int]]) -> dict[Key, tuple[list[str], dict[str, Any]]]:
+    """Pole → its concepts and its row: all accepted poles of some neurons."""
+    chosen: dict[Key, tuple[list[str], dict[str, Any]]] = {}
+    for layer, index in neurons:
+        for row in run.rows("annotations", _OF_SQL, [layer, index]) if run.has("poles") else []:
+            chosen.setdefault((layer, index, row["sign"]), ([], row))[0].append(row["concept"])
+    return chosen
+
+
+def _strongest(run: Reading) -> dict[Key, tuple[list[str], dict[str, Any]]]:
     """Pole → its concepts and its row: of each concept the first, then of each the second, and so on."""
     of: dict[str, list[dict[str, Any]]] = {}
     for row in run.rows("annotations", _STRONGEST_SQL, [CARDS]) if run.has("poles") else []:

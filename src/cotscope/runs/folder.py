@@ -346,9 +346,9 @@ class Run(InNotebook):
             save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary, metadata)
         self._record(f"arrays/{name}", path, {"of": of})
 
-    def arrays(self, name: str, of: str) -> Arrays | None:
-        """Read `arrays/<name>.safetensors`; None if there is none made from `of`."""
-        if self.done(f"arrays/{name}", of) is None:
+    def arrays(self, name: str, of: str | None) -> Arrays | None:
+        """Read `arrays/<name>.safetensors`; None if none is whole and made from `of` (None: from anything)."""
+        if (f"arrays/{name}" not in self.whole) if of is None else (self.done(f"arrays/{name}", of) is None):
             return None
         with safe_open(self._path(f"arrays/{name}"), framework="numpy") as file:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118

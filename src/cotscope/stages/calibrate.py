@@ -17,14 +17,19 @@ the study asks.
 Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
 few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen, and permuted
 sets of its own.
+
+The verdict of `predict`, if that was run, is put to the same: with the labels of its answers shuffled, how often would its
+reasoning neurons be said to tell right answers from wrong ones (the area's interval above 0.5)?
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +38,28 @@ from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
 from ..data.answers import is_right
 from ..data.builtin import generate
+from ..measuring.choosing import REASONING
 from ..measuring.neurons import active_neurons, with_promoted
+from ..measuring.predictors import flat, reasoning_neurons
 from ..measuring.solutions import Solution, mean_scores, score_paths, solution
+from ..measuring.telling import area_of
+from ..measuring.telling import shuffled as shuffled_labels
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
 from ..runs.files import fingerprint
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
-from ..runs.tables import ANNOTATIONS, CALIBRATION, CALIBRATION_RUNS, CANDIDATES, KEYSTONES, POLES
+from ..runs.tables import (
+    ANNOTATIONS,
+    CALIBRATION,
+    CALIBRATION_RUNS,
+    CALIBRATION_SHUFFLES,
+    CANDIDATES,
+    KEYSTONES,
+    POLES,
+    PREDICTIONS,
+)
 from ..stats import LEVEL, MATTERS, SPECIFIC_RULE, Scored, specific_damage, wilson
 from ..stats.random_sets import Traits, permuted_sets
 
@@ -59,6 +77,8 @@ UNITS = {
     "placebo.by_kind": "the same by kind of run: runs, said, rate, Wilson's interval",
     "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
     "placebo.rule": SPECIFIC_RULE,
+    "placebo.shuffled": "shuffles of the labels of `predict`'s answers: how often the area's interval lay above 0.5, and the "
+    "mean area",
 }
 
 
@@ -68,6 +88,7 @@ class Options:
 
     runs: int = option(100, "how many runs, those of the study's own neurons not counted", kind="positive")
     problems: int = option(6, "reference solutions per run", kind="positive")
+    shuffles: int = option(20, "shuffles of the labels of each data set of `predict`, if that was run", kind="natural")
 
 
 def calibrate(session: Session, options: Options) -> str:
@@ -82,7 +103,41 @@ def calibrate(session: Session, options: Options) -> str:
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
         for kind, i in missing:
             run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", of)
-    return _summarise(session, plan)
+    return _summarise(session, plan) + _shuffled(session, options.shuffles)
+
+
+def _shuffled(session: Session, shuffles: int) -> str:
+    """The areas of `predict` by shuffled labels, of each of its data sets. Returns: how often they say something, in a line."""
+    run, rows = session.run, list[dict[str, Any]]()
+    known = run.rows(
+        "SELECT data, problem_id, template, correct FROM predictions WHERE predictor = ? ORDER BY ALL", [REASONING]
+    ) if run.state("predict").current else []  # fmt: skip
+    labels = list(dict.fromkeys(r["data"] for r in known)) if shuffles else []
+    with session.bar("shuffling labels", shuffles * len(labels), "shuffle") as bar:
+        for label in labels:
+            stored = run.arrays(f"traces.{label}", None)
+            assert stored is not None  # `predict` holds, so it is whole
+            of = {r["problem_id"]: r for r in known if r["data"] == label}
+            answers = [of[i] for i in json.loads(stored.metadata["answers"])]
+            place = {Neuron(*n): i for i, n in enumerate(json.loads(stored.metadata["neurons"]))}
+            features = flat(stored.arrays["sizes"][:, :, [place[n] for n in reasoning_neurons(session)]])
+            areas = shuffled_labels(
+                features, [a["correct"] for a in answers], [a["template"] for a in answers], session.config.seed, shuffles,
+                bar.update,
+            )  # fmt: skip
+            rows += [{"data": label, "shuffle": i, **area_of(area)} for i, area in enumerate(areas)]
+    run.write(CALIBRATION_SHUFFLES, rows)
+    if not rows:
+        return ""
+    said = sum(r["low"] > 0.5 for r in rows)
+    found = {"shuffles": len(rows), "said": said, "rate": said / len(rows), "ci": list(wilson(said, len(rows))),
+             "mean": float(np.mean([r["auroc"] for r in rows]))}  # fmt: skip
+    run.summarise("placebo", run.summary["placebo"] | {"shuffled": found})
+    interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
+    return (
+        f"; by shuffled labels activity “tells right answers from wrong ones” in {said} of {len(rows)} shuffles {interval}, "
+        f"with an area of {found['mean']:.3f} on average"
+    )
 
 
 def _plan(runs: int) -> list[tuple[str, int]]:
@@ -274,8 +329,9 @@ STAGE = Stage(
     calibrate,
     Options,
     after=("keystones",),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES),
-    writes=(CALIBRATION_RUNS, CALIBRATION),
+    beside=("predict",),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, PREDICTIONS, "arrays/traces."),
+    writes=(CALIBRATION_RUNS, CALIBRATION, CALIBRATION_SHUFFLES),
     units=UNITS,
     wanted=never,
     example="cotscope calibrate runs/first --runs 40",

@@ -58,6 +58,7 @@ from ..runs.tables import (
 from ..stats import auroc, auroc_difference, holm, mcnemar_exact
 
 TEMPERATURE = 0.7
+CARDS = 12  # neurons that the report shows
 TOLD_BY = (REASONING, "confidence")
 """What `--on` may use: the one with the larger area, mean over data sets; the former if they are equal."""
 UNITS = {
@@ -68,6 +69,8 @@ UNITS = {
     "prediction.<data>.shuffled": "the reasoning neurons' area where the labels are shuffled, eight times: 0.5 but for chance",
     "prediction.told_by": "what `--on` uses: the reasoning neurons, unless how sure the model was has the larger area (mean "
     "over data sets)",
+    "prediction.rests_on": "the neurons that the prediction by reasoning neurons rests on most: how far each moves the "
+    "log-odds (standard deviation, summed over roles)",
     "prediction.cause": "the neurons that the prediction rests on most, zeroed: what the study's test problems lose",
 }
 
@@ -133,7 +136,8 @@ def predict(session: Session, options: Options) -> str:
                     {"data": k.data.label, "predictor": name, "coverage": c, "accuracy": r}
                     for c, r in risk_coverage(found[name].tolist(), k.right)
                 ]
-            said[k.data.label] = _summary(k, here) | {"shuffled": shuffled(k, session.config.seed, bar.update)}
+            by_chance = shuffled(k.way(REASONING).features, k.right, k.templates, session.config.seed, SHUFFLES, bar.update)
+            said[k.data.label] = _summary(k, here, [a.value for a in by_chance])
             seen, gone = early(session, k, groups, bar.update)
             in_time, stopping = in_time + seen, stopping + gone
     asked = [
@@ -158,7 +162,10 @@ def predict(session: Session, options: Options) -> str:
     areas = {name: np.mean([r["auroc"] for r in rows if r["predictor"] == name]) for name in TOLD_BY}
     told_by = max(TOLD_BY, key=lambda name: areas[name])
     weights = _keep(session, known, groups[REASONING], told_by)
-    run.summarise("prediction", said | {"cause": _cause(session, weights, options.rests), "told_by": told_by})
+    ranked = sorted(weights, key=lambda n: -weights[n])
+    rests_on = [{"layer": n.layer, "index": n.index, "weight": weights[n]} for n in ranked[:CARDS]]
+    cause = _cause(session, ranked, options.rests)
+    run.summarise("prediction", said | {"cause": cause, "told_by": told_by, "rests_on": rests_on})
     return ("" if told_by == REASONING else "confidence tells more than activity, and is what --on uses; ") + _finding(said)
 
 
@@ -226,13 +233,14 @@ def _row(k: Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, An
     return row
 
 
-def _summary(k: Known, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(k: Known, rows: Sequence[dict[str, Any]], by_chance: Sequence[float]) -> dict[str, Any]:
     keys = ("kind", "auroc", "low", "high", "brier", "difference", "difference_low", "difference_high", "p_holm")
     return {
         "n": len(k.answers),
         "templates": len(set(k.templates)),
         "accuracy": float(np.mean(k.right)),
         "predictors": {r["predictor"]: {key: r.get(key) for key in keys} for r in rows},
+        "shuffled": {"mean": float(np.mean(by_chance)), "least": min(by_chance), "most": max(by_chance)},
     }
 
 
@@ -250,18 +258,15 @@ def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], t
     }  # fmt: skip
     arrays, header = packed(fitted[told_by], about)
     session.run.write_arrays(PREDICTOR, arrays, header, "")
-    classifier = fitted[REASONING]
-    spread = features[REASONING].std(axis=0) / classifier.scale
-    weight = np.abs(classifier.weights * spread).reshape(-1, len(neurons)).sum(axis=0)  # over roles
+    weight = fitted[REASONING].moved_by(features[REASONING]).reshape(-1, len(neurons)).sum(axis=0)  # over roles
     return dict(zip(neurons, weight.tolist(), strict=True))
 
 
-def _cause(session: Session, weights: dict[Neuron, float], count: int) -> dict[str, Any] | None:
+def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, Any] | None:
     """What the study's test problems lose without the neurons that the prediction rests on most, and without random ones."""
     if not count:
         return None
-    most = sorted(sorted(weights, key=lambda n: -weights[n])[:count])
-    rest = [n for n in weights if n not in set(most)]
+    most, rest = sorted(ranked[:count]), sorted(ranked[count:])
     drawn = [rest[i] for i in np.random.default_rng(session.config.seed).permutation(len(rest))[:count]]
     sets = {"untouched": (), "rests": tuple(most), "others": tuple(sorted(drawn))}
     solve(
@@ -279,7 +284,6 @@ def _cause(session: Session, weights: dict[Neuron, float], count: int) -> dict[s
         **{name: float(np.mean(hits)) for name, hits in right.items()},
         "p_untouched": mcnemar_exact(right["untouched"], right["rests"]),
         "p_others": mcnemar_exact(right["others"], right["rests"]),
-        "first": [list(n) for n in sorted(weights, key=lambda n: -weights[n])[:10]],
     }
 
 
