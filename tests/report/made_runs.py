@@ -193,7 +193,7 @@ def predicted(folder: Path, count: int = 120, summary: Mapping[str, Any] | None 
     names = [f"{HOSTILE[i % len(HOSTILE)]}#{i}" for i in range(count)]
     ways = {"reasoning": lambda i: (count - i if i % 2 else count + count - i) / (2 * count), "confidence": lambda i: i / count}
     area = {"auroc": 1.0, "low": 0.9, "high": 1.0, "n": count, "templates": 9, "accuracy": 0.5, "brier": 0.1}
-    about = {"condition": "prediction.study", "family": "prediction", "prompt": "full", "neuron_set": "study", "split": "study"}
+    about = {"condition": "prediction.study", "family": "prediction", "prompt": "full", "neuron_set": "none", "split": "study"}
     did(
         folder, "predict",
         {

@@ -61,7 +61,8 @@ def test_what_of_the_push_is_missing_is_said(whole: float | None, said: bool) ->
 
 def selected(name: str, margin: float, verdict: str | None, **more: Any) -> dict[str, Any]:
     row = {
-        "selection": name, "neurons": 500, "shared": 17, "shared_by_chance": 2.1, "compared": 480, "controls": 20,
+        "neuron_set": name, "selection": name, "part": "all", "neurons": 500, "shared": 17,
+        "shared_by_chance": 2.1, "compared": 480, "controls": 20,
         "compared_margin": margin + 0.5, "controls_margin": -0.4321, "p_value": 0.0476, "p_beyond": 0.0476, "p_sums": 0.0476,
         "compared_sums": 0.35, "sums": 0.31, "sums_low": 0.2, "sums_high": 0.4,
         "controls_sums": 0.7, "sums_p": 0.001, "accuracy": 0.1, "accuracy_low": 0.05, "accuracy_high": 0.2, "n": 100,
@@ -94,7 +95,16 @@ def test_the_finding_has_its_interval_and_its_controls(tmp_path: Path) -> None:
         selected("lexicon", -1.25, "not shown"),
         selected("attribution", -9.0123, "calculates"),
         selected(
-            "attribution, first 10", -3.5, None, neurons=10, p_value=None, p_beyond=None, controls=None, controls_margin=None
+            "attribution",
+            -3.5,
+            None,
+            neuron_set="attribution, first 10",
+            part="first",
+            neurons=10,
+            p_value=None,
+            p_beyond=None,
+            controls=None,
+            controls_margin=None,
         ),
         selected("<script>", -1.0, None),
     ]
@@ -134,7 +144,7 @@ def test_where_paths_can_not_be_told_apart_the_total_stands(tmp_path: Path) -> N
 
 def test_the_terminal_has_a_line_for_each_choice() -> None:
     rows = {
-        r["selection"]: r
+        r["neuron_set"]: r
         for r in (
             selected("attribution", -9.0, "calculates"),
             selected("attribution, first 10", -3.5, None, controls_margin=None),

@@ -127,8 +127,8 @@ def test_a_failed_table_leaves_the_old_one(tmp_path: Path) -> None:
 def test_tables_and_their_parts(tmp_path: Path) -> None:
     run = begun(tmp_path / "it's a run")
     run.write(KEYSTONES, [row(1), row(2)])
-    run.write(SWEEP_TEXT, [{"unit": "one", "kl": 1.0}], "one")
-    run.write(SWEEP_TEXT, [{"unit": "two", "kl": 2.0}], "two")
+    run.write(SWEEP_TEXT, [{"neuron_set": "one", "kl": 1.0}], "one")
+    run.write(SWEEP_TEXT, [{"neuron_set": "two", "kl": 2.0}], "two")
     assert run.rows("SELECT sum(layer)::INT AS s FROM keystones WHERE layer > ?", [1]) == [{"s": 2}]
     assert run.rows("SELECT count(*) AS n FROM sweep_text") == [{"n": 2}]
     assert run.rows("SELECT count(*) AS n FROM damage") == [{"n": 0}]  # not written: empty, with its columns
@@ -192,21 +192,21 @@ def test_summary_has_no_nan(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     run = begun(tmp_path / "r")
     run.write(KEYSTONES, [row(1)])
-    run.write(SWEEP_TEXT, [{"unit": "one"}], "one")
+    run.write(SWEEP_TEXT, [{"neuron_set": "one"}], "one")
     leftovers = [run.folder / "tables/.keystones.parquet-x.part", run.folder / "tables/sweep_text/.one.parquet-y.part"]
     leftovers.append(run.folder / ".manifest.json-z.part")
     for path in leftovers:
         path.write_bytes(b"half")
-    assert run.rows("SELECT layer, unit FROM keystones, sweep_text") == [{"layer": 1, "unit": "one"}]
+    assert run.rows("SELECT layer, neuron_set FROM keystones, sweep_text") == [{"layer": 1, "neuron_set": "one"}]
     with run.writing():
         assert not any(path.exists() for path in leftovers)
 
 
 def test_a_path_with_glob_characters(tmp_path: Path) -> None:
     run = begun(tmp_path / "a[1]*?")
-    run.write(SWEEP_TEXT, [{"unit": "one"}], "o[n]e*?")
-    run.write(SWEEP_TEXT, [{"unit": "two"}], "one")
-    assert run.rows("SELECT unit FROM sweep_text ORDER BY ALL") == [{"unit": "one"}, {"unit": "two"}]
+    run.write(SWEEP_TEXT, [{"neuron_set": "one"}], "o[n]e*?")
+    run.write(SWEEP_TEXT, [{"neuron_set": "two"}], "one")
+    assert run.rows("SELECT neuron_set FROM sweep_text ORDER BY ALL") == [{"neuron_set": "one"}, {"neuron_set": "two"}]
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_changed_file_is_no_part_of_the_run(tmp_path: Path) -> None:
     run = begun(tmp_path / "r")
     run.write(KEYSTONES, [row(1)], of="x")
-    run.write(SWEEP_TEXT, [{"unit": "one"}], "one", of="x")
+    run.write(SWEEP_TEXT, [{"neuron_set": "one"}], "one", of="x")
     path = run.folder / "tables/keystones.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     again = Run.open(run.folder)

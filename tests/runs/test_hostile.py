@@ -190,7 +190,7 @@ def test_a_part_of_any_name_is_only_a_file(
     reseal(small_copy, run.manifest)
     before = {p.name for p in Path.cwd().iterdir()}
     run = Run.open(small_copy)
-    assert run.rows("SELECT count(*)::INT AS n FROM text_scores WHERE unit = 'none'") == [{"n": 2}]
+    assert run.rows("SELECT count(*)::INT AS n FROM text_scores WHERE neuron_set = 'none'") == [{"n": 2}]
     for command in (["status", str(small_copy)], ["report", str(small_copy)]):
         code, said = told(*command)
         assert code == 0 and "\x1b" not in said

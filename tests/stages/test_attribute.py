@@ -49,7 +49,7 @@ def test_every_neuron_is_attributed_and_zeroing_some_bears_it_out(finished: Run)
 
 
 def test_the_ways_choose_as_many_and_their_figures_are_the_engines(finished: Run) -> None:
-    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
+    rows = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM selected")}
     assert {"lexicon", "attribution", "attribution, first 10"} <= rows.keys()
     assert rows["attribution"]["neurons"] == rows["lexicon"]["neurons"] == rows["lexicon"]["shared"]
     chosen: dict[str, list[Neuron]] = {}
@@ -68,19 +68,21 @@ def test_the_ways_choose_as_many_and_their_figures_are_the_engines(finished: Run
 
 
 def test_random_sets_share_layers_and_sizes_and_give_a_verdict(finished: Run) -> None:
-    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
-    controls = {(r["selection"], r["control"]) for r in finished.rows("SELECT * FROM selection_scores")}
+    rows = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM selected")}
+    controls = {(r["selection"], r["control"]) for r in finished.rows("SELECT * FROM selection_scores WHERE part = 'all'")}
     for name in ("lexicon", "attribution"):
         assert rows[name]["controls"] == 19 == sum(s == name and c is not None for s, c in controls)
         assert 1 / 20 <= rows[name]["p_value"] <= 1 and rows[name]["verdict"] in (CALCULATES, RESTS, NOT_SHOWN)
         assert 0 < rows[name]["compared"] <= rows[name]["neurons"]
-    assert rows["attribution, first 10"]["controls"] is None
+    few = rows["attribution, first 10"]
+    assert (few["selection"], few["part"], few["neurons"], few["controls"]) == ("attribution", "first", 10, None)
+    assert {r["part"] for r in rows.values()} == {"all", "first"}
 
 
 def test_sums_of_every_level_are_asked_and_generation_has_its_share(finished: Run) -> None:
     asked = finished.rows("SELECT level, count(*) AS n FROM selection_sums WHERE selection = 'none' GROUP BY ALL")
     assert {r["level"]: r["n"] for r in asked} == {level.name: 2 for level in LEVELS}
-    rows = {r["selection"]: r for r in finished.rows("SELECT * FROM selected")}
+    rows = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM selected")}
     assert {r["n"] for r in rows.values()} == {8}
     assert rows["attribution"]["controls_accuracy"] is not None and rows["lexicon"]["controls_accuracy"] is None
     assert "attribution" in finished.summary["selected"] and (finished.folder / "report.html").exists()

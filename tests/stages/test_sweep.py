@@ -58,10 +58,14 @@ def name_of(row: dict) -> str:
     return "_".join(parts + ([row["scope"]] if row["scope"] != "all" else []))
 
 
+def unit_of(row: dict) -> str:
+    return f"{row['neuron_set']}.{name_of(row)}"
+
+
 def items(run: Run) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
     for r in run.rows("SELECT * FROM sweep_items"):
-        found.setdefault((r["unit"], r["outcome"]), {})[r["item"]] = r["value"]
+        found.setdefault((unit_of(r), r["outcome"]), {})[r["item"]] = r["value"]
     return found
 
 
@@ -199,7 +203,7 @@ def test_other_sets_void_what_was_scored(finished: Run, few_ways: set[str], tmp_
         assert {r["s"] for r in run.rows("SELECT DISTINCT neuron_set AS s FROM sweep")} == names | {"none"}
         units = {f"sweep_items/{s}.{way}" for s in names for way in few_ways} | {"sweep_items/none.none"}
         assert set(times(out, "sweep_items")) == units
-        assert {r["unit"] for r in run.rows("SELECT unit FROM sweep_text")} == {
+        assert {unit_of(r) for r in run.rows("SELECT * FROM sweep_text")} == {
             u.partition("/")[2] for u in units if not u.endswith("generated")
         }  # fmt: skip
         wanted_neurons = {(r["layer"], r["index"]) for r in run.rows("SELECT * FROM sets") if r["neuron_set"] in names}

@@ -116,15 +116,20 @@ def test_predicted_answers_are_watched_with_their_own_questions(client: Any, sma
     run = Run.open(small_copy)
     [row] = run.rows("SELECT * FROM completions WHERE condition = 'study.plain' AND problem_id = 'p0'")
     [text] = run.rows("SELECT question, answer FROM problems WHERE problem_id = 'p0'")
-    for name, split in (("more", "more"), ("zeroed rests", "test")):
-        about = {"condition": f"prediction.{name}", "family": "prediction", "neuron_set": name, "split": split}
-        run.write(COMPLETIONS, [row | about | {"problem_id": "p1"}], f"prediction.{name}")
+    for family, name, zeroed, split in (
+        ("prediction", "more", "none", "more"),
+        ("prediction", "zeroed rests", "rests", "test"),
+        ("cascade", "more", "none", "more"),
+    ):
+        about = {"condition": f"{family}.{name}", "family": family, "neuron_set": zeroed, "split": split}
+        run.write(COMPLETIONS, [row | about | {"problem_id": "p1"}], f"{family}.{name}")
     run.write(PREDICTED, [{"data": "more", "problem_id": "p1", **text}])
     run.save()
     other = viewer(small_copy)
     assert post(other, "activity", {"problem": "p1", "condition": "prediction.more"}) == post(client, "activity", where)
-    said = post(other, "activity", {"problem": "p1", "condition": "prediction.zeroed rests"}, 400)["error"]
-    assert "does not hold what was done" in said
+    for condition in ("prediction.zeroed rests", "cascade.more"):
+        said = post(other, "activity", {"problem": "p1", "condition": condition}, 400)["error"]
+        assert "does not hold what was done" in said, "of another model the words alone are known"
 
 
 def test_the_base_writes_what_the_study_wrote(client: Any, run: Run) -> None:

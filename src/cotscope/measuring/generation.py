@@ -38,7 +38,8 @@ class Condition:
     Attributes:
         family: as in `tables.FAMILIES`.
         split: "test" or "discovery"; or what `problems` are of.
-        neuron_set: the name of what is zeroed; "none" without.
+        neuron_set: the name of what is zeroed, or of what else is done; "none": nothing is.
+        label: what its part is called; "": as the set, or without one as the prompt.
         neurons: what is zeroed.
         intervention: what is done instead.
         record: keep the active poles.
@@ -60,11 +61,12 @@ class Condition:
     temperature: float = 0.0
     seed: int = 0
     weights: str = ""
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Unique in the run; the name of its part of the tables."""
-        return f"{self.family}.{self.prompt.name if self.neuron_set == 'none' else self.neuron_set}"
+        return f"{self.family}.{self.label or (self.prompt.name if self.neuron_set == 'none' else self.neuron_set)}"
 
 
 def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:

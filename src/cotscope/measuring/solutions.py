@@ -191,20 +191,15 @@ def answers(loaded: LoadedModel, task: AskedTask, items: Sequence[tuple[str, str
     return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
 
 
-def solved(
-    session: Session, family: str, problems: Sequence[Problem], count: int, neuron_set: str = "none"
-) -> tuple[Solution, ...]:
+def solved(session: Session, condition: str, problems: Sequence[Problem], count: int) -> tuple[Solution, ...]:
     """The first solutions of some problems that have a result.
 
-    The gold solution where the data has one; else what the model wrote under the first prompt of a family, with this set
-    disrupted, if that was right; other problems have none.
+    The gold solution where the data has one; else what the model wrote under a condition that has been run, if that was
+    right; other problems have none.
     """
     own = {
         r["problem_id"]: r["text"]
-        for r in session.run.rows(
-            "SELECT problem_id, text FROM completions WHERE family = ? AND prompt = ? AND neuron_set = ? AND correct",
-            [family, session.prompt.name, neuron_set],
-        )
+        for r in session.run.rows("SELECT problem_id, text FROM completions WHERE condition = ? AND correct", [condition])
     }
     found: list[Solution] = []
     for problem in problems:
@@ -220,7 +215,7 @@ def solved(
 def reference_solutions(session: Session) -> tuple[Solution, ...]:
     """One for each of the first `StudyConfig.given` test problems (`solved`); written to the table `solutions`."""
     run = session.run
-    found = solved(session, "study", session.inputs.split.test, session.config.given)
+    found = solved(session, f"study.{session.prompt.name}", session.inputs.split.test, session.config.given)
     rows = [
         {"problem_id": s.problem.id, "source": s.source, "text": s.text, "role": role, "tokens": s.roles.count(role)}
         for s in found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -19,22 +19,36 @@ TOO_FEW = "too few random sets to tell"
 
 @dataclass(frozen=True)
 class Trial:
-    """Neurons that are zeroed: a choice, or a random set like one."""
+    """Neurons that are zeroed: a choice, a part of it, or a random set like it.
+
+    Attributes:
+        control: the number of a random set.
+        part: one of `PARTS_OF_SELECTION`.
+    """
 
     selection: str
     control: int | None
     neurons: tuple[Neuron, ...]
+    part: str = "all"
 
     @property
     def name(self) -> str:
-        return self.selection if self.control is None else f"{self.selection}_random_{self.control}"
+        """As `completions.neuron_set` and parts of tables have it."""
+        part = {"all": "", "compared": ", compared", "first": f", first {len(self.neurons)}"}[self.part]
+        return f"{self.selection}{part}" + ("" if self.control is None else f"_random_{self.control}")
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"selection": self.selection, "control": self.control}
+        return {"selection": self.selection, "part": self.part, "neurons": len(self.neurons), "control": self.control}
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others in the tables."""
+        return self.selection, self.part, len(self.neurons), self.control
 
 
-Key = tuple[str, int | None]
+Key = tuple[str, str, int, int | None]
+UNTOUCHED = Trial("none", None, ())
 
 
 class Scores:
@@ -49,12 +63,12 @@ class Scores:
         self.seed = session.config.seed
         self.roles: dict[tuple[Key, str, str], dict[str, tuple[float, float]]] = {}
         for r in run.rows("SELECT * FROM selection_scores ORDER BY ALL"):
-            key = (r["selection"], r["control"]), r["role"], r["path"]
+            key = _key(r), r["role"], r["path"]
             self.roles.setdefault(key, {})[r["problem_id"]] = r["log_prob"], r["margin"]
         self.hits: dict[Key, list[bool]] = {}
         for r in run.rows("SELECT * FROM selection_sums ORDER BY level, item"):
-            self.hits.setdefault((r["selection"], r["control"]), []).append(r["hit"])
-        self.skills = {(r["selection"], r["control"]): r for r in run.rows("SELECT * FROM selection_skills")}
+            self.hits.setdefault(_key(r), []).append(r["hit"])
+        self.skills = {_key(r): r for r in run.rows("SELECT * FROM selection_skills")}
         self.solved = {
             r["neuron_set"]: (r["correct"], r["n"])
             for r in run.rows(
@@ -67,18 +81,18 @@ class Scores:
     def changes(self, key: Key, role: str, path: str, measure: str) -> list[float]:
         """Problem by problem, less the untouched model."""
         i = ("log_prob", "margin").index(measure)
-        untouched = self.roles.get((("none", None), role, "total"), {})
+        untouched = self.roles.get((UNTOUCHED.key, role, "total"), {})
         return [value[i] - untouched[problem][i] for problem, value in sorted(self.roles.get((key, role, path), {}).items())]
 
     def of(self, s: Trial) -> dict[str, Any]:
         """A set's own figures."""
-        key: Key = s.selection, s.control
+        key = s.key
         row: dict[str, Any] = {}
         for path in PATHS:
             row |= _interval(f"result_margin_{path}", self.changes(key, "result", path, "margin"), self.seed)
         for role in ROLES:
             row |= _interval(role, self.changes(key, role, "total", "log_prob"), self.seed)
-        row |= self.sums_of(key) | {"sums_p": mcnemar_exact(self.hits["none", None], self.hits[key])}
+        row |= self.sums_of(key) | {"sums_p": mcnemar_exact(self.hits[UNTOUCHED.key], self.hits[key])}
         if accuracy := self.accuracy(s.name):
             row |= accuracy
         return row | {k: self.skills[key][k] for k in ("battery", "kl")}
@@ -99,20 +113,19 @@ class Scores:
 
     def compared(self, s: Trial, sets: Sequence[Trial]) -> dict[str, Any]:
         """A choice beside random sets like it: means, and its rank among them."""
-        controls = [c for c in sets if c.selection == s.selection and c.control is not None]
+        controls = [c for c in sets if c.selection == s.selection and c.control is not None] if s.part == "all" else []
         if not controls:
             return {}
-        [target] = [c for c in sets if c.selection == f"{s.selection}, compared"] or [s]
-        path = "indirect" if self.changes((s.selection, None), "result", "indirect", "margin") else "total"
+        [target] = [c for c in sets if c.selection == s.selection and c.part == "compared"] or [s]
+        path = "indirect" if self.changes(s.key, "result", "indirect", "margin") else "total"
 
         def margins(c: Trial) -> tuple[float, float]:
             """Change of the results' margin, and of it less that elsewhere; in all where paths can't be told apart."""
-            key: Key = c.selection, c.control
-            margin = fmean(self.changes(key, "result", path, "margin"))
-            return margin, margin - fmean(self.changes(key, "elsewhere", path, "margin"))
+            margin = fmean(self.changes(c.key, "result", path, "margin"))
+            return margin, margin - fmean(self.changes(c.key, "elsewhere", path, "margin"))
 
         def sums(c: Trial) -> float:
-            return fmean(self.hits[c.selection, c.control])
+            return fmean(self.hits[c.key])
 
         own, others = margins(target), [margins(c) for c in controls]
         p = [permutation_p(own[i], [o[i] for o in others]) for i in range(2)]
@@ -135,10 +148,14 @@ class Scores:
             "compared_sums": sums(target),
             "controls_sums": fmean(map(sums, controls)),
             "p_sums": p_sums,
-            "controls_battery": fmean(self.skills[c.selection, c.control]["battery"] for c in controls),
+            "controls_battery": fmean(self.skills[c.key]["battery"] for c in controls),
             "controls_accuracy": fmean(written) if written else None,
             "verdict": verdict,
         }
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["selection"], row["part"], row["neurons"], row["control"]
 
 
 def _interval(name: str, changes: Sequence[float], seed: int) -> dict[str, float | None]:

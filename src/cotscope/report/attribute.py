@@ -89,7 +89,7 @@ def attribution(run: Reading) -> dict[str, Any]:
     """One row per way of choosing, a figure, and what the figures say."""
     summary = run.summary.get("attribution") or {}
     selected = run.summary.get("selected") or {}
-    rows = [row | {"label": label(row["selection"])} for row in run.rows("selected")]
+    rows = [row | {"label": label(row)} for row in run.rows("selected")]
     return {
         "rows": rows,
         "untouched": selected,
@@ -102,15 +102,15 @@ def attribution(run: Reading) -> dict[str, Any]:
     }
 
 
-def label(selection: str) -> str:
-    """A selection in words."""
-    way, _, part = selection.partition(", ")
-    return WAYS.get(way, way) + (f", {part}" if part else "")
+def label(row: Mapping[str, Any]) -> str:
+    """A selection, or its first neurons, in words."""
+    way = row["selection"]
+    return WAYS.get(way, way) + (f", first {row['neurons']}" if row["part"] == "first" else "")
 
 
 def _says(rows: Sequence[Mapping[str, Any]]) -> str:
     """The finding in one sentence with its interval, and no more."""
-    of = {row["selection"]: row for row in rows}
+    of = {row["selection"]: row for row in rows if row["part"] == "all"}
     found = of.get("attribution")
     if found is None or not is_number(found.get("p_value")):
         return ""
@@ -130,7 +130,7 @@ def _says(rows: Sequence[Mapping[str, Any]]) -> str:
     said += f"They calculate: {sums}" if found["verdict"] == CALCULATES else f"That sums need them is not shown ({sums})"
     if words := of.get("lexicon"):
         said += f". Without as many that promote the concepts' words the margin changes by {_interval(words, name)}"
-    if few := [r for s, r in of.items() if s.startswith("attribution, first ")]:
+    if few := [r for r in rows if (r["selection"], r["part"]) == ("attribution", "first")]:
         least = min(few, key=lambda r: int(r["neurons"]))
         said += f", without attribution's first {least['neurons']} alone by {_interval(least, name)}"
     return said + "."
@@ -153,7 +153,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
             drawn.append(Row(f"{row['label']} ({row['neurons']})", marks))
     axis = "change of the results' logit margin through later layers (nats)"
     legend = {"reasoning": "the neurons chosen", "matched": "random sets of the same strata, mean"}
-    columns = ("selection", "neurons", name, f"{name}_low", f"{name}_high", "controls_margin", "controls")
+    columns = ("selection", "part", "neurons", name, f"{name}_low", f"{name}_high", "controls_margin", "controls")
     return Chart(
         intervals("selected", "What results lose without neurons chosen in several ways", drawn, axis, legend=legend),
         "Further left: results lose more of their logit margin without these neurons, whose own push is put back; lines: "

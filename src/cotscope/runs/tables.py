@@ -103,7 +103,7 @@ MATCHING = table(
 TEXT_SCORES = table(
     "text_scores",
     "perplexity on general text, and KL from the untouched model (nats), with a set zeroed",
-    {"unit": TEXT, "perplexity": REAL, "kl": REAL},
+    {"neuron_set": TEXT, "perplexity": REAL, "kl": REAL},
     part="set",
 )
 _ACCURACY = {"accuracy": REAL, "low": REAL, "high": REAL}
@@ -177,10 +177,13 @@ SELECTIONS = table(
     "a neuron that one way of choosing chose, the first one first",
     {"selection": TEXT, "rank": WHOLE} | NEURON,
 )
-_SELECTED = {"selection": TEXT, "control": WHOLE}
+PARTS_OF_SELECTION = ("all", "compared", "first")
+"""All that were chosen; those of them that share a stratum with others; the first `neurons` of them."""
+_SELECTED = {"selection": TEXT, "part": TEXT, "neurons": WHOLE, "control": WHOLE}
 SELECTION_SCORES = table(
     "selection_scores",
-    "tokens of one role in one reference solution with a selection (control: null) or a random set like it zeroed, by path",
+    "tokens of one role in one reference solution with a selection, a part of it, or a random set like it (control) zeroed, by "
+    "path",
     _SELECTED | {"problem_id": TEXT, "role": TEXT, "path": TEXT, "log_prob": REAL, "margin": REAL},
     part="set",
 )
@@ -199,7 +202,8 @@ SELECTION_SKILLS = table(
 SELECTED = table(
     "selected",
     "a way of choosing neurons, or the first ones that it chose, beside random sets like it: what is lost without them",
-    {"selection": TEXT, "neurons": WHOLE, "shared": WHOLE, "shared_by_chance": REAL, "compared": WHOLE, "controls": WHOLE}
+    {"neuron_set": TEXT, "selection": TEXT, "part": TEXT, "neurons": WHOLE, "shared": WHOLE, "shared_by_chance": REAL,
+     "compared": WHOLE, "controls": WHOLE}
     | {k: t for path in ("total", "direct", "indirect") for k, t in interval(f"result_margin_{path}").items()}
     | {k: t for role in ("operator", "equals", "result", "elsewhere") for k, t in interval(role).items()}
     | {"compared_margin": REAL, "controls_margin": REAL, "p_value": REAL, "p_beyond": REAL}
@@ -219,16 +223,17 @@ OPERATIONS = table(
     "one operation's neurons zeroed, another's problems asked",
     {"role": TEXT, "disrupted": TEXT, "neurons": WHOLE, "operation": TEXT, "problems": WHOLE, "untouched": REAL} | _CHANGE,
 )
+_DISRUPTED = {"neuron_set": TEXT, "kind": TEXT, "dose": REAL, "scope": TEXT}
 SWEEP_ITEMS = table(
     "sweep_items",
     "one problem or item, by outcome, under one set and one way to disrupt it",
-    {"unit": TEXT, "outcome": TEXT, "item": TEXT, "value": REAL},
+    _DISRUPTED | {"outcome": TEXT, "item": TEXT, "value": REAL},
     part="set and disruption",
 )
 SWEEP_TEXT = table(
     "sweep_text",
     "the same on the text's first window, under one set and one way to disrupt it",
-    {"unit": TEXT, "perplexity": REAL, "kl": REAL},
+    _DISRUPTED | {"perplexity": REAL, "kl": REAL},
     part="set and disruption",
 )
 SWEEP = table(

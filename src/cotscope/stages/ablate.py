@@ -82,8 +82,8 @@ def _text(session: Session, sets: Sequence[NeuronSet]) -> dict[str, dict[str, fl
     with session.bar("general text", len(missing) * windows(session.loaded, text), "pass") as bar:
         found = text_scores(session.loaded, text, missing, bar.update)
     for name, score in found.items():
-        run.write(TEXT_SCORES, [{"unit": name, "perplexity": score.perplexity, "kl": score.kl}], name, of[name])
-    return {r["unit"]: r for r in run.rows("SELECT * FROM text_scores")}
+        run.write(TEXT_SCORES, [{"neuron_set": name, "perplexity": score.perplexity, "kl": score.kl}], name, of[name])
+    return {r["neuron_set"]: r for r in run.rows("SELECT * FROM text_scores")}
 
 
 UNITS = {

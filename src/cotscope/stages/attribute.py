@@ -33,7 +33,7 @@ from ..measuring.solutions import (
     score_paths,
     score_tasks,
 )
-from ..measuring.trials import Scores, Trial
+from ..measuring.trials import UNTOUCHED, Scores, Trial
 from ..records import Neuron
 from ..runs.files import fingerprint
 from ..runs.options import option
@@ -126,16 +126,16 @@ def attribute(session: Session, options: Options) -> str:
     if not choices:
         run.write(SELECTED, [])
         return "no neurons were chosen"
-    sets = [Trial("none", None, ())]
+    sets = [UNTOUCHED]
     seeds = range(session.config.seed, session.config.seed + options.controls)
     for name, neurons in choices.items():
         compared, controls = permuted_within(strata_like(name, known, found), neurons, seeds)
         sets.append(Trial(name, None, tuple(sorted(neurons))))
         if compared and len(compared) < len(neurons):
-            sets.append(Trial(f"{name}, compared", None, compared))
+            sets.append(Trial(name, None, compared, "compared"))
         sets += [Trial(name, i, c) for i, c in enumerate(controls if compared else ())]
     sets += [
-        Trial(f"attribution, first {n}", None, tuple(sorted(choices["attribution"][:n])))
+        Trial("attribution", None, tuple(sorted(choices["attribution"][:n])), "first")
         for n in SIZES
         if n < len(choices.get("attribution", ()))
     ]
@@ -201,7 +201,7 @@ def _score_skills(session: Session, sets: Sequence[Trial], options: Options) -> 
 
 def _generate(session: Session, sets: Sequence[Trial]) -> None:
     """Let the model write test problems with each choice zeroed, and with a few random sets like attribution's."""
-    chosen = [s for s in sets if s.neurons and s.control is None and not s.selection.endswith("compared")]
+    chosen = [s for s in sets if s.neurons and s.control is None and s.part != "compared"]
     chosen += [s for s in sets if s.selection == "attribution" and s.control is not None and s.control < CONTROLS_GENERATED]
     solve(session, [Condition("selection", session.prompt, "test", s.name, s.neurons) for s in chosen], "trying selections")
 
@@ -219,11 +219,13 @@ def _summarise(
 ) -> str:
     lexicon, rows = set(reasoning), list[dict[str, Any]]()
     for s in sets:
-        if s.control is not None or s.selection.endswith("compared") or not s.neurons:
+        if s.control is not None or s.part == "compared" or not s.neurons:
             continue
         like = [len(lexicon.intersection(c.neurons)) for c in sets if c.selection == s.selection and c.control is not None]
         row: dict[str, Any] = {
+            "neuron_set": s.name,
             "selection": s.selection,
+            "part": s.part,
             "neurons": len(s.neurons),
             "shared": len(lexicon.intersection(s.neurons)),
             "shared_by_chance": fmean(like) if like else None,
@@ -234,13 +236,13 @@ def _summarise(
         "selected",
         {
             "solutions": len(given),
-            "sums": scores.sums_of(("none", None)),
+            "sums": scores.sums_of(UNTOUCHED.key),
             "accuracy": scores.accuracy("none"),
-            "battery": scores.skills["none", None]["battery"],
+            "battery": scores.skills[UNTOUCHED.key]["battery"],
         }
-        | {r["selection"]: {k: v for k, v in r.items() if k != "selection"} for r in rows},
+        | {r["neuron_set"]: {k: v for k, v in r.items() if k != "neuron_set"} for r in rows},
     )
-    found, name = {r["selection"]: r for r in rows}, "result_margin_indirect"
+    found, name = {r["neuron_set"]: r for r in rows}, "result_margin_indirect"
     said = [
         f"{way} {r[name]:+.2f} [{r[f'{name}_low']:+.2f}, {r[f'{name}_high']:+.2f}]"
         for way in ("attribution", "lexicon")

@@ -121,7 +121,7 @@ def cascade(session: Session, options: Options) -> str:
     every = [trial_data(session, source, done["test"]) for source in dict.fromkeys(done["data"] or (STUDY,))]
     solve(
         larger,
-        [Condition("cascade", session.prompt, d.label, d.label, problems=d.problems, weights=larger.loaded.weight_hash())
+        [Condition("cascade", session.prompt, d.label, label=d.label, problems=d.problems, weights=larger.loaded.weight_hash())
          for d in every],
         "answering with the larger model",
     )  # fmt: skip

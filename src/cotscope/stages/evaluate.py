@@ -179,8 +179,8 @@ def _ask(models: Sequence[_Model], every: Sequence[TrialData], options: Options)
     solve(
         session,
         [
-            Condition("evaluation", session.prompt, d.label, f"{m.name} on {d.label}", intervention=m.intervention,
-                      problems=d.problems, weights=m.weights)
+            Condition("evaluation", session.prompt, d.label, "none" if m.name == BASE else m.name, label=_label(m.name, d),
+                      intervention=m.intervention, problems=d.problems, weights=m.weights)
             for d in every
             for m in models
         ],
@@ -191,14 +191,19 @@ def _ask(models: Sequence[_Model], every: Sequence[TrialData], options: Options)
         _score_solutions(models, data, options)
 
 
+def _label(name: str, data: TrialData) -> str:
+    """What the part of one edit, or the base, on one data set is called."""
+    return f"{name} on {data.label}"
+
+
 def _score_solutions(models: Sequence[_Model], data: TrialData, options: Options) -> None:
     """The base's reference solutions, scored."""
     session = models[0].session
     run = session.run
-    given = solved(session, "evaluation", data.problems, options.solutions, f"{BASE} on {data.label}")
+    given = solved(session, f"evaluation.{_label(BASE, data)}", data.problems, options.solutions)
     with session.bar(f"reference solutions of {data.label}", len(models), "edit") as bar:
         for m in models:
-            part = f"{m.name} on {data.label}"
+            part = _label(m.name, data)
             of = fingerprint(m.key, fingerprint_of(given), session.prompt.text(""))
             if run.done(f"evaluation_scores/{part}", of) is None:
                 rows = [
@@ -268,10 +273,10 @@ def _compare(
     run = session.run
     wrote: dict[str, dict[str, dict[str, Any]]] = {}
     for r in run.rows(
-        "SELECT neuron_set, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
+        "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
     ):
-        wrote.setdefault(r["neuron_set"], {})[r["problem_id"]] = r
-    base, own = (wrote[f"{name} on {data.label}"] for name in (BASE, edit.name))
+        wrote.setdefault(r["condition"], {})[r["problem_id"]] = r
+    base, own = (wrote[f"evaluation.{_label(name, data)}"] for name in (BASE, edit.name))
     each = [
         {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}

@@ -186,9 +186,9 @@ def _known(
     session: Session, data: TrialData, groups: dict[str, list[Neuron]], every: Sequence[Neuron], options: Options
 ) -> Known:
     """Answers, traces and ways of telling of one data set."""
-    answer = Condition("prediction", session.prompt, data.label, data.label, problems=data.problems)
+    answer = Condition("prediction", session.prompt, data.label, label=data.label, problems=data.problems)
     samples = [
-        Condition("prediction", session.prompt, data.label, f"{data.label}, sample {i + 1}", problems=data.problems,
+        Condition("prediction", session.prompt, data.label, label=f"{data.label}, sample {i + 1}", problems=data.problems,
                   temperature=TEMPERATURE, seed=session.config.seed + i)
         for i in range(options.samples)
     ]  # fmt: skip
@@ -271,7 +271,10 @@ def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, 
     sets = {"untouched": (), "rests": tuple(most), "others": tuple(sorted(drawn))}
     solve(
         session,
-        [Condition("prediction", session.prompt, "test", f"zeroed {name}", neurons=some) for name, some in sets.items()],
+        [
+            Condition("prediction", session.prompt, "test", name if some else "none", some, label=f"zeroed {name}")
+            for name, some in sets.items()
+        ],
         "zeroing what the prediction rests on",
     )
     right = {}

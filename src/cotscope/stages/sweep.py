@@ -8,6 +8,7 @@ no luck: the log-probability of reference solutions by role, the battery of othe
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from statistics import fmean
@@ -88,6 +89,18 @@ class Options:
     sweep_battery: int = option(8, "items per task of the battery under each disruption", kind="positive")
 
 
+Key = tuple[str, str, float | None, str]
+
+
+def _about(s: NeuronSet, disruption: Disruption) -> dict[str, Any]:
+    """Columns that say which set is disrupted, and how."""
+    return {"neuron_set": s.name, "kind": disruption.kind, "dose": disruption.dose, "scope": disruption.scope}
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["neuron_set"], row["kind"], row["dose"], row["scope"]
+
+
 def _unit(s: NeuronSet, disruption: Disruption) -> str:
     """The name of the part for one set and one disruption."""
     return f"{s.name}.{disruption.name}"
@@ -114,9 +127,10 @@ def sweep(session: Session, options: Options) -> str:
             interventions = {
                 u: _intervention(session, d, s.neurons, reference) for d in its if (u := _unit(s, d)) in missing | without_text
             }
-            _score_text(session, {u: i for u, i in interventions.items() if u in without_text}, of)
+            _score_text(session, {u: i for u, i in interventions.items() if u in without_text}, units, of)
             for u in [u for u in interventions if u in missing]:
-                run.write(SWEEP_ITEMS, _items(session, u, given, interventions[u], options.sweep_battery), u, of[u])
+                items = _items(session, given, interventions[u], options.sweep_battery)
+                run.write(SWEEP_ITEMS, [_about(*units[u]) | item for item in items], u, of[u])
                 bar.update()
     return _summarise(session, plan)
 
@@ -198,51 +212,57 @@ def _intervention(
     return None
 
 
-def _score_text(session: Session, interventions: dict[str, Intervention | None], of: dict[str, str]) -> None:
+def _score_text(
+    session: Session,
+    interventions: dict[str, Intervention | None],
+    units: Mapping[str, tuple[NeuronSet, Disruption]],
+    of: dict[str, str],
+) -> None:
     """Perplexity and KL. Under the scope "generated" a text that is only read has none: it is not asked here."""
     from ..lm.scoring import text_scores
 
     if interventions:
         for unit, score in text_scores(session.loaded, general_text(), interventions, at_most=1).items():
-            session.run.write(SWEEP_TEXT, [{"unit": unit, "perplexity": score.perplexity, "kl": score.kl}], unit, of[unit])
+            row = _about(*units[unit]) | {"perplexity": score.perplexity, "kl": score.kl}
+            session.run.write(SWEEP_TEXT, [row], unit, of[unit])
 
 
 def _items(
-    session: Session, unit: str, given: tuple[Solution, ...], intervention: Intervention | None, battery: int
+    session: Session, given: tuple[Solution, ...], intervention: Intervention | None, battery: int
 ) -> list[dict[str, object]]:
     """One row per outcome and problem or item."""
     rows: list[dict[str, object]] = [
-        {"unit": unit, "outcome": role, "item": c.problem.id, "value": fmean(t.log_prob for t in scores[role])}
+        {"outcome": role, "item": c.problem.id, "value": fmean(t.log_prob for t in scores[role])}
         for c, scores in zip(given, score_roles(session.engine, session.prompt, given, intervention), strict=True)
         for role in ROLES
         if role in scores
     ]
     for task, item, hit in score_battery(session.engine, battery, intervention):
-        rows.append({"unit": unit, "outcome": "battery", "item": f"{task}/{item}", "value": float(hit)})
+        rows.append({"outcome": "battery", "item": f"{task}/{item}", "value": float(hit)})
     return rows
 
 
 def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]]) -> str:
     run, seed = session.run, session.config.seed
-    values: dict[tuple[str, str], dict[str, float]] = {}  # (unit, outcome) → item → value
-    for r in run.rows("SELECT unit, outcome, item, value FROM sweep_items ORDER BY ALL"):
-        values.setdefault((r["unit"], r["outcome"]), {})[r["item"]] = r["value"]
-    text = {r["unit"]: r for r in run.rows("SELECT * FROM sweep_text")}
-    untouched = _unit(_UNTOUCHED, _NOTHING)
+    values: dict[tuple[Key, str], dict[str, float]] = {}  # outcome of a set and a disruption → item → value
+    for r in run.rows("SELECT * FROM sweep_items ORDER BY ALL"):
+        values.setdefault((_key(r), r["outcome"]), {})[r["item"]] = r["value"]
+    text = {_key(r): r for r in run.rows("SELECT * FROM sweep_text")}
+    untouched = _key(_about(_UNTOUCHED, _NOTHING))
     outcomes = [o for o in OUTCOMES if (untouched, o) in values]
     tokens = _text_tokens(session)
     rows = []
     for s, its in plan:
         for d in its:
-            about = {"neuron_set": s.name, "set_kind": s.kind, "kind": d.kind, "dose": d.dose, "scope": d.scope}
+            about = _about(s, d) | {"set_kind": s.kind}
             for outcome in outcomes:
-                own = values[_unit(s, d), outcome]
+                own = values[_key(about), outcome]
                 changes = [own[item] - value for item, value in values[untouched, outcome].items()]
                 change, low, high = paired_bootstrap(changes, seed)
                 row = {"outcome": outcome, "n": len(changes), "value": fmean(own.values()), "change": change}
                 rows.append(about | row | {"low": low, "high": high, "p": sign_flip_p(changes, seed)})
             for outcome in TEXT_OUTCOMES:
-                value, before = (text.get(unit, {}).get(outcome) for unit in (_unit(s, d), untouched))
+                value, before = (text.get(key, {}).get(outcome) for key in (_key(about), untouched))
                 # JSON has no infinity, which a broken model's perplexity may be
                 value, before = (v if v is not None and isfinite(v) else None for v in (value, before))
                 moved = None if value is None or before is None else value - before
@@ -254,12 +274,12 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
     for d in plan[1][1]:
         found: dict[str, Any] = {}
         for outcome in outcomes:
-            own, controls = values[_unit(target, d), outcome], [values[_unit(s, d), outcome] for s in matched]
+            own, *controls = (values[_key(_about(s, d)), outcome] for s in (target, *matched))
             beyond = [[c[item] for item in own] for c in controls]
             ends = beyond_controls([*own.values()], beyond, seed) if beyond else (nan, nan, nan)
             found[outcome] = dict(zip(("change", "low", "high"), ends))
         for outcome in TEXT_OUTCOMES:
-            here: list[Any] = [text.get(_unit(s, d), {}).get(outcome) for s in (target, *matched)]
+            here: list[Any] = [text.get(_key(_about(s, d)), {}).get(outcome) for s in (target, *matched)]
             if matched and all(v is not None and isfinite(v) for v in here):
                 found[outcome] = {"change": here[0] - fmean(here[1:])}
         specific[d.name] = asdict(d) | {"outcomes": found}

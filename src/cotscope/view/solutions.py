@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _KEPT = 64  # completions whose activity is kept
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
-_PLAIN = ("discovery", "study", "variant", "sentence")  # families under which nothing is disrupted
+OTHER_MODEL = "cascade"  # the family of what another model wrote
 # Texts of problems; a study's test problems are "study" where other data stand beside them (`measuring/problems.py`).
 PROBLEM_TEXTS = """(
     SELECT problem_id, split, any_value(question) AS question, any_value(answer) AS answer FROM (
@@ -128,11 +128,7 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     from ..lm.interventions import scale
 
     family, name, run = row["family"], row["neuron_set"], session.run
-    untouched = {
-        "evaluation": name.startswith("base on "),
-        "prediction": name == "zeroed untouched" or not name.startswith("zeroed "),
-    }
-    if family in _PLAIN or name == "none" or untouched.get(family):
+    if name == "none" and family != OTHER_MODEL:
         return None
     sets, path = read_sets(run), "both"
     neurons: list[Neuron] = []
@@ -141,7 +137,11 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     elif family == "push" and name in ("direct", "indirect"):
         neurons, path = list(sets[comparison(sets.values())].neurons), name
     elif family == "selection":
-        rows = run.rows("SELECT layer, index FROM selections WHERE selection = ? ORDER BY rank", [name])
+        rows = run.rows(
+            "SELECT layer, index FROM selections JOIN selected USING (selection) WHERE neuron_set = ? AND rank < neurons "
+            "AND part != 'compared' ORDER BY rank",
+            [name],
+        )
         neurons = [Neuron(r["layer"], r["index"]) for r in rows]
     if not neurons:
         raise UserError(f"the run folder does not hold what was done to the model under {row['condition']}",
