@@ -40,7 +40,8 @@ _MODEL = re.compile(
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one module share a worker, and with it the module's finished run; those marked `model` share one too, so
-    that the default model is loaded once. (What xdist 3.8 does with its own marks it does not do under pytest 9.2.)"""
+    that the default model is loaded once. (What xdist 3.8 does with its own marks it does not do under pytest 9.2.) Modules
+    with slow tests come first: what begins late and takes long keeps one worker busy while the others wait."""
     if config.getoption("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
@@ -49,6 +50,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file, _, name = nodeid.partition("::")
             return "model" if {"", name.partition("[")[0]} & of_model(file) else file
+
+        def _assign_work_unit(self, node: Any) -> None:
+            self.workqueue.move_to_end(min(self.workqueue, key=turn), last=False)  # the first of equals: more tests
+            super()._assign_work_unit(node)
+
+    @cache
+    def turn(scope: str) -> int:
+        if scope == "model":
+            return 0
+        return 1 if "pytest.mark.slow" in (config.rootpath / scope).read_text(encoding="utf-8") else 2
 
     @cache
     def of_model(file: str) -> set[str]:

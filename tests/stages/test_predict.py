@@ -34,6 +34,7 @@ from cotscope.predicting.classifier import unpacked
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
+from cotscope.stages.predict import _against_confidence
 
 pytestmark = pytest.mark.slow
 
@@ -267,6 +268,16 @@ def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place
     told = sizes.reshape(len(sizes), -1) if about["told_by"] == "reasoning" else stored.arrays["confidence"][:, -1]
     expected = dict(zip(json.loads(stored.metadata["answers"]), classifier.probabilities(told)))
     assert {r["id"]: r["probability"] for r in rows} == pytest.approx(expected, abs=5e-3)
+
+
+def test_the_finding_begins_with_whether_confidence_is_beaten() -> None:
+    def of(difference: float, p: float) -> dict[str, dict[str, dict[str, float]]]:
+        return {"predictors": {"confidence": {"difference": difference, "p_holm": p}}}
+
+    said = {"a": of(0.1, 0.01), "b": of(0.1, 0.2), "c": of(-0.1, 0.01), "d": of(0.2, 0.04)}
+    assert _against_confidence(said, "reasoning").endswith("more than confidence on a and d")
+    assert _against_confidence({"b": said["b"], "c": said["c"]}, "reasoning").endswith("none of the data")
+    assert _against_confidence(said, "confidence").startswith("confidence tells more")
 
 
 def test_answers_unlike_those_learned_on_are_named() -> None:

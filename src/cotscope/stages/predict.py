@@ -55,7 +55,7 @@ from ..runs.tables import (
     STOPPING,
     TRANSFERS,
 )
-from ..stats import auroc, auroc_difference, holm, mcnemar_exact
+from ..stats import LEVEL, auroc, auroc_difference, holm, mcnemar_exact
 
 TEMPERATURE = 0.7
 CARDS = 12  # neurons that the report shows
@@ -166,7 +166,7 @@ def predict(session: Session, options: Options) -> str:
     rests_on = [{"layer": n.layer, "index": n.index, "weight": weights[n]} for n in ranked[:CARDS]]
     cause = _cause(session, ranked, options.rests)
     run.summarise("prediction", said | {"cause": cause, "told_by": told_by, "rests_on": rests_on})
-    return ("" if told_by == REASONING else "confidence tells more than activity, and is what --on uses; ") + _finding(said)
+    return _against_confidence(said, told_by) + "; " + _finding(said)
 
 
 def _sources(session: Session, options: Options) -> list[TrialData]:
@@ -288,6 +288,15 @@ def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, 
         "p_untouched": mcnemar_exact(right["untouched"], right["rests"]),
         "p_others": mcnemar_exact(right["others"], right["rests"]),
     }
+
+
+def _against_confidence(said: dict[str, dict[str, Any]], told_by: str) -> str:
+    """Whether activity tells more than how sure the model was: what a user must know first."""
+    if told_by != REASONING:
+        return "confidence tells more than activity, and is what --on uses"
+    beside = {label: found["predictors"]["confidence"] for label, found in said.items()}
+    shown = [label for label, c in beside.items() if c["p_holm"] < LEVEL and c["difference"] > 0]
+    return f"activity is shown to tell more than confidence on {' and '.join(shown) or 'none of the data'}"
 
 
 def _finding(said: dict[str, dict[str, Any]]) -> str:
