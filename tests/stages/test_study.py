@@ -473,24 +473,8 @@ def _activity_without_and_with_the_judge(run: Run) -> None:
 @pytest.mark.model
 def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
     """Small, but real: the direction of the main finding on the real model."""
-    options = [
-        "--limit",
-        "16",
-        "--discover-limit",
-        "12",
-        "--matched",
-        "1",
-        "--unmatched",
-        "1",
-        "--max-new-tokens",
-        "64",
-        "--given",
-        "6",
-        "--battery",
-        "2",
-        "--permuted",
-        "0",
-    ]
+    few = ("--discover-limit", "12", "--matched", "1", "--unmatched", "1", "--given", "3", "--battery", "1", "--permuted", "0")
+    options = ["--limit", "16", "--max-new-tokens", "64", *few]
     from cotscope.prompts.derive import derive_prompts
     from cotscope.prompts.exemplars import load_exemplars
 
