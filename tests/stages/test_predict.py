@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TinyStudy
+from conftest import TinyStudy, times
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
@@ -130,6 +130,9 @@ def test_calibrate_puts_the_verdict_to_shuffled_labels(place: Path, tmp_path: Pa
     found = run.summary["placebo"]["shuffled"]
     assert found["said"] == sum(r["low"] > 0.5 for r in rows) and found["shuffles"] == 20 and 0.4 < found["mean"] < 0.6
     assert f"in {found['said']} of 20 shuffles" in " ".join((folder / "report.html").read_text().split())
+    before = times(folder, "calibration_shuffles")
+    assert set(before) == {"calibration_shuffles/more", "calibration_shuffles/other"}
+    assert main([*calibrate, "10"]) == 0 and times(folder, "calibration_shuffles") == before, "not made again"
     assert main([*calibrate, "0"]) == 0 and "shuffled" not in Run.open(folder).summary["placebo"]
 
 

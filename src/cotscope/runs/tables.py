@@ -353,6 +353,6 @@ _CALIBRATION = (
 CALIBRATION_RUNS = table("calibration_runs", "one run of the calibration", _CALIBRATION, part="run")
 CALIBRATION_SHUFFLES = table(
     "calibration_shuffles", "one shuffle of the labels that `predict` learned from",
-    {"data": TEXT, "shuffle": WHOLE, "auroc": REAL, "low": REAL, "high": REAL},
+    {"data": TEXT, "shuffle": WHOLE, "auroc": REAL, "low": REAL, "high": REAL}, part="data",
 )  # fmt: skip
 CALIBRATION = table("calibration", "one run of the calibration that its rate counts", _CALIBRATION)

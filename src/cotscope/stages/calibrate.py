@@ -29,7 +29,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +107,7 @@ def calibrate(session: Session, options: Options) -> str:
 
 def _shuffled(session: Session, shuffles: int) -> str:
     """The areas of `predict` by shuffled labels, of each of its data sets. Returns: how often they say something, in a line."""
-    run, rows = session.run, list[dict[str, Any]]()
+    run, seed = session.run, session.config.seed
     known = run.rows(
         "SELECT data, problem_id, template, correct FROM predictions WHERE predictor = ? ORDER BY ALL", [REASONING]
     ) if run.state("predict").current else []  # fmt: skip
@@ -119,16 +118,20 @@ def _shuffled(session: Session, shuffles: int) -> str:
             assert stored is not None  # `predict` holds, so it is whole
             of = {r["problem_id"]: r for r in known if r["data"] == label}
             answers = [of[i] for i in json.loads(stored.metadata["answers"])]
+            neurons = reasoning_neurons(session)
+            made_of = fingerprint(run.manifest["files"][f"arrays/traces.{label}"]["sha256"], answers, neurons, shuffles, seed)
+            if run.done(f"calibration_shuffles/{label}", made_of) is not None:
+                bar.update(shuffles)
+                continue
             place = {Neuron(*n): i for i, n in enumerate(json.loads(stored.metadata["neurons"]))}
-            features = flat(stored.arrays["sizes"][:, :, [place[n] for n in reasoning_neurons(session)]])
-            areas = shuffled_labels(
-                features, [a["correct"] for a in answers], [a["template"] for a in answers], session.config.seed, shuffles,
-                bar.update,
-            )  # fmt: skip
-            rows += [{"data": label, "shuffle": i, **area_of(area)} for i, area in enumerate(areas)]
-    run.write(CALIBRATION_SHUFFLES, rows)
-    if not rows:
+            features = flat(stored.arrays["sizes"][:, :, [place[n] for n in neurons]])
+            right, templates = ([a[key] for a in answers] for key in ("correct", "template"))
+            areas = shuffled_labels(features, right, templates, seed, shuffles, bar.update)
+            rows = [{"data": label, "shuffle": i, **area_of(area)} for i, area in enumerate(areas)]
+            run.write(CALIBRATION_SHUFFLES, rows, label, made_of)
+    if not labels:
         return ""
+    rows = run.rows("SELECT * FROM calibration_shuffles")
     said = sum(r["low"] > 0.5 for r in rows)
     found = {"shuffles": len(rows), "said": said, "rate": said / len(rows), "ci": list(wilson(said, len(rows))),
              "mean": float(np.mean([r["auroc"] for r in rows]))}  # fmt: skip
