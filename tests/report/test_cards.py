@@ -73,9 +73,9 @@ def test_cards_of_the_neurons_that_the_prediction_rests_on(tmp_path: Path) -> No
     found = cards(run, "full", [(2, 3), (2, 0), (5, 5)])
     assert [(c["pole"]["index"], c["pole"]["sign"]) for c in found] == [(3, -1), (0, 1)]
     assert sorted(found[1]["concepts"]) == sorted(CONCEPTS) and found[1]["effect"]["result_margin"] == -0.125
-    assert "it rests on most" not in read(predicted(tmp_path)).text
+    assert "by activity rests on most" not in read(predicted(tmp_path)).text
     summary = {"rests_on": [{"layer": 2, "index": 3, "weight": 1.5}], "told_by": "reasoning", "cause": None}
-    assert "it rests on most" in read(predicted(tmp_path, summary=summary)).text
+    assert "by activity rests on most" in read(predicted(tmp_path, summary=summary)).text
 
 
 def test_the_strongest_of_each_concept_come_by_turns(tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_edits_that_do_not_fit(copy: Path, capsys: pytest.CaptureFixture[str]) -
         ({"factors": dict.fromkeys(MANY, (1e38, 1e38))}, "edit gone breaks the model"),
         ({"factors": dict.fromkeys(MANY, (1e300, 1e300)), "scope": "generated"}, "edit gone breaks the model"),
         ({"offsets": dict.fromkeys(MANY, 3e38)}, "edit gone breaks the model"),
-        ({"name": "base"}, "two edits have one name"),
+        ({"name": "base"}, "two edits have one name"), ({"name": "none"}, "neither base nor none"),
         ({"name": "../up"}, "can't name a file"), ({"name": ".hidden"}, "can't name a file"),
         ({"name": "x" * 300}, "can't name a file"), ({"name": "a\nb"}, "can't name a file"),
         ({"name": "\ud800"}, "can't name a file"),

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from cotscope.edits.edit import Edit
-from cotscope.records import Pole
+from cotscope.lm.interventions import scale
+from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
-from cotscope.runs.tables import COMPLETIONS, PREDICTED
+from cotscope.runs.session import Session
+from cotscope.runs.tables import COMPLETIONS, PREDICTED, SELECTED, SELECTIONS
 from cotscope.view import desk
-from cotscope.view.solutions import Marks, differing, words
+from cotscope.view.solutions import Marks, differing, intervention_of, words
 
 pytest_plugins = ("small_study",)
 TOKEN = {"x-cotscope-token": "the-token"}
@@ -130,6 +132,20 @@ def test_predicted_answers_are_watched_with_their_own_questions(client: Any, sma
     for condition in ("prediction.zeroed rests", "cascade.more"):
         said = post(other, "activity", {"problem": "p1", "condition": condition}, 400)["error"]
         assert "does not hold what was done" in said, "of another model the words alone are known"
+
+
+def test_the_first_neurons_of_a_selection_are_found_again(small_copy: Path) -> None:
+    run = Run.open(small_copy)
+    chosen = [{"selection": "attribution", "rank": rank, "layer": 1, "index": index} for rank, index in enumerate((7, 3, 5))]
+    parts = [("attribution", "all", 3), ("attribution, first 2", "first", 2)]
+    run.write(SELECTIONS, chosen)
+    run.write(SELECTED, [{"neuron_set": n, "selection": "attribution", "part": p, "neurons": c} for n, p, c in parts])
+    run.save()
+    session = Session.reopen(small_copy)
+    for name, _, count in parts:
+        found = intervention_of(session, {"family": "selection", "neuron_set": name, "condition": f"selection.{name}"})
+        expected = scale(session.loaded.anatomy, [Neuron(1, r["index"]) for r in chosen[:count]], 0.0)
+        assert found is not None and found.key == expected.key
 
 
 def test_the_base_writes_what_the_study_wrote(client: Any, run: Run) -> None:

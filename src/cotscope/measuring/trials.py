@@ -23,7 +23,7 @@ class Trial:
 
     Attributes:
         control: the number of a random set.
-        part: one of `PARTS_OF_SELECTION`.
+        part: "all" that were chosen; "compared": those of them that share a stratum with others; the "first" ones.
     """
 
     selection: str

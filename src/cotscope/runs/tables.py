@@ -177,8 +177,6 @@ SELECTIONS = table(
     "a neuron that one way of choosing chose, the first one first",
     {"selection": TEXT, "rank": WHOLE} | NEURON,
 )
-PARTS_OF_SELECTION = ("all", "compared", "first")
-"""All that were chosen; those of them that share a stratum with others; the first `neurons` of them."""
 _SELECTED = {"selection": TEXT, "part": TEXT, "neurons": WHOLE, "control": WHOLE}
 SELECTION_SCORES = table(
     "selection_scores",

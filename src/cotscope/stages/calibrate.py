@@ -112,17 +112,18 @@ def _shuffled(session: Session, shuffles: int) -> str:
         "SELECT data, problem_id, template, correct FROM predictions WHERE predictor = ? ORDER BY ALL", [REASONING]
     ) if run.state("predict").current else []  # fmt: skip
     labels = list(dict.fromkeys(r["data"] for r in known)) if shuffles else []
+    neurons = reasoning_neurons(session) if labels else []
     with session.bar("shuffling labels", shuffles * len(labels), "shuffle") as bar:
         for label in labels:
-            stored = run.arrays(f"traces.{label}", None)
-            assert stored is not None  # `predict` holds, so it is whole
             of = {r["problem_id"]: r for r in known if r["data"] == label}
-            answers = [of[i] for i in json.loads(stored.metadata["answers"])]
-            neurons = reasoning_neurons(session)
-            made_of = fingerprint(run.manifest["files"][f"arrays/traces.{label}"]["sha256"], answers, neurons, shuffles, seed)
+            traces = run.manifest["files"][f"arrays/traces.{label}"]["sha256"]
+            made_of = fingerprint(traces, list(of.values()), neurons, shuffles, seed)
             if run.done(f"calibration_shuffles/{label}", made_of) is not None:
                 bar.update(shuffles)
                 continue
+            stored = run.arrays(f"traces.{label}", None)
+            assert stored is not None  # `predict` holds, so it is whole
+            answers = [of[i] for i in json.loads(stored.metadata["answers"])]
             place = {Neuron(*n): i for i, n in enumerate(json.loads(stored.metadata["neurons"]))}
             features = flat(stored.arrays["sizes"][:, :, [place[n] for n in neurons]])
             right, templates = ([a[key] for a in answers] for key in ("correct", "template"))
@@ -135,7 +136,7 @@ def _shuffled(session: Session, shuffles: int) -> str:
     said = sum(r["low"] > 0.5 for r in rows)
     found = {"shuffles": len(rows), "said": said, "rate": said / len(rows), "ci": list(wilson(said, len(rows))),
              "mean": float(np.mean([r["auroc"] for r in rows]))}  # fmt: skip
-    run.summarise("placebo", run.summary["placebo"] | {"shuffled": found})
+    run.summarise("placebo", {"shuffled": found})
     interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
     return (
         f"; by shuffled labels activity “tells right answers from wrong ones” in {said} of {len(rows)} shuffles {interval}, "

@@ -99,8 +99,9 @@ def evaluate(session: Session, options: Options) -> str:
         raise UserError("there is nothing to evaluate", remedy="Give an edit file: --edit FILE. `cotscope edit` makes one.")
     edits = {path: Edit.read(path) for path in dict.fromkeys(options.edit)}
     names = [e.name for e in edits.values()]
-    if twice := next((n for n in [*names, BASE] if [*names, BASE].count(n) > 1), None):
-        raise UserError("two edits have one name", expected=f"different names, none of them {BASE}", got=shown(twice))
+    taken = [*names, BASE, "none"]  # "none" is where nothing is done (`completions.neuron_set`)
+    if twice := next((n for n in taken if taken.count(n) > 1), None):
+        raise UserError("two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice))
     count = options.test or len(session.inputs.split.test)
     every = [trial_data(session, source, count) for source in dict.fromkeys(options.data or (STUDY,))]
     _check_names([BASE, *names], [d.label for d in every])

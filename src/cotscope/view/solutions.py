@@ -139,7 +139,7 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     elif family == "selection":
         rows = run.rows(
             "SELECT layer, index FROM selections JOIN selected USING (selection) WHERE neuron_set = ? AND rank < neurons "
-            "AND part != 'compared' ORDER BY rank",
+            "ORDER BY rank",
             [name],
         )
         neurons = [Neuron(r["layer"], r["index"]) for r in rows]
