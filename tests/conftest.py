@@ -26,6 +26,7 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.models import DEFAULT_MODEL, resolve
+from cotscope.predicting import classifier, trees
 from cotscope.runs.folder import Run
 from cotscope.runs.progress import digest
 from cotscope.runs.tables import Table
@@ -66,6 +67,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return set(_MODEL.findall((config.rootpath / file).read_text(encoding="utf-8")))
 
     return ByModule(config, log)
+
+
+@pytest.fixture(scope="module")
+def few_choices() -> Iterator[None]:
+    """Fewer strengths and trees to choose from, which is most of the time; `tests/predicting` has them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STRENGTHS", (0.1, 1.0))
+        patch.setattr(classifier, "DEPTHS", (1,))
+        for module in (classifier, trees):
+            patch.setattr(module, "COUNTS", (5, 10))
+        patch.setattr(trees, "COUNT", 10)
+        yield
 
 
 _SHAPE = {

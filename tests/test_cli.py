@@ -250,7 +250,7 @@ def test_words_that_choose_nothing_together(capsys, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2**31, 2**40, 2**53 - 1])
+@pytest.mark.parametrize("seed", [2**31, 2**53 - 1])
 def test_large_seeds(tiny_study: TinyStudy, tmp_path: Path, seed: int) -> None:
     few = ["--matched", "1", "--unmatched", "1", "--permuted", "1", "--given", "2", "--battery", "1", "--variants", "1"]
     folder = tmp_path / "r"

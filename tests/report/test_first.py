@@ -59,9 +59,8 @@ def test_the_finding_is_the_verdicts(tmp_path: Path, verdict: str) -> None:
     assert finding_of[verdict] in said and in_words(verdict) in said and f"Verdict: {verdict}" in said
     assert not any(other in said for v, other in finding_of.items() if v != verdict)
     assert "{" not in "".join(finding_of.values())
-    assert "Ranked among 20 random sets: taken out p = 0.048; no p can be below 0.048 among so many." in said
-    assert "The model solves 0.62 [0.57, 0.68] of 96 problems (in brackets: 95 % interval)." in said
-    assert "Without these neurons it solves 0.10" in said
+    assert "Random sets that do as much harm: 0 of 20 (p = 0.048, the least that so few sets can show)." in said
+    assert "The model solves 0.62 [0.57, 0.68] of 96 problems (in brackets: 95 % interval), without them 0.10" in said
 
 
 def test_every_verdict_has_a_finding() -> None:
@@ -97,9 +96,8 @@ def test_a_problem_that_is_lost(tmp_path: Path) -> None:
     after = [("7", True), ("Three and four\nare 8, 7 - 0 = 7.", False), ("8", False)]
     page = read(solved(tmp_path, before, after))
     said = " ".join(page.text.split())
-    assert "How <b>many</b>p1? Right: 7" in said
-    assert "Not picked by hand: the first in the data of those solved only with them" in said
-    assert "(3 problems: 2 solved only with the neurons, 1 only" in said
+    assert "How <b>many</b>p1? Correct answer: 7" in said
+    assert "Not picked by hand: the first of the 2 problems (of 3) that are solved only with the neurons; 1 is solved" in said
     assert "Without them: wrong (8)" in said and "<i>apples</i>" in said
     assert "<mark>3 + 4 = 7</mark>" in (tmp_path / "report.html").read_text()
     assert sum(tag == "mark" for tag, _ in page.elements) == 2  # the formula, and the word that explains it

@@ -103,7 +103,9 @@ def test_ratio_of_sums_over_clusters() -> None:
 
 
 @pytest.mark.slow
-def test_a_larger_model_that_says_the_same(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_larger_model_that_says_the_same(
+    few_choices: None, tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_study.model, dtype=torch.float32)
     config = model.config
     config.num_hidden_layers += 2

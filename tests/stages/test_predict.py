@@ -48,7 +48,7 @@ def question() -> str:
 
 
 @pytest.fixture(scope="module")
-def place(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(few_choices: None, tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder `run`, and `more.jsonl` and `other.jsonl`, of whose problems the model solves those at which its reasoning
     neurons are more active than at most."""
     place = tmp_path_factory.mktemp("predict")

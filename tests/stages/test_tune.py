@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TinyStudy
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotscope.cli import main
@@ -35,6 +37,8 @@ from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
+from cotscope.measuring import courses
+from cotscope.measuring.courses import Course, Plan
 from cotscope.measuring.tuning import Tuning, _next, _Tuner
 from cotscope.measuring.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import templates
@@ -221,7 +225,7 @@ def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path) -
     to = tmp_path / "best.json"
     assert main(tune(run, to, "factors", *(word for rate in rates for word in ("--rate", rate)))) == 0
     found = Edit.read(to).chosen["tuned"]
-    tried = dict(map(tuple, found["rates"]))
+    tried = {rate: loss for rate, loss, _ in found["rates"]}
     assert list(tried) == sorted(float(r) for r in rates)
     for rate, one in alone.items():
         assert tried[float(rate)] == pytest.approx(one["curve"][1]["validation"], abs=1e-4)
@@ -232,7 +236,7 @@ def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path) -
 
 def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
     def course(rate: float, found: float) -> Any:
-        return SimpleNamespace(rate=rate, loss=found)
+        return SimpleNamespace(rate=rate, rank=(0.0, found))
 
     def search(losses: Callable[[float], float], auto: bool = True) -> list[float]:
         tried: dict[float, Any] = {}
@@ -248,8 +252,50 @@ def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
 
 def test_it_ends_early_when_validation_becomes_worse(run: Path, tmp_path: Path) -> None:
     found = tuned(run, tmp_path / "long.json", "factors", "--passes", "40", "--rate", "0.2", "--patience", "2")
-    curve = [p["validation"] for p in found["curve"]]
+    curve = [(-p["solved"], p["validation"]) for p in found["curve"]]
     assert len(curve) < 41 and len(curve) == found["taken"] + 3 and min(curve) == curve[found["taken"]]
+
+
+class Scripted:
+    """A training whose losses are given, one number per validation."""
+
+    def __init__(self, losses: Sequence[float]) -> None:
+        self.told = iter(losses)
+        self.trained = SimpleNamespace()
+
+    def begin(self, rate: float) -> None: ...
+
+    def step(self, batch: Sequence[object], update: object) -> list[float]:
+        return [0.0] * len(batch)
+
+    def losses(self, texts: Sequence[object], update: object) -> list[float]:
+        return [next(self.told)] * len(texts)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"value x": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(("by_solved", "taken", "passes"), [(True, 2, 4), (False, 3, 4)])
+def test_what_is_taken_solves_most(tmp_path: Path, by_solved: bool, taken: int, passes: int) -> None:
+    """The loss falls all the way, while fewer problems are solved from the third pass on."""
+    solved = iter([5, 5, 6, 4, 6])
+    plan = Plan(Scripted([0.9, 0.8, 0.7, 0.6, 0.75]), tmp_path, "x", [None], [None] * 8, 1, 0, 2, math.inf,  # type: ignore
+                tqdm(disable=True), lambda: next(solved), by_solved, lambda text: None)  # fmt: skip
+    course = Course(plan, 0.1)
+    course.run(passes)
+    assert course.taken == taken and [p["solved"] for p in course.curve] == [5, 5, 6, 4, 6]
+    again = Course(plan, 0.1)
+    assert again.taken == taken and again.curve == course.curve, "kept"
+    assert Course(Plan(*(getattr(plan, f.name) if f.name != "of" else "y" for f in fields(plan))), 0.1).curve == []
+
+
+def test_a_state_of_another_version_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(Scripted([0.9, 0.8]), tmp_path, "x", [None], [None], 1, 0, 2, math.inf, tqdm(disable=True), lambda: 0,  # type: ignore
+                True, lambda text: None)  # fmt: skip
+    Course(plan, 0.1).run(1)
+    assert Course(plan, 0.1).passes == 1
+    monkeypatch.setattr(courses, "VERSION", 0)
+    assert Course(plan, 0.1).curve == []
 
 
 def test_it_says_how_long_it_takes_from_a_step_that_was_measured(

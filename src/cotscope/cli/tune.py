@@ -47,7 +47,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         ("train", 48, "positive", "problems to train on"),
         ("validation", 16, "positive", "problems kept for validation"),
         ("passes", 2, "positive", "passes over them, at most"),
-        ("patience", 1, "positive", "passes without a lower validation loss that end it"),
+        ("patience", 1, "positive", "passes without a better validation that end it"),
         ("batch", 8, "positive", "problems per step"),
         ("seed", 0, "natural", "of their order"),
     ):
@@ -68,8 +68,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                       help="of lora: about so many numbers (default: as many as value vectors)")  # fmt: skip
     rates = ", ".join(f"{method} {rate:g}" for method, rate in RATES.items())
     tune.add_argument("--rate", type=_rate, action="append", metavar="X",
-                      help="Adam's learning rate; may be given several times: each is tried for a pass, that with the least "
-                      f"validation loss is kept; auto: so it is searched (default: {rates})")  # fmt: skip
+                      help="Adam's learning rate; may be given several times: each is tried for a pass, that with the most "
+                      f"validation problems solved is kept; auto: so it is searched (default: {rates})")  # fmt: skip
     tune.add_argument("--checkpointing", action="store_true",
                       help="compute layers again on the way back: less memory, more time")  # fmt: skip
     tune.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="begin no step after so many minutes")

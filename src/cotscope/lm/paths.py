@@ -44,11 +44,13 @@ class Untouched(NamedTuple):
     """What the untouched model did at the places of the given tokens, in order.
 
     Attributes:
+        scores: of the tokens.
         residual: what entered the final norm, (places, hidden), float32.
         coefficients: of `neurons`, (places, neurons), float32.
         outputs: per layer with a norm over the block's output, what enters that norm, (places, hidden); else None.
     """
 
+    scores: Scores
     residual: Tensor
     neurons: tuple[Neuron, ...]
     coefficients: Tensor
@@ -78,18 +80,17 @@ class PathEffects:
         self._targets = [t for tokens in given.continuations for t in tokens]
         self._untouched = self._look(neurons)
 
-    @torch.inference_mode()
     def untouched(self) -> Scores:
         """Each continuation's tokens with nothing disrupted."""
-        return self._by_prompt(self._scores(self._untouched.residual))
+        return self._untouched.scores
 
     @torch.inference_mode()
-    def of(self, neurons: Sequence[Neuron]) -> dict[Path, Scores]:
+    def of(self, neurons: Sequence[Neuron], paths: Sequence[Path] = PATHS) -> dict[Path, Scores]:
         """Each continuation's tokens with a set gone, by path."""
-        disrupted, _, _ = self._run(replace(self._given, intervention=self._disrupt(tuple(neurons))))
+        disrupted, _, total = self._run(replace(self._given, intervention=self._disrupt(tuple(neurons))))
         push = self._push(neurons)
-        streams = {"total": disrupted, "direct": self._untouched.residual - push, "indirect": disrupted + push}
-        return {path: self._by_prompt(self._scores(streams[path])) for path in PATHS}
+        parts = {"direct": lambda: self._untouched.residual - push, "indirect": lambda: disrupted + push}
+        return {path: self._by_prompt(self._scores(parts[path]())) if path in parts else total for path in paths}
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -99,9 +100,9 @@ class PathEffects:
         residual, outputs, said = self._run(replace(self._given, recorder=recorder, intervention=self._disrupt(())))
         self._check(residual, said)
         if recorder is None:
-            return Untouched(residual, (), residual[:, :0], outputs)
+            return Untouched(said, residual, (), residual[:, :0], outputs)
         coefficients = torch.cat([found[i] for i in range(len(self._given.prompts))])
-        return Untouched(residual, tuple(recorder.neurons), coefficients, outputs)
+        return Untouched(said, residual, tuple(recorder.neurons), coefficients, outputs)
 
     def _run(self, given: Given) -> tuple[Tensor, tuple[Tensor | None, ...], Scores]:
         """One pass: what enters the final norm, and the norms over blocks' outputs, at each given token's place, in order;
@@ -173,7 +174,11 @@ class PathEffects:
 
 
 def path_effects(
-    engine: Engine, given: Given, sets: Mapping[str, Sequence[Neuron]], disrupt: Disrupt | None = None
+    engine: Engine,
+    given: Given,
+    sets: Mapping[str, Sequence[Neuron]],
+    disrupt: Disrupt | None = None,
+    paths: Sequence[Path] = PATHS,
 ) -> Iterator[tuple[str, dict[Path, Scores]]]:
     """`PathEffects` of each set in turn; of a set without neurons only "total", which is the untouched model.
 
@@ -191,7 +196,7 @@ def path_effects(
     for names, together in groups:
         effects = PathEffects(engine, given, sorted(together), disrupt)
         for name in names:
-            yield name, effects.of(sets[name]) if sets[name] else {"total": effects.untouched()}
+            yield name, effects.of(sets[name], paths) if sets[name] else {"total": effects.untouched()}
 
 
 @contextmanager

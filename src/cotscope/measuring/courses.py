@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..lm.training import Text, Training
 
+VERSION = 2  # of a state's file: one of another is begun anew
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
 
@@ -38,6 +39,8 @@ class Plan:
         of: the fingerprint of all that decides losses.
         deadline: on the monotonic clock; no step begins after it.
         solves: how many validation problems the model solves at the moment.
+        by_solved: whether passes and rates are chosen by that first; not where the validation problems are those that the model
+            solves anyway.
         say: is told how long it takes, and of every pass.
     """
 
@@ -52,6 +55,7 @@ class Plan:
     deadline: float
     bar: tqdm[Any]
     solves: Callable[[], int]
+    by_solved: bool
     say: Callable[[str], object]
 
     @property
@@ -66,7 +70,8 @@ class Course:
     Attributes:
         curve: per pass, the validation loss after it, how many validation problems the model then solves, and the training loss
             during it; the first is of the base.
-        taken: the pass of the least validation loss; without validation, the last.
+        taken: the best pass by `Plan.by_solved`, of equal ones that with the least validation loss; without validation, the
+            last. The loss alone is no guide: it falls while accuracy does (`docs/log.md`, 2026-11-28).
         seconds: that it took.
     """
 
@@ -88,9 +93,12 @@ class Course:
         return max(len(self.curve) - 1, 0)
 
     @property
-    def loss(self) -> float:
-        """The least validation loss that it came to."""
-        return self.curve[self.taken]["validation"]
+    def rank(self) -> tuple[float, float]:
+        """Where it stands among others, the best first: as what is `taken`."""
+        return self._rank(self.curve[self.taken])
+
+    def _rank(self, point: dict[str, float]) -> tuple[float, float]:
+        return -point["solved"] if self.plan.by_solved else 0.0, point["validation"]
 
     @property
     def ended(self) -> bool:
@@ -143,7 +151,7 @@ class Course:
             point["training"] = fmean(self._losses)
             self.step, self._losses = 0, []
         self.curve.append(point)
-        if self.passes and (not self.plan.validation or point["validation"] < self.loss):
+        if self.passes and (not self.plan.validation or self._rank(point) < self.rank):
             self.taken = self.passes
             self._save(self._best, {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
         if self.passes and self.plan.validation:
@@ -156,7 +164,7 @@ class Course:
         self._write()
 
     def take(self) -> None:
-        """Put the parameters of the least validation loss into the model."""
+        """Put the parameters of the pass that is taken into the model."""
         self.plan.training.restore(_tensors(self._best))
 
     def drop(self) -> None:
@@ -185,7 +193,11 @@ class Course:
 
         about = {"curve": self.curve, "step": self.step, "taken": self.taken, "seconds": self.seconds, "_losses": self._losses}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, {"of": self.plan.of, "about": json.dumps(about)})
+            save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
+
+
+def _of(training: str) -> str:
+    return f"{VERSION} {training}"
 
 
 def _about(path: Path, of: str) -> dict[str, Any] | None:
@@ -193,7 +205,7 @@ def _about(path: Path, of: str) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}
-            return dict(json.loads(said["about"])) if said["of"] == of else None
+            return dict(json.loads(said["about"])) if said["of"] == _of(of) else None
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
 

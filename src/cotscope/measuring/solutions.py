@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..lm.engine import Engine
     from ..lm.interventions import Intervention
     from ..lm.loading import LoadedModel
+    from ..lm.paths import Path
     from ..lm.scoring import Given, TokenScore
 
     ByRole = dict[str, list[TokenScore]]
@@ -111,8 +112,9 @@ def score_paths(
     given: Sequence[Solution],
     sets: Mapping[str, Sequence[Neuron]],
     disrupt: Callable[[Sequence[Neuron]], Intervention | None] | None = None,
+    paths: Sequence[Path] = ("total", "direct", "indirect"),
 ) -> Iterator[tuple[str, dict[str, list[ByRole]]]]:
-    """For each set in turn: path ("total", "direct", "indirect") → the scores of each solution's tokens by role.
+    """For each set in turn: each of the paths → the scores of each solution's tokens by role.
 
     Only "total" of a set without neurons (the untouched model), and of every set on a model whose logits can't be read off
     its last residual stream.
@@ -127,7 +129,7 @@ def score_paths(
     whole = _as_given(prompt, given)
     gone = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
     try:
-        for name, found in path_effects(engine, whole, sets, gone):
+        for name, found in path_effects(engine, whole, sets, gone, paths):
             yield name, {path: by_role(given, scores) for path, scores in found.items()}
     except ModelError:
         for name, neurons in sets.items():

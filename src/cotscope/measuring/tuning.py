@@ -1,7 +1,8 @@
 """Tune: train factors or vectors of chosen neurons on worked problems, or beside them adapters or all weights.
 
-Some of the worked problems (`measuring/worked.py`) are kept for validation: the learning rate and the pass with the least loss
-on them are taken.
+Some of the worked problems (`measuring/worked.py`) are kept for validation: the learning rate and the pass after which the most
+of them are solved are taken, of as many those with the least loss. Where the model wrote the solutions, and its right ones were
+taken, it solves them anyway: there the loss alone decides.
 
 Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
 in it that says of which base it is and how it was made (`Edit.weights`).
@@ -29,7 +30,7 @@ from .attributing import differentiable
 from .choosing import choose
 from .courses import Course, Plan
 from .problems import STUDY
-from .worked import ended, parted, worked_problems
+from .worked import ended, has_solution, parted, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
@@ -60,7 +61,7 @@ class Tuning:
         trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
         train, validation: how many, at most; no validation problem is of a template that is trained on, where there are others.
         passes: over the training problems, at most.
-        patience: passes without a lower validation loss after which it ends.
+        patience: passes without a better validation after which it ends.
         batch: problems per step.
         rate: Adam's learning rate; of several each is tried for one pass and the best is kept; "auto": three times and a third
             of the best are tried for as long as that is better; None: `RATES`.
@@ -202,10 +203,11 @@ class _Tuner:
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
+        by_solved = settings.validation > 0 and not settings.own and all(has_solution(p) for p, _ in self.given)
         stop = ""
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
-                        settings.patience, deadline, bar, self._solver(training), self.say)  # fmt: skip
+                        settings.patience, deadline, bar, self._solver(training), by_solved, self.say)  # fmt: skip
             try:
                 best = _search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
@@ -213,22 +215,24 @@ class _Tuner:
             except KeyboardInterrupt:
                 if not any(c.passes for c in tried.values()):
                     raise  # nothing to keep but the state, from which the same command goes on
-                best = min(tried.values(), key=_loss)
+                best = min(tried.values(), key=_rank)
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not best.taken:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise EditError(
-                "nothing was gained on the validation problems", got=f"loss {[p['validation'] for p in curve]}",
-                remedy="Use a smaller --rate, more problems, or other neurons.",
-            )  # fmt: skip
+                "nothing was gained on the validation problems",
+                got=f"solved {[p['solved'] for p in curve]}, loss {[p['validation'] for p in curve]}",
+                remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons.",
+            )
         best.take()
         found = {k: v for k, v in asdict(settings).items() if v is not None} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if len(tried) > 1:
-            found["rates"] = [[c.rate, _rounded(c.curve[min(1, c.passes)]["validation"])] for c in tried.values()]
+            firsts = [(c.rate, c.curve[min(1, c.passes)]) for c in tried.values()]
+            found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]
         edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
         shutil.rmtree(self.folder, ignore_errors=True)
         return edit
@@ -302,16 +306,16 @@ def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, C
         base = next((c.curve[0] for c in tried.values()), None)
         course = tried[rate] = Course(plan, rate, base)
         course.run(passes if len(rates) == 1 and not auto else 1)
-        for other in sorted(tried.values(), key=_loss)[1:]:
+        for other in sorted(tried.values(), key=_rank)[1:]:
             other.drop()
-    return min(tried.values(), key=_loss)
+    return min(tried.values(), key=_rank)
 
 
 def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:
     """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest."""
     if left := [r for r in rates if r not in tried]:
         return left[0]
-    best = min(tried.values(), key=_loss).rate
+    best = min(tried.values(), key=_rank).rate
     beyond = [float(f"{best * step:.3g}") for step in (_STEP, 1 / _STEP)] if auto else []
     return next((r for r, end in zip(beyond, (max, min)) if best == end(tried)), None)
 
@@ -320,5 +324,5 @@ def _rounded(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
 
 
-def _loss(course: Course) -> float:
-    return course.loss
+def _rank(course: Course) -> tuple[float, float]:
+    return course.rank

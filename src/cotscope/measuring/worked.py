@@ -47,7 +47,7 @@ def worked_problems(
         draws: solutions sampled of each problem that its greedy one gets wrong, from `seed` on; a right one is taken.
     """
     every = tuning_problems(session, data)
-    worked = [(p, render_solution(p)) for p in every if p.steps or p.solution.strip()]
+    worked = [(p, render_solution(p)) for p in every if has_solution(p)]
     if not own and len(worked) >= min(wanted, len(every)):
         return worked[:wanted]
     why = "" if own else "the data has no solutions: "
@@ -67,6 +67,11 @@ def worked_problems(
         if len(found) >= wanted:
             break
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def has_solution(problem: Problem) -> bool:
+    """Whether the data has one of it."""
+    return bool(problem.steps or problem.solution.strip())
 
 
 def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:

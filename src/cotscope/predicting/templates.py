@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +25,11 @@ def masked(text: str) -> str:
 
 def templates(questions: Sequence[str]) -> list[int]:
     """The number of each question's template; questions are joined to all that are alike, directly or through others."""
+    return list(_templates(tuple(questions)))
+
+
+@lru_cache(maxsize=8)  # a second for 1,500 questions, and asked again and again of the same
+def _templates(questions: tuple[str, ...]) -> tuple[int, ...]:
     from scipy.sparse import vstack
     from scipy.sparse.csgraph import connected_components
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -35,4 +41,4 @@ def templates(questions: Sequence[str]) -> list[int]:
         alike.data = np.where(alike.data >= ALIKE, alike.data, 0)
         alike.eliminate_zeros()
         parts.append(alike)
-    return connected_components(vstack(parts), directed=False)[1].tolist()
+    return tuple(connected_components(vstack(parts), directed=False)[1].tolist())

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ..data.roles import formulas
 from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT, paired_bootstrap
+from ..stats.verdicts import EXPLAINED
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
 from .svg import fill, svg, text_at
@@ -17,16 +18,16 @@ from .text import interval, is_number, number, shortened
 
 FINDINGS = {
     MATTERS: "The model’s {skill} depend{s} on these neurons, more than on other neurons like them.",
-    PUSH: "These neurons push {skill} onto the page. That the model {does} with them is not shown.",
+    PUSH: "These neurons make the model write {skill}. That it {does} with them is not shown.",
     NOT_SHOWN: "It is not shown that these neurons do more for the model’s {skill} than other neurons like them.",
     UNSPLIT: "The model’s {skill} suffer{s} without these neurons, more than without others like them. Whether that is more "
-    "than their own push onto the page can’t be told on this model.",
+    "than what they write to the output directly can’t be told on this model.",
     TOO_FEW: "Whether these neurons matter can’t be told yet: there are too few random sets of neurons to compare them with.",
 }
 """The verdict of `stats/specific.py` for a reader who knows none of the tool's words, for `SKILLS` to fill in."""
 SKILLS = {
     ARITHMETIC: {"skill": "arithmetic", "s": "s", "does": "calculates"},
-    ANSWERS: {"skill": "answers", "s": "", "does": "finds them"},
+    ANSWERS: {"skill": "answers", "s": "", "does": "finds answers"},
 }
 PHENOMENA = {
     "without_formulas": "Examples without formulas",
@@ -36,9 +37,9 @@ PHENOMENA = {
 }
 """What the prompt's worked examples are changed to."""
 VERDICTS = {
-    "explained": "activity goes with accuracy, more than other neurons’ does",
+    "explained": "activity goes with accuracy, more than that of other neurons",
     "contradicted": "activity goes against accuracy",
-    "activity moves as any neurons' does": "activity changes, but no more than other neurons’ does",
+    "activity moves as any neurons' does": "activity changes, but no more than that of other neurons",
     "accuracy moves without activity": "activity stands still while accuracy changes",
     "activity moves without accuracy": "activity changes, and accuracy is not seen to",
     "no change": "neither accuracy nor activity changes",
@@ -79,6 +80,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
         "picture": _picture(rows, target, _shares(run, rows)),
         "problem": problem(run, prompt, target),
         "phenomena": phenomena,
+        "explained": _explained([each["verdict"] for each in phenomena]),
         "changes": Chart(Markup(""), "", "correlate", "phenomena", [each["row"] for each in phenomena]),
         "concepts": list((run.summary.get("neurons") or {}).get("by_concept") or {}),
         **_solved(rows, target),
@@ -104,10 +106,12 @@ def finding(run: Reading) -> str:
     return "The problems solved without these neurons are counted. What is lost, and why, has not been measured yet."
 
 
-def _ranks(headline: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The p of each claim of the rule, the larger of the two that it asks for, and what it is about."""
-    words = {"pushes": "taken out", "matters": "taken out with their push put back"}
-    return [(said, max(c["p_value"], c["p_beyond"])) for claim, said in words.items() if (c := headline.get(claim))]
+def _ranks(headline: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """Of each claim of the rule: what it is about, how many random sets do as much harm, and the p of that; the larger of the
+    two that the rule asks for."""
+    words = {"pushes": "", "matters": "with the push put back "}
+    found = [(said, max(c["p_value"], c["p_beyond"])) for claim, said in words.items() if (c := headline.get(claim))]
+    return [(said, round(p * (headline["sets"] + 1)) - 1, p) for said, p in found]
 
 
 def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any]:
@@ -115,6 +119,7 @@ def _solved(rows: Mapping[str, Mapping[str, Any]], target: str) -> dict[str, Any
     matched = [row["accuracy"] for row in rows.values() if row["kind"] == "matched"]
     return {
         "untouched": rows.get("none"),
+        "whole": rows.get("reasoning") if target == "comparable" else None,
         "without": rows.get(target),
         "matched": sum(matched) / len(matched) if matched else None,
         "sets": len(matched),
@@ -136,7 +141,7 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequenc
     """
     paired = target == "comparable"
     without = {"reasoning": f"without {'all' if paired else 'the'} reasoning neurons"}
-    without |= {"comparable": "without those with a counterpart"} if paired else {}
+    without |= {"comparable": "without those that have a counterpart"} if paired else {}
     pictured: list[Row] = []
     shown = [rows["none"]] if "none" in rows else []
     if shown:
@@ -179,7 +184,10 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
     solved = [pair for pair in pairs if pair["right_before"]]
     counts = f"{len(pairs)} problems: {len(lost)} solved only with the neurons, {gained} only without them"
     if lost:
-        chosen = f"Not picked by hand: the first in the data of those solved only with them ({counts})."
+        chosen = (
+            f"Not picked by hand: the first of the {len(lost)} problems (of {len(pairs)}) that are solved only with the "
+            f"neurons; {gained} {'is' if gained == 1 else 'are'} solved only without them."
+        )
     elif solved:
         chosen = f"No problem is lost ({counts}); this is the first by its id of those solved with them."
     else:
@@ -239,6 +247,14 @@ def _phenomenon(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
         "figure": _changes(f"phenomenon-{place}", row),
         "row": {"phenomenon": name, "n": row.get("n"), **{key: row.get(key) for key in keys}, "verdict": row.get("verdict")},
     }
+
+
+def _explained(verdicts: Sequence[str]) -> str:
+    """The answer to what the four pictures ask, in a sentence."""
+    yes = verdicts.count(EXPLAINED)
+    if not yes:
+        return "That they do is shown for none of these changes of the prompt."
+    return f"That they do is shown for {yes} of these {len(verdicts)} changes of the prompt."
 
 
 def _changes(name: str, row: Mapping[str, Any]) -> Markup:

@@ -217,7 +217,7 @@ class _Bench:
         named: dict[str, Sequence[Neuron]] = {"none": (), "target": targets}
         named |= {f"permuted_{i}": neurons for i, neurons in enumerate(sets)}
         scored = []
-        for name, found in score_paths(self.session.engine, self.prompt, given, named, disrupt):
+        for name, found in score_paths(self.session.engine, self.prompt, given, named, disrupt, ("total", "indirect")):
             margins = found.get("indirect" if name != "none" else "total")
             indirect = None if margins is None else mean_scores(margins, "margin")
             scored.append(Scored(mean_scores(found["total"], "log_prob"), indirect))

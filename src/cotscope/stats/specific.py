@@ -16,20 +16,21 @@ from .significance import permutation_p
 LEAST_EFFECT = 0.05  # nats of log-probability; a token loses 5 % of its probability
 LEAST_MARGIN = 0.1  # nats of logit margin
 LEAST_PERMUTED = round(1 / LEVEL) - 1  # with fewer no p-value reaches the level
-MATTERS, PUSH, NOT_SHOWN = "matters", "only its own push", "not shown"
+MATTERS, PUSH, NOT_SHOWN = "matters", "only a push is shown", "not shown"
 TOO_FEW = "too few permuted sets to tell"
 UNSPLIT = "damage, but its own push can't be told from the rest"
 ARITHMETIC, ANSWERS = "arithmetic", "answers"
 """What a study is of: problems whose answers are numbers, or words."""
 VERDICTS = {
-    MATTERS: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them, even "
-    "when their own push on the output is put back: later layers depend on them.",
-    PUSH: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them. When their "
-    "own push on the output is put back, that is not shown any more: the push may be all that they do for {skill}.",
-    NOT_SHOWN: "It is not shown that {tokens} tokens become less likely without these neurons than without as many random "
-    "neurons like them.",
-    UNSPLIT: "Without these neurons {tokens} tokens become less likely than without as many random neurons like them. Whether "
-    "that is more than their own push on the output can't be told on this model.",
+    MATTERS: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them, and "
+    "still do with what they write to the output directly (their push) put back: later layers depend on them.",
+    PUSH: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them. With what "
+    "they write to the output directly (their push) put back, more harm than that of random neurons is not shown: the push may "
+    "be all that they do for {skill}.",
+    NOT_SHOWN: "It is not shown that taking these neurons out makes {tokens} tokens less likely, more so than taking out as "
+    "many random neurons like them.",
+    UNSPLIT: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them. "
+    "Whether that is more than what they write to the output directly can't be told on this model.",
     TOO_FEW: f"It takes {LEAST_PERMUTED} permuted sets (as many random neurons like them) to say anything.",
 }
 """What each verdict says of a set, for `in_words`."""

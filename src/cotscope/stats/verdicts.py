@@ -15,7 +15,7 @@ STILL = 0.05  # of the activity under the first prompt: a change that surely is 
 
 MANY = 1_000_000  # problems needed, at most
 
-TOO_FEW_PROBLEMS = "too few problems to tell"
+TOO_FEW_PROBLEMS, EXPLAINED = "too few problems to tell", "explained"
 RULE = (
     "Accuracy has changed if its exact McNemar p, Holm-adjusted over the phenomena, is below 0.05; activity has changed "
     "if the sign-flip permutation p of its paired change, Holm-adjusted likewise, is below 0.05. It has changed beyond that "
@@ -58,7 +58,7 @@ def verdict(accuracy: tuple[float, float], activity: ActivityChange, detectable:
     moves = activity.p < LEVEL
     if accuracy[1] < LEVEL:
         if moves and activity.p_beyond < LEVEL:
-            return "explained" if (accuracy[0] > 0) == (activity.mean > 0) else "contradicted"
+            return EXPLAINED if (accuracy[0] > 0) == (activity.mean > 0) else "contradicted"
         if moves:
             return "activity moves as any neurons' does"
         return "accuracy moves without activity" if activity.still else TOO_FEW_PROBLEMS
