@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from cotscope.cli import main
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import RunError, UserError
 from cotscope.exchange import FORMATS
+from cotscope.exchange.against import differences
 from cotscope.exchange.neuronpedia import HOOK, read_features
 from cotscope.exchange.tables import export
 from cotscope.records import Neuron, Pole
@@ -230,3 +233,51 @@ def test_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises((UserError, ImportError)):
         run.frame("candidates")
+
+
+# -- two runs ---------------------------------------------------------------------------------------------------------
+
+
+def again(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def test_a_run_is_the_same_as_itself(full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", str(full), "--against", str(again(full, tmp_path / "other"))]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"0 of {len(lines)} tables differ." and all(line.endswith("the same") for line in lines)
+    assert {line.partition(":")[0] for line in lines} == set(TABLES) - {"problems"}
+
+
+def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = complete(tmp_path / "run")
+    row = {f.name: example(f.type) for f in TABLES["poles"].schema}
+    rows = [row | {"index": i, "mean_coefficient": x} for i, x in ((1, 0.25), (1, 0.5), (2, None), (3, math.nan))]
+    did(folder, "discover", {"poles": rows})
+    other = again(folder, tmp_path / "other")
+    changed = [
+        rows[1] | {"mean_coefficient": 0.75}, rows[0], rows[2],
+        rows[3] | {"index": 4, "mean_coefficient": 2.0}, rows[3] | {"promoted_scores": [0.5]},
+    ]  # fmt: skip
+    did(other, "discover", {"poles": changed})
+    [found] = [d for d in differences(Run.open(folder), Run.open(other)) if d.table == "poles"]
+    assert (found.rows, found.other_rows, found.only, found.other_only) == (4, 5, 0, 1)
+    assert found.apart == {"mean_update_size": 0, "mean_coefficient": 0.25, "promoted_scores": 0.25, "suppressed_scores": 0}
+    assert not found.same(1.0)
+    did(other, "discover", {"poles": [rows[2] | {"mean_coefficient": 1.0}, *changed[:2], rows[3]]})
+    [found] = [d for d in differences(Run.open(folder), Run.open(other)) if d.table == "poles"]
+    assert found.apart is not None and found.apart["mean_coefficient"] == math.inf and not found.same(1e9)
+    did(other, "discover", {"poles": [changed[0], *rows[:1], *rows[2:]]})
+    for tolerance, code in (("0.2", 1), ("0.3", 0)):
+        words = ["tables", str(folder), "--against", str(other), "--tolerance", tolerance]
+        if code:
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+            assert ended.value.code == 1
+            assert "poles: 4 rows, mean_coefficient apart by up to 0.25" in capsys.readouterr().out
+        else:
+            assert main(words) == 0
+    (other / "tables" / "poles.parquet").unlink()
+    [found] = [d for d in differences(Run.open(folder), Run.open(other)) if d.table == "poles"]
+    assert str(found) == "poles: only the first has it" and not found.same(math.inf)

@@ -1,18 +1,20 @@
-"""`cotscope tables`: a run's results as files for other programs."""
+"""`cotscope tables`: a run's results as files for other programs, or held against another run's."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..exchange import FORMATS
+from . import options
 
 
 def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Offer the command."""
-    sub = command("tables", "write what of a run is current as files for other programs")
+    sub = command("tables", "write what of a run is current as files for other programs, or hold it against another run")
     sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     sub.add_argument(
         "--format",
@@ -22,10 +24,16 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "lm-evaluation-harness writes them (default csv)",
     )
     sub.add_argument("--to", type=Path, metavar="DIR", help="the folder to make (default: beside the run, RUN-FORMAT)")
+    sub.add_argument("--against", type=Path, metavar="OTHER", help="write nothing: say table by table how another run "
+                     "differs; ends with 1 if it does")  # fmt: skip
+    sub.add_argument("--tolerance", type=options.NUMBERS["amount"], default=0.0, metavar="X",
+                     help="numbers that differ by no more are the same (default 0)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
+    if arguments.against is not None:
+        return _against(arguments)
     from ..exchange.tables import export
     from ..report.text import visible
     from ..runs.folder import Run
@@ -37,3 +45,17 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(made)} {'file' if made[0].is_file() else 'source'}{'s' * (len(made) > 1)}: {visible(str(made[0].parent))}")
     for table, why in left.items():
         print(f"left out: {table}, since {visible(why)}")
+
+
+def _against(arguments: argparse.Namespace) -> None:
+    from ..exchange.against import as_rows, differences
+    from ..runs.folder import Run
+
+    found = differences(Run.open(arguments.run), Run.open(arguments.against))
+    differ = [each for each in found if not each.same(arguments.tolerance)]
+    if arguments.json:
+        print(json.dumps(as_rows(found, arguments.tolerance)))
+    else:
+        print(*found, f"{len(differ)} of {len(found)} tables differ.", sep="\n")
+    if differ:
+        sys.exit(1)
