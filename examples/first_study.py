@@ -2,7 +2,7 @@
 
     python examples/first_study.py                                   # the default model, 16 built-in problems
     python examples/first_study.py --model Qwen/Qwen2.5-1.5B         # any hub id, local folder or .gguf file
-    python examples/first_study.py --concept equals --out runs/here
+    python examples/first_study.py --concept equality --out runs/here
 
 The default model is the one that `make setup` installs (`cotscope models --install qwen2.5-coder-0.5b`). Stop the script
 when you like: given again with the same --out, it goes on where it was.
@@ -65,6 +65,8 @@ def first_study(out: str, concept: str = "", **options: Any) -> cotscope.Run:
 
     # 4. Everything that was measured is in tables: ask them anything.
     concept = concept or max(by_concept, key=by_concept.get)
+    if concept not in by_concept:
+        raise SystemExit(f"there is no concept {concept!r}; expected one of {', '.join(by_concept)}")
     print(f"\nThe strongest poles of {concept}:")
     for pole in run.query(STRONGEST, [concept]).to_pylist():
         tokens = " ".join(repr(token) for token in pole["promoted"])

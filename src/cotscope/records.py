@@ -55,6 +55,11 @@ class Problem:
         """The answer, if it is words; else nothing."""
         return self.answer if isinstance(self.answer, str) else ""
 
+    @property
+    def has_solution(self) -> bool:
+        """Whether the data has one."""
+        return bool(self.steps or self.solution.strip())
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -36,7 +36,7 @@ def run(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("edits") / "run"
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0
     assert main(["annotate", str(out)]) == 0
-    assert main(["ablate", str(out), *FEW[:6], "--outcomes", "accuracy"]) == 0
+    assert main(["ablate", str(out), *FEW[:4], "--outcomes", "accuracy"]) == 0
     assert main(["attribute", str(out), *ASKED, "--by", "attribution", "--by", "lexicon"]) == 0
     return Run.open(out)
 

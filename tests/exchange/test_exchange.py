@@ -128,7 +128,8 @@ def test_poles_go_to_neuronpedia_and_come_back(tmp_path: Path) -> None:
     place = {"problem_id": "p", "before": "<b>", "token": HOSTILE[0], "after": "", "coefficient": -2.5}
     did(folder, "annotate", {"contexts/x": [{"layer": 2, "index": 1, "sign": -1} | place]})
     written = {"condition": "discovery.full", "family": "discovery", "prompt": "full", "neuron_set": "none", "tokens": 6170}
-    did(folder, "discover", {"completions/discovery.full": [written, written]})
+    right = [written | {"correct": correct} for correct in (True, True, False)]
+    did(folder, "discover", {"completions/discovery.full": right})
     made, _ = export(Run.open(folder), "neuronpedia", tmp_path / "np")
     assert [p.relative_to(tmp_path / "np").as_posix() for p in made] == ["tiny-b/2-cotscope-pos", "tiny-b/2-cotscope-neg"]
     rows = {p: lines(p) for p in sorted((tmp_path / "np").rglob("*.jsonl*"))}

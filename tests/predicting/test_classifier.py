@@ -132,6 +132,11 @@ def test_constant_features_and_one_feature() -> None:
         ([True] * 10 + [False] * 10, range(20), "at least 30"),
         ([True] * 35 + [False] * 5, range(40), "35 right, 5 wrong"),
         ([True] * 20 + [False] * 20, [0] * 40, "too few templates"),
+        (
+            [True] * 30 + [False] * 12,
+            [*range(30), *[30, 31, 32, 33] * 3],
+            "got 30 of right answers, 4 of wrong",
+        ),
     ],
 )
 def test_too_little(right: list[bool], of: list[int], words: str) -> None:

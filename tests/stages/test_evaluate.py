@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,15 @@ from cotscope.edits.edit import Base, Edit
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.solutions import solution
+from cotscope.measuring.worked import made_with
+from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Pole
 from cotscope.runs.files import fingerprint
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stages import evaluate as stage
-from cotscope.stats import mcnemar_exact, paired_proportions
+from cotscope.stats import clustered_p, clustered_proportions
 
 pytestmark = pytest.mark.slow
 
@@ -109,9 +112,12 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
         for name in edits:
             row, before, after = rows[name, label], right["base"], right[name]
             assert row["n"] == len(problems) and row["accuracy"] == fmean(after) and row["accuracy_base"] == fmean(before)
-            assert (row["difference"], row["difference_low"], row["difference_high"]) == paired_proportions(before, after)
+            of = templates([p.question for p in problems])
+            found = tuple(row[f"difference{end}"] for end in ("", "_low", "_high"))
+            assert found == clustered_proportions(before, after, of)[:3] and row["templates"] == len(set(of))
+            assert row["templates_trained_on"] is None  # nobody says with what these were made
             assert row["gained"] - row["lost"] == sum(after) - sum(before)
-            assert row["p_value"] == mcnemar_exact(before, after) <= row["p_holm"]
+            assert row["p_value"] == clustered_p(before, after, of) <= row["p_holm"]
             assert row["perplexity"] == pytest.approx(general[name].perplexity, rel=1e-5)
             assert row["perplexity_ratio"] == pytest.approx(general[name].perplexity / general["base"].perplexity, rel=1e-5)
             assert row["kl"] == pytest.approx(general[name].kl, abs=1e-5)
@@ -278,6 +284,18 @@ def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.Capture
     )
     assert (
         main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "more.jsonl")]) == 0
+    )
+
+
+def test_problems_of_templates_that_the_edit_was_made_with(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = Session.reopen(copy / "run").inputs.split.test[2]
+    other = re.sub(r"\d+", lambda found: found[0] + "7", problem.question)
+    replace(Edit.read(copy / "gone.json"), chosen=made_with([other])).write(copy / "gone.json")
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW]) == 0
+    [row] = Run.open(copy / "run").rows("SELECT * FROM evaluations")
+    assert (
+        row["templates_trained_on"] >= 1
+        and f"{row['templates_trained_on']} of such as it was made with" in capsys.readouterr().out
     )
 
 

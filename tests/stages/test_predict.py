@@ -6,8 +6,9 @@ import csv
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.lm.tracing import trace
+from cotscope.measuring import answering
 from cotscope.measuring.answering import unlike
 from cotscope.measuring.carrying import WAYS
 from cotscope.measuring.predictors import neuron_groups
@@ -251,6 +253,33 @@ def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, caps
     assert "exists already" in capsys.readouterr().err
 
 
+def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, to, asked = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", list[int]()
+    command = ["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to"]
+    assert main([*command, str(whole)]) == 0
+    generate = Engine.generate
+
+    def killed(self: Engine, prompts: Sequence[str], **more: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(prompts))
+        return generate(self, prompts, **more)
+
+    monkeypatch.setattr(answering, "TOGETHER", 20)
+    monkeypatch.setattr(Engine, "generate", killed)
+    assert main([*command, str(to)]) == 130 and asked == [20, 20]
+    part = tmp_path / ".out.jsonl.part"
+    assert not to.exists() and part.exists()
+    asked[:] = [0]
+    assert main([*command, str(to)]) == 0 and asked == [0, 8]
+    assert to.read_text() == whole.read_text() and not part.exists()
+    part.write_text('{"of": "another"}\n{"id"')  # of other questions, and cut
+    to.unlink()
+    asked[:] = []
+    monkeypatch.setattr(answering, "TOGETHER", 100)
+    assert main([*command, str(to)]) == 0 and asked == [48]
+
+
 def test_a_known_answer_has_the_probability_that_the_kept_classifier_gives(place: Path, tmp_path: Path) -> None:
     to = tmp_path / "again.jsonl"
     assert main(["predict", str(place / "run"), "--on", str(place / "more.jsonl"), "--to", str(to)]) == 0
@@ -280,7 +309,7 @@ def test_the_finding_begins_with_whether_confidence_is_beaten() -> None:
     said = {"a": of(0.1, 0.01), "b": of(0.1, 0.2), "c": of(-0.1, 0.01), "d": of(0.2, 0.04)}
     assert _against_confidence(said, "reasoning").endswith("more than confidence on a and d")
     assert _against_confidence({"b": said["b"], "c": said["c"]}, "reasoning").endswith("none of the data")
-    assert _against_confidence(said, "confidence").startswith("confidence tells more")
+    assert _against_confidence(said, "confidence").startswith("confidence has the larger area (not tested)")
 
 
 def test_answers_unlike_those_learned_on_are_named() -> None:

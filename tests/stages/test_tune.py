@@ -26,7 +26,9 @@ from conftest import TinyStudy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cotscope.cli import main
+import cotscope
+from cotscope.cli import compare, main
+from cotscope.cli.commands import build_parser
 from cotscope.data.answers import is_right, parse_flexible
 from cotscope.data.load import load_problems
 from cotscope.data.numbers import format_number
@@ -39,9 +41,9 @@ from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
 from cotscope.measuring import courses
 from cotscope.measuring.courses import Course, Plan
-from cotscope.measuring.tuning import Tuning, _next, _Tuner
+from cotscope.measuring.tuning import Tuning, _next, _search, _Tuner
 from cotscope.measuring.worked import ended, parted, tuning_problems, worked_problems
-from cotscope.predicting.templates import templates
+from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Problem, Prompt
 from cotscope.runs.files import fingerprint
@@ -216,6 +218,22 @@ def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pyte
     assert len(found["curve"]) == 2 and found["taken"] == 1 and found["ended"] == "stopped by Ctrl-C"
 
 
+def test_ctrl_c_before_anything_is_gained_loses_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, step = 0, Training.step
+
+    def stopped(self: Training, *args: object, **more: object) -> list[float]:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "step", stopped)
+    to = tmp_path / "none.json"
+    assert main(tune(run, to, "factors", "--rate", "1e-9", "--patience", "2")) == 130
+    assert not to.exists() and (tmp_path / ".none.json.training").is_dir()
+
+
 def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path) -> None:
     alone: dict[str, Any] = {}
     rates = ("0.0001", "0.03", "0.001")
@@ -274,6 +292,9 @@ class Scripted:
     def state(self) -> dict[str, torch.Tensor]:
         return {"value x": torch.zeros(1)}
 
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        assert tensors.keys() == {"value x"}
+
 
 @pytest.mark.parametrize(("by_solved", "taken", "passes"), [(True, 2, 4), (False, 3, 4)])
 def test_what_is_taken_solves_most(tmp_path: Path, by_solved: bool, taken: int, passes: int) -> None:
@@ -287,6 +308,19 @@ def test_what_is_taken_solves_most(tmp_path: Path, by_solved: bool, taken: int, 
     again = Course(plan, 0.1)
     assert again.taken == taken and again.curve == course.curve, "kept"
     assert Course(Plan(*(getattr(plan, f.name) if f.name != "of" else "y" for f in fields(plan))), 0.1).curve == []
+
+
+def test_a_rate_that_was_dropped_is_begun_anew_if_it_is_the_only_one(tmp_path: Path) -> None:
+    def plan(*losses: float) -> Plan:
+        return Plan(Scripted(losses), tmp_path, "x", [None], [None], 1, 0, 2, math.inf, tqdm(disable=True), lambda: 0, True,  # type: ignore
+                    lambda text: None)  # fmt: skip
+
+    both: dict[float, Course] = {}
+    assert _search(plan(0.9, 0.8, 0.7), [0.1, 0.3], False, both, 2).rate == 0.3 and both[0.1].dropped
+    alone: dict[float, Course] = {}
+    found = _search(plan(0.75), [0.1], False, alone, 1)
+    assert found.rate == 0.1 and not found.dropped and [p["validation"] for p in found.curve] == [0.9, 0.75]
+    found.take()
 
 
 def test_a_state_of_another_version_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +355,9 @@ def test_an_edit_says_which_problems_it_was_made_with(run: Path, tmp_path: Path)
     to = tmp_path / "tuned.json"
     tuned(run, to)
     used = worked(Session.reopen(run, quiet=True))
-    assert Edit.read(to).chosen["questions"] == [fingerprint(question_key(p.question)) for p in used]
+    chosen = Edit.read(to).chosen
+    assert chosen["questions"] == sorted(fingerprint(question_key(p.question)) for p in used)
+    assert chosen["templates"] == sorted({masked(p.question) for p in used})
 
 
 def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +373,8 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unknown way of choosing" in refused("--by", "magic", *FEW)
     assert "too few problems with a solution" in refused("--by", "reasoning", "--validation", "16")
     assert "nothing was gained" in refused("--by", "reasoning", *COUNTS, "--rate", "1e-9")
+    assert "all neurons can't be trained as the first, or as random ones" in refused("--by", "all", "--random", "3", *FEW)
+    assert "full can't be trained as the first" in refused("--method", "full", "--first", "3", *FEW)
     assert "--trainable with --method lora only" in refused("--by", "all", *FEW, "--trainable", "9")
     monkeypatch.setattr(LoadedModel, "free_memory", lambda self: 300_000)
     assert re.search(r"does not fit into memory .*; expected 0.0 GiB", refused("--method", "full", *FEW))
@@ -407,8 +445,6 @@ def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
 
 
 def test_from_python(run: Path, tmp_path: Path) -> None:
-    import cotscope
-
     few = {"train": 3, "validation": 1, "batch": 2, "rate": 0.05}
     edit = cotscope.tune(run, tmp_path / "a.json", by="all", quiet=True, **few)
     assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
@@ -457,6 +493,8 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     before = len(called)
     assert main(words) == 0
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
+        compare.run(build_parser().parse_args([*words, "--first", "2"]))
 
 
 def test_the_end_of_a_solution_is_learned_too() -> None:

@@ -73,3 +73,21 @@ def test_answers_of_a_cluster_that_go_together() -> None:
             covered[known] += area.low <= true <= area.high
     assert covered[True] / runs >= 0.9
     assert covered[False] / runs <= 0.83
+
+
+def test_few_clusters_of_one_class() -> None:
+    """Wrong answers of four templates: the interval is wide enough. Of one: nothing can be said."""
+    rng, of = np.random.default_rng(4), np.repeat(np.arange(30), 4)
+    right = of >= 4
+
+    def draw() -> np.ndarray:
+        return right + rng.normal(size=30)[of] + rng.normal(size=120)
+
+    true = float(np.mean([auroc(right, draw()).value for _ in range(3000)]))
+    found = [auroc(right, draw(), of) for _ in range(400)]
+    assert np.mean([a.low <= true <= a.high for a in found]) >= 0.9
+    assert np.mean([auroc_difference(right, draw(), draw(), of)[1] < 0.05 for _ in range(400)]) <= 0.08
+    area = auroc(of >= 1, draw(), of)
+    assert (area.low, area.high) == (0, 1)
+    difference, p = auroc_difference(of >= 1, draw(), draw(), of)
+    assert (difference.low, difference.high, p) == (-1, 1, 1)

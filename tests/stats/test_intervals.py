@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
-from cotscope.stats import equivalence, paired_bootstrap, paired_proportions, wilson
+from cotscope.stats import (
+    clustered_p,
+    clustered_proportions,
+    equivalence,
+    mcnemar_exact,
+    paired_bootstrap,
+    paired_proportions,
+    wilson,
+)
 
 
 @settings(deadline=None)
@@ -183,3 +191,37 @@ def test_paired_proportions_cover_the_truth(lost: float, gained: float) -> None:
         _, low, high = paired_proportions(before.tolist(), after.tolist())
         covered += low <= gained - lost <= high
     assert covered / tries >= 0.93
+
+
+def test_each_problem_of_a_template_of_its_own() -> None:
+    before, after = [True, True, False, False, True] * 8, [True, False, True, False, True] * 8
+    difference, low, high, independent = clustered_proportions(before, after, list(range(40)))
+    assert (difference, low, high) == paired_proportions(before, after) and independent == 40
+    assert clustered_p(before, after, list(range(40))) == mcnemar_exact(before, after)
+
+
+def test_one_template_says_nothing_of_others() -> None:
+    assert clustered_proportions([False] * 9, [True] * 9, [3] * 9) == (1.0, -1.0, 1.0, 1.0)
+    assert clustered_p([False] * 9, [True] * 9, [3] * 9) == 1.0
+
+
+def test_no_change_and_nothing_at_all() -> None:
+    difference, low, high, independent = clustered_proportions([True] * 8, [True] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert difference == 0 and low < 0 < high and independent == 8
+    assert math.isnan(clustered_proportions([], [], [])[0])
+
+
+def test_problems_of_a_template_that_change_together() -> None:
+    """Edits that change whole templates, for better or worse: what is true is covered, and of chance nothing is said."""
+    rng, of = np.random.default_rng(3), np.repeat(np.arange(40), 4)
+    covered, said, runs = {True: 0, False: 0}, {True: 0, False: 0}, 300
+    for _ in range(runs):
+        turns = rng.choice([0.0, 0.0, 1.0, -1.0], 40)[of]  # half of the templates change, as many either way
+        before = np.where(turns > 0, rng.random(160) < 0.2, np.where(turns < 0, rng.random(160) < 0.8, rng.random(160) < 0.5))
+        after = np.where(turns > 0, rng.random(160) < 0.8, np.where(turns < 0, rng.random(160) < 0.2, before))
+        for known in covered:
+            _, low, high, _ = clustered_proportions(before, after, of if known else list(range(160)))
+            covered[known] += low <= 0 <= high
+            said[known] += clustered_p(before, after, of if known else list(range(160))) < 0.05
+    assert covered[True] / runs >= 0.92 and covered[False] / runs <= 0.85
+    assert said[True] / runs <= 0.08 and said[False] / runs >= 0.12

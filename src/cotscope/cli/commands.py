@@ -274,7 +274,10 @@ def _status(run: Any, as_json: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C."""
+    """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C; 1 where whoever read its output has gone.
+
+    Raises: SystemExit with 1 if `tables --against` finds a difference, with 2 for words that are no command.
+    """
     if argv is None:
         _speak_utf8()
         argv = sys.argv[1:]

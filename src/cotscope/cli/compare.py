@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..edits.edit import Edit
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES
 from ..runs.files import json_text, replacing, write_text
 from . import options
@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..runs.folder import Run
 
     folder: Path = arguments.to
+    _same_settings(arguments, folder / "settings.json")
     edits, nothing = dict[str, Path](), dict[str, str]()
     for seed in range(arguments.seeds):
         for contender, words in contenders(arguments.by, arguments.method or METHODS, seed):
@@ -81,7 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
             null = folder / f"{name}.null"
             if not to.exists() and not null.exists():
                 rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if f"{contender}-0" in edits else AUTO
-                first = [] if arguments.first is None or ALL in words else ["--first", str(arguments.first)]
+                some = arguments.first is not None and "--by" in words and ALL not in words
+                first = ["--first", str(arguments.first)] if some else []
                 said = _cotscope(arguments, "tune", *words, *first, "--rate", str(rate), "--seed", str(seed), "--to", str(to))
                 if said:
                     write_text(null, f"{said}\n")
@@ -104,6 +106,19 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": list(nothing)}))
     else:
         print(f"{len(edits)} trained, {len(nothing)} gained nothing: {table}; the report has a part on them.")
+
+
+def _same_settings(arguments: argparse.Namespace, path: Path) -> None:
+    """What is trained with; what stands in the folder was trained with the same. Raises: UserError."""
+    given = {name: getattr(arguments, name) for name in ("by", "first", *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
+    if not path.exists():
+        return write_text(path, json_text(given))
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if other := [name for name, value in given.items() if before.get(name) != value]:
+        raise UserError(
+            f"{path.parent} holds a comparison with another --{other[0].replace('_', '-')}",
+            expected=shown(before.get(other[0])), got=shown(given[other[0]]), remedy="Give another --to.",
+        )  # fmt: skip
 
 
 def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:

@@ -49,12 +49,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _against(arguments: argparse.Namespace) -> None:
     from ..exchange.against import as_rows, differences
+    from ..runs.files import json_values
     from ..runs.folder import Run
 
     found = differences(Run.open(arguments.run), Run.open(arguments.against))
     differ = [each for each in found if not each.same(arguments.tolerance)]
     if arguments.json:
-        print(json.dumps(as_rows(found, arguments.tolerance)))
+        print(json.dumps(json_values(as_rows(found, arguments.tolerance))))
     else:
         print(*found, f"{len(differ)} of {len(found)} tables differ.", sep="\n")
     if differ:

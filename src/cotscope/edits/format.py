@@ -59,8 +59,9 @@ def parsed(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise wrong("measured can't be read", "a list of objects", measured)
     if not _can_be_written([chosen, measured]):
         raise wrong("chosen or measured can't be read", "finite numbers, in few levels", [chosen, measured])
-    if not isinstance(seen := chosen.get("questions", []), list) or not all(isinstance(q, str) for q in seen):
-        raise wrong("the questions that it was chosen with can't be read", "a list of fingerprints", seen)
+    for key, kind in (("questions", "fingerprints"), ("templates", "texts")):
+        if not isinstance(seen := chosen.get(key, []), list) or not all(isinstance(q, str) for q in seen):
+            raise wrong(f"the {key} that it was chosen with can't be read", f"a list of {kind}", seen)
     found: dict[str, dict[Neuron, list[float]]] = {"factors": {}, "offsets": {}}
     for key, lengths in (("factors", (3, 4)), ("offsets", (3,))):
         rows = content.get(key, [])

@@ -51,7 +51,9 @@ def write_sources(run: Reading, to: Path) -> list[Path]:
         raise RunError(f"{run.folder} has no current poles", remedy="Run `cotscope discover` again.")
     name = run.manifest["model"]["name"]
     model = re.sub(r"[^a-z0-9.-]+", "-", name.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.") or "model"
-    written = run.rows("completions", "SELECT sum(tokens)::BIGINT AS tokens FROM completions WHERE family = 'discovery'")
+    # Steps are of right answers, and so are tokens.
+    sql = "SELECT sum(tokens)::BIGINT AS tokens FROM completions WHERE family = 'discovery' AND correct"
+    written = run.rows("completions", sql)
     tokens = (written[0]["tokens"] if written else None) or 0
     made = []
     for place in places:

@@ -16,6 +16,7 @@ from ..errors import RunError
 from ..report.reading import Reading
 from ..runs.files import json_text, json_values, replacing, write_text
 from ..runs.folder import Run
+from ..runs.progress import matches
 from ..runs.tables import TABLES
 from .neuronpedia import write_sources
 
@@ -53,7 +54,7 @@ def left_out(run: Run, reading: Reading) -> dict[str, str]:
         if not state.current:
             for name in run.manifest["stages"][stage]["wrote"] or run.manifest["stages"][stage]["writes"]:
                 table = name.partition("/")[0]
-                if table in TABLES and any(f == name or f.startswith(f"{name}/") for f in run.manifest["files"]):
+                if table in TABLES and any(matches(f, [name]) for f in run.manifest["files"]):
                     left.setdefault(table, f"stage {stage} is {state.status}" + (f" ({state.why})" if state.why else ""))
     return left
 

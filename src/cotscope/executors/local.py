@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import UserError
 from ..report.build import write_report
+from ..runs.folder import Run
 from ..runs.session import Session
 from ..runs.stage import Stage, options_of, require, run_instead, run_stage
 from ..stages.registry import STAGES, VERB_OF, VERBS
@@ -50,6 +52,7 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
     Raises: RunError if what they build on is missing or stale.
     """
     run = session.run
+    _check_used(run, verb, asked, stages)
     with run.writing():
         for stage in VERBS[verb] if stages is None else stages:
             mine = asked.get(stage.name)
@@ -59,6 +62,20 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
             elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options):
                 _run(session, stage, mine, listener, again=stage.repeats)
         write_report(run)
+
+
+def _check_used(run: Run, verb: str, asked: Asked, stages: Sequence[Stage] | None) -> None:
+    """Raises: UserError for an option of a stage that the command leaves out."""
+    for stage in VERBS[verb]:
+        mine = asked.get(stage.name)
+        if not mine or len(VERBS[verb]) == 1:
+            continue
+        options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **mine})
+        if stage not in stages if stages is not None else not stage.wanted(options):
+            raise UserError(
+                f"option {next(iter(mine))!r} is of the stage {stage.name}, which does not run with these options",
+                remedy=f"See `cotscope {verb} --help`.",
+            )
 
 
 def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listener: Listener, again: bool = False) -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ..data.answers import read_answer, written_answer
 from ..data.load import load_questions
 from ..errors import UserError, shown
-from ..predicting.classifier import unpacked
+from ..predicting.classifier import Classifier, unpacked
 from ..predicting.shares import expected_share, risk_coverage
-from ..records import Neuron
-from ..runs.files import replacing
+from ..records import Neuron, Problem
+from ..runs.files import fingerprint, hash_of, replacing, write_text
 from ..runs.session import Session
 from .choosing import REASONING
 from .predictors import flat
@@ -28,6 +28,7 @@ PREDICTOR = "predictor"
 KINDS = (".jsonl", ".csv", ".parquet")
 FEWEST, ALARM = 8, 0.01
 """Answers from which on they are compared with those learned on; the p below which a warning is given."""
+TOGETHER = 128  # questions after which what was answered is kept
 KEPT = 0.5  # of the most trusted answers, for the line that is printed
 
 
@@ -54,32 +55,63 @@ def answer(session: Session, questions: str, to: str | None) -> str:
             "the predictor was learned on another model", expected=about["model"], got=session.config.model,
             remedy=f"Run `cotscope predict {session.run.folder}` again.",
         )  # fmt: skip
-    prompt = session.prompt
-    with session.bar("answering", len(problems), "question") as bar:
-        written = session.engine.generate(
-            [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
-            progress=lambda rows, tokens: bar.update(rows),
-        )  # fmt: skip
-    given = []
-    for problem, c in zip(problems, written, strict=True):
-        read = read_answer(c.text, session.inputs.words).flexible
-        given.append(Answer(problem, c.text, c.token_ids, False, None if read is None else written_answer(read)))
-    neurons = [Neuron(*n) for n in about["neurons"]]
-    traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
-    told_by = traces.sizes[:, :, traces.of(neurons)] if about["told_by"] == REASONING else traces.confidence[:, -1]
-    found = classifier.probabilities(flat(told_by)).tolist()
-    rows = [
-        {"id": a.problem.id, "question": a.problem.question, "answer": a.read, "text": a.text, "probability": p}
-        for a, p in zip(given, found, strict=True)
-    ]
+    rows = _answered(session, problems, classifier, about, hash_of(file), path.with_name(f".{path.name}.part"))
+    found = [r["probability"] for r in rows]
+    sure = np.array([r.pop("sure") for r in rows])
     _write(path, rows)
-    share, low, high = expected_share(found)
+    share, low, high = expected_share(found, about["off"])
     half = next(right for coverage, right in risk_coverage(found, found) if coverage >= KEPT)
-    but = unlike(token_probability(traces), about["sure"])
+    but = unlike(sure, about["sure"])
     return (
         f"{len(rows)} answers in {path}: {share:.3f} [{low:.3f}, {high:.3f}] are expected to be right, of the half that is "
         f"trusted most {half:.3f}, if they are like those that the predictor was learned on{but}"
     )
+
+
+def _answered(
+    session: Session, problems: Sequence[Problem], classifier: Classifier, about: dict[str, Any], told: str, kept: Path
+) -> list[dict[str, Any]]:
+    """A row of each question. What was answered is kept in a file until all are, and is not asked again.
+
+    Args:
+        about: what the classifier's file says of it.
+        told: hash of that file.
+    """
+    prompt, neurons = session.prompt, [Neuron(*n) for n in about["neurons"]]
+    of = fingerprint(told, [p.question for p in problems], session.config.new_tokens(prompt), session.prompt.text(""))
+    rows = _kept(kept, of)
+    with session.bar("answering", len(problems), "question") as bar:
+        bar.update(len(rows))
+        for start in range(len(rows), len(problems), TOGETHER):
+            some = problems[start : start + TOGETHER]
+            written = session.engine.generate(
+                [prompt.text(p.question) for p in some], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
+                progress=lambda ended, tokens: bar.update(ended),
+            )  # fmt: skip
+            given = []
+            for problem, c in zip(some, written, strict=True):
+                read = read_answer(c.text, session.inputs.words).flexible
+                given.append(Answer(problem, c.text, c.token_ids, False, None if read is None else written_answer(read)))
+            traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
+            told_by = traces.sizes[:, :, traces.of(neurons)] if about["told_by"] == REASONING else traces.confidence[:, -1]
+            probabilities, sure = classifier.probabilities(flat(told_by)), token_probability(traces)
+            rows += [
+                {"id": a.problem.id, "question": a.problem.question, "answer": a.read, "text": a.text,
+                 "probability": float(p), "sure": float(s)}
+                for a, p, s in zip(given, probabilities, sure, strict=True)
+            ]  # fmt: skip
+            write_text(kept, "".join(f"{json.dumps(line)}\n" for line in ({"of": of}, *rows)))
+    kept.unlink(missing_ok=True)
+    return rows
+
+
+def _kept(path: Path, of: str) -> list[dict[str, Any]]:
+    """What a command that was stopped has kept; nothing of another one's, or of what is half a file."""
+    try:
+        first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return rows if first == {"of": of} else []
+    except (OSError, ValueError):
+        return []
 
 
 def unlike(here: NDArray[np.float64], there: Sequence[float]) -> str:

@@ -73,12 +73,14 @@ class Course:
         taken: the best pass by `Plan.by_solved`, of equal ones that with the least validation loss; without validation, the
             last. The loss alone is no guide: it falls while accuracy does (`docs/log.md`, 2026-11-28).
         seconds: that it took.
+        dropped: only its losses are kept.
     """
 
     def __init__(self, plan: Plan, rate: float, base: dict[str, float] | None = None) -> None:
         self.plan, self.rate = plan, rate
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
+        self.dropped = False
         self._state, self._best = (plan.folder / f"{rate:g}{end}.safetensors" for end in ("", "-best"))
         self._written, self._took = 0.0, 0.0
         if (about := _about(self._state, plan.of)) is not None:
@@ -169,8 +171,13 @@ class Course:
 
     def drop(self) -> None:
         """Keep its losses only: another rate is better."""
+        self.dropped = True
         self._save(self._state, {})
         self._best.unlink(missing_ok=True)
+
+    def again(self) -> None:
+        """Begin anew, from the base, what was dropped."""
+        self.curve, self.step, self.taken, self.dropped = self.curve[:1], 0, 0, False
 
     def _estimate(self, of_a_text: float, validating: float, until: int) -> None:
         plan = self.plan
@@ -191,7 +198,7 @@ class Course:
     def _save(self, path: Path, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        about = {"curve": self.curve, "step": self.step, "taken": self.taken, "seconds": self.seconds, "_losses": self._losses}
+        about = {key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "_losses")}
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
 

@@ -7,6 +7,7 @@ confidence, its threshold (ATC) and its difference (DoC).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from ..predicting.classifier import Floats, fit, out_of_fold
 from ..predicting.shares import difference_share, threshold_share
 from ..records import Neuron, Prompt
 from ..runs.session import Session
-from ..stats import RESAMPLES, auroc, spearman
+from ..stats import auroc, clustered_error, spearman
 from .choosing import REASONING
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat, templates_of
 from .problems import STUDY
@@ -173,7 +174,12 @@ def _regressed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _errors(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """By family of prompts, and all together: mean absolute error and rank correlation, percentile bootstrap over prompts."""
+    """By family of prompts, and all together: mean absolute error and rank correlation.
+
+    Intervals take prompts of one kind to go together; where there are several of a kind, the rank correlation has none.
+    """
+    from scipy import stats as scipy_stats
+
     found = []
     for family in ("all", *dict.fromkeys(r["family"] for r in rows)):
         mine = [r for r in rows if family in ("all", r["family"])]
@@ -191,10 +197,15 @@ def _errors(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
                 said, true = (np.array([r[k] for r in some]) for k in ("estimated", "accuracy"))
                 row: dict[str, Any] = {"family": family, "method": method, "problems": count or None, "prompts": len(some)}
                 errors = np.abs(said - true)
-                drawn = np.random.default_rng(seed).integers(0, len(some), (RESAMPLES, len(some)))
-                low, high = np.quantile(errors[drawn].mean(axis=1), [0.025, 0.975]).tolist()
-                row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
+                kinds = [(r["family"], r["name"] if r["family"] == "data" else r["kind"]) for r in some]
+                mean, count_of = float(errors.mean()), len(set(kinds))
+                half = (
+                    float(scipy_stats.t.ppf(0.975, count_of - 1)) * clustered_error(errors, kinds) if count_of > 1 else math.inf
+                )
+                row |= {"error": mean, "error_low": max(0.0, mean - half), "error_high": min(1.0, mean + half)}
                 ends = spearman(said.tolist(), true.tolist(), seed)[:3]
                 row |= dict(zip(("spearman", "spearman_low", "spearman_high"), ends, strict=True))
+                if count_of < len(some):
+                    row["spearman_low"] = row["spearman_high"] = None
                 found.append(row)
     return found

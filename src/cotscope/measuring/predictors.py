@@ -23,7 +23,7 @@ RANDOM = 3
 """Random sets beside the reasoning neurons: one for each of them, of its layer and about as active."""
 ACTIVITY, CONTROL, BASELINE = "activity", "random neurons", "baseline"
 SINGLE = ("log_prob_mean", "log_prob_least", "entropy_mean", "result_margin_least", "tokens")
-"""Of `CONFIDENCE`: those that are tried alone."""
+"""Of `CONFIDENCE`: those that are tried alone. Their sign is learned too: it is not the same for all models and data."""
 ASKED = "Question: {question}\nProposed answer: {answer}\nIs the proposed answer true or false?\nThe proposed answer is:"
 _TOKENS = 4096  # words and pairs of words that a text is told by, the most frequent
 

@@ -207,7 +207,7 @@ def solved(session: Session, condition: str, problems: Sequence[Problem], count:
     for problem in problems:
         if len(found) == count:
             break
-        if problem.steps or problem.solution.strip():
+        if problem.has_solution:
             found.append(solution(session.loaded, problem, "gold", render_solution(problem)))
         elif text := own.get(problem.id, "").strip():
             found.append(solution(session.loaded, problem, "own", text))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.answers import is_right
 from ..data.load import general_text
-from ..data.rows import question_key
 from ..edits.edit import Base, Edit
 from ..errors import EditError
 from ..records import Neuron
@@ -28,7 +27,7 @@ from ..stats import detectable_difference, wilson
 from .choosing import choose
 from .problems import STUDY
 from .solutions import Solution, fingerprint_of, score_roles, solution
-from .worked import tuning_problems, worked_problems
+from .worked import made_with, tuning_problems, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -125,10 +124,10 @@ def steer(
             got=f"{untouched} of {len(problems)} solved without, {', '.join(str(right[c]) for c in left)} with",
             remedy="Try other neurons (--by), or `cotscope tune`.",
         )
-    used = [fingerprint(question_key(p.question)) for p in (*problems, *(p for p, _ in worked))]
+    used = [p.question for p in (*problems, *(p for p, _ in worked))]
     edit = Edit.scaled(
         to.stem, Base.of(loaded, session.config.model), neurons[: best[0]], best[1],
-        chosen=chosen | {"steered": found, "questions": sorted(set(used))},
+        chosen=chosen | {"steered": found} | made_with(used),
     )  # fmt: skip
     edit.write(to)
     memory.remove()

@@ -51,10 +51,19 @@ def area_of(area: Area) -> dict[str, float]:
 def shuffled(
     features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int, count: int, update: Callable[[], object]
 ) -> list[Area]:
-    """Areas where the labels are shuffled, so many times: 0.5 but for chance."""
+    """Areas where the labels are shuffled, so many times: 0.5 but for chance.
+
+    Whole templates' labels change places, so that answers of one template go together as they did.
+    """
     areas = []
+    of, hits = np.asarray(templates), np.asarray(right, bool)
+    blocks = [hits[of == t] for t in np.unique(of)]
+    place = np.argsort(of, kind="stable")  # the answers, template by template
     for shuffle in range(count):
-        labels = np.random.default_rng([seed, shuffle]).permutation(right).tolist()
+        order = np.random.default_rng([seed, shuffle]).permutation(len(blocks))
+        moved = np.empty_like(hits)
+        moved[place] = np.concatenate([blocks[i] for i in order])
+        labels = moved.tolist()
         areas.append(auroc(labels, out_of_fold(features, labels, templates, seed)[0].tolist(), templates))
         update()
     return areas

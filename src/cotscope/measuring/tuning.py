@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.answers import is_right
 from ..data.roles import token_reckoning
-from ..data.rows import question_key
 from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
 from ..records import Neuron, Problem
@@ -30,7 +29,7 @@ from .attributing import differentiable
 from .choosing import choose
 from .courses import Course, Plan
 from .problems import STUDY
-from .worked import ended, has_solution, parted, worked_problems
+from .worked import ended, made_with, parted, worked_problems
 
 if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
@@ -150,7 +149,11 @@ def _neurons(
     session: Session, by: str, settings: Tuning, first: int | None, random: int | None
 ) -> tuple[list[Neuron], dict[str, Any]]:
     """The neurons that something is trained of, and how they were chosen."""
-    if settings.method in (IA3, FULL) or (settings.method == LORA and settings.trainable):
+    whole = settings.method in (IA3, FULL) or (settings.method == LORA and bool(settings.trainable))
+    if (whole or by == ALL) and (first is not None or random is not None):
+        of = settings.method if whole else "all neurons"
+        raise UserError(f"{of} can't be trained as the first, or as random ones", expected="neither --first nor --random")
+    if whole:
         return [], {"by": settings.method}
     if by == ALL:
         anatomy = session.loaded.anatomy
@@ -203,7 +206,7 @@ class _Tuner:
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
-        by_solved = settings.validation > 0 and not settings.own and all(has_solution(p) for p, _ in self.given)
+        by_solved = settings.validation > 0 and not settings.own and all(p.has_solution for p, _ in self.given)
         stop = ""
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
@@ -213,7 +216,7 @@ class _Tuner:
                 best.run(settings.passes)
                 stop = f"stopped after {settings.minutes:g} min" if plan.late else ""
             except KeyboardInterrupt:
-                if not any(c.passes for c in tried.values()):
+                if not any(c.taken for c in tried.values()):
                     raise  # nothing to keep but the state, from which the same command goes on
                 best = min(tried.values(), key=_rank)
                 stop = "stopped by Ctrl-C"
@@ -289,8 +292,7 @@ class _Tuner:
         from ..edits.fold import export_trained
         from ..lm.trained import Factors
 
-        questions = [fingerprint(question_key(p.question)) for p, _ in self.given]
-        chosen = self.chosen | {"tuned": found, "questions": questions}
+        chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
         if isinstance(trained, Factors):
             factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
             edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
@@ -308,7 +310,11 @@ def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, C
         course.run(passes if len(rates) == 1 and not auto else 1)
         for other in sorted(tried.values(), key=_rank)[1:]:
             other.drop()
-    return min(tried.values(), key=_rank)
+    best = min(tried.values(), key=_rank)
+    if best.dropped:  # when it was tried another rate was better, which is not asked for any more
+        best.again()
+        best.run(1)
+    return best
 
 
 def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:

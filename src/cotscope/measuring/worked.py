@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from ..data.answers import is_right
 from ..data.load import load_problems
 from ..data.rows import question_key
-from ..predicting.templates import templates
+from ..predicting.templates import masked, templates
 from ..prompts.derive import render_solution
 from ..records import Problem, Prompt
+from ..runs.files import fingerprint
 from ..runs.session import Session
 from .problems import STUDY
 
@@ -47,10 +48,10 @@ def worked_problems(
         draws: solutions sampled of each problem that its greedy one gets wrong, from `seed` on; a right one is taken.
     """
     every = tuning_problems(session, data)
-    worked = [(p, render_solution(p)) for p in every if has_solution(p)]
+    worked = [(p, render_solution(p)) for p in every if p.has_solution]
     if not own and len(worked) >= min(wanted, len(every)):
         return worked[:wanted]
-    why = "" if own else "the data has no solutions: "
+    why = "" if own else "the data has too few solutions: "
     say(f"{why}the model writes solutions, and those that are right are taken")
     found = dict[int, str]()
     for start in range(0, len(every), _WRITTEN):
@@ -69,9 +70,10 @@ def worked_problems(
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
 
 
-def has_solution(problem: Problem) -> bool:
-    """Whether the data has one of it."""
-    return bool(problem.steps or problem.solution.strip())
+def made_with(questions: Sequence[str]) -> dict[str, list[str]]:
+    """What an edit keeps of its problems: `evaluate` refuses to test on these, and counts those of their templates."""
+    prints = sorted({fingerprint(question_key(q)) for q in questions})
+    return {"questions": prints, "templates": sorted({masked(q) for q in questions})}
 
 
 def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:

@@ -20,14 +20,14 @@ from ..errors import UserError, shown
 from .trees import COUNTS, DEPTHS, Trees, boosted, staged
 
 Floats = NDArray[np.float64]
-FORMAT, VERSION = "cotscope-predictor", 3
+FORMAT, VERSION = "cotscope-predictor", 4
 OUTER, INNER = 5, 3
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""
 FEW = 128
 """Up to so many features sparse weights (L1) are tried too, and boosted trees if there is more than one."""
-LEAST_CLASS, LEAST, LEAST_TEMPLATES = 10, 30, 10
-"""Right answers, and wrong ones, that a classifier needs at least; problems; and templates of them."""
+LEAST_CLASS, LEAST, LEAST_TEMPLATES, LEAST_OF_CLASS = 10, 30, 10, 5
+"""Right answers, and wrong ones, that a classifier needs at least; problems; templates of them, and of either class."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,10 @@ def out_of_fold(
     enough(y, groups)
     choices = features if features.ndim == 3 else features[None]
     found, fitted = np.full(len(y), float(y.mean())), list[Classifier | None]([None] * len(y))
-    for train, test in folds_of(y, groups, OUTER, seed):
+    folds = folds_of(y, groups, OUTER, seed)
+    if sum(len(test) for _, test in folds) < len(y):
+        raise _few_templates(LEAST_OF_CLASS, "right or wrong answers to learn from in all folds but one")
+    for train, test in folds:
         tried = [fit(x[train], y[train].tolist(), groups[train].tolist(), seed) for x in choices]
         best = min(range(len(tried)), key=lambda i: tried[i].loss)
         found[test] = tried[best].probabilities(choices[best][test])
@@ -167,16 +170,23 @@ def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:
             remedy="Give more problems: --data FILE, or --data builtin:300.",
         )  # fmt: skip
     if (count := len(np.unique(templates))) < LEAST_TEMPLATES:
-        raise UserError(
-            "the problems are of too few templates to learn on some and test on others",
-            expected=f"at least {LEAST_TEMPLATES}, by the words of their questions", got=str(count),
-            remedy="Give problems that differ in more than numbers and names.",
-        )  # fmt: skip
+        raise _few_templates(LEAST_TEMPLATES, str(count))
     if min(hits, n - hits) < LEAST_CLASS:
         raise UserError(
             "too few right or too few wrong answers to learn from", expected=f"at least {LEAST_CLASS} of each",
             got=f"{hits} right, {n - hits} wrong", remedy="Give more problems, or such as are neither too easy nor too hard.",
         )  # fmt: skip
+    of = {name: len(np.unique(templates[here])) for name, here in (("right", right), ("wrong", ~right))}
+    if min(of.values()) < LEAST_OF_CLASS:
+        raise _few_templates(LEAST_OF_CLASS, ", ".join(f"{k} of {name} answers" for name, k in of.items()))
+
+
+def _few_templates(least: int, got: str) -> UserError:
+    return UserError(
+        "the problems are of too few templates to learn on some and test on others",
+        expected=f"at least {least}, by the words of their questions", got=got,
+        remedy="Give problems that differ in more than numbers and names.",
+    )  # fmt: skip
 
 
 def _regression(penalty: str, strength: float) -> Any:

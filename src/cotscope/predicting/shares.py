@@ -26,14 +26,17 @@ def difference_share(source: Sequence[float], right: Sequence[bool], target: Seq
     return float(np.clip(np.mean(np.asarray(right, bool)) + moved, 0, 1))
 
 
-def expected_share(probabilities: Sequence[float]) -> tuple[float, float, float]:
-    """The share that calibrated probabilities expect to be right, with the 95 % interval of the count if they hold.
+def expected_share(probabilities: Sequence[float], off: float = 0.0) -> tuple[float, float, float]:
+    """The share that calibrated probabilities expect to be right, with a 95 % interval.
 
-    The interval is that of a sum of independent answers (normal; Poisson's binomial). That the probabilities hold for
-    problems unlike those they were learned on is not in it.
+    The spread of a count of independent answers (normal; Poisson's binomial), and that of the probabilities' own mean. That
+    they hold for problems unlike those they were learned on is not in it.
+
+    Args:
+        off: standard error of how far the probabilities lie from the truth on average.
     """
     p = np.asarray(probabilities, float)
-    mean, half = float(p.mean()), 1.96 * float(np.sqrt((p * (1 - p)).sum())) / len(p)
+    mean, half = float(p.mean()), 1.96 * float(np.hypot(np.sqrt((p * (1 - p)).sum()) / len(p), off))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 ALIKE = 0.4
 """Questions are joined whose words (numbers masked, TF-IDF of words and pairs of words) have at least this cosine."""
 
+_WORD = r"(?u)[^\W\d_]+|0"
 _BLOCK = 2048  # rows of similarities at once
 
 
@@ -34,7 +35,10 @@ def _templates(questions: tuple[str, ...]) -> tuple[int, ...]:
     from scipy.sparse.csgraph import connected_components
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)[^\W\d_]+|0").fit_transform(map(masked, questions))
+    texts = [masked(q) for q in questions]
+    if not any(re.search(_WORD, text) for text in texts):
+        return tuple(range(len(texts)))
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD).fit_transform(texts)
     parts = []
     for start in range(0, len(questions), _BLOCK):
         alike = words[start : start + _BLOCK] @ words.T

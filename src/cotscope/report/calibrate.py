@@ -1,4 +1,4 @@
-"""The report's part on the placebo: how often the rule was wrong, and where its p-values lie."""
+"""The report's part on the calibration: how often the rule was wrong, and where its p-values lie."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def calibrate(run: Reading) -> dict[str, Any]:
     }
     return {
         "summary": summary,
+        "pushes": (summary.get("claims") or {}).get("pushes"),
         "kinds": [(KINDS[kind], by_kind[kind]) for kind in KINDS if kind in by_kind],
         "chart": Chart(
             _strips(dots, summary["level"]),
@@ -77,4 +78,4 @@ def _strips(dots: Mapping[str, Sequence[tuple[float, bool]]], level: float) -> M
     x = scale(level, 0, 1, left, right)
     parts.append(fill('<line class="axis" x1="{}" x2="{}" y1="4" y2="{}"/>', x, x, y))
     about = "; ".join(f"{label}: {', '.join(number(p, 3) for p, _ in runs)}" for label, runs in dots.items())
-    return svg("placebo", y + 44, "p-values of the placebo runs", about, [x_axis(0, 1, left, right, y, "p", 0.1), *parts])
+    return svg("placebo", y + 44, "p-values of the calibration's runs", about, [x_axis(0, 1, left, right, y, "p", 0.1), *parts])

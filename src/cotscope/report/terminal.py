@@ -58,8 +58,12 @@ def headline(summary: Mapping[str, Any]) -> str:
     if selected := summary.get("selected"):
         lines += _selected(selected)
     if placebo := summary.get("placebo"):
-        said = f"{placebo['said']} of {placebo['runs']} {_interval(placebo['ci'])}"
-        lines += [f"placebo: the rule said “matters” of neurons that should not, in {said} runs", ""]
+        found = (placebo, placebo["claims"]["pushes"])
+        matters, pushes = (f"{of['said']} of {of['runs']} {_interval(of['ci'])}" for of in found)
+        lines += [
+            f"calibration: the rule said “matters” of neurons that should not in {matters} runs, “pushes” in {pushes}",
+            "",
+        ]
     if prompts:
         lines.append(f"{'prompt':34}{'accuracy':>9}  {'95 % interval':18}{'active poles/token':>18}")
         for name, p in prompts.items():

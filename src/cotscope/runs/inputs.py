@@ -94,8 +94,13 @@ class Inputs:
     def extra_prompts(self, variants: int, sentences: bool) -> tuple[ExtraPrompt, ...]:
         """Prompts beside the study's own: variants of the exemplars, and zero-shot sentences.
 
-        Raises: PromptError if the exemplars do not allow so many.
+        Raises: PromptError if the exemplars do not allow so many, or are of another skill.
         """
+        if variants and self.words and self.config.exemplars is None:
+            raise PromptError(
+                "variants are made of worked examples, and the packaged ones are arithmetic; this data's answers are words",
+                expected="--variants 0", got=f"--variants {variants}",
+            )  # fmt: skip
         return extra_prompts(self.exemplars, variants, sentences, self.config.seed)
 
     @cached_property

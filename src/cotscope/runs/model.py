@@ -80,6 +80,7 @@ class StudyModel:
         """The manifest's `model`."""
         loaded, longest = self.loaded, self.check_lengths(self.inputs.prompts)
         rows = (self._began or {}).get("rows_per_batch") or self._rows or self.engine.batch_rows(longest)
+        self.engine.rows = rows  # from the first job on, as whoever goes on with the run has it
         return {
             "name": loaded.name,
             "weight_sha256": self.weight_hash,
@@ -111,7 +112,7 @@ class StudyModel:
             raise _too_long(f"the question of problem {long.id}", loaded.context, f"{len(long.question)} characters")
         lengths = {p.id: len(loaded.encode(p.question)) for p in every}
         longest = max(every, key=lambda p: lengths[p.id])
-        solved = [p for p in self.inputs.split.test[: self.config.given] if p.steps or p.solution.strip()]
+        solved = [p for p in self.inputs.split.test[: self.config.given] if p.has_solution]
         solutions = {p.id: len(loaded.encode(render_solution(p))) + 1 for p in solved if len(p.solution) <= 16 * loaded.context}
         if huge := next((p for p in solved if p.id not in solutions), None):
             raise _too_long(f"the solution of problem {huge.id}", loaded.context, f"{len(huge.solution)} characters")

@@ -119,7 +119,7 @@ class Session:
         return cls(inputs, StudyModel(inputs, run.manifest["model"], rows), run, _quiet(quiet))
 
     def with_model(self, source: str) -> Session:
-        """This study with another model of its base's shape, in its dtype, on its kernels, in batches as large."""
+        """This study with another model, in its dtype, on its kernels, in batches as large."""
         began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"}
         return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began))
 

@@ -26,7 +26,7 @@ EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
     "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB)",
-    {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE}
+    {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_holm": REAL, "detectable": REAL, "solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}

@@ -26,9 +26,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
 from ..data.answers import is_right
 from ..data.builtin import generate
+from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.neurons import active_neurons, with_promoted
 from ..measuring.predictors import flat, reasoning_neurons
@@ -69,12 +71,15 @@ KINDS = ("occurring", "lexicon", "labels", "vectors", "study")
 PACKAGED = {"occurring": "occurring", "lexicon": "placebo"}
 """Kind of run → the packaged concepts from which it draws `CONCEPTS`."""
 CONCEPTS = 4
+CLAIMS = ("pushes", "matters")
 PERMUTED = 20  # sets; the least p is 1/21
 EXEMPLARS = 2  # of the short prompt
 UNITS = {
-    "placebo.rate": "share of the runs in which the rule said that the set matters, without the study's own neurons",
+    "placebo.rate": "share of the runs that found neurons to ask of in which the rule said that the set matters, without "
+    "the study's own neurons",
     "placebo.by_kind": "the same by kind of run: runs, said, rate, Wilson's interval",
     "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
+    "placebo.claims": "the same of each of the rule's two claims, of the runs that found neurons to ask of",
     "placebo.rule": SPECIFIC_RULE,
     "placebo.shuffled": "shuffles of the labels of `predict`'s answers: how often the area's interval lay above 0.5, and the "
     "mean area",
@@ -93,6 +98,8 @@ class Options:
 def calibrate(session: Session, options: Options) -> str:
     """Run the stage. Runs that have been made are not made again; more can be added."""
     run = session.run
+    if session.inputs.words:
+        raise UserError("calibrate asks built-in arithmetic problems, and this study's answers are words")
     bench = _Bench(session, options.problems)
     poles, keystones = run.rows("SELECT layer, index, sign, steps FROM poles"), sorted(bench.known.keystones)
     concepts = [session.inputs.concepts.sha256, *(load_concepts(name).sha256 for name in PACKAGED.values())]
@@ -117,7 +124,7 @@ def _shuffled(session: Session, shuffles: int) -> str:
         for label in labels:
             of = {r["problem_id"]: r for r in known if r["data"] == label}
             traces = run.manifest["files"][f"arrays/traces.{label}"]["sha256"]
-            made_of = fingerprint(traces, list(of.values()), neurons, shuffles, seed)
+            made_of = fingerprint("by template", traces, list(of.values()), neurons, shuffles, seed)
             if run.done(f"calibration_shuffles/{label}", made_of) is not None:
                 bar.update(shuffles)
                 continue
@@ -224,7 +231,7 @@ class _Bench:
             progress()
         verdict = specific_damage(scored[0], scored[1], scored[2:])
         row: dict[str, object] = {"verdict": verdict.verdict}
-        for claim, held in (("pushes", verdict.pushes), ("matters", verdict.matters)):
+        for claim, held in zip(CLAIMS, (verdict.pushes, verdict.matters), strict=True):
             if held is not None:
                 row |= {f"{claim}_{k}" if k != "holds" else claim: v for k, v in held._asdict().items()}
         return row
@@ -309,10 +316,10 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
     ]
     session.run.write(CALIBRATION, rows)
 
-    def rate(kinds: Sequence[str]) -> dict[str, object]:
-        verdicts = [r["verdict"] for r in rows if r["kind"] in kinds]
-        said = verdicts.count(MATTERS)
-        return {"runs": len(verdicts), "said": said, "rate": said / len(verdicts), "ci": list(wilson(said, len(verdicts)))}
+    def rate(kinds: Sequence[str]) -> dict[str, Any]:
+        asked = [r for r in rows if r["kind"] in kinds and r["compared"]]
+        claims = {claim: _share([bool(r[claim]) for r in asked if r[claim] is not None]) for claim in CLAIMS}
+        return _share([r["verdict"] == MATTERS for r in asked]) | {"claims": claims}
 
     found = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
     session.run.summarise(
@@ -321,9 +328,21 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
         | {"by_kind": {kind: rate([kind]) for kind in found}, "permuted": PERMUTED, "level": LEVEL, "rule": SPECIFIC_RULE},
     )
     found = session.run.summary["placebo"]
-    interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
     each = ", ".join(f"{kind} {r['said']} of {r['runs']}" for kind, r in found["by_kind"].items())
-    return f"the rule said “matters” of neurons that should not, in {found['said']} of {found['runs']} runs {interval} ({each})"
+    pushes = found["claims"]["pushes"]
+    return (
+        f"the rule said “matters” of neurons that should not, in {_of(found)} runs ({each}); that they push arithmetic, in "
+        f"{_of(pushes)}"
+    )
+
+
+def _share(said: Sequence[bool]) -> dict[str, Any]:
+    count, runs = sum(said), len(said)
+    return {"runs": runs, "said": count, "rate": count / runs if runs else None, "ci": list(wilson(count, runs))}
+
+
+def _of(found: Mapping[str, Any]) -> str:
+    return f"{found['said']} of {found['runs']} [{found['ci'][0]:.3f}, {found['ci'][1]:.3f}]"
 
 
 STAGE = Stage(

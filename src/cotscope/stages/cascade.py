@@ -27,7 +27,7 @@ from ..predicting.classifier import LEAST_CLASS, out_of_fold
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
-from ..runs.tables import CASCADE, PREDICTIONS
+from ..runs.tables import CASCADE, PREDICTED, PREDICTIONS
 from ..stats import clustered_ratio
 
 SOURCES = (REASONING, "random 1", "confidence")
@@ -119,6 +119,10 @@ def cascade(session: Session, options: Options) -> str:
         )  # fmt: skip
     done = run.manifest["stages"]["predict"]["options"]
     every = [trial_data(session, source, done["test"]) for source in dict.fromkeys(done["data"] or (STUDY,))]
+    asked = {(r["data"], r["problem_id"], r["question"]) for r in run.rows("SELECT * FROM predicted")}
+    if asked != {(d.label, p.id, p.question) for d in every for p in d.problems}:
+        raise UserError("the data are not what they were when answers to them were predicted",
+                        remedy=f"Run `cotscope predict {run.folder}` again.")  # fmt: skip
     solve(
         larger,
         [Condition("cascade", session.prompt, d.label, label=d.label, problems=d.problems, weights=larger.loaded.weight_hash())
@@ -210,7 +214,9 @@ def said_of(
         if not within:
             continue
         last = max(within, key=lambda p: p["share"])
-        found[name] |= {k: last[k] for k in ("share", "cost", "accuracy")} | {"kept": last["accuracy"] / float(larger.mean())}
+        found[name] |= {k: last[k] for k in ("share", "cost", "accuracy")} | {
+            "kept": last["accuracy"] / float(larger.mean()) if larger.any() else float("nan")
+        }
         if routed.trust is not None:
             sent[name] = both.sent(routed.trust, last["share"])
 
@@ -252,7 +258,7 @@ STAGE = Stage(
     cascade,
     Options,
     after=("predict",),
-    reads=(*NEURONS, PREDICTIONS, "completions/prediction.", "arrays/traces."),
+    reads=(*NEURONS, PREDICTED, PREDICTIONS, "completions/prediction.", "arrays/traces."),
     writes=("completions/cascade.", CASCADE),
     units=UNITS,
     repeats=True,

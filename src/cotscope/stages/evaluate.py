@@ -24,13 +24,14 @@ from ..errors import EditError, UserError, shown
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
+from ..predicting.templates import templates
 from ..runs.files import fingerprint, json_values
 from ..runs.options import option
 from ..runs.places import path_of
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM
-from ..stats import detectable_difference, holm, mcnemar_exact, paired_bootstrap, paired_proportions, wilson
+from ..stats import clustered_p, clustered_proportions, detectable_difference, holm, mcnemar_exact, paired_bootstrap, wilson
 
 if TYPE_CHECKING:
     from ..lm.interventions import Intervention
@@ -139,11 +140,16 @@ def evaluate(session: Session, options: Options) -> str:
         for data in every:
             edit = edit.with_measured(_record(session, data, summary[edit.name][data.label]))
         edit.write(path)
-    return "; ".join(
-        f"{r['edit']} on {r['data']}: accuracy {r['accuracy_base']:.3f} → {r['accuracy']:.3f} "
-        f"({r['difference']:+.3f} [{r['difference_low']:+.3f}, {r['difference_high']:+.3f}], n = {r['n']}), "
-        f"perplexity × {r['perplexity_ratio']:.3f}"
-        for r in rows
+    return "; ".join(map(_finding, rows))
+
+
+def _finding(row: dict[str, Any]) -> str:
+    seen = row["templates_trained_on"]
+    return (
+        f"{row['edit']} on {row['data']}: accuracy {row['accuracy_base']:.3f} → {row['accuracy']:.3f} "
+        f"({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], n = {row['n']} of "
+        f"{row['templates']} templates" + (f", {seen} of such as it was made with" if seen else "") + "), "
+        f"perplexity × {row['perplexity_ratio']:.3f}"
     )
 
 
@@ -285,16 +291,21 @@ def _compare(
     ]
     before, after = [e["correct_base"] for e in each], [e["correct"] for e in each]
     n, changed = len(each), sum(b != a for b, a in zip(before, after, strict=True))
-    row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n}
+    trained = edit.chosen.get("templates")
+    questions = [p.question for p in data.problems]
+    of, together = templates(questions), templates([*questions, *(trained or ())])
+    row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
+    row["templates_trained_on"] = None if trained is None else sum(t in together[n:] for t in together[:n])
     for end, hits in (("_base", before), ("", after)):
         low, high = wilson(sum(hits), n)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
-    row |= dict(zip(("difference", "difference_low", "difference_high"), paired_proportions(before, after), strict=True))
+    difference, low, high, independent = clustered_proportions(before, after, of)
+    row |= {"difference": difference, "difference_low": low, "difference_high": high}
     row |= {
         "gained": sum(a and not b for b, a in zip(before, after, strict=True)),
         "lost": sum(b and not a for b, a in zip(before, after, strict=True)),
-        "p_value": mcnemar_exact(before, after),
-        "detectable": detectable_difference(changed / n, n) if changed else None,
+        "p_value": clustered_p(before, after, of),
+        "detectable": detectable_difference(changed / n, max(1, int(independent))) if changed else None,
     }
     untouched = scores.get(BASE, {})
     for name in ("log_prob", *ROLES):

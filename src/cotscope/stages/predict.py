@@ -55,7 +55,7 @@ from ..runs.tables import (
     STOPPING,
     TRANSFERS,
 )
-from ..stats import LEVEL, auroc, auroc_difference, holm, mcnemar_exact
+from ..stats import LEVEL, auroc, auroc_difference, clustered_error, holm, mcnemar_exact
 
 TEMPERATURE = 0.7
 CARDS = 12  # neurons that the report shows
@@ -161,7 +161,8 @@ def predict(session: Session, options: Options) -> str:
     run.write(SHARE_ERRORS, errors)
     areas = {name: np.mean([r["auroc"] for r in rows if r["predictor"] == name]) for name in TOLD_BY}
     told_by = max(TOLD_BY, key=lambda name: areas[name])
-    weights = _keep(session, known, groups[REASONING], told_by)
+    expected = [r["probability"] for r in predicted if r["predictor"] == told_by]
+    weights = _keep(session, known, groups[REASONING], told_by, expected)
     ranked = sorted(weights, key=lambda n: -weights[n])
     rests_on = [{"layer": n.layer, "index": n.index, "weight": weights[n]} for n in ranked[:CARDS]]
     cause = _cause(session, ranked, options.rests)
@@ -244,8 +245,14 @@ def _summary(k: Known, rows: Sequence[dict[str, Any]], by_chance: Sequence[float
     }
 
 
-def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], told_by: str) -> dict[Neuron, float]:
-    """Fit classifiers on all answers; keep in the run the one that is used, return how much activity's rests on each neuron."""
+def _keep(
+    session: Session, known: Sequence[Known], neurons: Sequence[Neuron], told_by: str, expected: Sequence[float]
+) -> dict[Neuron, float]:
+    """Fit classifiers on all answers; keep in the run the one that is used, return how much activity's rests on each neuron.
+
+    Args:
+        expected: of each answer, the probability by one that did not see it.
+    """
     labels = [r for k in known for r in k.right]
     templates = templates_of([a for k in known for a in k.answers])
     features = {name: np.vstack([k.way(name).features for k in known]) for name in {REASONING, told_by}}
@@ -253,6 +260,7 @@ def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], t
     about = {
         "model": session.config.model, "weight_sha256": session.loaded.weight_hash(), "prompt": session.prompt.name,
         "told_by": told_by, "neurons": [list(n) for n in neurons], "right": float(np.mean(labels)),
+        "off": clustered_error(np.array(labels, float) - np.array(expected), templates),
         "sure": [round(float(p), 4) for k in known for p in token_probability(k.traces)],
         "trained_on": [{"data": k.data.source, "sha256": k.data.sha256, "answers": len(k.answers)} for k in known],
     }  # fmt: skip
@@ -264,6 +272,7 @@ def _keep(session: Session, known: Sequence[Known], neurons: Sequence[Neuron], t
 
 def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, Any] | None:
     """What the study's test problems lose without the neurons that the prediction rests on most, and without random ones."""
+    count = min(count, len(ranked) // 2)  # as many others have to be left
     if not count:
         return None
     most, rest = sorted(ranked[:count]), sorted(ranked[count:])
@@ -293,7 +302,7 @@ def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, 
 def _against_confidence(said: dict[str, dict[str, Any]], told_by: str) -> str:
     """Whether activity tells more than how sure the model was: what a user must know first."""
     if told_by != REASONING:
-        return "confidence tells more than activity, and is what --on uses"
+        return "confidence has the larger area (not tested), and is what --on uses"
     beside = {label: found["predictors"]["confidence"] for label, found in said.items()}
     shown = [label for label, c in beside.items() if c["p_holm"] < LEVEL and c["difference"] > 0]
     return f"activity is shown to tell more than confidence on {' and '.join(shown) or 'none of the data'}"

@@ -12,6 +12,8 @@ from .discrimination import auroc as auroc
 from .discrimination import auroc_difference as auroc_difference
 from .intervals import LEVEL as LEVEL
 from .intervals import RESAMPLES as RESAMPLES
+from .intervals import clustered_error as clustered_error
+from .intervals import clustered_proportions as clustered_proportions
 from .intervals import clustered_ratio as clustered_ratio
 from .intervals import equivalence as equivalence
 from .intervals import paired_bootstrap as paired_bootstrap
@@ -22,6 +24,7 @@ from .ranks import rank_correlation as rank_correlation
 from .ranks import spearman as spearman
 from .ranks import within_rank_correlation as within_rank_correlation
 from .ranks import within_spearman as within_spearman
+from .significance import clustered_p as clustered_p
 from .significance import detectable_difference as detectable_difference
 from .significance import diagonal_contrast as diagonal_contrast
 from .significance import holm as holm

@@ -20,7 +20,9 @@ class Area(NamedTuple):
 def auroc(right: Sequence[bool], scores: Sequence[float], clusters: Sequence[int] | None = None, level: float = 0.95) -> Area:
     """The chance that a right answer has a higher score than a wrong one, ties counting half (Hanley & McNeil 1982).
 
-    Its variance is DeLong's (DeLong et al. 1988, Biometrics 44:837), its interval on the logit scale, within 0 and 1.
+    Its variance is DeLong's (DeLong et al. 1988, Biometrics 44:837), its interval on the logit scale, within 0 and 1. The
+    quantile is that of t with one degree less than the class of fewer clusters has of them: of few the variance is estimated
+    badly. With one cluster the interval is 0 to 1.
 
     Args:
         clusters: of each answer; answers of one cluster may go together (Obuchowski 1997, Biometrics 53:567). None: each
@@ -31,12 +33,14 @@ def auroc(right: Sequence[bool], scores: Sequence[float], clusters: Sequence[int
     places = _placements(right, [scores], clusters)
     if places is None:
         return Area(float("nan"), float("nan"), float("nan"))
-    [value], covariance = places
+    [value], covariance, fewest = places
+    if fewest < 2:
+        return Area(float(value), 0.0, 1.0)
     spread = float(np.sqrt(max(0.0, covariance[0, 0])))
     if not 0 < value < 1 or spread < 1e-12:  # no spread among so few: what a rule of three would say
         n = min(sum(map(bool, right)), len(right) - sum(map(bool, right)))
         return Area(float(value), max(0.0, float(value) - 3 / n), min(1.0, float(value) + 3 / n))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * spread / (value * (1 - value))
+    half = float(stats.t.ppf(0.5 + level / 2, fewest - 1)) * spread / (value * (1 - value))
     centre = special.logit(value)
     return Area(float(value), float(special.expit(centre - half)), float(special.expit(centre + half)))
 
@@ -54,19 +58,22 @@ def auroc_difference(
     places = _placements(right, [scores, others], clusters)
     if places is None:
         return Area(float("nan"), float("nan"), float("nan")), float("nan")
-    values, covariance = places
+    values, covariance, fewest = places
     difference = float(values[0] - values[1])
     spread = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
+    if fewest < 2:
+        return Area(difference, -1.0, 1.0), 1.0
     if spread < 1e-12:
         return Area(difference, difference, difference), 1.0 if abs(difference) < 1e-12 else 0.0
-    half = float(stats.norm.ppf(0.5 + level / 2)) * spread
-    return Area(difference, difference - half, difference + half), float(2 * stats.norm.sf(abs(difference) / spread))
+    t = stats.t(fewest - 1)
+    half = float(t.ppf(0.5 + level / 2)) * spread
+    return Area(difference, difference - half, difference + half), float(2 * t.sf(abs(difference) / spread))
 
 
 def _placements(
     right: Sequence[bool], scores: Sequence[Sequence[float]], clusters: Sequence[int] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Areas (scores,) and their covariance (scores, scores); None where a class is missing.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int] | None:
+    """Areas (scores,), their covariance (scores, scores), and how many clusters the class of fewer has; None: one is missing.
 
     Placements by midranks, as Sun & Xu 2014 (IEEE Signal Processing Letters 21:1389) find them.
     """
@@ -92,4 +99,4 @@ def _placements(
     ours, theirs, every = sums[0][0], sums[1][0], of.max() + 1
     covariance = sum((part.T @ part) * (k / max(k - 1, 1)) for part, k in sums)
     covariance = covariance + (ours.T @ theirs + theirs.T @ ours) * (every / max(every - 1, 1))
-    return areas, np.asarray(covariance)
+    return areas, np.asarray(covariance), min(k for _, k in sums)

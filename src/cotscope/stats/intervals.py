@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,43 @@ def paired_proportions(before: Sequence[bool], after: Sequence[bool], level: flo
     p, q, total = (gained + 0.5) / (n + 2), (lost + 0.5) / (n + 2), n + 2
     half = float(scipy_stats.norm.ppf(0.5 + level / 2)) * np.sqrt((p + q - (p - q) ** 2) / total)
     return (gained - lost) / n, max(-1.0, float(p - q - half)), min(1.0, float(p - q + half))
+
+
+def clustered_proportions(
+    before: Sequence[bool], after: Sequence[bool], clusters: Sequence[int], level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """The same of problems of which those of one cluster may change together: so that it says something of other clusters.
+
+    By `clustered_error`, with t of one degree less than there are clusters; never shorter than `paired_proportions` has it. As
+    that where each problem is its own cluster.
+
+    Returns: difference, low, high; and how many independent problems would say as much, at most as many as there are.
+    """
+    from scipy import stats as scipy_stats
+
+    n, number = len(before), np.unique(np.asarray(clusters), return_inverse=True)[1]
+    count = int(number.max()) + 1 if n else 0
+    difference, low, high = paired_proportions(before, after, level)
+    if count == n:
+        return difference, low, high, float(n)
+    if count < 2:
+        return difference, -1.0, 1.0, 1.0
+    changes = np.asarray(after, float) - np.asarray(before, float)
+    error = clustered_error(changes, clusters)
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    effective = min(float(n), changes.var() / error**2) if error > 0 else float(n)
+    return difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), effective
+
+
+def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Sequence[Hashable]) -> float:
+    """Standard error of a mean of values of which those of one cluster may go together (Liang & Zeger 1986, Biometrika 73:13).
+
+    Returns: NaN for fewer than two clusters.
+    """
+    apart = np.asarray(values, float)
+    number = list(dict.fromkeys(clusters))
+    sums = np.bincount([number.index(c) for c in clusters], weights=apart - apart.mean())
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / len(apart) if len(sums) > 1 else float("nan")
 
 
 def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tuple[float, float, bool]:

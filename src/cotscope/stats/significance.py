@@ -37,6 +37,17 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     return (1 + int((flipped >= abs(values.sum()) - tie).sum())) / (RESAMPLES + 1)
 
 
+def clustered_p(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[int]) -> float:
+    """Two-sided p-value that two paired proportions are the same, where problems of one cluster may change together.
+
+    Of the clusters' sums of changes, by sign flips; where each problem is its own cluster, exact McNemar.
+    """
+    number = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(np.unique(number)) == len(before):
+        return mcnemar_exact(before, after)
+    return sign_flip_p(np.bincount(number, weights=np.asarray(after, float) - np.asarray(before, float)).tolist())
+
+
 def permutation_p(target: float, controls: Sequence[float]) -> float:
     """One-sided p-value that `target` is as low as this if it were one more control: (1 + #{c ≤ target}) / (1 + m).
 

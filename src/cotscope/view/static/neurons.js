@@ -83,7 +83,7 @@ async function card(here, run, key, weights, close) {
       h("p", {}, `Active at ${number(pole.steps, 0)} tokens of ${pole.problems} problems; update size ${number(pole.mean_update_size)}, coefficient ${number(pole.mean_coefficient, 2, true)}, on average.`)]
       : note("Not active at this sign when discovery problems were solved, so the run holds no tokens of it."),
     h("h3", {}, "What it stands for"), word(rows("annotations"), rows("candidates"), rows("names")),
-    contexts(rows("contexts")), places(rows("places")), effects(rows, here),
+    contexts(rows("contexts")), places(rows("places")), effects(rows),
     h("h3", {}, "Keep it"), adder(weights, () => [[layer, index, sign]], (text) => { kept.textContent = text; }), kept,
     h("p", {}, link(href(here.run, "solutions", {pole: key}), "Where it is active in solutions")),
     h("h3", {}, "Alike"), note("Value vectors of the whole model that point the same way, by cosine. Needs the model: it is loaded if it is not."),
