@@ -58,12 +58,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     if selected := summary.get("selected"):
         lines += _selected(selected)
     if placebo := summary.get("placebo"):
-        found = (placebo, placebo["claims"]["pushes"])
-        matters, pushes = (f"{of['said']} of {of['runs']} {_interval(of['ci'])}" for of in found)
-        lines += [
-            f"calibration: the rule said “matters” of neurons that should not in {matters} runs, “pushes” in {pushes}",
-            "",
-        ]
+        claims = {"matters": placebo, "pushes": placebo["claims"]["pushes"]}
+        said = (f"“{claim}” in {of['said']} of {of['runs']} runs {_interval(of['ci'])}" for claim, of in claims.items())
+        lines += [f"calibration: the rule said of neurons that should not {', '.join(said)}", ""]
     if prompts:
         lines.append(f"{'prompt':34}{'accuracy':>9}  {'95 % interval':18}{'active poles/token':>18}")
         for name, p in prompts.items():
