@@ -51,9 +51,9 @@ def test_calibration_is_by_fifths() -> None:
 
 
 def test_the_first_screen_says_how_well_answers_are_told(tmp_path: Path) -> None:
-    assert "Which answers are right, told by" not in first(complete(tmp_path / "without"))
+    assert "Right answers told from wrong ones" not in first(complete(tmp_path / "without"))
     said = first(predicted(complete(tmp_path / "with")))
-    told = "told by their activity: study 1.00 [0.90, 1.00], by random neurons –, by how sure the model was 0.50; other<i> 1.00"
+    told = "by their activity: 1.00 [0.90, 1.00] on study, by that of random neurons –, by how sure the model was 0.50; 1.00"
     assert told in said
     (bare := tmp_path / "bare").mkdir()
     assert "No accuracy has been measured" not in first(predicted(discovered(bare)))

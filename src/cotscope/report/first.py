@@ -253,8 +253,8 @@ def _explained(verdicts: Sequence[str]) -> str:
     """The answer to what the four pictures ask, in a sentence."""
     yes = verdicts.count(EXPLAINED)
     if not yes:
-        return "That they do is shown for none of these changes of the prompt."
-    return f"That they do is shown for {yes} of these {len(verdicts)} changes of the prompt."
+        return "Not shown for any of these changes of the prompt."
+    return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."
 
 
 def _changes(name: str, row: Mapping[str, Any]) -> Markup:

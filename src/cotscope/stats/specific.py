@@ -24,9 +24,9 @@ ARITHMETIC, ANSWERS = "arithmetic", "answers"
 VERDICTS = {
     MATTERS: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them, and "
     "still do with what they write to the output directly (their push) put back: later layers depend on them.",
-    PUSH: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them. With what "
-    "they write to the output directly (their push) put back, more harm than that of random neurons is not shown: the push may "
-    "be all that they do for {skill}.",
+    PUSH: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them. With only "
+    "what they write to the output directly (their push) put back, no more harm than that of random neurons is shown: the push "
+    "may be all that they do for {skill}.",
     NOT_SHOWN: "It is not shown that taking these neurons out makes {tokens} tokens less likely, more so than taking out as "
     "many random neurons like them.",
     UNSPLIT: "Taken out, these neurons make {tokens} tokens less likely, more so than as many random neurons like them. "
