@@ -82,6 +82,20 @@ def worked(session: Session, count: int = 4) -> list[Problem]:
     return [p for p in session.inputs.split.tuning if p.steps or p.solution.strip()][:count]
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Ctrl-C before the training step of that number. Returns: how many have begun, in a list."""
+    steps, step = [0], Training.step
+
+    def stopped(self: Training, *args: object, **more: object) -> list[float]:
+        steps[0] += 1
+        if steps[0] == at:
+            raise KeyboardInterrupt
+        return step(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "step", stopped)
+    return steps
+
+
 def loss(session: Session, problem: Problem, edit: Edit | None = None, said: str = "") -> float:
     """Of a problem's solution, or of what is `said` in it only, as the engine scores it."""
     tokens = ended(session.loaded, session.prompt, render_solution(problem))
@@ -183,52 +197,25 @@ def test_a_killed_training_goes_on_with_the_same_losses(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     whole = tuned(run, tmp_path / "whole", method)
-    steps, step = 0, Training.step
-
-    def killed(self: Training, *args: object, **more: object) -> list[float]:
-        nonlocal steps
-        steps += 1
-        if steps == 2:
-            raise KeyboardInterrupt
-        return step(self, *args, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Training, "step", killed)
+    steps = interrupt(monkeypatch, 2)
     to = tmp_path / "again"
     assert main(tune(run, to, method)) == 130
     assert not to.exists()
-    steps = 5  # never again
+    steps[0] = 5  # never again
     assert tuned(run, to, method)["curve"] == whole["curve"]
-    assert steps == 5 + 3  # one of four steps was done
+    assert steps[0] == 5 + 3  # one of four steps was done
     one, other = (Edit.read(tmp_path / name) for name in ("whole", "again"))
     assert (one.factors, one.weights) == (other.factors, other.weights)
 
 
 def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, step = 0, Training.step
-
-    def stopped(self: Training, *args: object, **more: object) -> list[float]:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            raise KeyboardInterrupt
-        return step(self, *args, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Training, "step", stopped)
+    interrupt(monkeypatch, 4)
     found = tuned(run, tmp_path / "kept.json")
     assert len(found["curve"]) == 2 and found["taken"] == 1 and found["ended"] == "stopped by Ctrl-C"
 
 
 def test_ctrl_c_before_anything_is_gained_loses_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, step = 0, Training.step
-
-    def stopped(self: Training, *args: object, **more: object) -> list[float]:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            raise KeyboardInterrupt
-        return step(self, *args, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Training, "step", stopped)
+    interrupt(monkeypatch, 4)
     to = tmp_path / "none.json"
     assert main(tune(run, to, "factors", "--rate", "1e-9", "--patience", "2")) == 130
     assert not to.exists() and (tmp_path / ".none.json.training").is_dir()
