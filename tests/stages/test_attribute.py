@@ -123,3 +123,18 @@ def test_ways_can_be_named_and_unknown_ones_are_one_line(
     assert main(["attribute", str(out), *ASKED, "--by", "all", "--generation"]) == 0
     assert times(out, "selection_scores", "completions") == before
     assert_same(Run.open(out).rows("SELECT * FROM selected"), finished.rows("SELECT * FROM selected"))
+
+
+def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Path) -> None:
+    """A rule that never says “matters” has to be found out; what it says of them is no part of its rate."""
+    out = tmp_path / "run"
+    shutil.copytree(finished.folder, out)
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
+    run = Run.open(out)
+    rows = {r["run"]: r for r in run.rows("SELECT * FROM calibration")}
+    assert set(rows) == {"study_0", "attribution_0", "occurring_0"}
+    assert 0 < rows["attribution_0"]["compared"] <= rows["attribution_0"]["neurons"]
+    [chosen] = run.rows("SELECT count(*) AS n FROM selections WHERE selection = 'attribution'")
+    assert rows["attribution_0"]["neurons"] == chosen["n"]
+    assert run.summary["placebo"]["by_kind"]["attribution"]["runs"] == 1 and run.summary["placebo"]["runs"] == 0
+    assert "chosen by attribution" in (out / "report.html").read_text()

@@ -7,7 +7,7 @@ Each takes the same evidence and gives neurons in order, the first one first. A 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -154,19 +154,26 @@ ACTIVE = ("lexicon", "words", "contrast", "paper")
 """Ways that choose among neurons which were active in discovery."""
 
 
-def strata_like(way: str, known: ActiveNeurons, found: Evidence) -> dict[Neuron, Hashable]:
+def strata_like(
+    way: str, known: ActiveNeurons, columns: Mapping[str, Each], barred: Collection[Neuron]
+) -> dict[Neuron, Hashable]:
     """The stratum of each neuron that could be in a random set like a choice: of those that were active in discovery by what
-    they did there (permuted sets'); of all neurons by layer and mean update sizes, on solutions and on text."""
+    they did there (permuted sets'); of all neurons by layer and mean update sizes, on solutions and on text.
+
+    Args:
+        columns: of table `attributions`, as `attributions` has them.
+        barred: neurons that no set has.
+    """
     if way in ACTIVE:
         neurons = [n for n in known.traits if n not in known.keystones]
         return dict(zip(neurons, strata_of(neurons, known.traits), strict=True))
-    sizes = np.stack([found.columns["solutions_size"], found.columns["text_size"]], axis=-1)
+    sizes = np.stack([columns["solutions_size"], columns["text_size"]], axis=-1)
     cells = np.floor(np.log(np.maximum(sizes, np.finfo(float).tiny)) / STRATUM).astype(int).tolist()
     return {
         neuron: (layer, *cell)
         for layer, row in enumerate(cells)
         for index, cell in enumerate(row)
-        if (neuron := Neuron(layer, index)) not in found.barred
+        if (neuron := Neuron(layer, index)) not in barred
     }
 
 

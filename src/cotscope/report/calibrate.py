@@ -18,6 +18,7 @@ KINDS = {
     "labels": "labels shuffled within layers",
     "vectors": "value vectors shuffled",
     "study": "the study's own neurons",
+    "attribution": "neurons chosen by attribution",
 }
 """What the report calls each kind of run, in the order in which it shows them."""
 

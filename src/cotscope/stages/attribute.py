@@ -129,7 +129,7 @@ def attribute(session: Session, options: Options) -> str:
     sets = [UNTOUCHED]
     seeds = range(session.config.seed, session.config.seed + options.controls)
     for name, neurons in choices.items():
-        compared, controls = permuted_within(strata_like(name, known, found), neurons, seeds)
+        compared, controls = permuted_within(strata_like(name, known, found.columns, found.barred), neurons, seeds)
         sets.append(Trial(name, None, tuple(sorted(neurons))))
         if compared and len(compared) < len(neurons):
             sets.append(Trial(name, None, compared, "compared"))

@@ -15,8 +15,8 @@ The first two leave the candidates of the study's own concepts out, of targets a
 the study asks.
 
 Beside them, so that a rule which never says yes is found out, the study's own reasoning neurons under the same conditions:
-few problems, a short prompt. Every run has problems of its own, built-in ones that the study has not seen, and permuted
-sets of its own.
+few problems, a short prompt; and, where `attribute` has run, as many neurons on which results rest most. Every run has
+problems of its own, built-in ones that the study has not seen, and permuted sets of its own.
 
 The verdict of `predict`, if that was run, is put to the same: with the labels of its answers shuffled, how often would its
 reasoning neurons be said to tell right answers from wrong ones (the area's interval above 0.5)?
@@ -39,9 +39,10 @@ from ..concepts.sets import load_concepts
 from ..data.answers import is_right
 from ..data.builtin import generate
 from ..errors import UserError
-from ..measuring.choosing import REASONING
+from ..measuring.choosing import REASONING, choose
 from ..measuring.neurons import active_neurons, with_promoted
 from ..measuring.predictors import flat, reasoning_neurons
+from ..measuring.selections import attributions, strata_like
 from ..measuring.solutions import Solution, mean_scores, score_paths, solution
 from ..measuring.telling import area_of
 from ..measuring.telling import shuffled as shuffled_labels
@@ -53,6 +54,7 @@ from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import (
     ANNOTATIONS,
+    ATTRIBUTIONS,
     CALIBRATION,
     CALIBRATION_RUNS,
     CALIBRATION_SHUFFLES,
@@ -60,14 +62,16 @@ from ..runs.tables import (
     KEYSTONES,
     POLES,
     PREDICTIONS,
+    SELECTIONS,
 )
 from ..stats import LEVEL, MATTERS, SPECIFIC_RULE, Scored, specific_damage, wilson
-from ..stats.random_sets import Traits, permuted_sets
+from ..stats.random_sets import Traits, permuted_sets, permuted_within
 
 Orders = dict[int, NDArray[np.int64]]  # layer → a permutation of its neurons
 TEN = ("occurring", "lexicon", "labels") * 3 + ("vectors",)
-"""What ten runs are; the study's own neurons come once beside them."""
-KINDS = ("occurring", "lexicon", "labels", "vectors", "study")
+"""What ten runs are; the study's own neurons, and those of attribution, come once beside them."""
+STUDY, ATTRIBUTION = BESIDE = ("study", "attribution")
+KINDS = ("occurring", "lexicon", "labels", "vectors", *BESIDE)
 PACKAGED = {"occurring": "occurring", "lexicon": "placebo"}
 """Kind of run → the packaged concepts from which it draws `CONCEPTS`."""
 CONCEPTS = 4
@@ -78,7 +82,8 @@ UNITS = {
     "placebo.rate": "share of the runs that found neurons to ask of in which the rule said that the set matters, without "
     "the study's own neurons",
     "placebo.by_kind": "the same by kind of run: runs, said, rate, Wilson's interval",
-    "placebo.study": "the same for the study's own reasoning neurons: how often so small an experiment finds what is there",
+    "placebo.by_kind.study": "the study's own reasoning neurons: how often so small an experiment finds what is there; "
+    "attribution: as many neurons on which results rest most",
     "placebo.claims": "the same of each of the rule's two claims, of the runs that found neurons to ask of",
     "placebo.rule": SPECIFIC_RULE,
     "placebo.shuffled": "shuffles of the labels of `predict`'s answers: how often the area's interval lay above 0.5, and the "
@@ -90,7 +95,7 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    runs: int = option(100, "how many runs, those of the study's own neurons not counted", kind="positive")
+    runs: int = option(100, "how many runs, those of the study's own and of attribution's neurons not counted", kind="positive")
     problems: int = option(6, "reference solutions per run", kind="positive")
     shuffles: int = option(20, "shuffles of the labels of each data set of `predict`, if that was run", kind="natural")
 
@@ -104,7 +109,7 @@ def calibrate(session: Session, options: Options) -> str:
     poles, keystones = run.rows("SELECT layer, index, sign, steps FROM poles"), sorted(bench.known.keystones)
     concepts = [session.inputs.concepts.sha256, *(load_concepts(name).sha256 for name in PACKAGED.values())]
     of = fingerprint(poles, keystones, sorted(bench.known.reasoning), concepts, options.problems, SPECIFIC_RULE)
-    plan, done = _plan(options.runs), set(run.keep(CALIBRATION_RUNS, of))
+    plan, done = _plan(options.runs, bool(bench.attributed)), set(run.keep(CALIBRATION_RUNS, of))
     missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
         for kind, i in missing:
@@ -151,12 +156,16 @@ def _shuffled(session: Session, shuffles: int) -> str:
     )
 
 
-def _plan(runs: int) -> list[tuple[str, int]]:
-    """(kind, its number) of each run; kinds take turns, so that fewer runs are a beginning of more."""
+def _plan(runs: int, attributed: bool = False) -> list[tuple[str, int]]:
+    """(kind, its number) of each run; kinds take turns, so that fewer runs are a beginning of more.
+
+    Args:
+        attributed: whether attribution has chosen neurons.
+    """
     plan: list[tuple[str, int]] = []
     for n in range(runs):
         if n % len(TEN) == 0:
-            plan.append(("study", n // len(TEN)))
+            plan += [(kind, n // len(TEN)) for kind in BESIDE[: 1 + attributed]]
         kind = TEN[n % len(TEN)]
         plan.append((kind, sum(k == kind for k, _ in plan)))
     return plan
@@ -172,6 +181,16 @@ class _Bench:
         self.promoted = [r["promoted"] for r in rows]
         self.prompt: Prompt = derive_prompt("full", problems_of(session.inputs.exemplars, "full")[:EXEMPLARS])
         self.seen = {p.question for part in session.inputs.split.parts().values() for p in part}
+        self.attributed = self._attributed()
+
+    def _attributed(self) -> list[Neuron]:
+        """As many of attribution's neurons as there are reasoning neurons; none where it has not run."""
+        run = self.session.run
+        if not run.state("attribute").current or not run.rows(
+            "SELECT 1 FROM selections WHERE selection = ? LIMIT 1", [ATTRIBUTION]
+        ):
+            return []
+        return [Neuron(n.layer, n.index) for n in choose(self.session, ATTRIBUTION, first=len(self.known.reasoning))[0]]
 
     def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
         """One run as a row of the table. `progress()` is called per scored set."""
@@ -189,10 +208,16 @@ class _Bench:
             solved = self._solved(given, orders)
             traits, poles, promoted = self._discovered(self._given(rng, 2 * self.problems), orders)
         keystones = self.known.keystones
-        found = set(self.known.reasoning) if kind == "study" else _found(poles, promoted, concepts)
-        targets = found.intersection(traits) - keystones
-        pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
-        permuted = permuted_sets(targets, pool, traits, rng.integers(2**63, size=PERMUTED).tolist())
+        seeds = rng.integers(2**63, size=PERMUTED).tolist()
+        if kind == ATTRIBUTION:
+            targets = set(self.attributed)
+            columns = attributions(self.session.run)
+            permuted = permuted_within(strata_like(ATTRIBUTION, self.known, columns, keystones), targets, seeds)
+        else:
+            found = set(self.known.reasoning) if kind == STUDY else _found(poles, promoted, concepts)
+            targets = found.intersection(traits) - keystones
+            pool = {n: t for n, t in traits.items() if n not in targets and n not in keystones}
+            permuted = permuted_sets(targets, pool, traits, seeds)
         row: dict[str, object] = {
             "run": f"{kind}_{number}",
             "kind": kind,
@@ -324,7 +349,7 @@ def _summarise(session: Session, plan: Sequence[tuple[str, int]]) -> str:
     found = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
     session.run.summarise(
         "placebo",
-        rate([kind for kind in found if kind != "study"])
+        rate([kind for kind in found if kind not in BESIDE])
         | {"by_kind": {kind: rate([kind]) for kind in found}, "permuted": PERMUTED, "level": LEVEL, "rule": SPECIFIC_RULE},
     )
     found = session.run.summary["placebo"]
@@ -352,8 +377,8 @@ STAGE = Stage(
     calibrate,
     Options,
     after=("keystones",),
-    beside=("predict",),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, PREDICTIONS, "arrays/traces."),
+    beside=("attribute", "predict"),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS, PREDICTIONS, "arrays/traces."),
     writes=(CALIBRATION_RUNS, CALIBRATION, CALIBRATION_SHUFFLES),
     units=UNITS,
     wanted=never,
