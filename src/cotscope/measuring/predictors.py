@@ -49,14 +49,20 @@ def reasoning_neurons(session: Session) -> list[Neuron]:
     return sorted({Neuron(n.layer, n.index) for n in choose(session, REASONING)[0]})
 
 
+def attributed_neurons(session: Session, count: int) -> list[Neuron]:
+    """The first so many of attribution's neurons; none where it has not run."""
+    sql = "SELECT 1 FROM selections WHERE selection = 'attribution' LIMIT 1"
+    if not session.run.state("attribute").current or not session.run.rows(sql):
+        return []
+    return [Neuron(n.layer, n.index) for n in choose(session, "attribution", first=count)[0]]
+
+
 def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
     """Neurons whose activity is asked: the reasoning neurons, as many of attribution's, random ones like the former."""
     reasoning = reasoning_neurons(session)
     groups = {REASONING: reasoning}
-    if session.run.state("attribute").current and session.run.rows(
-        "SELECT 1 FROM selections WHERE selection = 'attribution' LIMIT 1"
-    ):
-        groups["attribution"] = [Neuron(n.layer, n.index) for n in choose(session, "attribution", first=len(reasoning))[0]]
+    if attributed := attributed_neurons(session, len(reasoning)):
+        groups["attribution"] = attributed
     for i in range(RANDOM):
         drawn = choose(session, REASONING, random=session.config.seed + i)[0]
         groups[f"random {i + 1}"] = [Neuron(n.layer, n.index) for n in drawn]

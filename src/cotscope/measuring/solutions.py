@@ -112,9 +112,9 @@ def score_paths(
     given: Sequence[Solution],
     sets: Mapping[str, Sequence[Neuron]],
     disrupt: Callable[[Sequence[Neuron]], Intervention | None] | None = None,
-    paths: Sequence[Path] = ("total", "direct", "indirect"),
+    paths: Sequence[Path] = (),
 ) -> Iterator[tuple[str, dict[str, list[ByRole]]]]:
-    """For each set in turn: each of the paths → the scores of each solution's tokens by role.
+    """For each set in turn: each of the paths (all, if none is given) → the scores of each solution's tokens by role.
 
     Only "total" of a set without neurons (the untouched model), and of every set on a model whose logits can't be read off
     its last residual stream.
@@ -123,13 +123,13 @@ def score_paths(
         disrupt: as `lm/paths.py: PathEffects` takes it; None: sets are zeroed.
     """
     from ..lm.interventions import scale
-    from ..lm.paths import path_effects
+    from ..lm.paths import PATHS, path_effects
     from ..lm.scoring import score
 
     whole = _as_given(prompt, given)
     gone = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
     try:
-        for name, found in path_effects(engine, whole, sets, gone, paths):
+        for name, found in path_effects(engine, whole, sets, gone, paths or PATHS):
             yield name, {path: by_role(given, scores) for path, scores in found.items()}
     except ModelError:
         for name, neurons in sets.items():

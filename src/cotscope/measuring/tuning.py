@@ -225,7 +225,7 @@ class _Tuner:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise EditError(
                 "nothing was gained on the validation problems",
-                got=f"solved {[p['solved'] for p in curve]}, loss {[p['validation'] for p in curve]}",
+                got=f"solved {[p.get('solved') for p in curve]}, loss {[p['validation'] for p in curve]}",
                 remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons.",
             )
         best.take()

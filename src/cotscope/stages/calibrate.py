@@ -24,10 +24,10 @@ reasoning neurons be said to tell right answers from wrong ones (the area's inte
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -39,13 +39,11 @@ from ..concepts.sets import load_concepts
 from ..data.answers import is_right
 from ..data.builtin import generate
 from ..errors import UserError
-from ..measuring.choosing import REASONING, choose
 from ..measuring.neurons import active_neurons, with_promoted
-from ..measuring.predictors import flat, reasoning_neurons
+from ..measuring.predictors import attributed_neurons
 from ..measuring.selections import attributions, strata_like
+from ..measuring.shuffling import shuffle_labels
 from ..measuring.solutions import Solution, mean_scores, score_paths, solution
-from ..measuring.telling import area_of
-from ..measuring.telling import shuffled as shuffled_labels
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt
 from ..runs.files import fingerprint
@@ -114,46 +112,7 @@ def calibrate(session: Session, options: Options) -> str:
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
         for kind, i in missing:
             run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", of)
-    return _summarise(session, plan) + _shuffled(session, options.shuffles)
-
-
-def _shuffled(session: Session, shuffles: int) -> str:
-    """The areas of `predict` by shuffled labels, of each of its data sets. Returns: how often they say something, in a line."""
-    run, seed = session.run, session.config.seed
-    known = run.rows(
-        "SELECT data, problem_id, template, correct FROM predictions WHERE predictor = ? ORDER BY ALL", [REASONING]
-    ) if run.state("predict").current else []  # fmt: skip
-    labels = list(dict.fromkeys(r["data"] for r in known)) if shuffles else []
-    neurons = reasoning_neurons(session) if labels else []
-    with session.bar("shuffling labels", shuffles * len(labels), "shuffle") as bar:
-        for label in labels:
-            of = {r["problem_id"]: r for r in known if r["data"] == label}
-            traces = run.manifest["files"][f"arrays/traces.{label}"]["sha256"]
-            made_of = fingerprint("by template", traces, list(of.values()), neurons, shuffles, seed)
-            if run.done(f"calibration_shuffles/{label}", made_of) is not None:
-                bar.update(shuffles)
-                continue
-            stored = run.arrays(f"traces.{label}", None)
-            assert stored is not None  # `predict` holds, so it is whole
-            answers = [of[i] for i in json.loads(stored.metadata["answers"])]
-            place = {Neuron(*n): i for i, n in enumerate(json.loads(stored.metadata["neurons"]))}
-            features = flat(stored.arrays["sizes"][:, :, [place[n] for n in neurons]])
-            right, templates = ([a[key] for a in answers] for key in ("correct", "template"))
-            areas = shuffled_labels(features, right, templates, seed, shuffles, bar.update)
-            rows = [{"data": label, "shuffle": i, **area_of(area)} for i, area in enumerate(areas)]
-            run.write(CALIBRATION_SHUFFLES, rows, label, made_of)
-    if not labels:
-        return ""
-    rows = run.rows("SELECT * FROM calibration_shuffles")
-    said = sum(r["low"] > 0.5 for r in rows)
-    found = {"shuffles": len(rows), "said": said, "rate": said / len(rows), "ci": list(wilson(said, len(rows))),
-             "mean": float(np.mean([r["auroc"] for r in rows]))}  # fmt: skip
-    run.summarise("placebo", {"shuffled": found})
-    interval = "[{:.3f}, {:.3f}]".format(*found["ci"])
-    return (
-        f"; by shuffled labels activity “tells right answers from wrong ones” in {said} of {len(rows)} shuffles {interval}, "
-        f"with an area of {found['mean']:.3f} on average"
-    )
+    return _summarise(session, plan) + shuffle_labels(session, options.shuffles)
 
 
 def _plan(runs: int, attributed: bool = False) -> list[tuple[str, int]]:
@@ -181,16 +140,12 @@ class _Bench:
         self.promoted = [r["promoted"] for r in rows]
         self.prompt: Prompt = derive_prompt("full", problems_of(session.inputs.exemplars, "full")[:EXEMPLARS])
         self.seen = {p.question for part in session.inputs.split.parts().values() for p in part}
-        self.attributed = self._attributed()
+        self.attributed = attributed_neurons(session, len(self.known.reasoning))
 
-    def _attributed(self) -> list[Neuron]:
-        """As many of attribution's neurons as there are reasoning neurons; none where it has not run."""
-        run = self.session.run
-        if not run.state("attribute").current or not run.rows(
-            "SELECT 1 FROM selections WHERE selection = ? LIMIT 1", [ATTRIBUTION]
-        ):
-            return []
-        return [Neuron(n.layer, n.index) for n in choose(self.session, ATTRIBUTION, first=len(self.known.reasoning))[0]]
+    @cached_property
+    def like_attributed(self) -> dict[Neuron, Hashable]:
+        """The stratum of each neuron that may be in a random set like attribution's."""
+        return strata_like(ATTRIBUTION, self.known, attributions(self.session.run), self.known.keystones)
 
     def run(self, kind: str, number: int, progress: Callable[[], object]) -> dict[str, object]:
         """One run as a row of the table. `progress()` is called per scored set."""
@@ -211,8 +166,7 @@ class _Bench:
         seeds = rng.integers(2**63, size=PERMUTED).tolist()
         if kind == ATTRIBUTION:
             targets = set(self.attributed)
-            columns = attributions(self.session.run)
-            permuted = permuted_within(strata_like(ATTRIBUTION, self.known, columns, keystones), targets, seeds)
+            permuted = permuted_within(self.like_attributed, targets, seeds)
         else:
             found = set(self.known.reasoning) if kind == STUDY else _found(poles, promoted, concepts)
             targets = found.intersection(traits) - keystones

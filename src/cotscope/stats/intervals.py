@@ -100,8 +100,8 @@ def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Seq
     Returns: NaN for fewer than two clusters.
     """
     apart = np.asarray(values, float)
-    number = list(dict.fromkeys(clusters))
-    sums = np.bincount([number.index(c) for c in clusters], weights=apart - apart.mean())
+    number = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
+    sums = np.bincount([number[c] for c in clusters], weights=apart - apart.mean())
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / len(apart) if len(sums) > 1 else float("nan")
 
 
