@@ -50,8 +50,18 @@ def edited(folder: Path) -> Path:
     each += [answer("less", f"kept-{i}", True, True) for i in range(4)]
     each += [answer("less", f"lost-{i}", True, False) for i in range(4)]
     each[-4] |= {"text": f"one\n  two {HOSTILE}\x1b[31m\u202e", "text_base": "a" * 5 * LONGEST, "question": "<b>How</b> many?"}
-    did(folder, "evaluate", {"evaluations": rows, "evaluations_by_problem": each})
+    beside = [contrast("values by attribution", "lora", 0.0149, -0.2083), contrast(f"edit {HOSTILE}", "full", 0.2541, 0.0313)]
+    tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside}
+    did(folder, "evaluate", tables)
     return folder
+
+
+def contrast(chosen: str, beside: str, p: float, difference: float) -> dict[str, Any]:
+    """A row of `evaluation_contrasts`."""
+    row = {"data": "study", "chosen": chosen, "beside": beside, "edits": 3, "edits_beside": 1 + (p < 0.05), "n": 96}
+    row |= {"templates": 61, "accuracy": 0.4271, "accuracy_beside": 0.4271 - difference, "difference": difference}
+    row |= {"difference_low": difference - 0.1717, "difference_high": difference + 0.1818, "p_value": p / 2, "p_holm": p}
+    return row
 
 
 def words(page: Page) -> str:
@@ -67,6 +77,21 @@ def test_figures_are_those_of_the_tables(tmp_path: Path) -> None:
     assert found <= page.figures
     for row in rows:
         assert f"{row['solutions']}" in page.text and f"{row['neurons']}" in page.text
+
+
+def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: Path) -> None:
+    page = read(edited(tmp_path))
+    text = words(page)
+    assert (
+        "On study values by attribution solves 0.427, lora 0.635 of the problems: −0.208 [−0.380, −0.027], p = 0.015 over 2 "
+        "such: they solve fewer. Are these"
+    ) in text
+    assert (
+        "solves 0.427, full 0.396 of the problems: +0.031 [−0.140, +0.213], p = 0.254 over 2 such: a difference is not shown. "
+        "It speaks of one training, or search, only"
+    ) in text
+    for row in rows_of(tmp_path, "evaluation_contrasts"):
+        assert {v for v in row.values() if isinstance(v, float)} <= page.figures
 
 
 def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:

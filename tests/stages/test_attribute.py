@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from conftest import TinyStudy, assert_same, times
+from conftest import TinyStudy, as_if_written, assert_same, times
 
 from cotscope.cli import main
 from cotscope.data.sums import LEVELS
@@ -19,6 +19,7 @@ from cotscope.measuring.trials import CALCULATES, NOT_SHOWN, RESTS
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
+from cotscope.runs.tables import COMPLETIONS
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,7 @@ def test_random_sets_share_layers_and_sizes_and_give_a_verdict(finished: Run) ->
         assert 0 < rows[name]["compared"] <= rows[name]["neurons"]
     few = rows["attribution, first 10"]
     assert (few["selection"], few["part"], few["neurons"], few["controls"]) == ("attribution", "first", 10, None)
+    assert few["shared_by_chance"] is None and rows["attribution"]["shared_by_chance"] > 0, "no random sets were as few"
     assert {r["part"] for r in rows.values()} == {"all", "first"}
 
 
@@ -109,6 +111,19 @@ def test_without_a_solution_there_is_one_line(
     assert Run.open(finished.folder).manifest["stages"]["attribute"]["status"] == before == "done"
 
 
+def test_where_the_data_has_answers_only_the_models_right_solutions_are_attributed(finished: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.folder, out)
+    written = finished.rows("SELECT * FROM completions WHERE split = 'discovery'")
+    assert finished.summary["attribution"]["solutions"] < len(written)
+    right = [r | {"text": "So 1 + 2 = 3.\nThe answer is 3.", "correct": True} for r in written]
+    [part] = {r["condition"] for r in written}
+    as_if_written(out, COMPLETIONS, right, part)
+    few = ["--solutions", "20", "--checked", "0", "--controls", "0", "--sums", "1", "--skills", "1", "--no-generation"]
+    assert main(["attribute", str(out), "--by", "attribution", *few]) == 0
+    assert Run.open(out).summary["attribution"]["solutions"] == len(written)
+
+
 def test_ways_can_be_named_and_unknown_ones_are_one_line(
     finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -138,3 +153,9 @@ def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Pat
     assert rows["attribution_0"]["neurons"] == chosen["n"]
     assert run.summary["placebo"]["by_kind"]["attribution"]["runs"] == 1 and run.summary["placebo"]["runs"] == 0
     assert "chosen by attribution" in (out / "report.html").read_text()
+    before = times(out, "calibration_runs")
+    assert main(["attribute", str(out), *ASKED, "--solutions", "1", "--no-generation"]) == 0
+    assert run.rows("SELECT * FROM selections") != Run.open(out).rows("SELECT * FROM selections")
+    assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
+    after = times(out, "calibration_runs")
+    assert {name for name in before if before[name] != after[name]} == {"calibration_runs/attribution_0"}, "of other neurons"

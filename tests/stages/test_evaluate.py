@@ -340,8 +340,13 @@ def used_only(place: Path) -> Path:
     return place / "used.jsonl"
 
 
-def test_a_file_called_study_is_told_from_the_study(copy: Path) -> None:
-    shutil.copyfile(copy / "more.jsonl", copy / "study.jsonl")
+def test_a_file_called_as_a_part_of_the_study_is_told_from_it(copy: Path) -> None:
+    for name in ("study", "test"):
+        shutil.copyfile(copy / "more.jsonl", copy / f"{name}.jsonl")
+    assert (
+        main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "test.jsonl")]) == 0
+    )
+    assert [d for _, d in rows_of(copy)] == ["test (file)"]
     edit = ["--edit", str(copy / "gone.json"), *FEW]
     assert (
         main(["evaluate", str(copy / "run"), *edit, "--data", "study", "--data", str(copy / "study.jsonl"), "--data", "study"])

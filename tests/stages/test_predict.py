@@ -330,6 +330,9 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     few.write_text("".join((place / "more.jsonl").read_text().splitlines(keepends=True)[:20]))
     assert "at least 30" in refused("--data", str(few))
     assert "share questions" in refused("--data", str(few), "--data", str(place / "more.jsonl"))
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/few.jsonl").write_text("".join((place / "more.jsonl").read_text().splitlines(keepends=True)[20:]))
+    assert "two files of problems have one name" in refused("--data", str(few), "--data", str(tmp_path / "others/few.jsonl"))
     rows = [json.loads(line) for line in (place / "more.jsonl").read_text().splitlines()]
     (wrong := tmp_path / "wrong.jsonl").write_text("".join(json.dumps(r | {"answer": "77777"}) + "\n" for r in rows))
     assert "right" in (said := refused("--data", str(wrong))) and "0 right, 48 wrong" in said

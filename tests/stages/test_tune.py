@@ -47,6 +47,7 @@ from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Problem, Prompt
 from cotscope.runs.files import fingerprint
+from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
@@ -477,6 +478,11 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     assert json.loads((to / "comparison.json").read_text())[0]["edit"] in names
     report = (run / "report.html").read_text()
     assert 'id="evaluations-trainings"' in report and "random, like reasoning" in report
+    beside = {(r["chosen"], r["beside"]): r for r in Run.open(run).rows("SELECT * FROM evaluation_contrasts")}
+    if {"factors-reasoning-0", "factors-random-0"} <= {r["edit"] for r in done}:
+        row = beside["factors by reasoning", "factors of random, like reasoning"]
+        assert row["edits"] == sum(r["edit"].startswith("factors-reasoning") for r in done) and row["n"] == 4
+    assert beside and 'id="evaluations-contrasts"' in report
     before = len(called)
     assert main(words) == 0
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again

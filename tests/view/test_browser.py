@@ -114,6 +114,8 @@ def test_every_page_is_a_link_and_fits_a_narrow_screen(visit: Visit, part: str) 
         ("run/made/predictions?data=other%3Ci%3E", "main", "The run has no texts of these problems"),
         ("run/run/predictions", "main code", "cotscope predict"),
         (f"run/made/solutions?condition=prediction.study&problem={FIRST}", ".problem b", "Answer: 0"),
+        (f"run/made/solutions?condition=prediction.study&problem={FIRST}", "[value='prediction.study']:checked", "study ("),
+        (f"run/made/solutions?condition=prediction.study&problem={FIRST}", ".side h2", ", study"),
         ("run/run/solutions?condition=ablation.reasoning&problem=p1", ".side .meta", "tokens"),
         ("run/run/try?question=What%3F&tokens=7", "textarea", ""),
         ("run/broken", "main", "tables/poles.parquet"),

@@ -56,7 +56,7 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     Raises: UserError if no discovery problem has a solution.
     """
     run = session.run
-    given = solved(session, "discovery", session.inputs.split.discovery, options.solutions)
+    given = solved(session, f"discovery.{session.prompt.name}", session.inputs.split.discovery, options.solutions)
     if not given:
         raise UserError(
             "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"

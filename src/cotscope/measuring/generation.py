@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.answers import is_correct, read_answer, written_answer
+from ..data.answers import is_correct, is_right, read_answer, written_answer
 from ..data.roles import ROLES, token_roles
 from ..records import Completion, Neuron, Problem, Prompt
 from ..runs.files import fingerprint
 from ..runs.session import Session
-from ..runs.tables import ACTIVITY, COMPLETIONS, Table
+from ..runs.tables import ACTIVITY, COMPLETIONS, FAMILIES, Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..lm.engine import Engine
     from ..lm.interventions import Intervention
     from ..lm.recorders import ActivePoles, PoleTally
 
@@ -63,10 +64,34 @@ class Condition:
     weights: str = ""
     label: str = ""
 
+    def __post_init__(self) -> None:
+        assert self.family in FAMILIES, self.family
+
     @property
     def name(self) -> str:
         """Unique in the run; the name of its part of the tables."""
         return f"{self.family}.{self.label or (self.prompt.name if self.neuron_set == 'none' else self.neuron_set)}"
+
+
+def count_solved(
+    session: Session,
+    problems: Sequence[Problem],
+    *,
+    intervention: Intervention | None = None,
+    prompt: Prompt | None = None,
+    engine: Engine | None = None,
+) -> int:
+    """How many of some problems the model solves; nothing is kept of it.
+
+    Args:
+        prompt, engine: in place of the study's.
+    """
+    prompt = prompt or session.prompt
+    written = (engine or session.engine).generate(
+        [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
+        intervention=intervention,
+    )  # fmt: skip
+    return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
 
 
 def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:

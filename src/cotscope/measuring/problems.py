@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.load import load_problems
+from ..data.load import PARTS, load_problems
 from ..data.rows import question_key
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..records import Problem
 from ..runs.session import Session
 
@@ -19,7 +20,7 @@ class TrialData:
     """Problems of one source.
 
     Attributes:
-        label: what it is called: "study", or the file's stem.
+        label: what it is called: "study", or the file's stem (not as a part of the study's own problems).
         source: as it was asked for.
     """
 
@@ -27,6 +28,15 @@ class TrialData:
     source: str
     sha256: str
     problems: tuple[Problem, ...]
+
+
+def trials_data(session: Session, sources: Sequence[str], count: int | None) -> list[TrialData]:
+    """`trial_data` of several sources; the study's own without any. Raises: UserError if two have one name."""
+    every = [trial_data(session, source, count) for source in dict.fromkeys(sources or (STUDY,))]
+    labels = [data.label for data in every]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError("two files of problems have one name", expected="different names", got=shown(twice))
+    return every
 
 
 def trial_data(session: Session, source: str, count: int | None) -> TrialData:
@@ -49,6 +59,6 @@ def trial_data(session: Session, source: str, count: int | None) -> TrialData:
     if not new:
         raise UserError(f"{source} has no problem that the study has not used", expected="at least one")
     label = Path(source).stem if Path(source).suffix else source.replace("/", "_")
-    if label == STUDY:
+    if label in (STUDY, *PARTS):
         label = f"{label} (file)"
     return TrialData(label, source, loaded.sha256, tuple(new[:count]))

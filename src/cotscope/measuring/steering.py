@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..data.answers import is_right
 from ..data.load import general_text
 from ..edits.edit import Base, Edit
 from ..errors import EditError
@@ -25,6 +24,7 @@ from ..runs.files import fingerprint, write_text
 from ..runs.session import Session
 from ..stats import detectable_difference, wilson
 from .choosing import choose
+from .generation import count_solved
 from .problems import STUDY
 from .solutions import Solution, fingerprint_of, score_roles, solution
 from .worked import made_with, tuning_problems, worked_problems
@@ -182,17 +182,9 @@ class _Trial:
     def solved(self, candidate: Candidate | None, problems: Sequence[Any], progress: Callable[[int], object]) -> int:
         """How many problems the model solves."""
 
-        def compute() -> float:
-            session = self.session
-            written = session.engine.generate(
-                [session.prompt.text(p.question) for p in problems],
-                max_new_tokens=session.config.new_tokens(session.prompt),
-                stop=session.prompt.stop,
-                intervention=self._intervention(candidate),
-            )
-            return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
-
-        found = self.memory.value(f"{candidate} writes", compute)
+        found = self.memory.value(
+            f"{candidate} writes", lambda: count_solved(self.session, problems, intervention=self._intervention(candidate))
+        )
         progress(len(problems))
         return int(found or 0)
 

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.answers import is_right
 from ..data.roles import token_reckoning
 from ..edits.edit import Base, Edit
 from ..errors import EditError, UserError, shown
@@ -28,6 +27,7 @@ from ..runs.session import Session
 from .attributing import differentiable
 from .choosing import choose
 from .courses import Course, Plan
+from .generation import count_solved
 from .problems import STUDY
 from .worked import ended, made_with, parted, worked_problems
 
@@ -245,16 +245,12 @@ class _Tuner:
         from ..lm.engine import Engine
 
         # Nothing is kept of a prefix: it would be of other parameters.
-        session, engine = self.session, Engine(training.loaded, prefix_bytes=0)
+        engine = Engine(training.loaded, prefix_bytes=0)
         problems = [p for p, _ in self.given[len(self.given) - self.settings.validation :]]
 
         def solves() -> int:
             with training.writing():
-                written = engine.generate(
-                    [session.prompt.text(p.question) for p in problems], stop=session.prompt.stop,
-                    max_new_tokens=session.config.new_tokens(session.prompt),
-                )  # fmt: skip
-            return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
+                return count_solved(self.session, problems, engine=engine)
 
         return solves
 

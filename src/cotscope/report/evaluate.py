@@ -40,6 +40,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "rows": rows,
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
+        "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
         "sets": list(dict.fromkeys(row["data"] for row in rows)),
         "examples": examples,
         "chart": _chart(rows),
@@ -77,6 +78,13 @@ def says(row: Mapping[str, Any]) -> str:
     if row["p_holm"] >= LEVEL:
         return "a difference is not shown"
     return "it solves fewer" if row["difference"] < 0 else "it solves more"
+
+
+def _more(row: Mapping[str, Any]) -> str:
+    """What a contrast says of the chosen neurons' edits."""
+    if not is_number(row.get("p_holm")) or row["p_holm"] >= LEVEL:
+        return "a difference is not shown"
+    return "they solve fewer" if row["difference"] < 0 else "they solve more"
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from stat import S_ISREG
@@ -310,13 +310,15 @@ class Run(InNotebook):
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """Run SQL (DuckDB) over the run's tables; one that has not been written is empty."""
-        with duckdb.connect(config={"threads": 2}) as connection:
+        with _database(os.getpid()).cursor() as connection:
+            connection.begin()  # and no commit: a query leaves nothing behind
             # Stages name their tables after FROM and JOIN; whose query it is otherwise, any word may be one.
             words = re.findall(r"\b(?:FROM|JOIN)\s+(\w+)" if self._stage is not None else r"\w+", sql)
             for table in [TABLES[name] for name in dict.fromkeys(words) if name in TABLES]:
                 if files := self._seen(table):
-                    paths = [glob.escape(str(self._path(name).resolve())) for name in files]  # DuckDB reads * as a pattern
-                    connection.read_parquet(paths).create_view(table.name)
+                    paths = (glob.escape(str(self._path(name).resolve())) for name in files)  # DuckDB reads * as a pattern
+                    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+                    connection.execute(f'CREATE TEMP VIEW "{table.name}" AS SELECT * FROM read_parquet([{quoted}])')
                 else:
                     connection.register(table.name, table.schema.empty_table())
             return connection.sql(sql, params=list(parameters)).to_arrow_table()
@@ -352,6 +354,13 @@ class Run(InNotebook):
             return None
         with safe_open(self._path(f"arrays/{name}"), framework="numpy") as file:
             return Arrays({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """An empty database, for its cursors: to begin one takes many times as long as most queries. Not for a forked process,
+    which its threads do not follow."""
+    return duckdb.connect(config={"threads": 2})
 
 
 def _short(value: Any, other: Any) -> str:

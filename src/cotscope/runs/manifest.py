@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from ..errors import RunError, shown
 from .config import StudyConfig
-from .files import json_text, json_values, read_json
+from .files import json_text, read_json
 from .options import wrong
 from .places import path_of
 
 log = logging.getLogger(__name__)
-SCHEMA = 4
+SCHEMA = 5
 """Of the tables and the manifest: raised when a reader would stumble over what an older version wrote."""
 SECTIONS: dict[str, type] = {"files": dict, "stages": dict, "options": dict, "units": dict, "notes": list, "summary": dict}
 """Keys of the manifest that are filled while the study runs, and what each is."""
@@ -76,8 +76,8 @@ _MANIFEST = {
 
 def write(manifest: dict[str, Any]) -> str:
     """A manifest as the file's text."""
-    plain = json_values(manifest)
-    return json_text(plain | {_SEAL: _seal(plain)})
+    text = json_text(manifest)
+    return text.removesuffix("\n}") + f',\n "{_SEAL}": "{_seal(text)}"\n}}'
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged", expected=fault[0], got=fault[1])
     seal = manifest.pop(_SEAL, None)
     try:
-        sealed = seal == _seal(json_values(manifest))
+        sealed = seal == _seal(json_text(manifest))
     except RecursionError as error:
         raise RunError(f"{path} is damaged", expected="values a few levels deep", got="hundreds") from error
     if not sealed:
@@ -117,8 +117,8 @@ def read(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _seal(manifest: dict[str, Any]) -> str:
-    return sha256(json_text(manifest).encode("utf-8")).hexdigest()
+def _seal(text: str) -> str:
+    return sha256(text.encode("utf-8")).hexdigest()
 
 
 def _faulty_names(files: dict[str, Any]) -> tuple[str, str] | None:

@@ -35,6 +35,14 @@ EVALUATIONS = table(
     | {"method": TEXT, "chosen_by": TEXT, "random": LONG, "numbers": LONG, "rate": REAL, "seed": LONG,
        "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
 )  # fmt: skip
+EVALUATION_CONTRASTS = table(
+    "evaluation_contrasts",
+    "edits of chosen neurons beside those of others on one data set: mean share of the problems solved; difference: the "
+    "chosen neurons' less the others'",
+    {"data": TEXT, "chosen": TEXT, "beside": TEXT, "edits": WHOLE, "edits_beside": WHOLE, "n": WHOLE, "templates": WHOLE,
+     "accuracy": REAL, "accuracy_beside": REAL}
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL},
+)  # fmt: skip
 _AREA = {"auroc": REAL, "low": REAL, "high": REAL}
 PREDICTIONS = table(
     "predictions",

@@ -221,7 +221,8 @@ def _summarise(
     for s in sets:
         if s.control is not None or s.part == "compared" or not s.neurons:
             continue
-        like = [len(lexicon.intersection(c.neurons)) for c in sets if c.selection == s.selection and c.control is not None]
+        controls = [c for c in sets if s.part == "all" and c.selection == s.selection and c.control is not None]
+        like = [len(lexicon.intersection(c.neurons)) for c in controls]
         row: dict[str, Any] = {
             "neuron_set": s.name,
             "selection": s.selection,

@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 
 from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
-from ..data.answers import is_right
 from ..data.builtin import generate
 from ..errors import UserError
+from ..measuring.generation import count_solved
 from ..measuring.neurons import active_neurons, with_promoted
 from ..measuring.predictors import attributed_neurons
 from ..measuring.selections import attributions, strata_like
@@ -107,11 +107,15 @@ def calibrate(session: Session, options: Options) -> str:
     poles, keystones = run.rows("SELECT layer, index, sign, steps FROM poles"), sorted(bench.known.keystones)
     concepts = [session.inputs.concepts.sha256, *(load_concepts(name).sha256 for name in PACKAGED.values())]
     of = fingerprint(poles, keystones, sorted(bench.known.reasoning), concepts, options.problems, SPECIFIC_RULE)
-    plan, done = _plan(options.runs, bool(bench.attributed)), set(run.keep(CALIBRATION_RUNS, of))
-    missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in done]
+    made_of = dict.fromkeys(KINDS, of)
+    if bench.attributed:
+        made_of[ATTRIBUTION] = fingerprint(of, bench.attributed, sorted(bench.like_attributed.items()))
+    kept = {mark: set(run.keep(CALIBRATION_RUNS, mark)) for mark in set(made_of.values())}
+    plan = _plan(options.runs, bool(bench.attributed))
+    missing = [(kind, i) for kind, i in plan if f"{kind}_{i}" not in kept[made_of[kind]]]
     with session.bar("calibrate", len(missing) * (PERMUTED + 2), "set") as bar:
         for kind, i in missing:
-            run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", of)
+            run.write(CALIBRATION_RUNS, [bench.run(kind, i, bar.update)], f"{kind}_{i}", made_of[kind])
     return _summarise(session, plan) + shuffle_labels(session, options.shuffles)
 
 
@@ -219,14 +223,8 @@ class _Bench:
         """How many of the problems the model with shuffled value vectors solves."""
         from ..lm.interventions import shuffled
 
-        config = self.session.config
-        completions = self.session.engine.generate(
-            [self.prompt.text(c.problem.question) for c in given],
-            max_new_tokens=config.new_tokens(self.prompt),
-            stop=self.prompt.stop,
-            intervention=shuffled(self.session.loaded.anatomy, orders),
-        )
-        return sum(is_right(c.text, g.problem.answer) for c, g in zip(completions, given, strict=True))
+        intervention = shuffled(self.session.loaded.anatomy, orders)
+        return count_solved(self.session, [s.problem for s in given], intervention=intervention, prompt=self.prompt)
 
     def _discovered(
         self, given: Sequence[Solution], orders: Orders

@@ -21,8 +21,9 @@ from ..data.rows import question_key
 from ..edits.edit import Edit
 from ..edits.tuned import training
 from ..errors import EditError, UserError, shown
+from ..measuring.contrasting import contrasts
 from ..measuring.generation import Condition, solve
-from ..measuring.problems import STUDY, TrialData, trial_data
+from ..measuring.problems import STUDY, TrialData, trials_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..predicting.templates import templates
 from ..runs.files import fingerprint, json_values
@@ -30,7 +31,7 @@ from ..runs.options import option
 from ..runs.places import path_of
 from ..runs.session import Session
 from ..runs.stage import Stage, never
-from ..runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM
+from ..runs.tables import EVALUATION_CONTRASTS, EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM
 from ..stats import clustered_p, clustered_proportions, detectable_difference, holm, mcnemar_exact, paired_bootstrap, wilson
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 
 BASE = "base"
 UNITS = {
-    "evaluations.<edit>.<data>.difference": "share of the problems solved with the edit, less without; paired interval "
-    "(Agresti & Min 2005)",
-    "evaluations.<edit>.<data>.p_value": "exact McNemar; p_holm: over all edits and data sets of the command",
+    "evaluations.<edit>.<data>.difference": "share of the problems solved with the edit, less without; interval over templates "
+    "(cluster-robust), or where each problem is its own over problems (Agresti & Min 2005)",
+    "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over all edits and "
+    "data sets of the command",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
@@ -104,7 +106,7 @@ def evaluate(session: Session, options: Options) -> str:
     if twice := next((n for n in taken if taken.count(n) > 1), None):
         raise UserError("two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice))
     count = options.test or len(session.inputs.split.test)
-    every = [trial_data(session, source, count) for source in dict.fromkeys(options.data or (STUDY,))]
+    every = trials_data(session, options.data, count)
     _check_names([BASE, *names], [d.label for d in every])
     for edit in edits.values():
         edit.check(session.loaded)
@@ -132,6 +134,8 @@ def evaluate(session: Session, options: Options) -> str:
         row["p_holm"] = p
     run.write(EVALUATIONS, rows)
     run.write(EVALUATIONS_BY_PROBLEM, by_problem)
+    beside = contrasts(list(edits.values()), by_problem)
+    run.write(EVALUATION_CONTRASTS, beside)
     summary: dict[str, dict[str, Any]] = {}
     for row in rows:
         summary.setdefault(row["edit"], {})[row["data"]] = {k: v for k, v in row.items() if k not in ("edit", "data")}
@@ -140,7 +144,7 @@ def evaluate(session: Session, options: Options) -> str:
         for data in every:
             edit = edit.with_measured(_record(session, data, summary[edit.name][data.label]))
         edit.write(path)
-    return "; ".join(map(_finding, rows))
+    return "; ".join([*map(_finding, rows), *map(_contrast, beside)])
 
 
 def _finding(row: dict[str, Any]) -> str:
@@ -153,10 +157,15 @@ def _finding(row: dict[str, Any]) -> str:
     )
 
 
+def _contrast(row: dict[str, Any]) -> str:
+    return (
+        f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
+        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], p {row['p_holm']:.3f} over all such"
+    )
+
+
 def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
     """Names of edits and data become names of tables' parts. Raises: UserError."""
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UserError("two files of problems have one name", expected="different names", got=shown(twice))
     for name in (f"{edit} on {label}" for edit in edits for label in labels):
         try:
             path_of(Path(), f"completions/evaluation.{name}")
@@ -352,9 +361,10 @@ STAGE = Stage(
     evaluate,
     Options,
     after=("discover",),
-    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_SCORES, EVALUATION_SKILLS, "completions/evaluation."),
+    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_CONTRASTS, EVALUATION_SCORES, EVALUATION_SKILLS,
+            "completions/evaluation."),
     units=UNITS,
     repeats=True,
     wanted=never,
     example="cotscope evaluate runs/first --edit edit.json",
-)
+)  # fmt: skip

@@ -105,6 +105,40 @@ def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Seq
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / len(apart) if len(sums) > 1 else float("nan")
 
 
+def groups_difference(
+    ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]], clusters: Sequence[Hashable], level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Mean of some models' answers less that of others' to the same problems; over clusters of problems, and over models.
+
+    Both variances are added: that of clusters (`clustered_error` of the means over models) and that of the models of each
+    group, where it has two or more; what is in both counts twice, so that the interval is rather too long. t with
+    Satterthwaite's degrees of freedom. With one model in either group it speaks of that one. No error is less than that of half
+    an observation in each cell (Agresti & Min 2005).
+
+    Args:
+        ours, others: one row of values (1: right) per model, at least one each; a column per problem.
+
+    Returns: difference, low, high, p; NaN for no problems, p 1 and (-1, 1) for one cluster.
+    """
+    from scipy import stats as scipy_stats
+
+    both = [np.asarray(group, float) for group in (ours, others)]
+    n, count = both[0].shape[1], len(set(clusters))
+    if not n:
+        return (float("nan"),) * 4
+    each = both[0].mean(axis=0) - both[1].mean(axis=0)
+    difference = float(each.mean())
+    if count < 2:
+        return difference, -1.0, 1.0, 1.0
+    parts = [(max(clustered_error(each, clusters), 1 / (n + 2)) ** 2, count - 1)]
+    parts += [(float(g.mean(axis=1).var(ddof=1)) / len(g), len(g) - 1) for g in both if len(g) > 1]
+    variance = sum(v for v, _ in parts)
+    freedom = variance**2 / sum(v * v / df for v, df in parts)
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance))
+    p = float(2 * scipy_stats.t.sf(abs(difference) / np.sqrt(variance), freedom))
+    return difference, max(-1.0, difference - half), min(1.0, difference + half), p
+
+
 def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tuple[float, float, bool]:
     """Whether the mean of paired differences is no further from 0 than a bound that was set beforehand.
 

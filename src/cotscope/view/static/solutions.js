@@ -3,7 +3,8 @@
 import {ask, chip, chips, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
 
 const FAMILIES = {study: "prompts of the study", ablation: "neurons zeroed", discovery: "discovery", push: "their own push", selection: "chosen by attribution and others zeroed",
-  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences", prediction: "answers that were predicted"};
+  evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences", prediction: "answers that were predicted",
+  cascade: "a larger model's answers"};
 export const verdict = (correct) => h("span", {class: `badge ${correct ? "right" : "wrong"}`}, correct ? "right" : "wrong");
 
 export async function solutions(here) {
@@ -33,10 +34,17 @@ function conditions(all, value, change, none) {
   const families = [...new Set(all.map((one) => one.family))];
   return h("select", {onchange: (event) => change(event.target.value)}, none && h("option", {value: ""}, none),
     families.map((family) => h("optgroup", {label: FAMILIES[family] ?? family}, all.filter((one) => one.family === family).map((one) =>
-      h("option", {value: one.condition, selected: one.condition === value}, `${seen(one.neuron_set === "none" ? one.prompt : one.neuron_set)} (${one.correct} of ${one.n})`)))));
+      h("option", {value: one.condition, selected: one.condition === value}, `${seen(one.condition.slice(one.family.length + 1))} (${one.correct} of ${one.n})`)))));
 }
 
-const titleOf = (side) => side.neuron_set === "none" ? side.prompt : `${side.prompt}, ${side.condition.split(".")[0] === "ablation" ? `zeroed: ${side.neuron_set}` : side.neuron_set}`;
+// What the prompt and the disrupted neurons do not tell: data, samples, edits, another model.
+const TOLD = {prediction: "", evaluation: "edit ", cascade: "larger model, "};
+
+function titleOf(side) {
+  const family = side.condition.split(".")[0], rest = side.condition.slice(family.length + 1);
+  if (family in TOLD) return `${side.prompt}, ${TOLD[family]}${rest}`;
+  return side.neuron_set === "none" ? side.prompt : `${side.prompt}, ${family === "ablation" ? `zeroed: ${side.neuron_set}` : side.neuron_set}`;
+}
 
 async function solution(here, values, go) {
   const asked = {problem: values.problem, condition: values.condition, beside: values.beside ?? ""};

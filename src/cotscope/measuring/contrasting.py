@@ -1,0 +1,105 @@
+"""Edits of chosen neurons beside edits of others, on the same problems: do these neurons make the difference, or would any?
+
+An edit says how its neurons were chosen (`choosing.py`) and what was done with them (`tuning.py`, `steering.py`). Edits that
+say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done,
+and, if it was trained, beside what was trained on the same terms of the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..edits.edit import Edit
+from ..predicting.templates import templates
+from ..runs.files import fingerprint
+from ..stats import groups_difference, holm
+
+ALL = "all"
+_TERMS = ("data", "own", "draws", "loss", "train", "validation")  # what trainings have to share
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Edits that differ by their seeds.
+
+    Attributes:
+        does: what was done, in a word.
+        by: how neurons were chosen.
+        like: the fingerprint of both and of all else that a group of random neurons has to share; "": it is of the whole model.
+        terms: the fingerprint of what it was trained on; "": it was not trained.
+    """
+
+    does: str
+    by: str
+    like: str
+    terms: str
+    random: bool
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        if self.by == self.does:
+            return self.does
+        neurons = f"random, like {self.by}" if self.random else "all neurons" if self.by == ALL else self.by
+        return f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
+
+
+def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
+    groups: dict[_Group, list[str]] = {}
+    for edit in edits:
+        if group := _group(edit):
+            groups.setdefault(group, []).append(edit.name)
+    pairs = [
+        (a, b)
+        for a in groups
+        for b in groups
+        if a.like and not a.random and ((b.random and a.like == b.like) or (a.terms and not b.like and a.terms == b.terms))
+    ]
+    solved: dict[str, dict[str, dict[str, bool]]] = {}
+    for r in answers:
+        solved.setdefault(r["data"], {}).setdefault(r["edit"], {})[r["problem_id"]] = r["correct"]
+    asked = {(r["data"], r["problem_id"]): r["question"] for r in answers}
+    rows = list[dict[str, Any]]()
+    for data, of in solved.items():
+        for a, b in pairs:
+            ours, others = ([of[name] for name in groups[g]] for g in (a, b))
+            problems = list(ours[0])
+            clusters = templates([asked[data, p] for p in problems])
+            right = [[[float(edit[p]) for p in problems] for edit in group] for group in (ours, others)]
+            difference, low, high, p_value = groups_difference(right[0], right[1], clusters)
+            rows.append(
+                {"data": data, "chosen": a.name, "beside": b.name, "edits": len(ours), "edits_beside": len(others)}
+                | {"n": len(problems), "templates": len(set(clusters))}
+                | dict(zip(("accuracy", "accuracy_beside"), (float(np.mean(group)) for group in right), strict=True))
+                | {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
+            )
+    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def _group(edit: Edit) -> _Group | None:
+    """None for an edit that does not say how its neurons were chosen; what its file says is of any kind."""
+    chosen = edit.chosen
+    by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
+    if not isinstance(by, str):
+        return None
+    random, terms, done = chosen.get("random") is not None, "", list[str]([edit.scope])
+    if isinstance(tuned, dict):
+        does = str(tuned.get("method"))
+        terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
+        done.append(terms)
+    elif isinstance(steered, dict):
+        does = f"steered to be {steered.get('goal')}"
+        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates")]))
+    else:
+        does = "an edit"
+        done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
+    whole = by in (ALL, does)
+    like = "" if whole else fingerprint([does, by, str(chosen.get("first")), str(chosen.get("concepts")), *done])
+    return _Group(does, by, like, terms, random)

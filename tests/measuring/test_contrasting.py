@@ -1,0 +1,102 @@
+"""Edits of chosen neurons beside others: which are compared, over what, and what is said of a difference that is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cotscope.edits.edit import Base, Edit
+from cotscope.measuring.contrasting import contrasts
+from cotscope.records import Neuron
+from cotscope.stats import groups_difference, holm
+
+BASE = Base("tiny", "0" * 64, 3, 48)
+
+
+def trained(name: str, method: str, by: str, data: str = "study", **chosen: Any) -> Edit:
+    tuned = {"method": method, "data": data, "seed": int(name[-1])}
+    return Edit.scaled(name, BASE, [Neuron(0, 1)], 1.5, chosen={"by": by, "tuned": tuned} | chosen)
+
+
+def answers(edits: list[Edit], solved: dict[str, list[bool]], data: str = "study") -> list[dict[str, Any]]:
+    words = ("apples", "rooms", "trains", "fish")  # two problems of each template
+    return [
+        {"data": data, "edit": e.name, "problem_id": f"p{i}", "correct": right}
+        | {"question": f"{words[i // 2]} {words[i // 2]} and {i}?"}
+        for e in edits
+        for i, right in enumerate(solved[e.name])
+    ]
+
+
+def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
+    edits = [
+        *(trained(f"a{s}", "values", "attribution", first=10) for s in (0, 1)),
+        *(trained(f"r{s}", "values", "attribution", first=10, random=s) for s in (0, 1)),
+        trained("other0", "values", "attribution", first=20, random=0),
+        trained("lora0", "lora", "lora"),
+        trained("else0", "full", "full", data="others"),
+        Edit.scaled("x", BASE, [Neuron(0, 1)], 2.0),
+    ]
+    rng = np.random.default_rng(0)
+    solved = {e.name: (rng.random(8) < 0.5).tolist() for e in edits}
+    rows = contrasts(edits, answers(edits, solved))
+    assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
+        ("values by attribution", "values of random, like attribution", 2, 2),
+        ("values by attribution", "lora", 2, 1),
+    ]
+    first = rows[0]
+    assert (first["n"], first["templates"]) == (8, 4)
+    expected = groups_difference(
+        [solved["a0"], solved["a1"]], [solved["r0"], solved["r1"]], [0, 0, 1, 1, 2, 2, 3, 3]
+    )  # fmt: skip
+    assert tuple(first[k] for k in ("difference", "difference_low", "difference_high", "p_value")) == pytest.approx(expected)
+    assert first["difference"] == pytest.approx(first["accuracy"] - first["accuracy_beside"])
+    assert [r["p_holm"] for r in rows] == pytest.approx(holm([r["p_value"] for r in rows]))
+
+
+def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
+    def steered(name: str, goal: str, **chosen: Any) -> Edit:
+        found = {"goal": goal, "data": "study", "problems": 8, "candidates": 32}
+        return Edit.scaled(name, BASE, [Neuron(0, 1)], 1.5, chosen={"by": "attribution", "steered": found} | chosen)
+
+    edits = [steered("s", "better"), steered("r", "better", random=0), steered("w", "worse", random=0)]
+    edits += [Edit.scaled(n, BASE, [Neuron(0, i)], f, chosen={"by": "reasoning"} | ({"random": 0} if n == "c" else {}))
+              for i, (n, f) in enumerate((("b", 0.0), ("c", 0.0), ("d", 0.5)))]  # fmt: skip
+    rows = contrasts(edits, answers(edits, {e.name: [True] * 8 for e in edits}))
+    assert [(r["chosen"], r["beside"]) for r in rows] == [
+        ("steered to be better by attribution", "steered to be better of random, like attribution"),
+        ("an edit by reasoning", "an edit of random, like reasoning"),
+    ]
+    assert {r["difference"] for r in rows} == {0} and all(r["difference_low"] < 0 < r["difference_high"] for r in rows)
+
+
+def test_nothing_to_compare() -> None:
+    edits = [trained("a0", "values", "attribution"), trained("b0", "factors", "attribution", random=1)]
+    edits.append(Edit.scaled("x", BASE, [Neuron(0, 1)], 2.0, chosen={"by": ["?"], "tuned": 7}))
+    assert contrasts(edits, answers(edits, {e.name: [True] * 8 for e in edits})) == []
+
+
+def test_models_that_differ_by_their_seeds_alone_are_seldom_told_apart() -> None:
+    """Four templates of each seed go their own way; over problems alone that is "shown" far more often than at 0.05."""
+    rng, said, over_problems = np.random.default_rng(0), 0, 0
+    clusters = np.repeat(np.arange(30), 3)
+    for _ in range(400):
+        groups = []
+        common = rng.normal(0, 1.5, 30)
+        for _group in range(2):
+            of = [common + rng.normal(0, 0.7, 30) + rng.normal(0, 0.5) for _seed in range(3)]
+            groups.append([(rng.random(90) < 1 / (1 + np.exp(-np.repeat(t, 3)))).tolist() for t in of])
+        said += groups_difference(*groups, clusters)[3] <= 0.05
+        pooled = np.subtract(*(np.mean(g, axis=0) for g in groups))
+        over_problems += abs(pooled.mean()) > 1.96 * pooled.std() / np.sqrt(90)
+    assert said / 400 <= 0.07 < 0.12 < over_problems / 400
+
+
+def test_one_model_each_is_over_clusters_and_one_cluster_says_nothing() -> None:
+    a, b = [1, 0, 1, 1, 0, 1], [0, 0, 1, 1, 0, 0]
+    difference, low, high, p = groups_difference([a], [b], range(6))
+    assert difference == pytest.approx(1 / 3) and low < 0 < high < 1 and p > 0.05
+    assert groups_difference([a], [b], [0] * 6) == (pytest.approx(1 / 3), -1.0, 1.0, 1.0)
+    assert all(np.isnan(groups_difference([[]], [[]], [])))
