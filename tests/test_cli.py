@@ -19,7 +19,7 @@ import cotscope
 from cotscope.cli import commands as cli
 from cotscope.cli import main
 from cotscope.errors import UserError
-from cotscope.lm import cpu
+from cotscope.lm import cpu, reading
 from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
@@ -112,7 +112,9 @@ def test_changed_input_is_noticed(capsys, tiny_study: TinyStudy, tmp_path: Path,
     assert Run.open(tmp_path / "r").state("annotate").current  # what was done stays what it was
 
 
-def test_a_run_keeps_its_kernels(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+def test_a_run_keeps_its_kernels(
+    capsys, caplog, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "r"
     assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
     assert main(["annotate", str(folder)]) == 0
@@ -123,6 +125,9 @@ def test_a_run_keeps_its_kernels(capsys, tiny_study: TinyStudy, tmp_path: Path) 
     line = fails(capsys, "measure", str(folder))
     assert "compiled kernels" in line
     assert Run.open(folder).state("annotate").current
+    monkeypatch.setattr(reading, "on_device", lambda device: "cuda")  # as if it went on on a GPU, which has none
+    assert main(["measure", str(folder)]) == 0
+    assert "the run began on another device (cpu): on this one (cuda)" in caplog.text
 
 
 def test_a_run_keeps_its_dtype(capsys, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ CONCEPTS = ["addition", "<script>alert(3)</script>"]
 STUDY: dict[str, Any] = {
     "versions": {"cotscope": "0.1.0", "torch": "2.8.0"},
     "model": {"name": "tiny <b>", "weight_sha256": "ab" * 32, "parameters": 5_000_000, "layers": 6, "neurons_per_layer": 64,
-              "dtype": "float32", "dtype_why": "asked for", "kernels": "pytorch", "rows_per_batch": 8},
+              "dtype": "float32", "dtype_why": "asked for", "kernels": "pytorch", "device": "cpu", "rows_per_batch": 8},
     "data": {"source": "https://example.org/data.jsonl", "sha256": "cd" * 32, "test": 96, "discovery": 90, "tuning": 0,
              "duplicates": [["q1<i>", "q2"]], "halved": True},
     "concepts": {"source": "c.toml", "sha256": "ef" * 32},

@@ -23,7 +23,7 @@ from cotscope.runs.tables import BATTERY, DAMAGE, KEYSTONES, SWEEP_TEXT
 
 STUDY: dict[str, Any] = {
     "model": {"name": "m", "weight_sha256": "a", "parameters": 9, "layers": 2, "neurons_per_layer": 3, "dtype": "float32",
-              "dtype_why": "asked for", "kernels": "pytorch", "rows_per_batch": 4},
+              "dtype_why": "asked for", "kernels": "pytorch", "device": "cpu", "rows_per_batch": 4},
     "config": {"limit": 4, "prompt_files": []},
     "data": {"source": "d", "sha256": "b", "test": 4, "discovery": 4, "tuning": 0, "duplicates": [], "halved": False},
     "concepts": {"source": "c", "sha256": "c"},

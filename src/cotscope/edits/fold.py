@@ -173,12 +173,13 @@ def _said(model: PreTrainedModel) -> Tensor:
 
 
 def _compare(edit: Edit, expected: Tensor, got: Tensor, dtype: str) -> None:
-    bound = 1e-3 if dtype == "float32" else 0.1  # of the logits' spread: the two round at other places
-    off = float((expected - got).abs().max() / expected.std().clamp_min(1e-6))
+    # Root mean square, in the logits' spread: the two round at other places, and where there are many logits one is far off.
+    bound = 1e-3 if dtype == "float32" else 0.05
+    off = float((expected - got).square().mean().sqrt() / expected.std().clamp_min(1e-6))
     if not off <= bound:
         raise EditError(
             f"the exported model does not say what edit {edit.name} does",
-            expected=f"logits that differ by at most {bound:g} of their spread",
+            expected=f"logits that differ by {bound:g} of their spread",
             got=f"{off:.3g}",
             remedy="Export it in float32 (`--dtype float32`)." if dtype != "float32" else "Please report this.",
         )

@@ -11,6 +11,7 @@ Registered with transformers' `AttentionInterface` under `IMPLEMENTATION`; no ma
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,7 +90,14 @@ class SuffixLayer(CacheLayerMixin):
 
     def __init__(self, owner: SharedPrefixCache) -> None:
         super().__init__()
-        self.owner = owner
+        self._owner = weakref.ref(owner)  # no circle: the buffers go with the last who holds the cache
+
+    @property
+    def owner(self) -> SharedPrefixCache:
+        """The cache that it is a layer of."""
+        owner = self._owner()
+        assert owner is not None
+        return owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         shape = (self.owner.slots, key_states.shape[1], self.owner.columns)
@@ -181,7 +189,13 @@ def _partial(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sca
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, False, attn_mask=bias, scale=scale
         )
-    scores = (query @ key.transpose(-1, -2)).float() * scale
+    return _in_pytorch(query, key, value, bias, scale)
+
+
+def _in_pytorch(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """`_partial` where PyTorch has no one operation for it. Scores are in float32 from the beginning: in 16 bits those of
+    several hundred, before they are scaled, are rounded to whole numbers and more, or to infinity."""
+    scores = (query.float() @ key.float().transpose(-1, -2)) * scale
     if bias is not None:
         scores = scores + bias
     lse = torch.logsumexp(scores, dim=-1)

@@ -237,9 +237,11 @@ def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     tokens = argmax(logits)
     drawn = [i for i, row in enumerate(rows) if row.work.job.temperature]
     if drawn:
-        heat = torch.tensor([rows[i].work.job.temperature for i in drawn], dtype=torch.float64, device=tokens.device)
-        uniform = torch.tensor([rows[i].draws.random() for i in drawn], dtype=torch.float64, device=tokens.device)
-        tokens[drawn] = sample(logits if len(drawn) == len(rows) else logits[drawn], heat, uniform)
+        where = torch.device("cpu") if tokens.device.type == "mps" else tokens.device  # Apple's GPUs have no float64
+        heat = torch.tensor([rows[i].work.job.temperature for i in drawn], dtype=torch.float64, device=where)
+        uniform = torch.tensor([rows[i].draws.random() for i in drawn], dtype=torch.float64, device=where)
+        of = logits if len(drawn) == len(rows) else logits[drawn]
+        tokens[drawn] = sample(of.to(where), heat, uniform).to(tokens.device)
     return tokens
 
 
@@ -253,7 +255,7 @@ class _Reading:
             self._tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
             self._tokens.copy_(tokens, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(tokens.device))
 
     def tokens(self) -> list[int]:
         if self._event is not None:

@@ -185,6 +185,9 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
             got=type(model).__name__,
             remedy="Mixture-of-experts and layers of different widths are not supported.",
         )
+    if not (stored := value_matrix(down[0]).dtype).is_floating_point:
+        raise ModelError("the weights of this model are quantised", expected="floating-point numbers", got=str(stored),
+                         remedy="Load the model in bfloat16, or one that was made from it without quantisation.")  # fmt: skip
     post = tuple(next((n for name in _POST_NORM if (n := getattr(layer, name, None))), None) for layer in stack)
     holders = [model.base_model, *model.base_model.children()]
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)

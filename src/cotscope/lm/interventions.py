@@ -107,13 +107,18 @@ class Intervention:
         return generated == (self.scope == "generated")
 
 
+def _ones(anatomy: Anatomy, layer: int) -> Tensor:
+    """A factor of 1 for each neuron, where the layer's weights are."""
+    return torch.ones(anatomy.width, dtype=anatomy.dtype, device=value_matrix(anatomy.down[layer]).device)
+
+
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
     changes: dict[int, Change] = {}
     every: list[Neuron | Pole] = list(targets)
     for layer in {t.layer for t in every}:
         here = [t for t in every if t.layer == layer]
-        positive = torch.ones(anatomy.width, dtype=anatomy.dtype, device=anatomy.device)
+        positive = _ones(anatomy, layer)
         poles = [t for t in here if isinstance(t, Pole)]
         negative = positive.clone() if poles else positive
         if poles:
@@ -226,9 +231,9 @@ def rescale(
     offsets = offsets or {}
     changes: dict[int, Change] = {}
     for layer, here in _by_layer([*factors, *offsets]):
-        index = torch.tensor([n.index for n in here], device=anatomy.device)
         ends = [[factors.get(n, (1.0, 1.0))[i] for n in here] for i in range(2)]
-        columns = [torch.ones(anatomy.width, dtype=anatomy.dtype, device=anatomy.device) for _ in ends]
+        columns = [_ones(anatomy, layer) for _ in ends]
+        index = torch.tensor([n.index for n in here], device=columns[0].device)
         for column, values in zip(columns, ends, strict=True):
             column[index] = torch.tensor(values, dtype=column.dtype, device=column.device)
         offset = None

@@ -101,7 +101,9 @@ class LoadedModel:
     def free_memory(self) -> int:
         """Bytes that are free for activations and caches where the model runs."""
         if self.model.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.model.device)[0]
+            device = self.model.device  # what PyTorch holds and does not use is free too
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return torch.cuda.mem_get_info(device)[0] + kept
         return psutil.virtual_memory().available
 
     def peak_memory(self) -> int:

@@ -77,7 +77,7 @@ class Factors(_OfNeurons):
             def scale(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
                 whole = torch.ones(anatomy.width, device=anatomy.device, dtype=torch.float32)
                 factors = whole.index_copy(0, self.index[layer], self.parameters[str(layer)])
-                return (args[0] * factors.to(args[0].dtype),)
+                return ((args[0].float() * factors).to(args[0].dtype),)  # near 1, 16 bits would round a small step away
 
             return scale
 

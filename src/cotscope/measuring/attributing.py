@@ -65,26 +65,35 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
     if run.done("attributions", of) is None:
-        model = differentiable(session)
+        model = _exact(session)
         _attribute(session, model, given, of)
     if options.checked and run.done("attribution_checks", check_of) is None:
-        _check(session, model or differentiable(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
+        _check(session, model or _exact(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
     return _summary(session, len(given), bool(options.checked))
 
 
+def _exact(session: Session) -> LoadedModel:
+    """`differentiable` in float32, if there is room: in 16 bits a margin is rounded by more than most single neurons change."""
+    try:
+        return differentiable(session, float32=True)
+    except ModelError:
+        return differentiable(session)
+
+
 def differentiable(session: Session, beside: int = 0, float32: bool = False) -> LoadedModel:
-    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long.
+    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long, and in
+    place of float16, in which gradients become 0.
 
     Args:
         beside: bytes that are needed beside its weights.
-        float32: on a GPU too.
+        float32: in any case.
 
     Raises: ModelError if that does not fit into memory.
     """
     from ..lm.loading import load_model
 
     loaded = session.loaded
-    float32 |= loaded.model.device.type == "cpu"
+    float32 |= loaded.model.device.type == "cpu" or loaded.dtype_name == "float16"
     needed = loaded.parameters() * (4 if float32 else loaded.dtype.itemsize) + beside
     if needed > loaded.free_memory():
         raise ModelError(

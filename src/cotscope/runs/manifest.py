@@ -61,6 +61,7 @@ _MANIFEST = {
     "model": {
         "name": str, "weight_sha256": str, "parameters": int, "layers": _Below(_LAYERS), "neurons_per_layer": _Below(2**31),
         "dtype": ("bfloat16", "float32", "float16"), "dtype_why": str, "kernels": ("compiled", "pytorch"),
+        "device": str,
         "rows_per_batch": _Below(2**31),
     },
     "data": {"source": str, "sha256": str, "test": int, "discovery": int, "tuning": int, "duplicates": [_TEXTS],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from ..errors import PromptError, UserError
 from ..records import Prompt
 from .config import StudyConfig
 from .inputs import Inputs
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ..lm.engine import Engine
@@ -50,8 +53,12 @@ class StudyModel:
     def loaded(self) -> LoadedModel:
         """The model. Raises: RunError if its weights are not those the run began with; ModelError as `load_model`."""
         from ..lm.loading import load_model
+        from ..lm.reading import on_device
 
-        kernels = str(self._began["kernels"]) if self._began else self.config.kernels
+        kernels, here = str(self._began["kernels"]) if self._began else self.config.kernels, on_device(None)
+        if self._began and here != (before := self._began["device"]):
+            log.warning("the run began on another device (%s): on this one (%s) texts can come out otherwise", before, here)
+            kernels = kernels if here == "cpu" else "pytorch"  # compiled ones are a CPU's
         loaded = load_model(self.config.model, dtype=self.settled["dtype"], kernels=kernels)
         if self._began:
             self.__dict__["weight_hash"] = loaded.weight_hash()
@@ -89,6 +96,7 @@ class StudyModel:
             "neurons_per_layer": loaded.anatomy.width,
             **self.settled,
             "kernels": loaded.kernels,
+            "device": loaded.model.device.type,
             "rows_per_batch": rows,
         }
 

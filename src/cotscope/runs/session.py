@@ -98,7 +98,7 @@ class Session:
                 manifest.setdefault("rules", {"phenomena": RULE})
             for stage, asked in (options or {}).items():
                 manifest["options"].setdefault(stage, {}).update(asked)
-            for section, keys in (("model", ("name", "weight_sha256", "parameters", "dtype", "kernels")),
+            for section, keys in (("model", ("name", "weight_sha256", "parameters", "dtype", "kernels", "device")),
                                   ("data", ("source", "sha256", *PARTS))):  # fmt: skip
                 run.summarise(section, {key: manifest[section][key] for key in keys})
             for note in inputs.notes():
