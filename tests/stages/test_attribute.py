@@ -153,9 +153,9 @@ def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Pat
     assert rows["attribution_0"]["neurons"] == chosen["n"]
     assert run.summary["placebo"]["by_kind"]["attribution"]["runs"] == 1 and run.summary["placebo"]["runs"] == 0
     assert "chosen by attribution" in (out / "report.html").read_text()
-    before = times(out, "calibration_runs")
-    assert main(["attribute", str(out), *ASKED, "--solutions", "1", "--no-generation"]) == 0
-    assert run.rows("SELECT * FROM selections") != Run.open(out).rows("SELECT * FROM selections")
+    before, neurons = times(out, "calibration_runs"), run.rows("SELECT * FROM selections")
+    assert main(["attribute", str(out), *ASKED, "--solutions", "2", "--no-generation"]) == 0
+    assert Run.open(out).rows("SELECT * FROM selections") != neurons
     assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
     after = times(out, "calibration_runs")
     assert {name for name in before if before[name] != after[name]} == {"calibration_runs/attribution_0"}, "of other neurons"
