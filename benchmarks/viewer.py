@@ -24,7 +24,7 @@ STUDY: dict[str, Any] = {
     "versions": {}, "config": {}, "prompts": [], "concepts": {"source": "none", "sha256": ""},
     "data": {"source": "none", "sha256": "", "test": 0, "discovery": 0, "tuning": 0, "duplicates": [], "halved": False},
     "model": {"name": "made", "weight_sha256": "0" * 64, "parameters": 0, "layers": COUNT // WIDTH, "neurons_per_layer": WIDTH,
-              "dtype": "bfloat16", "dtype_why": "made", "kernels": "pytorch", "rows_per_batch": 1},
+              "dtype": "bfloat16", "dtype_why": "made", "kernels": "pytorch", "device": "cpu", "rows_per_batch": 1},
 }  # fmt: skip
 LISTS = (
     "", "page=15000", "sort=mean_update_size&descending=false", "token=word123", 'token="word77"&sort=layer',

@@ -252,7 +252,8 @@ def test_a_run_that_goes_on_is_watched(visit: Visit, runs: Path, small_command: 
     page = visit("")
     assert "live" not in page.inner_text("main table")
     live = runs / "live"
-    with subprocess.Popen([sys.executable, "-m", "cotscope", *small_command(live)], stdout=subprocess.DEVNULL) as study:
+    command = [sys.executable, "-m", "cotscope", *small_command(live), "--matched", "30"]  # long enough to be looked at twice
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as study:
         row = page.locator("tr:has(a[href='#/run/live'])")
         expect(row.locator(".badge.started")).to_have_text("running")
         page.focus("[aria-label='compare made']")
