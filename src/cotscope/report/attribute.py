@@ -142,22 +142,26 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Per way of choosing: what the results' margin loses through later layers, with its interval, and random sets' mean."""
+    """Per way of choosing: what the results' margin loses through later layers, with its interval, that without those alone
+    that have random ones like them, and random sets' mean."""
     name = "result_margin_indirect"
     drawn = []
     for row in rows:
         if is_number(row[name]):
             marks = [Mark("reasoning", row[name], row[f"{name}_low"], row[f"{name}_high"])]
             if is_number(row.get("controls_margin")):
+                if row["compared"] < row["neurons"]:
+                    marks.append(Mark("comparable", row["compared_margin"], tip=f"the {row['compared']} of them compared:"))
                 marks.append(Mark("matched", row["controls_margin"], tip=f"random sets like it, mean of {row['controls']}:"))
             drawn.append(Row(f"{row['label']} ({row['neurons']})", marks))
     axis = "change of the results' logit margin through later layers (nats)"
-    legend = {"reasoning": "the neurons chosen", "matched": "random sets of the same strata, mean"}
-    columns = ("selection", "part", "neurons", name, f"{name}_low", f"{name}_high", "controls_margin", "controls")
+    legend = {"reasoning": "the neurons chosen", "comparable": "those with random ones like them", "matched": "random sets, mean"}
+    ends = (name, f"{name}_low", f"{name}_high")
+    columns = ("selection", "part", "neurons", *ends, "compared", "compared_margin", "controls_margin", "controls")
     return Chart(
         intervals("selected", "What results lose without neurons chosen in several ways", drawn, axis, legend=legend),
         "Further left: results lose more of their logit margin without these neurons, whose own push is put back; lines: "
-        "intervals over problems.",
+        "intervals over problems. The comparison is of the second with the third: some neurons have none like them.",
         "attribute",
         "selected",
         [{key: row.get(key) for key in columns} for row in rows],
