@@ -11,8 +11,9 @@ import pytest
 from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_of
 
 from cotscope.errors import RunError
-from cotscope.report.build import write_report
+from cotscope.report.build import KINDS, write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
+from cotscope.report.svg import text_width
 from cotscope.report.terminal import headline
 from cotscope.report.text import chip, interval, number, p_value, seconds, visible
 from cotscope.runs.files import hash_of
@@ -422,3 +423,13 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     assert "no <change>" in page.text and "24 reference" in page.text
     assert "poles of the first prompt: <first>" in page.text and "poles of the first prompt: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text
+
+
+@pytest.mark.parametrize("kinds", [{}, KINDS])
+def test_no_label_of_the_ablation_begins_outside_the_figure(kinds: dict[str, str]) -> None:
+    bars = [Bar(kind, kind, 0.5, 0.4, 0.6) for kind in KINDS]
+    drawn = ablation_bars(bars, kinds)
+    ends = {text: float(x) for x, text in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"[^>]*>([^<]+)<', drawn)}
+    for kind in KINDS:
+        label = kinds.get(kind, kind)
+        assert ends[label] - 1.1 * text_width(label) >= 0, label

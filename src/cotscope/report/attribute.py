@@ -155,7 +155,11 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
                 marks.append(Mark("matched", row["controls_margin"], tip=f"random sets like it, mean of {row['controls']}:"))
             drawn.append(Row(f"{row['label']} ({row['neurons']})", marks))
     axis = "change of the results' logit margin through later layers (nats)"
-    legend = {"reasoning": "the neurons chosen", "comparable": "those with random ones like them", "matched": "random sets, mean"}
+    legend = {
+        "reasoning": "the neurons chosen",
+        "comparable": "those with random ones like them",
+        "matched": "random sets, mean",
+    }
     ends = (name, f"{name}_low", f"{name}_high")
     columns = ("selection", "part", "neurons", *ends, "compared", "compared_margin", "controls_margin", "controls")
     return Chart(

@@ -17,6 +17,9 @@ from .text import is_number, number
 LAYERS_PER_STRIP = 32
 
 
+_BOLD = 1.1  # how much wider than others bold characters are
+
+
 class Bar(NamedTuple):
     """One set of neurons in the ablation figure."""
 
@@ -63,8 +66,9 @@ def ablation_bars(bars: Sequence[Bar], labels: Mapping[str, str]) -> Markup:
         bars: the sets; kinds are drawn in the order in which they come first.
         labels: kind → what it is called.
     """
-    left, right = 178, WIDTH - 96
     kinds = list(dict.fromkeys(bar.kind for bar in bars))
+    widest = max((text_width(labels.get(kind, kind)) for kind in kinds), default=0.0)
+    left, right = max(178.0, 20 + _BOLD * widest), WIDTH - 96
     # None of the bars is cut: the axis always begins at 0 and ends at a round figure.
     top_value = min(1.0, max(0.1, math.ceil(max([b.accuracy for b in bars] + [b.high or 0 for b in bars]) * 10) / 10))
     parts, y = [], 12.0
