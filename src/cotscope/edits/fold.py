@@ -179,7 +179,7 @@ def _compare(edit: Edit, expected: Tensor, got: Tensor, dtype: str) -> None:
     if not off <= bound:
         raise EditError(
             f"the exported model does not say what edit {edit.name} does",
-            expected=f"logits that differ by {bound:g} of their spread",
+            expected=f"logits that differ by at most {bound:g} of their spread (root mean square)",
             got=f"{off:.3g}",
             remedy="Export it in float32 (`--dtype float32`)." if dtype != "float32" else "Please report this.",
         )

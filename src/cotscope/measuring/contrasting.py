@@ -17,8 +17,8 @@ from ..edits.edit import Edit
 from ..predicting.templates import templates
 from ..runs.files import fingerprint
 from ..stats import groups_difference, holm
+from .tuning import ALL
 
-ALL = "all"
 _TERMS = ("data", "own", "draws", "loss", "train", "validation")  # what trainings have to share
 
 

@@ -30,16 +30,19 @@ class TrialData:
     problems: tuple[Problem, ...]
 
 
-def trials_data(session: Session, sources: Sequence[str], count: int | None) -> list[TrialData]:
-    """`trial_data` of several sources; the study's own without any. Raises: UserError if two have one name."""
-    every = [trial_data(session, source, count) for source in dict.fromkeys(sources or (STUDY,))]
+def trial_data(session: Session, sources: Sequence[str], count: int | None) -> list[TrialData]:
+    """Test problems of several sources; without any the study's own.
+
+    Raises: UserError if two have one name, or as `_trial_data`.
+    """
+    every = [_trial_data(session, source, count) for source in dict.fromkeys(sources or (STUDY,))]
     labels = [data.label for data in every]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError("two files of problems have one name", expected="different names", got=shown(twice))
     return every
 
 
-def trial_data(session: Session, source: str, count: int | None) -> TrialData:
+def _trial_data(session: Session, source: str, count: int | None) -> TrialData:
     """Test problems; of another source those that the study has not used to find neurons, nor shown as exemplars.
 
     Args:

@@ -14,11 +14,11 @@ from ..records import Prompt
 from .config import StudyConfig
 from .inputs import Inputs
 
-log = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from ..lm.engine import Engine
     from ..lm.loading import LoadedModel
+
+log = logging.getLogger(__name__)
 
 
 class StudyModel:

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.generation import Condition, solve
 from ..measuring.predictors import NEURONS, flat, neuron_groups, templates_of, words
-from ..measuring.problems import TrialData, trials_data
+from ..measuring.problems import TrialData, trial_data
 from ..measuring.tracing import answers, traced
 from ..predicting.classifier import LEAST_CLASS, out_of_fold
 from ..runs.options import option
@@ -118,7 +118,7 @@ def cascade(session: Session, options: Options) -> str:
             got=f"{parameters[1]:,}",
         )  # fmt: skip
     done = run.manifest["stages"]["predict"]["options"]
-    every = trials_data(session, done["data"], done["test"])
+    every = trial_data(session, done["data"], done["test"])
     asked = {(r["data"], r["problem_id"], r["question"]) for r in run.rows("SELECT * FROM predicted")}
     if asked != {(d.label, p.id, p.question) for d in every for p in d.problems}:
         raise UserError("the data are not what they were when answers to them were predicted",

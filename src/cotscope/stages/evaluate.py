@@ -23,7 +23,7 @@ from ..edits.tuned import training
 from ..errors import EditError, UserError, shown
 from ..measuring.contrasting import contrasts
 from ..measuring.generation import Condition, solve
-from ..measuring.problems import STUDY, TrialData, trials_data
+from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..predicting.templates import templates
 from ..runs.files import fingerprint, json_values
@@ -106,7 +106,7 @@ def evaluate(session: Session, options: Options) -> str:
     if twice := next((n for n in taken if taken.count(n) > 1), None):
         raise UserError("two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice))
     count = options.test or len(session.inputs.split.test)
-    every = trials_data(session, options.data, count)
+    every = trial_data(session, options.data, count)
     _check_names([BASE, *names], [d.label for d in every])
     for edit in edits.values():
         edit.check(session.loaded)

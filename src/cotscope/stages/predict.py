@@ -33,7 +33,7 @@ from ..measuring.predictors import (
     says_true,
     templates_of,
 )
-from ..measuring.problems import STUDY, TrialData, trials_data
+from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
 from ..measuring.tracing import STOPS, Answer, answers, token_probability, traced
 from ..predicting.classifier import enough, fit, out_of_fold, packed
@@ -172,7 +172,7 @@ def predict(session: Session, options: Options) -> str:
 
 def _sources(session: Session, options: Options) -> list[TrialData]:
     """The data sets. Raises: UserError if two of them share a question: what is learned on one would know the other."""
-    every = trials_data(session, options.data, options.test)
+    every = trial_data(session, options.data, options.test)
     seen: dict[str, str] = {}
     for data in every:
         for p in data.problems:
