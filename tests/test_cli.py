@@ -258,7 +258,7 @@ def test_words_that_choose_nothing_together(capsys, tmp_path: Path) -> None:
 def test_an_option_of_what_does_not_run_is_refused(tiny_study: TinyStudy, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "r"
     assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
-    for words in (["ablate", "--outcomes", "solutions", "--matched", "2"], ["measure", "--prompts", "study", "--variants", "4"],
+    for words in (["ablate", "--by", "operation", "--matched", "2"], ["measure", "--prompts", "study", "--variants", "4"],
                   ["measure", "--variant-limit", "8"]):  # fmt: skip
         line = fails(capsys, words[0], str(folder), *words[1:])
         assert "which does not run with these options" in line and f"'{words[-2].strip('-').replace('-', '_')}'" in line

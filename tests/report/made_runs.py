@@ -91,7 +91,8 @@ def did(
     run, found = Run.open(folder), BY_NAME[stage]
     record = run.manifest["stages"].setdefault(
         stage,
-        {"status": "done", "seconds": 61.26, "options": {}, "after": [], "beside": [], "read": {}, "summary": {}, "notes": [],
+        {"status": "done", "seconds": 61.26, "options": {}, "after": [s for s in found.after if s in run.manifest["stages"]],
+         "beside": [], "read": {}, "summary": {}, "notes": [],
          **{which: [str(p).format(first=PROMPTS[0]) for p in getattr(found, which)] for which in ("reads", "writes")}},
     )  # fmt: skip
     record["finding"] = finding or record.get("finding", "")
@@ -142,16 +143,22 @@ def complete(folder: Path, reasoning: float = 0.104, matched: tuple[float, ...] 
     sets = [("none", "none", 0.625), ("reasoning", "reasoning", reasoning), ("unmatched-0", "unmatched", 0.58)]
     sets += [(f"matched-{i}</svg>", "matched", value) for i, value in enumerate(matched)]
     did(
+        folder, "sets",
+        {
+            "sets": [{"neuron_set": "reasoning", "kind": "reasoning", "layer": 2, "index": i} for i in range(11)],
+            "matching": [
+                {"neuron_set": "matched-0", "kind": "matched", "target": "reasoning", "mean_update_size": 2.0,
+                 "mean_steps": 50.0, "target_mean_update_size": 2.5, "target_mean_steps": 100.0}
+            ],
+        },
+    )  # fmt: skip
+    did(
         folder, "ablate",
         {
             "ablation": [
                 {"neuron_set": name, "kind": kind, "neurons": 11, "correct": 10, "n": 96, "accuracy": value,
                  "low": value - 0.05, "high": value + 0.05, "perplexity": 43.5, "accuracy_strict": value}
                 for name, kind, value in sets
-            ],
-            "matching": [
-                {"neuron_set": "matched-0", "kind": "matched", "target": "reasoning", "mean_update_size": 2.0,
-                 "mean_steps": 50.0, "target_mean_update_size": 2.5, "target_mean_steps": 100.0}
             ],
         },
         {

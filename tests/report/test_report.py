@@ -130,7 +130,7 @@ def test_a_partial_run_says_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gone", "stage"),
-    [("ablation", "ablate"), ("matching", "ablate"), ("prompts/study", "measure"), ("phenomena", "correlate"),
+    [("ablation", "ablate"), ("matching", "sets"), ("prompts/study", "measure"), ("phenomena", "correlate"),
      ("annotations", "annotate"), ("candidates", "discover"), ("poles", "discover")],
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["absent", "changed", "never written"])
@@ -154,12 +154,13 @@ def test_any_table_may_be_missing(tmp_path: Path, gone: str, stage: str, how: st
         return
     assert f"stale ({gone} changed)" in page.text
     # What the stage found, and what builds on it, is not there; the rest is.
-    figures = {"discover": 24, "annotate": 11, "ablate": 0.6251, "measure": 0.6, "correlate": 0.8123}
+    figures = {"discover": 24, "annotate": 11, "sets": -1, "ablate": 0.6251, "measure": 0.6, "correlate": 0.8123}
     shown = list(figures)[: list(figures).index(stage)]
     if stage == "measure":
         shown += ["ablate"]
     for name in shown:
-        assert figures[name] in page.figures or name in ("discover", "annotate"), name
+        assert figures[name] in page.figures or name in ("discover", "annotate", "sets"), name
+    assert any(found.get("id") == "matching" for _, found in page.elements) == (stage in ("measure", "correlate"))
     assert figures[stage] not in page.figures
 
 

@@ -207,7 +207,7 @@ FIGURE = ("stages", "ablate", "summary", "baseline", "accuracy")
 @pytest.mark.parametrize(
     "path",
     [FIGURE, ("stages", "damage", "finding"), ("stages", "ablate", "wrote", "ablation"), ("files", "poles", "sha256"),
-     ("files", "completions/study.plain", "of"), ("options", "ablate", "matched"), ("summary", "data", "test"), ("sha256",)],
+     ("files", "completions/study.plain", "of"), ("options", "sets", "matched"), ("summary", "data", "test"), ("sha256",)],
 )  # fmt: skip
 def test_a_manifest_changed_by_hand_makes_every_stage_stale(
     small_run: Path, small_copy: Path, small_command: Command, path: tuple[Any, ...], told: Told
@@ -219,7 +219,7 @@ def test_a_manifest_changed_by_hand_makes_every_stage_stale(
         assert {found.status for found in Run.open(small_copy).states().values()} == {"stale"}
     page = (small_copy / "report.html").read_text(encoding="utf-8")
     assert "manifest.json changed" in page and "No accuracy has been measured" in page
-    if path in (FIGURE, ("files", "poles", "sha256"), ("options", "ablate", "matched")):  # the others: under `faults`
+    if path in (FIGURE, ("files", "poles", "sha256"), ("options", "sets", "matched")):  # the others: under `faults`
         bring_back(small_copy, small_command(small_copy), figures(small_run), flipped, "manifest.json")
 
 

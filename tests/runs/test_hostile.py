@@ -317,7 +317,7 @@ def test_commands_that_work_on_such_a_run_end_in_a_line(small_copy: Path, small_
     manifest = Run.open(small_copy).manifest
     for path, value in [
         (("model", "rows_per_batch"), "x"), (("model", "layers"), 10**6), (("config", "limit"), "x"), (("config", "k"), [1]),
-        (("config", "prompt_files"), "plain.txt"), (("options", "ablate"), {"matched": "x"}), (("options", "damage"), []),
+        (("config", "prompt_files"), "plain.txt"), (("options", "sets"), {"matched": "x"}), (("options", "damage"), []),
         (("stages", "discover", "seconds"), 10**30), (("stages", "ablate", "finding"), {}), (("judge",), {"x": {"cost": "x"}}),
         (("prompts", 0, "name"), 7), (("model", "dtype"), "float8"), (("stages", "annotate", "reads"), {"poles": 1}),
     ]:  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,3 +163,36 @@ def test_a_base_intervention_is_part_of_the_untouched_model(finished: Run) -> No
                 r: pytest.approx([t.log_prob for t in ts], abs=2e-4) for r, ts in want.items()
             }
     assert set(found["both"]) == {"total", "direct", "indirect"}
+
+
+@pytest.mark.parametrize("with_solutions", [True, False])
+def test_the_verdict_needs_nothing_generated_but_missing_solutions(
+    tiny_study: TinyStudy, tmp_path: Path, with_solutions: bool
+) -> None:
+    """A large model's: `ablate` has not run. When it has, its accuracies are added, and no figure is another one."""
+    rows = [json.loads(line) for line in Path(tiny_study.data).read_text().splitlines()]
+    some = [r for r in rows if "####" in str(r["answer"])] if with_solutions else rows
+    (data := tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
+    options = tiny_study.options()
+    options[options.index("--data") + 1] = str(data)
+    out = tmp_path / "run"
+    assert main(["discover", *options, "--given", "3", "--out", str(out)]) == 0
+    assert main(["annotate", str(out)]) == 0
+    few = [word for word in FEW if word not in ("--given", "3")]
+    assert main(["ablate", str(out), "--outcomes", "solutions", *few]) == 0
+    run = Run.open(out)
+    assert run.state("ablate").status == "missing" and run.state("damage").current
+    families = {r["family"] for r in run.rows("SELECT DISTINCT family FROM completions")}
+    assert families == ({"discovery"} if with_solutions else {"discovery", "study"})
+    before = run.summary["damage"]
+    assert "accuracy" not in before["specific"] and before["headline"]["sets"] == 19
+    page = (out / "report.html").read_text()
+    assert all(f'id="{part}"' in page for part in ("effects-table", "damage-table", "headline-verdict"))
+    assert "not run yet: <code>cotscope ablate RUN</code>" in page
+
+    assert main(["ablate", str(out)]) == 0
+    run = Run.open(out)
+    assert all(found.current for found in run.states().values())
+    after = run.summary["damage"]
+    assert set(after["specific"].pop("accuracy")) == {"change", "low", "high", "p_value"}
+    assert after == before

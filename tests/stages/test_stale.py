@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 GIVEN = ["--given", "2"]
 FEW = ["--matched", "2", "--permuted", "2", "--battery", "1"]
-BUILT_ON = ("keystones", "ablate", "damage", "push", "operations", "measure", "correlate")
+BUILT_ON = ("keystones", "sets", "ablate", "damage", "push", "operations", "measure", "correlate")
 """The stages of a small study that build on the annotations."""
 PARTS = (
     "conditions",
@@ -135,8 +135,9 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
     assert list(rows) == [s.name for s in STAGES]
     why = {
         "keystones": "annotations changed",
-        "ablate": "stage keystones is stale",
-        "damage": "stage ablate is stale",
+        "sets": "stage keystones is stale",
+        "ablate": "stage sets is stale",
+        "damage": "stage sets is stale",
         "push": "stage ablate is stale",
         "operations": "annotations changed",
         "measure": "annotations changed",
@@ -159,7 +160,7 @@ def test_after_another_annotator_what_is_built_on_the_first_is_stale(
     # The summary and the report hold no figure of theirs.
     run = Run.open(out)
     assert set(lexicon.summary) - set(run.summary) == {
-        "baseline", "ablation", "keystones", "damage", "push", "prompts", "correlation", "stability", "phenomena"
+        "baseline", "ablation", "keystones", "sets", "damage", "push", "prompts", "correlation", "stability", "phenomena"
     } & set(lexicon.summary)  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == run.summary
     assert set(run.summary["timing"]) == {"discover_s", "annotate_s", "generate_s"}
@@ -319,7 +320,7 @@ def test_a_new_option_with_its_default_is_no_other_study(
     with manifest_of(out) as manifest:
         for key in ("kernels", "tune_limit", "seed"):  # as if they were new
             del manifest["config"][key]
-        for stage, key in (("ablate", "unmatched"), ("discover", "discover_prompts"), ("annotate", "concurrency")):
+        for stage, key in (("sets", "unmatched"), ("discover", "discover_prompts"), ("annotate", "concurrency")):
             del manifest["stages"][stage]["options"][key]
         for options in (manifest["stages"]["damage"]["options"], manifest["options"]["damage"]):
             options["withdrawn"] = 3  # and this one old
@@ -353,7 +354,7 @@ def test_one_more_matched_set_runs_one_more_condition(
     )
     before, made_of = times(out, *parts), hashes(out)
     assert main(command(out, "--matched", "3")) == 0
-    again = {"ablate", "damage", "push"}
+    again = {"sets", "ablate", "damage", "push"}
     assert lines(capsys) == {s: "ran" if s in again else "done" for s in ("discover", "annotate", *BUILT_ON)}
     assert jobs[0] == 1, "the third set's completions"
     after = times(out, *parts)
@@ -367,15 +368,15 @@ def test_one_more_matched_set_runs_one_more_condition(
     }  # fmt: skip
     run = Run.open(out)
     assert len(run.summary["ablation"]["matched_each"]) == 3
-    assert run.manifest["options"]["ablate"] == {"matched": 3}
-    assert run.manifest["stages"]["ablate"]["options"] == {"matched": 3, "unmatched": 2}
+    assert run.manifest["options"]["sets"] == {"matched": 3}
+    assert run.manifest["stages"]["sets"]["options"] == {"matched": 3, "unmatched": 2}
 
 
 def test_an_option_of_a_command_leaves_the_others_what_they_were(out: Path) -> None:
     for more in (["--unmatched", "1"], ["--matched", "3"]):
         assert main(["ablate", str(out), "--outcomes", "accuracy", *more]) == 0
     run = Run.open(out)
-    assert run.manifest["stages"]["ablate"]["options"] == run.manifest["options"]["ablate"] == {"matched": 3, "unmatched": 1}
+    assert run.manifest["stages"]["sets"]["options"] == run.manifest["options"]["sets"] == {"matched": 3, "unmatched": 1}
     kinds = [r["kind"] for r in run.rows("SELECT kind FROM ablation")]
     assert (kinds.count("matched"), kinds.count("unmatched")) == (3, 1)
     before = times(out)
@@ -413,7 +414,7 @@ def test_an_option_is_remembered_before_its_stage_has_run(
         patch.setattr("cotscope.executors.local.STAGES", tuple(replace(s, run=stopped) for s in STAGES))
         assert main(command(out, "--matched", "1")) == 130
     run = Run.open(out)
-    assert run.state("ablate").status == "stopped" and run.state("damage") == ("stale", "stage ablate is stopped")
+    assert run.state("sets").status == "stopped" and run.state("damage") == ("stale", "stage sets is stopped")
     assert main(["ablate", str(out)]) == 0
     run = Run.open(out)
     assert len(run.summary["ablation"]["matched_each"]) == 1

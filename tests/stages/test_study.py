@@ -84,7 +84,7 @@ def small(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
-    wanted = {"discover", "annotate", "keystones", "ablate", "damage", "push", "operations", "measure", "correlate"}
+    wanted = {"discover", "annotate", "keystones", "sets", "ablate", "damage", "push", "operations", "measure", "correlate"}
     assert {stage for stage, found in cotscope.status(finished.folder).items() if found.current} == wanted
     assert {found.status for stage, found in cotscope.status(finished.folder).items() if stage not in wanted} == {"missing"}
     page = (finished.folder / "report.html").read_text()
@@ -254,8 +254,11 @@ def test_the_comparison_is_with_what_can_be_matched(finished: Run) -> None:
         assert summary["comparable"][key] == of_set["comparable"][key]
     controls = [r["accuracy"] for r in rows if r["kind"] == "matched"]
     assert summary["p_value"] == permutation_p(of_set["comparable"]["accuracy"], controls)
-    assert summary["matching"]["caliper"] == CALIPER
-    assert summary["matching"]["by_chance"] < summary["matching"]["jaccard"] <= 1
+    drawn = finished.summary["sets"]
+    assert drawn["target"] == "comparable"
+    assert drawn["of"] == {"reasoning": 1, "comparable": 1, "matched": 5, "unmatched": 2}
+    assert drawn["matching"]["caliper"] == CALIPER
+    assert drawn["matching"]["by_chance"] < drawn["matching"]["jaccard"] <= 1
     matching = {r["neuron_set"]: r for r in finished.rows("SELECT * FROM matching")}
     assert set(matching) == set(of_set) - {"none"}
     traits = finished.rows(
@@ -268,7 +271,7 @@ def test_the_comparison_is_with_what_can_be_matched(finished: Run) -> None:
     for row in matching.values():
         assert row["steps_q10"] <= row["steps_q50"] <= row["steps_q90"] <= row["steps_max"]
         if row["kind"] == "matched":
-            assert max(abs(row["steps_smd"]), abs(row["update_size_smd"])) <= summary["matching"]["largest_smd"]
+            assert max(abs(row["steps_smd"]), abs(row["update_size_smd"])) <= drawn["matching"]["largest_smd"]
             assert abs(math.log(row["mean_steps"] / row["target_mean_steps"])) <= CALIPER
     assert any("have no equal" in note for note in finished.notes)
 
@@ -320,7 +323,8 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
         assert main([command, str(finished.folder)]) == 0
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
-        f"[  done ] {stage}" for stage in ("keystones", "ablate", "damage", "push", "operations", "measure", "correlate")
+        f"[  done ] {stage}"
+        for stage in ("keystones", "sets", "ablate", "damage", "push", "operations", "measure", "correlate")
     ]  # fmt: skip
     assert {name for name, at in times(finished.folder).items() if before[name] != at} <= {"problems"}
     assert hashes(finished.folder) == made_of
@@ -384,8 +388,8 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
     capsys.readouterr()
     assert "stage 'keystones', which 'calibrate' builds on, has not run" in refused("calibrate")
     states = Run.open(out).states()
-    assert states["measure"].current and states["damage"] == ("stale", "stage ablate is stale")
-    assert states["ablate"] == ("stale", "stage keystones is missing")
+    assert states["measure"].current and states["damage"] == ("stale", "stage sets is stale")
+    assert states["sets"] == ("stale", "stage keystones is missing")
     with manifest_of(out) as manifest:
         manifest["stages"]["discover"]["status"] = "started"
     assert "stage 'discover', which 'annotate' builds on, was stopped" in refused("annotate")

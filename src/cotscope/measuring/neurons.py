@@ -183,7 +183,7 @@ def _standardised(own: np.ndarray, aim: np.ndarray) -> float:
 
 
 def overlap(sets: list[NeuronSet], pool: Collection[Neuron]) -> dict[str, Any]:
-    """How alike the matched sets are, and how narrow their caliper is: for `summary.ablation.matching`."""
+    """How alike the matched sets are, and how narrow their caliper is: for `summary.sets.matching`."""
     matched = [s.neurons for s in sets if s.kind == "matched"]
     pairs = [jaccard(a, b) for a, b in combinations(matched, 2)]
     size = len(matched[0]) if matched else 0

@@ -19,12 +19,14 @@ FEW_SETS = 10
 
 def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
     """What each set does to the reference solutions, by path, to other skills and to general text; what is specific in it."""
-    of_set = {row["neuron_set"]: row for row in run.rows("ablation")}
+    solutions = run.rows("damage_solutions")
+    of_set = {row["neuron_set"]: {"kind": row["kind"], "perplexity": None, "kl": None} for row in solutions}
+    of_set |= {row["neuron_set"]: row for row in run.rows("ablation")}
     rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
     of_kind = [row["kind"] for row in rows]
     for row in rows:
         row["label"], row["several"] = kinds.get(row["kind"], row["kind"]), of_kind.count(row["kind"]) > 1
-    total = [row for row in run.rows("damage_solutions") if row["path"] == "total"]
+    total = [row for row in solutions if row["path"] == "total"]
     summary = run.summary.get("damage") or {}
     headline = summary.get("headline") or {}
     return {

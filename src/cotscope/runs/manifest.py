@@ -20,7 +20,7 @@ from .options import wrong
 from .places import path_of
 
 log = logging.getLogger(__name__)
-SCHEMA = 5
+SCHEMA = 6
 """Of the tables and the manifest: raised when a reader would stumble over what an older version wrote."""
 SECTIONS: dict[str, type] = {"files": dict, "stages": dict, "options": dict, "units": dict, "notes": list, "summary": dict}
 """Keys of the manifest that are filled while the study runs, and what each is."""

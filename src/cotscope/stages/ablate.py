@@ -8,45 +8,25 @@ Coefficients are zeroed as they pass; weights are never touched, and their hash 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from ..data.load import general_text
 from ..measuring.generation import Condition, solve
-from ..measuring.neurons import NeuronSet, active_neurons, comparison, matching_rows, neuron_sets, overlap
+from ..measuring.neurons import NeuronSet, comparison, read_sets
 from ..runs.files import fingerprint
-from ..runs.options import option
+from ..runs.options import NoOptions
 from ..runs.session import Session
 from ..runs.stage import Stage
-from ..runs.tables import ABLATION, ANNOTATIONS, CANDIDATES, KEYSTONES, MATCHING, POLES, SETS, TEXT_SCORES
+from ..runs.tables import ABLATION, SETS, TEXT_SCORES
 from ..stats import permutation_p, wilson
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the stage."""
-
-    matched: int = option(5, "matched random sets in the ablation", kind="natural")
-    unmatched: int = option(2, "unmatched random sets in the ablation", kind="natural")
-
-
-def ablate(session: Session, options: Options) -> str:
+def ablate(session: Session, options: NoOptions) -> str:
     """Run the stage. Sets that have been run are not run again."""
     run, prompt = session.run, session.prompt
-    known = active_neurons(run)
-    sets = neuron_sets(session, known, options.matched, options.unmatched)
-    run.write(
-        SETS,
-        [
-            {"neuron_set": s.name, "kind": s.kind, "seed": s.seed, "layer": n.layer, "index": n.index}
-            for s in sets
-            for n in s.neurons
-        ],
-    )
+    sets = list(read_sets(run).values())
     target = comparison(sets)
-    matching = matching_rows(sets, target, known.traits)
-    run.write(MATCHING, matching)
     before = session.loaded.weight_hash()
     conditions = [Condition("study", prompt, "test", record=True)]
     conditions += [Condition("ablation", prompt, "test", s.name, s.neurons) for s in sets]
@@ -56,9 +36,7 @@ def ablate(session: Session, options: Options) -> str:
     assert after == before, "an intervention changed the weights"
     run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
     _summarise(session, sets, target, text)
-    worst = [abs(r[f"{t}_smd"]) for r in matching if r["kind"] == "matched" for t in ("steps", "update_size")]
-    alike = overlap(sets, known.pool) | {"largest_smd": max(worst, default=None)}
-    run.summarise("ablation", {"target": target, "matching": alike})
+    run.summarise("ablation", {"target": target})
     found = run.summary["ablation"]
     words = {"comparable": "the {} reasoning neurons with a counterpart"} if target == "comparable" else {}
     words |= {"reasoning": "all {} reasoning neurons", "matched_mean": "matched random ones"}
@@ -93,8 +71,6 @@ UNITS = {
     "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
     "ablation.comparable": "the reasoning neurons with a counterpart: what the matched sets match and are compared with",
     "ablation.p_value": "the comparable set's rank among the matched sets as a one-sided p, not exact; at least 1/(sets + 1)",
-    "ablation.matching.jaccard": "mean overlap of two matched sets, by_chance: of two such sets drawn from the pool",
-    "ablation.matching.largest_smd": "largest standardised difference of a matched set's mean log trait from its target's",
 }
 
 
@@ -173,10 +149,9 @@ STAGE = Stage(
     "ablate",
     "zero the reasoning neurons, and sets to compare them with: accuracy, perplexity of general text",
     ablate,
-    Options,
-    after=("annotate", "keystones"),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES),
-    writes=(SETS, MATCHING, ABLATION, TEXT_SCORES, "completions/study.{first}", "activity/study.{first}",
+    after=("sets",),
+    reads=(SETS,),
+    writes=(ABLATION, TEXT_SCORES, "completions/study.{first}", "activity/study.{first}",
             "completions/ablation."),
     units=UNITS,
     chosen_by={"--outcomes": {"accuracy": {}}, "--by": {"set": {}}},

@@ -1,6 +1,6 @@
 """Damage: what a set's removal does to the skill and to everything else, measured on reference solutions.
 
-For each set of neurons that `ablate` disrupted, and for permuted sets (`stats/random_sets.py`): what the tokens of solutions
+For each set of neurons that `sets` has drawn, and for permuted sets (`stats/random_sets.py`): what the tokens of solutions
 that the model is made to write lose, apart for operators, equals signs, results and the rest (no luck of the draw; it tells
 a model that no longer knows which step to take from one that miscalculates). A lexicon finds neurons by the tokens that they
 push: zeroed, they take that push away at once, whatever else they do. So each set is scored three ways (`lm/paths.py`): the
@@ -9,6 +9,9 @@ back there (indirect). Beside the log-probability, which has a ceiling where the
 
 The verdict is `SPECIFIC_RULE`'s, by the permuted sets. Damage is *specific* as far as it exceeds what the matched sets do to
 the same problems. Beside it a battery of tasks about words that arithmetic has nothing to do with.
+
+Nothing is generated but, where the data has no solutions, what the model writes untouched. Where `ablate` has run, the
+accuracies stand beside the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from ..data.roles import ROLES
+from ..measuring.generation import Condition, solve
 from ..measuring.neurons import NeuronSet, active_neurons, comparison, read_sets
 from ..measuring.solutions import (
     BASELINE,
@@ -95,6 +99,9 @@ def damage(session: Session, options: Options) -> str:
     """Run the stage. Sets that have been scored are not scored again."""
     run = session.run
     sets = {"none": NeuronSet("none", "none", None, ())} | read_sets(run)
+    untouched = Condition("study", session.prompt, "test", record=True)
+    if f"completions/{untouched.name}" in run.whole or not all(p.has_solution for p in session.inputs.split.test):
+        solve(session, [untouched], "solving")
     given = reference_solutions(session)
     if not given:
         run.note("No reference solution is there: the data has none and the model solved nothing. `damage` is empty.")
@@ -261,6 +268,8 @@ def _summarise(
             return ends | {"p_value": permutation_p(fmean(own), [fmean(c) for c in controls])}
 
         for outcome, values in {"accuracy": solved, "battery": right}.items():
+            if target not in values:
+                continue  # `ablate` has not run
             specific[outcome] = beyond(*([*values[target].values()], [[*values[m].values()] for m in matched]))
         for name, role, path, measure in changes:
             if name == target:
@@ -308,9 +317,10 @@ STAGE = Stage(
     "what each set's removal does to reference solutions, by path, and to other skills; the verdict (--outcomes solutions)",
     damage,
     Options,
-    after=("ablate",),
-    reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, BASELINE, "completions/ablation."),
-    writes=(SOLUTIONS, SOLUTION_SCORES, BATTERY, DAMAGE, DAMAGE_SOLUTIONS),
+    after=("sets",),
+    beside=("ablate",),
+    reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, "completions/ablation."),
+    writes=(BASELINE, "activity/study.{first}", SOLUTIONS, SOLUTION_SCORES, BATTERY, DAMAGE, DAMAGE_SOLUTIONS),
     units=UNITS,
     chosen_by={"--outcomes": {"solutions": {}}, "--by": {"set": {}}},
 )

@@ -18,6 +18,7 @@ from . import (
     operations,
     predict,
     push,
+    sets,
     sweep,
     variants,
 )
@@ -26,6 +27,7 @@ STAGES: tuple[Stage, ...] = (
     discover.STAGE,
     annotate.STAGE,
     keystones.STAGE,
+    sets.STAGE,
     ablate.STAGE,
     damage.STAGE,
     push.STAGE,
@@ -47,7 +49,7 @@ VERBS: dict[str, tuple[Stage, ...]] = {
 }
 THOROUGH: dict[str, dict[str, object]] = {
     "study": {"limit": 192},
-    "ablate": {"matched": 20},
+    "sets": {"matched": 20},
     "variants": {"variants": variants.MANY, "sentences": True},
     "attribute": {"attribution": True},
     "sweep": {"disruptions": True},
