@@ -120,10 +120,10 @@ class _Loaded:
 
     def __init__(self, folder: str, dtype: str) -> None:
         self.folder, self.dtype = folder, getattr(torch, dtype)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(DEVICE).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, trust_remote_code=False).to(DEVICE).eval()
         self.down = anatomy(self.model).down
         self.norms = anatomy(self.model).norms
         ends = self.model.generation_config.eos_token_id

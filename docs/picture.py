@@ -1,7 +1,7 @@
 """Pictures of a report's first screen, and of the viewer's pages; the tests of the viewer look at them with the same browser.
 
     python docs/picture.py runs/study/report.html docs/report.png
-    python docs/picture.py runs/study pictures            # every page at three widths, light and dark
+    python docs/picture.py runs/study pictures            # its report and every page at three widths, light and dark
     python docs/picture.py runs/study pictures --model    # and what the model writes, which is loaded for it
 
 Needs `pip install 'cotscope[browser]'` and a headless Chromium: the system's (Debian: `apt install chromium-headless-shell`)
@@ -15,18 +15,19 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 REPORT = {"width": 1100, "height": 900}
 WIDTHS, HEIGHT, TALLEST = (400, 1100, 1600), 900, 1800
 SCHEMES = ("light", "dark")
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in CHROMIUMS if (found := shutil.which(name))), None)
-PAGES = ("", "/neurons", "/lists", "/solutions", "/predictions", "/try")
-"""Of a run, after `#/run/NAME`."""
+PAGES = ("neurons", "lists", "solutions", "predictions", "try")
+"""Of a run, after `#/run/NAME/`."""
 PATIENCE = 120_000  # ms
 
 
@@ -44,9 +45,9 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def viewing(*runs: Path) -> Iterator[str]:
+def viewing(*runs: Path, options: Sequence[str] = ()) -> Iterator[str]:
     """A viewer of some folders in a process of its own; its address, with the token."""
-    command = [sys.executable, "-m", "cotscope", "view", *map(str, runs), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "cotscope", "view", *map(str, runs), "--port", "0", "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -64,31 +65,43 @@ def report(path: Path, target: Path) -> None:
 
 
 def viewer(run: Path, folder: Path, model: bool) -> None:
-    """Save every page of a run as PNGs `PAGE-WIDTH-SCHEME.png`.
+    """Save a run's report and every page of the viewer as PNGs `PAGE-WIDTH-SCHEME.png`.
 
     Args:
         model: let the model show its tokens and answer a question first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with viewing(run.resolve().parent) as address, browser() as started:
+    run = run.resolve()
+    with viewing(run.parent) as address, browser() as started:
+        pages = {name: f"{address}#/{part}" for name, part in _parts(run).items()}
+        if (run / "report.html").is_file():
+            pages["report"] = (run / "report.html").as_uri()
         for scheme in SCHEMES:
             for width in WIDTHS:
                 page = started.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
                 page.set_default_timeout(PATIENCE)
-                for part in ("#/", *(f"#/run/{run.resolve().name}{part}" for part in PAGES)):
+                for name, part in pages.items():
                     page.goto("about:blank")
-                    page.goto(address + part)
+                    page.goto(part)
                     page.wait_for_load_state("networkidle")
-                    name = part.split("/")[-1] if part.count("/") > 2 else "run" if part != "#/" else "runs"
                     if name == "neurons" and page.locator("[data-row]").count():
                         page.locator("[data-row]").first.click()
                         page.wait_for_selector("aside h3")
                     if model:
                         _write(page, name)
-                    tall = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+                    tallest = 10 * TALLEST if name == "report" else TALLEST
+                    tall = min(page.evaluate("document.documentElement.scrollHeight"), tallest)
                     clip = {"x": 0, "y": 0, "width": width, "height": tall}
                     page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True, clip=clip)
                 page.close()
+
+
+def _parts(run: Path) -> dict[str, str]:
+    """Pages, and their addresses after `#/`; the run stands beside the first other one in its folder, or else beside itself."""
+    name = quote(run.name, safe="")
+    others = (p.name for p in sorted(run.parent.iterdir()) if p != run and (p / "manifest.json").is_file())
+    two = urlencode({"a": run.name, "b": next(others, run.name)})
+    return {"runs": "", "compare": f"compare?{two}", "run": f"run/{name}", **{part: f"run/{name}/{part}" for part in PAGES}}
 
 
 def _write(page: Any, name: str) -> None:
@@ -104,7 +117,7 @@ def _write(page: Any, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pictures of a report (a PNG) or of the viewer's pages (a folder of PNGs).")
+    parser = argparse.ArgumentParser(description="Pictures of a report (a PNG), or of a run's report and the viewer's pages.")
     parser.add_argument("source", type=Path, metavar="REPORT.html|RUN")
     parser.add_argument("target", type=Path, metavar="TARGET.png|FOLDER")
     parser.add_argument("--model", action="store_true", help="load the run's model and let it write on the viewer's pages")

@@ -35,6 +35,8 @@ _WHERE = {
     "StudyConfig": "cotscope.runs.config",
     "Session": "cotscope.runs.session",
     "Run": "cotscope.runs.folder",
+    "neurons": "cotscope.runs.notebook",
+    "poles": "cotscope.runs.notebook",
     "load_model": "cotscope.lm.loading",
     "Edit": "cotscope.edits.edit",
     "export": "cotscope.edits.fold",
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from .records import Pole as Pole
     from .runs.config import StudyConfig as StudyConfig
     from .runs.folder import Run as Run
+    from .runs.notebook import neurons as neurons
+    from .runs.notebook import poles as poles
     from .runs.session import Session as Session
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from .runs.folder import Run
 from .runs.progress import State
 from .runs.session import Session
 from .runs.stage import Stage, options_of
-from .stages.registry import STAGES, VERBS
+from .stages.registry import STAGES, VERBS, choose, chosen_by
 
 T = TypeVar("T")
 
@@ -72,8 +72,12 @@ def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str,
 
 def _verb(verb: str) -> Callable[..., Run]:
     def call(run: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
+        words = {flag: options.pop(name) for flag in chosen_by(verb) if (name := flag.lstrip("-")) in options}
+        stages, asked = choose(verb, {flag: [w] if isinstance(w, str) else list(w) for flag, w in words.items()})
+        for stage, own in by_stage(options, VERBS[verb]).items():
+            asked.setdefault(stage, {}).update(own)
         session = Session.reopen(Path(run), rows=rows, quiet=quiet)
-        run_verb(session, verb, by_stage(options, VERBS[verb]), None, Listener())
+        run_verb(session, verb, asked, stages, Listener())
         return session.run
 
     call.__name__ = verb
@@ -83,7 +87,7 @@ def _verb(verb: str) -> Callable[..., Run]:
         run: the run folder.
         rows: rows per batch; None: what the study began with.
         quiet: no progress bars; None: only on a terminal.
-        options: as of `cotscope {verb}` (docs/cli.md).
+        options: as of `cotscope {verb}` (docs/cli.md), the words that choose among its stages too (`outcomes="solutions"`).
     """
     return call
 
@@ -114,6 +118,9 @@ def steer(
     by: str = "attribution",
     first: int | None = None,
     random: int | None = None,
+    concepts: Sequence[str] = (),
+    layers: tuple[int, int] | None = None,
+    null: bool = False,
     quiet: bool | None = None,
     **options: Any,
 ) -> Edit:
@@ -122,14 +129,16 @@ def steer(
     Args:
         run: the run folder.
         to: the edit file to write.
-        by, first, random: as of `measuring/choosing.py: choose`.
+        by, first, random, concepts, layers: as of `measuring/choosing.py: choose`.
+        null: if nothing is gained, write an edit that changes nothing: the result of a control.
         quiet: no progress bars; None: only on a terminal.
         options: fields of `measuring/steering.py: Search`.
 
     Raises: UserError as `cotscope steer` says.
     """
     session = Session.reopen(Path(run), quiet=quiet)
-    return search_factor(session, Path(to), by, _fields(Search, options), first=first, random=random)
+    some: dict[str, Any] = {"first": first, "random": random, "concepts": concepts, "layers": layers, "null": null}
+    return search_factor(session, Path(to), by, _fields(Search, options), **some)
 
 
 def tune(
@@ -139,6 +148,9 @@ def tune(
     by: str = "attribution",
     first: int | None = None,
     random: int | None = None,
+    concepts: Sequence[str] = (),
+    layers: tuple[int, int] | None = None,
+    null: bool = False,
     quiet: bool | None = None,
     **options: Any,
 ) -> Edit:
@@ -147,14 +159,16 @@ def tune(
     Args:
         run: the run folder.
         to: the edit file to write, or the model folder (`method`).
-        by, first, random: as of `measuring/choosing.py: choose`; `by` may be "all".
+        by, first, random, concepts, layers: as of `measuring/choosing.py: choose`; `by` may be "all".
+        null: if nothing is gained, write an edit that changes nothing: the result of a control.
         quiet: no progress bars; None: only on a terminal.
         options: fields of `measuring/tuning.py: Tuning`.
 
     Raises: UserError as `cotscope tune` says.
     """
     session = Session.reopen(Path(run), quiet=quiet)
-    return train_factors(session, Path(to), by, _fields(Tuning, options), first=first, random=random)
+    some: dict[str, Any] = {"first": first, "random": random, "concepts": concepts, "layers": layers, "null": null}
+    return train_factors(session, Path(to), by, _fields(Tuning, options), **some)
 
 
 def _fields(of: type[T], options: Mapping[str, Any]) -> T:

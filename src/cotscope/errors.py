@@ -81,7 +81,7 @@ def shown(value: object, longest: int = 80) -> str:
     `repr` itself refuses whole numbers of thousands of digits, and lists nested a thousand deep.
     """
     try:
-        return _cut(repr(value), longest)
+        return cut(repr(value), longest)
     except (ValueError, RecursionError):
         if isinstance(value, int):
             return f"a whole number of about {value.bit_length() * 30103 // 100_000} digits"
@@ -95,11 +95,11 @@ def _again(kind: type[UserError], meaning: str, parts: dict[str, str]) -> UserEr
 def _readable(part: str) -> str:
     """A part of an error, on one line, printable and short."""
     # Cut before anything is done to it as well: it may be a whole file's text.
-    line = " ".join(_cut(part, 20 * LONGEST_PART).split())
-    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line), LONGEST_PART)
+    line = " ".join(cut(part, 20 * LONGEST_PART).split())
+    return cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line), LONGEST_PART)
 
 
-def _cut(text: str, longest: int) -> str:
+def cut(text: str, longest: int) -> str:
     """At most so many characters: the beginning and the end, "…" between them."""
     if len(text) <= longest:
         return text

@@ -226,3 +226,25 @@ def test_an_edit_of_one_dtype_is_for_the_model_in_the_other_and_packed(dtype: to
     edit_of(made_in).check(packed)
     with pytest.raises(EditError, match="for another model"):
         edit_of(tiny_model("qwen2", seed=1)).check(packed)
+
+
+def test_factors_that_16_bits_do_not_hold_are_applied_as_they_are() -> None:
+    """1.003 would be 1 in bfloat16, and a training with a small rate would be measured as nothing."""
+    loaded = tiny_model("qwen2", dtype=torch.bfloat16)
+    m = torch.randn(500, 1, loaded.anatomy.width, dtype=torch.bfloat16)
+    edit = Edit.scaled("e", Base.of(loaded), TARGETS, 1.003)
+    for intervention in (edit.intervention(loaded.anatomy), scale(loaded.anatomy, TARGETS, 1.003)):
+        for layer in {t.layer for t in TARGETS}:
+            index = [t.index for t in TARGETS if t.layer == layer]
+            intervention.changes[layer].coefficients(changed := m.clone(), None)  # type: ignore[arg-type]
+            assert changed.dtype == torch.bfloat16 and torch.equal(changed, (m.float() * _factors(m, index, 1.003)).bfloat16())
+            ratio = (changed[..., index].float() / m[..., index].float()).mean().item()
+            assert ratio == pytest.approx(1.003, abs=5e-4)
+    halved = scale(loaded.anatomy, TARGETS, 0.5).changes[TARGETS[0].layer]
+    assert halved.positive.dtype == torch.bfloat16  # type: ignore[attr-defined]  # which holds it
+
+
+def _factors(m: torch.Tensor, index: list[int], factor: float) -> torch.Tensor:
+    ones = torch.ones(m.shape[-1])
+    ones[index] = factor
+    return ones

@@ -112,6 +112,16 @@ def test_one_concepts_neurons(run: Run, capsys: pytest.CaptureFixture[str], tmp_
     assert set(both.factors) == {*found["small"].factors, *found["large"].factors} > set(found["small"].factors)
 
 
+def test_neurons_of_some_layers(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, neurons = accepted(run, "true")
+    edit = made(capsys, run, tmp_path / "some.json", "--factor", "0", "--layers", "1-2")
+    assert set(edit.factors) == {n for n in neurons if 1 <= n.layer <= 2} < neurons and edit.chosen["layers"] == [1, 2]
+    for wrong in ("2-1", "x", "1-", "-1", "1"):
+        with pytest.raises(SystemExit):
+            main(["edit", str(run.folder), "--factor", "0", "--layers", wrong, "--to", str(tmp_path / "x.json")])
+        assert "expected two layers, as in 0-7" in capsys.readouterr().err
+
+
 def test_a_ways_neurons_in_its_order(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = run.rows("SELECT layer, index FROM selections WHERE selection = 'attribution' ORDER BY rank")
     order = [Neuron(r["layer"], r["index"]) for r in rows]

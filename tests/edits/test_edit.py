@@ -164,6 +164,15 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 }  # fmt: skip
 
 
+def test_what_gained_nothing_is_an_edit_that_changes_nothing(tmp_path: Path) -> None:
+    edit = Edit("control", Base("m", "0" * 64, 4, 9), {}, chosen={"by": "size", "nothing": "nothing was gained"})
+    edit.write(tmp_path / "e.json")
+    assert Edit.read(tmp_path / "e.json") == edit and edit.nothing and not edit.neurons
+    for wrong in ({"factors": {Neuron(0, 1): (2.0, 2.0)}}, {"weights": "ab" * 32}, {"chosen": {}}):
+        with pytest.raises(EditError, match="changes nothing"):
+            replace(edit, **wrong)
+
+
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, what: str) -> None:
     change, words = WRONG[what]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from folders import edit as set_keys
 from folders import edit_weights, make_folder
 
 from cotscope.edits import fold
-from cotscope.edits.card import licence_of, model_card
+from cotscope.edits.card import licence_of, measured_again, model_card
 from cotscope.edits.edit import Base, Edit
 from cotscope.edits.fold import export
 from cotscope.errors import EditError, ModelError
@@ -112,6 +113,8 @@ def test_what_weights_cannot_hold_is_refused_with_its_reason(folder: Path, tmp_p
     for scope in ("prompt", "generated"):
         with pytest.raises(EditError, match=f"holds for {scope} tokens only"):
             export(edit_of(folder, scope=scope), tmp_path / "made")
+    with pytest.raises(EditError, match="it changes nothing"):
+        export(Edit("control", base, {}, chosen={"nothing": "nothing was gained"}), tmp_path / "made")
     infinite = Edit.scaled("large", base, TARGETS[:1], 1e39)
     with pytest.raises(EditError, match="breaks the model"):
         export(infinite, tmp_path / "made")
@@ -274,6 +277,15 @@ def test_the_card_tells_base_edit_and_what_was_measured(folder: Path, tmp_path: 
     assert edit.base.weights in body and "26 of its 144 feed-forward neurons" in body and "by hand" in body
     assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body
     assert "| builtin | 48 | 0.500 | 0.250 | -0.250 [-0.400, -0.100] | 0.0042 | 0.900 → 0.875 | × 1.023 |" in body.splitlines()
+
+
+def test_a_card_is_told_what_was_measured_since(folder: Path, tmp_path: Path) -> None:
+    edit = edit_of(folder)
+    before = (export(edit, tmp_path / "made") / "README.md").read_text()
+    assert "Nothing yet" in before
+    after = measured_again(before, replace(edit, measured=(MEASURED,)))
+    assert after == model_card(replace(edit, measured=(MEASURED,)), str(folder), folder, "float32")
+    assert measured_again("# Mine\n", edit) == "# Mine\n"
 
 
 def test_a_card_of_a_hub_model_names_it() -> None:

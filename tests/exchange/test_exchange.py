@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import CONCEPTS, HOSTILE, complete, did
 
+import cotscope
 from cotscope.cli import main
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import RunError, UserError
@@ -105,7 +106,7 @@ def test_what_is_stale_is_left_out_and_named(tmp_path: Path, capsys: pytest.Capt
     assert main(["tables", str(folder), "--format", "csv", "--to", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"poles.csv", "candidates.csv"}
-    assert "left out: ablation, since stage ablate is stale (annotations changed)" in said
+    assert "left out: ablation, since stage ablate is stale (stage sets is stale)" in said
     assert main(["tables", str(folder), "--to", str(tmp_path / "out")]) == 2
     assert "is in the way; expected a new or an empty folder" in capsys.readouterr().err
     assert main(["tables", str(folder), "--json"]) == 0
@@ -227,6 +228,14 @@ def test_what_a_notebook_shows(tmp_path: Path) -> None:
 def test_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(complete(tmp_path / "run"))
     pytest.importorskip("pandas")
+    assert (
+        cotscope.poles(run)["sign"].tolist() == run.frame("SELECT sign FROM poles ORDER BY layer, index, sign")["sign"].tolist()
+    )
+    edit = Edit("e", Base("m", "0" * 64, 4, 9), {Neuron(1, 2): (2.0, 0.5)}, {Neuron(0, 3): 0.25})
+    assert edit.frame().to_dict("records") == [
+        {"layer": 0, "index": 3, "positive": 1.0, "negative": 1.0, "offset": 0.25},
+        {"layer": 1, "index": 2, "positive": 2.0, "negative": 0.5, "offset": 0.0},
+    ]
     assert list(run.frame("candidates").columns) == TABLES["candidates"].schema.names
     assert run.frame("SELECT count(*) AS n FROM poles WHERE sign = ?", [1])["n"].tolist() == [6]
     for name in [m for m in sys.modules if m.split(".")[0] == "pandas"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import tiny_model
 from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
 
@@ -126,6 +127,26 @@ def test_mixture_of_experts_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"can't find the feed-forward neurons.*got MixtralForCausalLM"):
         anatomy(MixtralForCausalLM(config))
+
+
+def test_experts_beside_a_dense_block_are_refused() -> None:
+    """Its dense block's neurons are half of what a layer's feed-forward part is, behind norms of their own (Gemma 4)."""
+    model = tiny_model("qwen2").model
+    assert anatomy(model).layers == 3
+    model.base_model.layers[1].experts = torch.nn.ModuleList()
+    with pytest.raises(ModelError, match="can't find the feed-forward neurons.*Mixture-of-experts"):
+        anatomy(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantised_weights_are_refused(dtype: torch.dtype) -> None:
+    """An eight-bit float is a floating-point number to PyTorch; what it stands for is a scale beside it times that."""
+    model = tiny_model("qwen2").model
+    for layer in model.base_model.layers:
+        weight = layer.mlp.down_proj.weight
+        layer.mlp.down_proj.weight = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(ModelError, match="are quantised"):
+        anatomy(model)
 
 
 def test_an_encoder_is_refused() -> None:

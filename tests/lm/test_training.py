@@ -265,3 +265,19 @@ def test_without_peft_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(UserError, match=r"lora needs the package peft. Install it: pip install 'cotscope\[peft\]'"):
         begun(tiny_model("qwen2"), "lora")
+
+
+def test_a_text_alone_in_its_batch_shares_what_all_share() -> None:
+    """Else the last batch of a pass would be trained otherwise than the others: through the prompt's start too."""
+    loaded = tiny_model("qwen2")
+    every = texts(loaded)
+    shared = len(loaded.encode("the same start and "))
+    one, other = (Training(each, WAYS["values"](each), shared=shared) for each in (loaded, tiny_model("qwen2")))
+    gradients = []
+    for training, batch in ((one, every), (other, every[:1])):
+        prefix, count = training._prefix(batch)
+        assert count == shared
+        with training.trained.applied(), torch.enable_grad():
+            training._loss(every[0], prefix, count).backward()
+        gradients.append([p.grad for p in training.trained.parameters.values()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ class Page(HTMLParser):
         self.text = ""
         self.figures: set[float] = set()
         self.chips: list[str] = []
+        self.in_chip = False
         self.feed(source)
         self.close()
 
@@ -52,19 +53,21 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "data":
             self.figures.add(float(dict(attrs)["value"] or "nan"))
-        if tag == "bdi":
+        if tag == "bdi" and "chip" in (dict(attrs).get("class") or ""):
             self.chips.append("")
+            self.in_chip = True
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.in_chip &= tag != "bdi"
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
             self.text += data
-        if "bdi" in self.open:
+        if self.in_chip:
             self.chips[-1] += data
 
 

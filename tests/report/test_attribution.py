@@ -49,7 +49,7 @@ def test_what_the_push_says(tmp_path: Path, back: Any, bias: Any, lost: float, s
     complete(tmp_path)
     did(tmp_path, "push", {"push": ways(back, bias, lost)}, {"push": {"biases": {"operator": -7.6543, "equals": -2.0}}})
     page = read(tmp_path)
-    assert said in " ".join(page.text.split())
+    assert said in " ".join(page.text.split()) and "n = 100 problems." in page.text
     assert {-7.6543, -1.2345, 0.78 if back[0] == 0.78 else back[0]} <= page.figures and not page.open
 
 
@@ -115,7 +115,7 @@ def test_the_finding_has_its_interval_and_its_controls(tmp_path: Path) -> None:
     assert "changes by −9.01 [−10.01, −8.01] nats through later layers; without the 480 of them" in text
     assert "by −8.51, without those by −0.43. They calculate: 0.35 of sums right, against 0.70 under random" in text
     assert "words the margin changes by −1.25" in text and "first 10 alone by −3.50" in text
-    assert {0.4567, 0.9123, -9.0123, 0.81} <= page.figures
+    assert {0.4567, 0.9123, -9.0123, 0.81} <= page.figures and "n = 24 reference solutions. For a paper." in text
     assert "by the words that they promote" in text and "<script>" in text and not any(e == "script" for e, _ in page.elements)
     assert ("table", {"id": "attribution-table"}) in page.elements and not page.open
 

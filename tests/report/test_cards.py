@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_runs import CONCEPTS, complete, did, predicted, read
+from made_runs import CONCEPTS, complete, did, predicted, read, rows_of
 
 from cotscope.report.cards import CARDS, cards
 from cotscope.report.reading import Reading
@@ -66,6 +66,37 @@ def test_it_is_shown_escaped(tmp_path: Path) -> None:
     assert "+⏎" in page.chips and "\U0001f600" in page.chips and "7<img>" in text
     assert [a["value"] for tag, a in page.elements if tag == "meter"] == ["0.75", "0.0", "0.5"]
     assert not page.open and not {"img"} & {tag for tag, _ in page.elements}
+
+
+def test_what_was_measured_of_a_neuron_stands_beside_its_attribution(tmp_path: Path) -> None:
+    carded(tmp_path)
+    said = "measured with it alone zeroed"
+    assert said not in read(tmp_path).text
+    checks = [{"layer": 2, "index": 0, "drawn": "first", "predicted": -0.125, "zeroed": -0.25}]
+    alone = [{"layer": 2, "index": i, "kl": 0.01234, "perplexity_ratio": 1.5, "keystone": False} for i in (0, 1)]
+    did(tmp_path, "attribute", {"attribution_checks": checks})
+    did(tmp_path, "keystones", {"keystones": alone})
+    text = " ".join(read(tmp_path).text.split())
+    assert f"{said}results’ logit margin −0.250 nats; on general text KL 0.0123 nats, perplexity × 1.500" in text
+    assert f"{said}on general text KL 0.0123 nats" in text and text.count(said) == 2
+
+
+def test_why_there_are_no_contexts_is_said_once(tmp_path: Path) -> None:
+    said = "No contexts: they are collected when a model judges, cotscope annotate RUN --annotator llm."
+    assert read(complete(tmp_path / "without")).text.count(said) == 1
+    assert said not in read(carded(tmp_path / "with")).text
+
+
+def test_text_from_right_to_left_is_isolated(tmp_path: Path) -> None:
+    folder = carded(tmp_path)
+    poles = [p | {"promoted": ["جمع", "add"]} for p in rows_of(folder, "poles")]
+    place = {"layer": 2, "index": 0, "sign": 1, "problem_id": "p", "before": "كان المجموع ", "token": "جمع", "after": " خمسة"}
+    did(folder, "discover", {"poles": poles})
+    did(folder, "annotate", {"contexts/x": [place | {"coefficient": 2.0}]})
+    page = read(folder)
+    assert page.chips.count("جمع") == 2 * CARDS + 1  # in the summary, among what it promotes; in the one context
+    isolated = '<p class="context"><bdi>كان المجموع <bdi class="chip seed">جمع</bdi> خمسة</bdi> <span class="meta">'
+    assert isolated in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_cards_of_the_neurons_that_the_prediction_rests_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cotscope.report.build import KINDS, write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.svg import text_width
 from cotscope.report.terminal import headline
-from cotscope.report.text import chip, interval, number, p_value, seconds, visible
+from cotscope.report.text import chip, counted, interval, number, p_value, seconds, visible, with_interval
 from cotscope.runs.files import hash_of
 from cotscope.runs.folder import Run
 
@@ -112,11 +112,26 @@ def test_every_figure_is_named_and_described(tmp_path: Path) -> None:
     page = read(complete(tmp_path))
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert [a["aria-labelledby"] for a in figures] == [
-        f"{n}-title {n}-desc" for n in ("solved", "phenomenon-0", "ablation", "scatter", "heat")
+        f"{n}-title {n}-desc"
+        for n in ("solved", "phenomenon-0", "ablation", "scatter", "phenomena-accuracy", "phenomena-activity", "heat")
     ]
     assert all(a["role"] == "img" for a in figures)
-    assert "full: accuracy 0.60 at activity 3.00" in page.text
+    assert "full: accuracy 0.60 at activity 3.00" in page.text  # the description
+    assert "full: accuracy 0.60 [0.50, 0.70], activity 3.00" in page.text  # on hovering
     assert "addition, layer 2: 11" in page.text
+
+
+def test_where_the_figures_come_from(tmp_path: Path) -> None:
+    text = " ".join(read(complete(tmp_path)).text.split())
+    for name, value in {"SHA-256 of the weights": "ab", "data.jsonlSHA-256": "cd", "c.tomlSHA-256": "ef"}.items():
+        assert f"{name} {value * 32}" in text
+    assert "computed infloat32 (asked for), pytorch kernels, 8 rows per batch" in text
+    assert "fullderived010101010101700" in text and "01" * 7 not in text
+    assert "cotscope 0.1.0 with tiny <b> on https://example.org/data.jsonl, begun" in text
+    assert "cotscope 0.1.0, torch 2.8.0" in text and "cotscope study --model tiny" in text
+    cite = text[text.index("How to cite") :]
+    assert "@software{cotscope, title = {cotscope}, author = {{The cotscope contributors}}, version = {0.1.0}, }" in cite
+    assert "@inproceedings{rai-yao-2024," in cite and "https://aclanthology.org/2024.acl-long.387" in cite
 
 
 def test_a_partial_run_says_what_is_missing(tmp_path: Path) -> None:
@@ -160,7 +175,7 @@ def test_any_table_may_be_missing(tmp_path: Path, gone: str, stage: str, how: st
         shown += ["ablate"]
     for name in shown:
         assert figures[name] in page.figures or name in ("discover", "annotate", "sets"), name
-    assert any(found.get("id") == "matching" for _, found in page.elements) == (stage in ("measure", "correlate"))
+    assert any(found.get("id") == "matching" for _, found in page.elements) == (stage in ("ablate", "measure", "correlate"))
     assert figures[stage] not in page.figures
 
 
@@ -243,6 +258,8 @@ def test_how_values_are_written() -> None:
     assert number(1234567, 0) == "1,234,567"
     assert [p_value(v) for v in (0.0004, 0.001, 1 / 6, None)] == ["< 0.001", "0.001", "0.167", "–"]
     assert (interval(0.1, 0.25), interval(None, 0.2)) == ("[0.10, 0.25]", "")
+    assert (with_interval(0.5, 0.1, 0.25), with_interval(0.5, None, 0.2)) == ("0.50 [0.10, 0.25]", "0.50")
+    assert [counted(n, "x") for n in ([96, 96, None], [96, 8, 1200], [None], [])] == ["96 x", "8 to 1,200 x", "", ""]
     assert [seconds(v) for v in (1.04, 125, 7322, None)] == ["1.0 s", "2 min 5 s", "2 h 2 min", "–"]
     assert visible("a b\r\x7f\u200b") == "a b\\r\\x7fU+200B"
     assert len("".join(piece.text for piece in chip("x" * 500).pieces)) == 40
@@ -305,8 +322,12 @@ def test_many_prompts(tmp_path: Path) -> None:
     assert "found under 2 prompts (full 5 of 11, <i> 11 of 11)" in text
     # A mark per prompt, and one per kind in the legend; sentences have no teacher-forced activity here.
     assert sum(tag == "path" and "mark" in (a.get("class") or "").split() for tag, a in page.elements) == 3 * (9 + 3)
-    assert "<script>" not in (tmp_path / "report.html").read_text()
-    assert not page.open
+    source = (tmp_path / "report.html").read_text()
+    assert "<script>" not in source and not page.open
+    section = source[source.index('id="variants"') :]
+    places = [section.index(each) for each in ("Over the variants", "<svg", "<details", 'id="correlations"')]
+    assert places == sorted(places)
+    assert "variants-poles" in section[: section.index("<details")] and "n = 32 problems under each prompt." in page.text
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 

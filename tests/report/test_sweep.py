@@ -60,7 +60,9 @@ def test_figures_and_words_are_those_of_the_run(tmp_path: Path) -> None:
         assert label in text
     tips = [attrs for tag, attrs in page.elements if tag == "circle"]
     assert len(tips) >= 5 * len(SETS) * 4  # a dot for each dose and set in each figure
-    assert "matched_1, noise, 3.0 × own size: −2.620" in text
+    assert "matched_1, noise, 3.0 × own size: −2.620 [−2.900, +0.100]" in text
+    assert "as a share), with 95 % intervals over problems or items. n = 24 reference solutions." in text
+    assert "over problems or items. n = 24 items." in text and "as a share), no interval. n = 24 tokens of text." in text
 
 
 def test_names_are_escaped_and_elements_closed(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     [
         (None, "is not a run folder"),
         ("{half", "is damaged"),
-        ('{"schema": 1}', "written by another version of cotscope; expected format 5; got 1. Run the study again"),
-        ('{"schema": 3, "stages": {}}', "written by another version of cotscope; expected format 5; got 3. Run the study"),
+        ('{"schema": 1}', "written by another version of cotscope; expected format 6; got 1. Run the study again"),
+        ('{"schema": 3, "stages": {}}', "written by another version of cotscope; expected format 6; got 3. Run the study"),
     ],
 )
 def test_opening_what_is_no_run(tmp_path: Path, content: str | None, words: str) -> None:

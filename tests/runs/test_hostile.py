@@ -216,20 +216,20 @@ def test_a_table_of_other_columns_is_none_of_the_run(small_copy: Path, told: Tol
 
 
 def test_a_manifest_of_an_older_version(small_copy: Path, small_command: Command, told: Told) -> None:
-    for schema in (3, 2, 4, "5", None, [5], 10**400, "\x1b[2J"):
+    for schema in (3, 2, 5, "6", None, [6], 10**400, "\x1b[2J"):
         manifest = Run.open(small_copy).manifest if schema == 3 else json.loads((small_copy / "manifest.json").read_text())
         (small_copy / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
         for command in every_command(small_copy, small_command):
             code, said = told(*command)
-            words = "was written by another version of cotscope; expected format 5; got"
+            words = "was written by another version of cotscope; expected format 6; got"
             assert code == 2 and (words in said or "is damaged; expected JSON" in said)
             assert "\x1b" not in said and said.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b"{}", b'{"schema": 5}', b'{"schema": NaN}', b"[" * 100_000, b'{"a": ' * 5000,
-     b'{"schema": 5, "stages": ' + b'{"a": ' * 400 + b"1" + b"}" * 401, b"\0" * 100, b'{"schema": ' + b"9" * 5000 + b"}"],
+    [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b"{}", b'{"schema": 6}', b'{"schema": NaN}', b"[" * 100_000, b'{"a": ' * 5000,
+     b'{"schema": 6, "stages": ' + b'{"a": ' * 400 + b"1" + b"}" * 401, b"\0" * 100, b'{"schema": ' + b"9" * 5000 + b"}"],
 )  # fmt: skip
 def test_a_manifest_that_is_none(small_copy: Path, small_command: Command, content: bytes, told: Told) -> None:
     (small_copy / "manifest.json").write_bytes(content)

@@ -234,6 +234,30 @@ def test_a_renamed_copy_does_the_same(copy: Path) -> None:
     assert_same(one, other)
 
 
+def test_a_control_that_gained_nothing_counts_as_the_base(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = Edit.read(copy / "gone.json")
+    steered = {"goal": "worse", "data": "study", "problems": 4, "candidates": 6, "groups": ["all 3"]}
+    found = {"group": "all 3", "factor": 0.0, "solved": 1, "untouched": 3}
+    chosen = {"by": "size", "steered": steered | found}
+    replace(gone, name="own", chosen=chosen, measured=()).write(copy / "own.json")
+    control = {"by": "size", "random": 0, "steered": steered, "nothing": "no candidate is worse"}
+    Edit("control", gone.base, {}, chosen=control).write(copy / "control.json")
+    assert (
+        main(["evaluate", str(copy / "run"), "--edit", str(copy / "own.json"), "--edit", str(copy / "control.json"), *FEW]) == 0
+    )
+    run, rows = Run.open(copy / "run"), rows_of(copy)
+    own, none = rows["own", "study"], rows["control", "study"]
+    assert none["accuracy"] == none["accuracy_base"] == own["accuracy_base"] and none["p_value"] == none["p_mcnemar"] == 1
+    assert none["log_prob"] == none["kl"] == 0 or none["kl"] == pytest.approx(0, abs=1e-6)
+    assert "evaluation.control on study" not in {r["condition"] for r in run.rows("SELECT DISTINCT condition FROM completions")}
+    [beside] = run.rows("SELECT * FROM evaluation_contrasts WHERE data = 'study'")
+    assert (beside["chosen"], beside["beside"]) == ("steered to be worse by size", "steered to be worse of random, like size")
+    assert beside["difference"] == pytest.approx(own["difference"])
+    assert own["search"].endswith("all 3, factor 0 (1 of 4 tuning problems solved, 3 without)")
+    assert own["search"] in (copy / "run/report.html").read_text()
+    assert Edit.read(copy / "control.json").measured[0]["difference"] == 0
+
+
 def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The folder of an exported edit, as if it had been trained, does what the edit does; and other weights are another's."""
     gone = replace(Edit.read(copy / "gone.json"), name="folded", offsets={}, measured=())
@@ -256,6 +280,8 @@ def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys
              "validation_base": 0.5, "validation": 0.25, "peak_gib": None, "neurons": 2}  # fmt: skip
     assert {key: other[key] for key in found} == found
     assert Edit.read(copy / "model").measured[0]["accuracy"] == other["accuracy"]
+    card = (copy / "model/README.md").read_text()
+    assert "Nothing yet" not in card and f"{other['accuracy']:.3f}" in card
     written = times(copy / "run", *KEPT)
     assert main(["evaluate", str(copy / "run"), *both]) == 0
     assert times(copy / "run", *KEPT) == written

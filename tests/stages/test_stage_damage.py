@@ -10,11 +10,12 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from conftest import TinyStudy, times
+from conftest import TinyStudy, manifest_of, times
 
+import cotscope
 from cotscope.cli import main
 from cotscope.data.roles import ROLES
-from cotscope.errors import ModelError
+from cotscope.errors import ModelError, UserError
 from cotscope.lm.interventions import scale
 from cotscope.lm.paths import PathEffects
 from cotscope.measuring.neurons import active_neurons, read_sets
@@ -185,14 +186,41 @@ def test_the_verdict_needs_nothing_generated_but_missing_solutions(
     families = {r["family"] for r in run.rows("SELECT DISTINCT family FROM completions")}
     assert families == ({"discovery"} if with_solutions else {"discovery", "study"})
     before = run.summary["damage"]
-    assert "accuracy" not in before["specific"] and before["headline"]["sets"] == 19
+    assert before["headline"]["sets"] == 19
     page = (out / "report.html").read_text()
-    assert all(f'id="{part}"' in page for part in ("effects-table", "damage-table", "headline-verdict"))
+    assert all(f'id="{part}"' in page for part in ("effects-table", "damage-table", "headline-verdict", "matching"))
     assert "not run yet: <code>cotscope ablate RUN</code>" in page
 
-    assert main(["ablate", str(out)]) == 0
+    record = run.manifest["stages"]["damage"]
+    assert main(["ablate", str(out), "--outcomes", "accuracy"]) == 0
     run = Run.open(out)
     assert all(found.current for found in run.states().values())
-    after = run.summary["damage"]
-    assert set(after["specific"].pop("accuracy")) == {"change", "low", "high", "p_value"}
-    assert after == before
+    assert run.summary["damage"] == before and run.manifest["stages"]["damage"] == record
+    found = run.summary["ablation"]
+    without = {r["neuron_set"]: r["accuracy"] for r in run.rows("SELECT * FROM ablation")}
+    matched = fmean(without[f"matched_{i}"] for i in range(2))
+    assert found["specific"]["change"] == pytest.approx(without[found["target"]] - matched)
+    assert found["specific"]["low"] <= found["specific"]["change"] <= found["specific"]["high"]
+
+
+def test_the_verdict_does_not_wait_for_an_ablation_that_was_stopped(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, out := tmp_path / "run")
+    with manifest_of(out) as manifest:
+        manifest["stages"]["ablate"]["status"] = "started"
+    run = Run.open(out)
+    assert run.state("ablate").status == "stopped" and run.state("damage").current
+    assert main(["ablate", str(out), "--outcomes", "solutions", "--permuted", "20"]) == 0
+    assert Run.open(out).state("damage").current
+
+
+def test_what_would_be_refused_later_is_refused_before_figures_are_lost(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.folder, out := tmp_path / "run")
+    before = times(out)
+    assert main(["ablate", str(out), "--outcomes", "push", "--matched", "3"]) == 2
+    assert "'push' builds on 'ablate', which is stale once 'sets' is done again" in capsys.readouterr().err
+    assert times(out) == before and all(found.current for found in Run.open(out).states().values())
+    assert cotscope.ablate(out, outcomes="solutions", matched=3).state("ablate").status == "stale"  # which was asked for
+    with pytest.raises(UserError, match="--outcomes does not take this; expected accuracy or solutions or push or operations"):
+        cotscope.ablate(out, outcomes=["colours"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TinyStudy
@@ -10,14 +12,16 @@ from conftest import TinyStudy
 from cotscope.cli import main
 from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
-from cotscope.errors import EditError
+from cotscope.errors import EditError, UserError
 from cotscope.lm.engine import Engine
 from cotscope.measuring import steering
+from cotscope.measuring.choosing import choose
 from cotscope.measuring.steering import Search, steer
+from cotscope.records import Neuron
 from cotscope.runs.session import Session
 
 pytestmark = pytest.mark.slow
-WORSE = Search("worse", problems=8, factors=(0.0, 0.5, 3.0), sizes=(3,))
+WORSE = Search("worse", problems=8, factors=(0.0, 0.5, 3.0), sizes=(3,), groups=("first",))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,53 @@ def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: P
     assert drawn
     for edit in drawn:
         assert edit.chosen["random"] in range(4) and not set(edit.neurons) & set(own.neurons)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_thirds_of_the_layers_and_concepts_are_tried_too(session: Session, tmp_path: Path) -> None:
+    search = replace(WORSE, groups=("first", "layers", "concepts"), factors=(0.0,))
+    for random in (3, None):
+        groups, chosen = steering._groups(session, "reasoning", search, first=None, random=random, concepts=(), layers=None)
+        whole = next(iter(groups.values()))
+        assert list(groups)[:2] == [f"all {len(whole)}", "the first 3"] and set(groups) >= {"concept small", "concept large"}
+        blocks = [group for name, group in groups.items() if name.startswith("layers")]
+        assert sorted(n for block in blocks for n in block) == sorted(whole) and len(blocks) == 3
+        assert groups["the first 3"] == whole[:3] and chosen.get("random") == random
+        assert groups["concept small"] == choose(session, concepts=["small"], random=random)[0] != groups["concept large"]
+    edit = steer(session, tmp_path / "e.json", "reasoning", search)
+    found = edit.chosen["steered"]
+    assert found["candidates"] == len(groups) and set(found["groups"]) == set(groups) and found["group"] in groups
+    with pytest.raises(UserError, match="unknown group of neurons; expected first or layers or concepts"):
+        steer(session, tmp_path / "f.json", "reasoning", replace(search, groups=("colours",)))
+
+
+def test_a_control_that_finds_nothing_has_a_result(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steering, "PERPLEXITY", {"better": 0.0, "worse": 0.0})
+    edit = steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1, null=True)
+    assert edit.nothing and edit.chosen["random"] == 1 and edit.chosen["steered"]["goal"] == "worse"
+    monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
+    same = Search("better", problems=8, factors=(1.0,), sizes=())
+    edit = steer(session, tmp_path / "f.json", "reasoning", same, null=True)
+    assert edit.nothing and edit.chosen["steered"]["solved"] == edit.chosen["steered"]["untouched"]
+    monkeypatch.setattr(steering, "FACTORS", (1.0,))
+    words = ["steer", str(session.run.folder), "--by", "reasoning", "--problems", "4", "--group", "first", "--layers", "0-1"]
+    monkeypatch.setattr(Search, "factors", (1.0,))
+    assert main([*words, "--null", "--to", str(tmp_path / "g.json")]) == 0
+    assert "changes nothing" in capsys.readouterr().out and Edit.read(tmp_path / "g.json").chosen["layers"] == [0, 1]
+
+
+def test_worse_may_change_general_text_in_neither_direction(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that becomes easier without the skill has changed too."""
+    found = {"none": SimpleNamespace(perplexity=100.0), "some": SimpleNamespace(perplexity=96.0)}
+    monkeypatch.setattr("cotscope.lm.scoring.text_scores", lambda *a, **more: found)
+    monkeypatch.setattr(steering, "score_roles", lambda *a: [{"result": [SimpleNamespace(log_prob=-1.0, margin=2.0)]}])
+    memory = SimpleNamespace(value=lambda name, compute: compute())
+    neurons = {"all": [Neuron(0, 1)]}
+    scored = {goal: steering._Trial(session, neurons, goal, memory).score(("all", 0.0), [None], lambda: None)  # type: ignore
+              for goal in ("better", "worse")}  # fmt: skip
+    assert scored == {"better": -1.0, "worse": None}
 
 
 def _tried(session: Session, to: Path, seed: int) -> Edit | None:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,29 @@ def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pyte
     assert len(found["curve"]) == 2 and found["taken"] == 1 and found["ended"] == "stopped by Ctrl-C"
 
 
+def test_a_control_that_gains_nothing_has_a_result(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("factors", "values"):
+        to, losses = tmp_path / method, iter([0.5, 0.9, 0.8])
+        monkeypatch.setattr(Training, "losses", lambda self, texts, progress, losses=losses: [next(losses)] * len(texts))
+        monkeypatch.setattr("cotscope.measuring.tuning.count_solved", lambda *args, **more: 1)
+        assert main(tune(run, to, method, "--random", "0", "--null")) == 0
+        assert "changes nothing" in capsys.readouterr().out
+        edit = Edit.read(to)
+        assert edit.nothing and to.is_file() and not (tmp_path / f".{method}.training").exists()
+        tuned = edit.chosen["tuned"]
+        assert (tuned["taken"], tuned["method"], edit.chosen["random"]) == (0, method, 0) and len(tuned["curve"]) >= 2
+
+
+def test_no_time_for_a_step_is_no_result(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "late.json"
+    assert main(tune(run, to, "factors", "--minutes", "1e-6", "--null")) == 2
+    assert "there was no time for a step; got 1e-06 min" in capsys.readouterr().err
+    assert not to.exists() and (tmp_path / ".late.json.training").is_dir()
+    assert tuned(run, to)["taken"]
+
+
 def test_ctrl_c_before_anything_is_gained_loses_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, 4)
     to = tmp_path / "none.json"
@@ -254,6 +278,17 @@ def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
     assert search(lambda rate: abs(math.log10(rate / 0.09))) == [0.01, 0.03, 0.09, 0.27]
     assert search(lambda rate: abs(math.log10(rate / 0.001))) == [0.01, 0.03, 0.00333, 0.00111, 0.00037]
     assert search(lambda rate: rate, auto=False) == [0.01]
+
+
+def test_of_rates_that_are_all_too_high_lower_ones_are_tried(tmp_path: Path) -> None:
+    """None of the first three solves as many as the base: the one that loses least says where to go on."""
+    solved = iter([5, 2, 1, 3, 6, 4])
+    plan = Plan(Scripted([0.9] + [0.8] * 5), tmp_path, "x", [None], [None] * 8, 1, 0, 1, math.inf,  # type: ignore
+                tqdm(disable=True), lambda: next(solved), True, lambda text: None)  # fmt: skip
+    tried: dict[float, Course] = {}
+    best = _search(plan, [0.1], True, tried, 1)
+    assert list(tried) == [0.1, 0.3, 0.0333, 0.0111, 0.0037] and (best.rate, best.taken) == (0.0111, 1)
+    assert [c.taken for c in tried.values()] == [0, 0, 0, 1, 0]
 
 
 def test_it_ends_early_when_validation_becomes_worse(run: Path, tmp_path: Path) -> None:
@@ -361,6 +396,8 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unknown way of choosing" in refused("--by", "magic", *FEW)
     assert "too few problems with a solution" in refused("--by", "reasoning", "--validation", "16")
     assert "nothing was gained" in refused("--by", "reasoning", *COUNTS, "--rate", "1e-9")
+    assert "expected no --random" in refused("--by", "all", "--random", "3", *FEW)
+    assert "no neurons are chosen by reasoning" in refused("--by", "reasoning", "--layers", "90-99", *FEW)
     assert "all neurons can't be trained as the first, or as random ones" in refused("--by", "all", "--random", "3", *FEW)
     assert "full can't be trained as the first" in refused("--method", "full", "--first", "3", *FEW)
     assert "--trainable with --method lora only" in refused("--by", "all", *FEW, "--trainable", "9")
@@ -451,14 +488,14 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
 def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
 
-    def process(words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
-        called.append(words[3:])
+    def process(words: list[str], quiet: bool) -> tuple[int, str]:
+        called.append(words)
         err = io.StringIO()
         with contextlib.redirect_stderr(err):
-            code = main(words[3:])
-        return subprocess.CompletedProcess(words, code, None, err.getvalue())
+            code = main(words)
+        return code, err.getvalue()
 
-    monkeypatch.setattr(subprocess, "run", process)
+    monkeypatch.setattr(compare, "_process", process)
     to = tmp_path / "comparison"
     words = ["compare", str(run), "--by", "reasoning", "--method", "factors", "--method", "values", "--seeds", "2"]
     words += ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "1"]
@@ -468,26 +505,58 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     names = {f"{name}-{seed}" for name in ("factors-reasoning", "factors-random", "factors-all", "values-reasoning",
                                            "values-random") for seed in (0, 1)}  # fmt: skip
     assert {r["edit"] for r in rows} == names
-    done = [r for r in rows if not r["note"]]
-    assert len(done) >= 6 and all(float(r["validation"]) < float(r["validation_base"]) for r in done)
+    done = [r for r in rows if float(r["validation"]) < float(r["validation_base"])]
+    assert len(done) >= 6 and {r["difference"] for r in rows if r not in done} <= {"0.0"}  # these gained nothing
     assert {(r["method"], r["chosen_by"], r["seed"]) for r in done} >= {("factors", "all", "0"), ("values", "reasoning", "1")}
     rates: dict[str, set[str]] = {}
-    for r in done:
+    for r in rows:
         rates.setdefault(r["edit"][:-2], set()).add(r["rate"])
     assert all(len(found) == 1 for found in rates.values())  # that of the first seed
     assert json.loads((to / "comparison.json").read_text())[0]["edit"] in names
     report = (run / "report.html").read_text()
     assert 'id="evaluations-trainings"' in report and "random, like reasoning" in report
     beside = {(r["chosen"], r["beside"]): r for r in Run.open(run).rows("SELECT * FROM evaluation_contrasts")}
-    if {"factors-reasoning-0", "factors-random-0"} <= {r["edit"] for r in done}:
-        row = beside["factors by reasoning", "factors of random, like reasoning"]
-        assert row["edits"] == sum(r["edit"].startswith("factors-reasoning") for r in done) and row["n"] == 4
+    row = beside["factors by reasoning", "factors of random, like reasoning"]
+    assert (row["edits"], row["edits_beside"], row["n"]) == (2, 2, 4)
     assert beside and 'id="evaluations-contrasts"' in report
     before = len(called)
     assert main(words) == 0
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
+    other, more = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
+    for wrong, said in (
+        (["--by", "magic"], "unknown way of choosing"),
+        (["--data", str(more)], "problems of more are among those to train on"),
+    ):
+        with pytest.raises(cotscope.UserError, match=said):
+            compare.run(build_parser().parse_args([*other, *wrong, "--train-on", str(more)]))
+        assert not (tmp_path / "other").exists()
+
+
+def test_ctrl_c_ends_a_training_of_a_comparison_where_it_can_go_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not reach the training, which would keep the best so far and count as done; that is ended, and goes on."""
+    words, begun = tune(run, tmp_path / "part.json", "factors", "--passes", "400", "--patience", "400"), time.monotonic()
+    state = tmp_path / ".part.json.training"
+    ignored = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def communicate(self, *args: object, **more: object) -> Any:
+            while not list(state.glob("*.safetensors")) and time.monotonic() < begun + 60:
+                time.sleep(0.05)
+            self.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            ignored.append(self.poll() is None)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare._process(words, True)
+    assert ignored == [True] and list(state.glob("*.safetensors")) and not (tmp_path / "part.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_end_of_a_solution_is_learned_too() -> None:

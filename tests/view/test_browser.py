@@ -7,20 +7,18 @@ skipped.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from made_runs import complete, predicted
-from picture import CHROMIUM, PATIENCE, SCHEMES, browser, viewing
+from picture import CHROMIUM, PATIENCE, SCHEMES
 
 expect = pytest.importorskip("playwright.sync_api").expect
 expect.set_options(timeout=PATIENCE)
@@ -28,7 +26,7 @@ pytest_plugins = ("small_study",)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
 STRANGE = '"><img src=x onerror=alert(5)>\u202e'
-"""The name of a run's folder."""
+"""The name of a run's folder (`conftest.py`)."""
 FIRST = quote("<script>alert(1)</script>#0", safe="")
 """The name of a problem."""
 PAGES = [
@@ -38,61 +36,6 @@ PAGES = [
     "run/run/try", "compare?a=made&b=run", f"run/{quote(STRANGE)}", f"run/{quote(STRANGE)}/neurons",
 ]  # fmt: skip
 Visit = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that were made: one, one of a hostile name, and one whose manifest is broken."""
-    made = predicted(complete(tmp_path_factory.mktemp("runs") / "made"))
-    for name in (STRANGE, "broken"):
-        shutil.copytree(made, made.parent / name)
-    (made.parent / "broken/manifest.json").write_text('{"<script>alert(7)</script>\x1b')
-    return made.parent
-
-
-@pytest.fixture(scope="module")
-def address(runs: Path, small_run: Path) -> Iterator[str]:
-    """A viewer of these, and of `run`, which was really run."""
-    with viewing(runs, small_run) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
-
-
-@pytest.fixture
-def wrong() -> list[str]:
-    """What went wrong on a page; nothing may be left in it at the end."""
-    return []
-
-
-@pytest.fixture
-def visit(address: str, chromium: Any, wrong: list[str]) -> Iterator[Visit]:
-    """Opens a link in a new window, as somebody does who was sent it: the page, once it has all that it shows at first."""
-    opened = []
-
-    def page(part: str, width: int = 400, scheme: str = "light") -> Any:
-        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        opened.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda asked: None if asked.url.startswith(address.split("?")[0]) else wrong.append(asked.url))
-        page.goto(f"{address}#/{part}")
-        page.wait_for_selector("h1")
-        page.wait_for_load_state("networkidle")
-        assert "token=" not in page.url.split("#")[0]
-        return page
-
-    yield page
-    for context in opened:
-        context.close()
-    assert not wrong
 
 
 @pytest.mark.parametrize("part", PAGES)
@@ -123,6 +66,12 @@ def test_every_page_is_a_link_and_fits_a_narrow_screen(visit: Visit, part: str) 
         ("run/made/none", "[role=alert]", "There is no such page."),
         ("run/made%2F..%2Frun", "[role=alert]", "Not Found"),
         ("compare?a=made&b=none", "[role=alert]", "there is no run 'none'"),
+        ("compare?a=made&b=run", "main", "annotate: annotator"),
+        ("run/run/solutions?condition=study.gone", ".warning", "Nothing was written under study.gone in this run"),
+        ("run/run/solutions?condition=study.plain&problem=gone", ".warning", "Problem gone was not asked under study.plain"),
+        ("run/run/try?by=list&list=mine", ".warning", "This browser keeps no list mine"),
+        ("run/run/try?by=edit", "main", "choose its file again"),
+        ("run/made/lists?list=mine", ".warning", "This browser keeps no list mine"),
     ],
 )
 def test_a_link_is_what_was_seen(visit: Visit, wrong: list[str], part: str, selector: str, text: str) -> None:

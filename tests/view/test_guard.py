@@ -82,6 +82,26 @@ def test_beyond_loopback_reading_needs_the_token_too(made: Path, viewer: Any) ->
     assert client.get("/api/runs", headers=TOKEN).status_code == 200
 
 
+def test_beyond_loopback_a_cookie_opens_reports_and_nothing_else(made: Path, viewer: Any) -> None:
+    """A link can't show the token. The cookie does not tell it, is sent by no other site, and is read by no script."""
+    report = "/api/runs/made/report.html"
+
+    def asked(path: str, cookie: str = "", method: str = "GET", **more: Any) -> int:
+        headers = {"cookie": cookie} if cookie else {}
+        return viewer(made, host="192.0.2.7").request(method, path, headers=headers, **more).status_code
+
+    given = viewer(made, host="192.0.2.7").get("/api/runs", headers=TOKEN).headers["set-cookie"]
+    cookie, *rules = given.split("; ")
+    assert set(rules) == {"Path=/api/runs", "HttpOnly", "SameSite=Strict"} and TOKEN["x-cotscope-token"] not in given
+    assert asked(report) == asked(report, cookie[:-1]) == asked(report, cookie.split("=")[0] + "=the-token") == 401
+    assert asked(report, f"other=1; {cookie}") in (200, 404)
+    for path in ("/api/runs", "/api/runs/made", "/api/runs/made/neurons", "/api/runs/report.html"):
+        assert asked(path, cookie) == 401
+    assert asked("/api/stop", cookie, "POST", json={}) == asked(report, cookie, "POST", json={}) == 401
+    assert "set-cookie" not in viewer(made).get("/api/runs", headers=TOKEN).headers  # here reading needs none
+    assert "set-cookie" not in viewer(made, host="192.0.2.7").get("/").headers
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/static/app.js", "/api/runs", "/api/runs/none", "/nowhere", "/api/runs/made/report.html"]
 )

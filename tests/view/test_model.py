@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cotscope.cli import main
 from cotscope.edits.edit import Edit
+from cotscope.errors import UserError
 from cotscope.lm.interventions import scale
 from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
@@ -134,6 +139,44 @@ def test_predicted_answers_are_watched_with_their_own_questions(client: Any, sma
         assert "does not hold what was done" in said, "of another model the words alone are known"
 
 
+def test_one_side_is_shown_where_the_other_can_not_be(small_copy: Path, viewer: Any) -> None:
+    """The other was not asked this problem, or another one of its name; or it can't be computed again."""
+    run = Run.open(small_copy)
+    [row] = run.rows("SELECT * FROM completions WHERE condition = 'study.plain' AND problem_id = 'p0'")
+    for family, split in (("prediction", "more"), ("cascade", "test")):
+        about = {"condition": f"{family}.more", "family": family, "split": split}
+        run.write(COMPLETIONS, [row | about], f"{family}.more")
+    run.write(PREDICTED, [{"data": "more", "problem_id": "p0", "question": "What else?", "answer": "1"}])
+    run.save()
+    other, asked = viewer(small_copy), {"problem": "p0", "condition": "study.plain"}
+    for beside, why in (("prediction.more", "is another one"), ("discovery.plain", "nothing was written")):
+        found = other.get("/api/runs/run/solution", params=asked | {"beside": beside}).json()
+        assert [side["condition"] for side in found["sides"]] == ["study.plain"] and why in found["fault"]
+    for beside, right in (("prediction.more", None), ("cascade.more", row["correct"])):
+        problems = other.get("/api/runs/run/problems", params=asked | {"beside": beside}).json()
+        assert {p["problem_id"]: p["beside"] for p in problems}["p0"] == right
+    good, bad = post(other, "activity", asked | {"beside": "cascade.more"})
+    assert good["pieces"] and good["active"] and "does not hold what was done" in bad["error"]
+
+
+def test_an_edit_that_was_evaluated_is_made_again_if_it_is_the_same(small_copy: Path, viewer: Any, tmp_path: Path) -> None:
+    other, file = viewer(small_copy), tmp_path / "mine.json"
+    rows = Run.open(small_copy).rows("SELECT layer, index, sign FROM poles ORDER BY steps DESC LIMIT 30")
+    kept = {"name": "mine", "poles": [[r["layer"], r["index"], r["sign"]] for r in rows], "factor": 0}
+    file.write_bytes(other.post("/api/runs/run/edit", json=kept, headers=TOKEN).content)
+    assert main(["evaluate", str(small_copy), "--edit", str(file), "--solutions", "1", "--skills", "1"]) == 0
+    asked = {"problem": "p0", "condition": "evaluation.mine on study", "beside": "evaluation.base on study", "pole": rows[0]}
+    edited, base = post(other, "activity", asked)
+    said = {r["condition"]: r["text"] for r in Run.open(small_copy).rows(
+        "SELECT condition, text FROM completions WHERE family = 'evaluation' AND problem_id = 'p0'")}  # fmt: skip
+    assert "".join(edited["pieces"]).startswith(said[asked["condition"]])
+    assert "".join(base["pieces"]).startswith(said[asked["beside"]])
+    assert max(edited["of_pole"]) == 0 < max(base["of_pole"])
+    file.write_bytes(other.post("/api/runs/run/edit", json=kept | {"factor": 0.5}, headers=TOKEN).content)
+    edited, base = post(viewer(small_copy), "activity", asked)
+    assert "does something else now" in edited["error"] and max(base["of_pole"]) > 0
+
+
 def test_the_first_neurons_of_a_selection_are_found_again(small_copy: Path) -> None:
     run = Run.open(small_copy)
     chosen = [{"selection": "attribution", "rank": rank, "layer": 1, "index": index} for rank, index in enumerate((7, 3, 5))]
@@ -234,6 +277,27 @@ def test_a_model_that_does_not_fit_leaves_the_rest(small_run: Path, viewer: Any,
     assert told(client)[-1]["error"] == said
     assert client.get("/api/runs/run/neurons").status_code == 200
     assert client.get("/api/runs/run/model").json()["loaded"] is False
+
+
+def test_a_few_wait_for_the_model_and_nobody_who_has_left(small_run: Path) -> None:
+    """Each that waits holds a thread of the server: one too many is told at once."""
+    busy, left = desk.Desk(), Event()
+
+    def ask() -> str:
+        try:
+            with busy.held(small_run, "asking", left=left.is_set):
+                return ""
+        except UserError as error:
+            return str(error)
+
+    with busy._lock, ThreadPoolExecutor(desk._WAITING) as pool:
+        waiting = [pool.submit(ask) for _ in range(desk._WAITING)]
+        while busy.waiting < desk._WAITING:
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert "is busy" in ask() and time.monotonic() - began < 1
+        left.set()
+        assert all("is busy" in found.result(10) for found in waiting) and busy.waiting == 0
 
 
 def test_differences_of_texts() -> None:

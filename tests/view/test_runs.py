@@ -6,16 +6,18 @@ import fcntl
 import os
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import manifest_of
-from made_runs import complete
+from made_runs import complete, did
 
 from cotscope.errors import UserError
 from cotscope.runs.folder import Run
-from cotscope.view import studies
+from cotscope.view import served, studies
 from cotscope.view.served import Served
 
 TOKEN = {"x-cotscope-token": "the-token"}
@@ -37,7 +39,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def test_a_folder_of_runs_and_a_run_are_both_served(made: Path, viewer: Any) -> None:
     for given in (made, made / "made"):
         [run] = get(viewer(given), "runs")["runs"]
-        assert run["name"] == "made" and run["model"] == "tiny <b>" and run["done"] == 5
+        assert run["name"] == "made" and run["model"] == "tiny <b>" and run["done"] == 6
     assert get(viewer(made), "runs")["holders"] == [made.name]
     assert get(viewer(made / "made"), "runs")["holders"] == []
 
@@ -45,6 +47,41 @@ def test_a_folder_of_runs_and_a_run_are_both_served(made: Path, viewer: Any) -> 
 def test_runs_of_one_name_are_told_apart(made: Path, tmp_path: Path, viewer: Any) -> None:
     complete(tmp_path / "made")
     assert [r["name"] for r in get(viewer(made, tmp_path), "runs")["runs"]] == ["made", "made~2"]
+
+
+def test_a_folder_that_is_gone_or_can_not_be_read_hides_no_other(folder: Path, viewer: Any) -> None:
+    complete(folder.parent / "others" / "second")
+    client = viewer(folder, folder.parent / "others")
+    assert [r["name"] for r in get(client, "runs")["runs"]] == ["made", "second"]
+    shutil.rmtree(folder.parent / "others")
+    locked = folder / "locked"
+    (locked / "tables").mkdir(parents=True)
+    for place in (locked / "tables", locked):
+        place.chmod(0)
+        try:
+            found = get(client, "runs")
+        finally:
+            place.chmod(0o700)
+        assert "made" in [r["name"] for r in found["runs"]] and found["holders"] == [folder.name]
+    assert get(client, "runs/made")["stages"]
+
+
+def test_to_list_many_runs_closes_none(folder: Path, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of neurons of the one that is looked at is made once."""
+    for i in range(served._OPEN + 1):
+        shutil.copytree(folder / "made", folder / f"copy{i}")
+    made = []
+
+    class Counted(served.Neurons):
+        def __init__(self, run: Run) -> None:
+            made.append(run.folder.name)
+            super().__init__(run)
+
+    monkeypatch.setattr(served, "Neurons", Counted)
+    client = viewer(folder)
+    for path in ("runs/made/neurons", "runs", "runs/made/neurons"):
+        get(client, path)
+    assert made == ["made"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +126,19 @@ def test_overview(made: Path, viewer: Any) -> None:
     assert {s["name"]: s["status"] for s in run["stages"]}["ablate"] == "done"
     assert "lone \ud800 surrogate" in run["notes"]
     assert run["missing"] == [] and run["tables"]["poles"] == 12
+
+
+def test_the_annotator_and_its_audit_stand_among_the_figures(folder: Path, viewer: Any) -> None:
+    decoys = {"random": {"rate": 0.1, "n": 20, "accepted": 2, "ci": [0.03, 0.3]}, "repeat": {"rate": 1, "ci": [0.9, 1]}}
+    judge = {"candidates": 24, "failed": 4, "accepted": 10, "decoys": decoys}
+    did(folder / "made", "annotate", summary={"neurons": {"annotator": "llm: some"}, "judge": judge})
+    with manifest_of(folder / "made") as manifest:
+        manifest["stages"]["annotate"]["options"] = {"annotator": "llm"}
+    run = get(viewer(folder), "runs/made")
+    figures = {f["label"]: f["value"] for f in run["figures"]}
+    assert figures["annotator"] == "llm: some" and figures["candidates that it accepted"] == "0.500"
+    assert [v for label, v in figures.items() if label.startswith("decoys")] == ["0.100 [0.030, 0.300]"]
+    assert run["options"]["annotate"] == {"annotator": "llm"}
 
 
 def test_a_missing_table_is_named_and_the_rest_is_shown(folder: Path, viewer: Any) -> None:
@@ -192,6 +242,39 @@ class TestStudies:
     def test_nothing_else_is_begun(self, folder: Path, viewer: Any, begun: list[list[str]], values: dict[str, Any]) -> None:
         answer = viewer(folder).post("/api/studies", json=self.new(folder, **values), headers=TOKEN)
         assert answer.status_code == 400 and answer.json()["error"] and begun == []
+
+    def test_its_run_has_the_name_that_it_is_served_by(self, folder: Path, viewer: Any, begun: list[list[str]]) -> None:
+        """None before it has a folder; another than its folder's if a run of that name is served already."""
+        others = folder.parent / "others"
+        others.mkdir()
+        client = viewer(folder, others)
+        assert client.post("/api/studies", json=self.new(others, name="made"), headers=TOKEN).json()["run"] is None
+        complete(others / "made")
+        assert get(client, "runs")["study"]["run"] == "made~2"
+        assert get(client, "runs/made/progress")["study"]["name"] == "made"
+
+    def test_a_double_click_begins_one(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        popen, processes, begun = studies.subprocess.Popen, [], studies.Studies()
+
+        def slow(command: list[str], **options: Any) -> Any:
+            time.sleep(0.3)
+            processes.append(popen([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+            return processes[-1]
+
+        def click(_: int) -> str:
+            try:
+                begun.start(folder, "first", model="m", data="builtin", limit=4)
+            except UserError as error:
+                return str(error)
+            return ""
+
+        monkeypatch.setattr(studies.subprocess, "Popen", slow)
+        with ThreadPoolExecutor(2) as pool:
+            first, second = sorted(pool.map(click, range(2)))
+        for process in processes:
+            process.kill()
+            process.wait()
+        assert len(processes) == 1 and first == "" and "goes on" in second
 
     def test_no_study_without_a_folder_of_runs(self, folder: Path, viewer: Any, begun: list[list[str]]) -> None:
         answer = viewer(folder / "made").post("/api/studies", json=self.new(folder), headers=TOKEN)

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import UserError
+from ..errors import LONGEST_PART, UserError, cut
 from ..lm.models import MODELS
 from ..report.text import visible
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage, again_with, never, stale_because
-from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS
+from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS, choose, chosen_by
 from . import compare, edits, models, options, tables, tune, view
 
 if TYPE_CHECKING:
@@ -118,20 +118,11 @@ def _begins(sub: argparse.ArgumentParser, stages: Sequence[Stage]) -> None:
     sub.add_argument("--rows", type=options.NUMBERS["positive"], metavar="N", help=ROWS)
 
 
-def chosen_by(verb: str) -> dict[str, list[str]]:
-    """The flags that choose among a command's stages, and the words that they take."""
-    words: dict[str, dict[str, None]] = {}
-    for stage in VERBS[verb]:
-        for flag, found in stage.chosen_by.items():
-            words.setdefault(flag, {}).update(dict.fromkeys(found))
-    return {flag: list(found) for flag, found in words.items()}
-
-
 class _Parser(argparse.ArgumentParser):
     """Exits with 2 and one line, like other user errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"cotscope: error: {visible(' '.join(message.split()))}. See `{self.prog} --help`.\n")
+        self.exit(2, f"cotscope: error: {visible(cut(' '.join(message.split()), LONGEST_PART))}. See `{self.prog} --help`.\n")
 
 
 def _prints(as_json: bool) -> Listener:
@@ -178,16 +169,13 @@ def _study(arguments: argparse.Namespace) -> Session:
 
 
 def _verb(arguments: argparse.Namespace) -> Session:
-    from ..executors.local import choose, run_verb
+    from ..executors.local import run_verb
     from ..runs.session import Session
 
     verb = arguments.command
     flags = {f: f.lstrip("-").replace("-", "_") for f in chosen_by(verb)}
     words = {f: getattr(arguments, name) for f, name in flags.items() if hasattr(arguments, name)}
     stages, set_by_words = choose(verb, words)
-    if stages is not None and not any(s.chosen_by for s in stages):
-        said = " ".join(f"{f} {' '.join(w)}" for f, w in words.items())
-        raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
     asked: dict[str, dict[str, Any]] = {}
     for stage in VERBS[verb]:
         if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options, begins=False)):
@@ -302,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if (said := _disk(error)) is None:
             raise
-        print(f"cotscope: error: {said}", file=sys.stderr)
+        print(f"cotscope: error: {visible(said)}", file=sys.stderr)
         return 2
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,6 @@ from ..runs.files import json_text, replacing, write_text
 from . import options
 
 COMMANDS = ("compare",)
-_NOTHING = "nothing was gained"
 _PASSED_ON = {
     "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
@@ -73,39 +73,55 @@ def run(arguments: argparse.Namespace) -> None:
     from ..runs.folder import Run
 
     folder: Path = arguments.to
+    _check(arguments)
     _same_settings(arguments, folder / "settings.json")
-    edits, nothing = dict[str, Path](), dict[str, str]()
+    edits = dict[str, Path]()
     for seed in range(arguments.seeds):
         for contender, words in contenders(arguments.by, arguments.method or METHODS, seed):
             name = f"{contender}-{seed}"
-            to = folder / (f"{name}.json" if contender.startswith(FACTORS) else name)
-            null = folder / f"{name}.null"
-            if not to.exists() and not null.exists():
-                rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if f"{contender}-0" in edits else AUTO
+            edits[name] = to = folder / (f"{name}.json" if contender.startswith(FACTORS) else name)
+            if not to.exists():
+                rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
-                said = _cotscope(arguments, "tune", *words, *first, "--rate", str(rate), "--seed", str(seed), "--to", str(to))
-                if said:
-                    write_text(null, f"{said}\n")
-            if to.exists():
-                edits[name] = to
-            else:
-                nothing[name] = null.read_text(encoding="utf-8").strip()
-    if edits:
-        data = [word for source in arguments.data for word in ("--data", source)]
-        _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
-    rows = Run.open(arguments.run).rows("SELECT * FROM evaluations") if edits else []
-    rows += [{"edit": name, "note": said} for name, said in nothing.items()]
+                _cotscope(
+                    arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
+                )
+    data = [word for source in arguments.data for word in ("--data", source)]
+    _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
+    nothing = [name for name, to in edits.items() if Edit.read(to).nothing]
+    rows = Run.open(arguments.run).rows("SELECT * FROM evaluations")
     write_text(folder / "comparison.json", json_text(rows))
     with replacing(folder / "comparison.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in [*rows, {"note": ""}] for key in row)))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     table = folder / "comparison.csv"
     if arguments.json:
-        print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": list(nothing)}))
+        print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": nothing}))
     else:
-        print(f"{len(edits)} trained, {len(nothing)} gained nothing: {table}; the report has a part on them.")
+        none = f", of which {len(nothing)} gained nothing and count as the base" if nothing else ""
+        print(f"{len(edits)} trained{none}: {table}; the report has a part on them.")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What would end it after hours. Raises: UserError for neurons that the run has not, or test problems among those to train
+    on."""
+    from ..data.rows import question_key
+    from ..measuring.choosing import choose
+    from ..measuring.problems import STUDY, trial_data
+    from ..measuring.worked import tuning_problems
+    from ..runs.session import Session
+
+    session = Session.reopen(arguments.run, quiet=True)
+    choose(session, arguments.by, first=arguments.first)
+    trained = {question_key(p.question) for p in tuning_problems(session, arguments.train_on or STUDY)}
+    for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test)):
+        if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
+            raise UserError(
+                f"problems of {data.label} are among those to train on", expected="none of them",
+                got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first", remedy="Give others to --data or --train-on.",
+            )  # fmt: skip
 
 
 def _same_settings(arguments: argparse.Namespace, path: Path) -> None:
@@ -121,8 +137,8 @@ def _same_settings(arguments: argparse.Namespace, path: Path) -> None:
         )  # fmt: skip
 
 
-def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:
-    """Run a command on the run folder. Returns: what it says if nothing was gained, else nothing. Raises: UserError."""
+def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> None:
+    """Run a command on the run folder. Raises: UserError with what it says if it fails."""
     given: dict[str, Any] = {name: getattr(arguments, name) for name in _PASSED_ON[command]}
     passed = list[str]()
     for name, value in given.items():
@@ -131,13 +147,28 @@ def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> str:
     whole = [command, str(arguments.run), *words, *passed]
     if not arguments.json:
         print(f"$ cotscope {' '.join(whole)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "cotscope", *whole], stdout=sys.stderr if arguments.json else None,
-                          stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")  # fmt: skip
-    last = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("cotscope: error: ")
-    if done.returncode in (130, -2):
-        raise KeyboardInterrupt
-    if done.returncode and not (command == "tune" and last.startswith(_NOTHING)):
-        raise UserError(
-            f"`cotscope {command}` ended with {done.returncode}", got=last, remedy="The same command goes on from there."
-        )
-    return last if done.returncode else ""
+    code, said = _process(whole, arguments.json)
+    if code:
+        last = (said.strip().splitlines() or [""])[-1].removeprefix("cotscope: error: ")
+        raise UserError(f"`cotscope {command}` ended with {code}", got=last, remedy="The same command goes on from there.")
+
+
+def _process(words: Sequence[str], quiet: bool) -> tuple[int, str]:
+    """A command in a process of its own: how it ended, and what it said on standard error.
+
+    Ctrl-C does not reach it: it would keep the best so far, and that would count as done. It is ended instead, and goes on from
+    its last step when it is asked again.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "cotscope", *words], stdout=sys.stderr if quiet else None,
+                                   stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        said = process.communicate()[1]
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode, said

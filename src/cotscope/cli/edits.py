@@ -25,8 +25,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     edit.add_argument("--features", type=Path, metavar="FILE", help="in place of --by: the neurons that Neuronpedia's feature "
                       "files name; a .jsonl, .jsonl.gz or the folder of a source")  # fmt: skip
     edit.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
-    edit.add_argument("--concept", action="append", default=[], metavar="NAME",
-                      help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
+    options.add_some(edit)
     edit.add_argument("--poles", action="store_true", help="poles: each neuron at one sign of its coefficient only")
     edit.add_argument("--random", type=options.NUMBERS["natural"], metavar="SEED",
                       help="as many random neurons like them in their place")  # fmt: skip
@@ -80,7 +79,7 @@ def _edit(arguments: argparse.Namespace) -> None:
         targets, chosen = _of_features(arguments)
     else:
         targets, chosen = choose(session, arguments.by, first=arguments.first, concepts=arguments.concept,
-                                 poles=arguments.poles, random=arguments.random)  # fmt: skip
+                                 poles=arguments.poles, layers=arguments.layers, random=arguments.random)  # fmt: skip
     base = Base.of(session.loaded, session.config.model)
     edit = Edit.scaled(arguments.name or to.stem, base, targets, arguments.factor, scope=arguments.scope, chosen=chosen)
     edit.check(session.loaded)
@@ -93,8 +92,9 @@ def _of_features(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, An
     """The neurons or poles that a feature file names, and how they were chosen."""
     from ..exchange.neuronpedia import read_features
 
-    if arguments.by != "reasoning" or arguments.concept or arguments.poles or arguments.random is not None:
-        raise UserError("--features names the neurons", expected="no --by, --concept, --poles or --random beside it")
+    some = arguments.concept or arguments.poles or arguments.layers or arguments.random is not None
+    if arguments.by != "reasoning" or some:
+        raise UserError("--features names the neurons", expected="no --by, --concept, --poles, --layers or --random beside it")
     found = read_features(arguments.features)[: arguments.first]
     return list(found), {"by": "features", "file": arguments.features.name, "neurons": len({t[:2] for t in found})}
 

@@ -27,7 +27,7 @@ def number(kind: Kind) -> Callable[[str], Any]:
 
 
 NUMBERS: dict[str, Callable[[str], Any]] = {name: number(kind) for name, kind in KINDS.items()}
-_METAVAR = {"natural": "N", "positive": "N", "seconds": "S", "amount": "X", "share": "X", "path": "FILE"}
+_METAVAR = {"natural": "N", "sets": "N", "positive": "N", "seconds": "S", "amount": "X", "share": "X", "path": "FILE"}
 
 
 def flag(f: Field[Any]) -> str:
@@ -74,3 +74,17 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
 def given(arguments: argparse.Namespace, found: Iterable[Field[Any]]) -> dict[str, Any]:
     """The options that were given."""
     return {f.name: getattr(arguments, f.name) for f in found if hasattr(arguments, f.name)}
+
+
+def add_some(command: argparse.ArgumentParser) -> None:
+    """Offer to choose among neurons: by concept, by layer."""
+    command.add_argument("--concept", action="append", default=[], metavar="NAME",
+                         help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
+    command.add_argument("--layers", type=_layers, metavar="A-B", help="only those of layers A to B, counted from 0")
+
+
+def _layers(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and len(text) < 12 and int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"expected two layers, as in 0-7; got {shown(text)[1:-1]}")
+    return int(first), int(last)

@@ -16,9 +16,9 @@ import pyarrow as pa
 from ..runs.config import StudyConfig
 from ..runs.stage import Stage
 from ..runs.tables import TABLES, Table
-from ..stages.registry import STAGES
+from ..stages.registry import STAGES, chosen_by
 from . import options
-from .commands import build_parser, chosen_by, example
+from .commands import build_parser, example
 
 HEAD = """\
 # Commands, stages, tables

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..measuring.problems import STUDY
-from ..measuring.steering import Goal, Search, steer
+from ..measuring.steering import GROUPS, Goal, Search, steer
 from ..measuring.tuning import AUTO, LOSSES, METHODS, RATES, Tuning, tune
 from ..report.text import visible
 from . import options
@@ -38,8 +38,14 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         sub.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
         sub.add_argument("--random", type=options.NUMBERS["natural"], metavar="SEED",
                          help="as many random neurons like them in their place: a control of the whole procedure")  # fmt: skip
+        options.add_some(sub)
+        sub.add_argument("--null", action="store_true",
+                         help="if nothing is gained, write an edit that changes nothing: the result of a control")  # fmt: skip
         sub.add_argument("--train-on", metavar="DATA", default=STUDY,
                          help="problems, as of `study` (default: the study's own tuning problems)")  # fmt: skip
+    steering.add_argument("--group", action="append", choices=GROUPS,
+                          help="groups of neurons that are tried: the first so many, thirds of the layers, each concept's; may "
+                          "be given several times (default: all of these)")  # fmt: skip
     steering.add_argument("--goal", choices=get_args(Goal), default=Search.goal, help=f"(default {Search.goal})")
     for sub, of, name, kind, text in (
         (steering, Search, "problems", "positive", "problems that the last candidates write answers to"),
@@ -95,26 +101,36 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _steer(arguments: argparse.Namespace, session: Session, say: Callable[[str], object]) -> None:
-    search = Search(arguments.goal, arguments.train_on, arguments.problems, arguments.survivors)
-    edit = steer(session, arguments.to, arguments.by, search, first=arguments.first, random=arguments.random, say=say)
+    groups = tuple(dict.fromkeys(arguments.group or GROUPS))
+    search = Search(arguments.goal, arguments.train_on, arguments.problems, arguments.survivors, groups=groups)
+    edit = steer(session, arguments.to, arguments.by, search, **_some(arguments), say=say)
     found = edit.chosen["steered"]
     if arguments.json:
         print(json.dumps({"edit": str(arguments.to)} | found))
+    elif edit.nothing:
+        print(f"{edit.chosen['nothing']}: {arguments.to} changes nothing")
     else:
         print(
-            f"{found['neurons']} neurons, factor {found['factor']:g}: {found['solved']} of {found['problems']} tuning "
-            f"problems solved, {found['untouched']} without: {arguments.to}"
+            f"{found['group']} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
+            f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
         )
         print("It was chosen on these problems: `cotscope evaluate` asks others.")
+
+
+def _some(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Which neurons, and what becomes of a search that gains nothing."""
+    return {name: getattr(arguments, name) for name in ("first", "random", "layers", "null")} | {"concepts": arguments.concept}
 
 
 def _tune(arguments: argparse.Namespace, session: Session, say: Callable[[str], object]) -> None:
     names = [f.name for f in fields(Tuning) if f.name != "data"]
     settings = Tuning(arguments.train_on, **{name: getattr(arguments, name) for name in names})
-    edit = tune(session, arguments.to, arguments.by, settings, first=arguments.first, random=arguments.random, say=say)
+    edit = tune(session, arguments.to, arguments.by, settings, **_some(arguments), say=say)
     tuned = edit.chosen["tuned"]
     if arguments.json:
         print(json.dumps({"edit": str(arguments.to), "neurons": edit.chosen.get("neurons")} | tuned))
+    elif edit.nothing:
+        print(f"{edit.chosen['nothing']}: {arguments.to} changes nothing")
     else:
         before, after = (tuned["curve"][i] for i in (0, tuned["taken"]))
         solved = f", {before['solved']} → {after['solved']} problems solved" if "solved" in after else ""

@@ -11,6 +11,7 @@ from ..lm.models import MODELS
 from .edit import Edit
 
 _SHOWN = 5  # layers or values that are named
+_MEASURED, _LICENCE = "## What was measured", "## Licence"
 
 
 def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
@@ -34,16 +35,23 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
         f"- Weights of the base (SHA-256, as bfloat16): `{edit.base.weights}`",
         "- All of it: `edit.json`, beside this file",
         "",
-        "## What was measured",
+        _MEASURED,
         "",
         *_measured(edit),
         "",
-        "## Licence",
+        _LICENCE,
         "",
         f"That of the base model: {_plain(licence)}.",
         "",
     ]
     return "\n".join(head + body)
+
+
+def measured_again(card: str, edit: Edit) -> str:
+    """A card with what was measured since; as it is if it is none of `model_card`."""
+    before, mark, rest = card.partition(_MEASURED)
+    _, licence, after = rest.partition(_LICENCE)
+    return "\n".join([before + mark, "", *_measured(edit), "", licence + after]) if mark and licence else card
 
 
 def _changed(edit: Edit, neurons: str) -> str:
@@ -82,7 +90,7 @@ def licence_of(source: str, folder: Path) -> str:
 def _measured(edit: Edit) -> list[str]:
     if not edit.measured:
         return ["Nothing yet: `cotscope evaluate` measures an edit."]
-    rows = ["| problems | n | base | edited | difference (95 %) | p (McNemar) | other skills | perplexity |",
+    rows = ["| problems | n | base | edited | difference (95 %) | p | other skills | perplexity |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for m in edit.measured:
         cells = (

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EditError, RunError, shown
 from ..records import Neuron, Pole
 from ..runs.files import read_json, write_text
-from ..runs.notebook import html_table
+from ..runs.notebook import dataframe, html_table
 from .format import parsed, written
 
 if TYPE_CHECKING:
+    import pandas
     from transformers import PreTrainedModel
 
     from ..lm.families import Anatomy
@@ -65,7 +66,8 @@ class Edit:
         factors: of positive and of negative coefficients; neurons that are absent keep theirs.
         offsets: what is added to coefficients.
         scope: at which tokens: "all", "prompt" (input tokens of the prompt) or "generated".
-        chosen: how the neurons and factors were chosen.
+        chosen: how the neurons and factors were chosen; where a search or a training gained nothing, `nothing` says so, and the
+            edit is the base: as a control's result it counts like any other.
         measured: what the edit was seen to do, by data (`cotscope evaluate`).
         weights: SHA-256, as the base's, of weights that the base was trained to have, in the edit's folder: then there are no
             factors.
@@ -84,7 +86,8 @@ class Edit:
         """Raises: EditError for no name, no neurons, neurons that the base has not, or numbers that are not finite."""
         if not self.name.strip():
             raise EditError("an edit needs a name")
-        if bool(self.factors or self.offsets) == bool(self.weights):
+        changes = bool(self.factors or self.offsets), bool(self.weights)
+        if all(changes) or any(changes) == self.nothing:
             raise EditError(
                 f"edit {self.name} changes nothing",
                 expected="at least one neuron with a factor or an offset, or weights of its own, not both",
@@ -126,6 +129,11 @@ class Edit:
                 negative = factor
             factors[neuron] = positive, negative
         return cls(name, base, factors, scope=scope, chosen=chosen or {})
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is the result of a search or training that gained nothing."""
+        return bool(self.chosen.get("nothing"))
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -249,6 +257,15 @@ class Edit:
 
         kept = [m for m in self.measured if of(m) != of(record)]
         return replace(self, measured=(*kept, dict(record)))
+
+    def frame(self) -> pandas.DataFrame:
+        """Its neurons, by layer and index: factors of positive and of negative coefficients, offset. Raises: UserError without
+        pandas."""
+        import pyarrow as pa
+
+        rows = [(*n, *self.factors.get(n, (1.0, 1.0)), self.offsets.get(n, 0.0)) for n in self.neurons]
+        names = ("layer", "index", "positive", "negative", "offset")
+        return dataframe(pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)}))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the first neurons with their factors and offsets."""

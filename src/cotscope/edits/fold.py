@@ -38,7 +38,9 @@ _SPARE = 1.02
 def foldable(edit: Edit, found: Anatomy) -> None:
     """Raise EditError, saying why, if an edit can't be folded into weights."""
     why = ""
-    if edit.weights:
+    if edit.nothing:
+        why = "it changes nothing"
+    elif edit.weights:
         why = "it is weights already, in its folder"
     elif edit.scope != "all":
         why = f"it holds for {edit.scope} tokens only, and weights hold for all"

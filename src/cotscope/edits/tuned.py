@@ -1,7 +1,8 @@
-"""How an edit was trained, as its file says. Anyone may have written that: what is of another kind is left out."""
+"""How an edit was made, as its file says. Anyone may have written that: what is of another kind is left out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .edit import Edit
@@ -27,6 +28,11 @@ def training(edit: Edit) -> dict[str, Any]:
         "method": of(str, "tuned", "method"),
         "chosen_by": of(str, "by"),
         "random": of(int, "random"),
+        "first": of(int, "first"),
+        "trained_on": of(str, "tuned", "data"),
+        "own": tuned.get("own") is True if isinstance(tuned := edit.chosen.get("tuned"), Mapping) else None,
+        "draws": of(int, "tuned", "draws"),
+        "loss": of(str, "tuned", "loss"),
         "numbers": of(int, "tuned", "numbers"),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
@@ -37,3 +43,18 @@ def training(edit: Edit) -> dict[str, Any]:
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
     return found
+
+
+def search(edit: Edit) -> str:
+    """What a search found, in a sentence; "" for an edit that was not searched."""
+    found = edit.chosen.get("steered")
+    if not isinstance(found, Mapping):
+        return ""
+    said = {k: found.get(k) for k in ("goal", "candidates", "group", "factor", "solved", "untouched", "problems")}
+    if any(not isinstance(v, str | int | float) or len(str(v)) > 40 for v in said.values()):
+        return ""
+    if edit.nothing:
+        return f"searched to be {said['goal']}: none of {said['candidates']} candidates was"
+    solved = f"{said['solved']} of {said['problems']} tuning problems solved, {said['untouched']} without"
+    best = f"{said['group']}, factor {said['factor']:g} ({solved})"
+    return f"searched to be {said['goal']}, the best of {said['candidates']} candidates: {best}"

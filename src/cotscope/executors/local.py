@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from ..report.build import write_report
 from ..runs.folder import Run
 from ..runs.session import Session
 from ..runs.stage import Stage, options_of, require, run_instead, run_stage
-from ..stages.registry import STAGES, VERB_OF, VERBS
+from ..stages.registry import BY_NAME, STAGES, VERB_OF, VERBS
 
 Asked = Mapping[str, Mapping[str, Any]]
 """Stage → the options that are asked for; all others stay what the run has for it."""
@@ -54,6 +54,7 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
     run = session.run
     _check_used(run, verb, asked, stages)
     with run.writing():
+        _check_order(run, asked, stages or ())
         for stage in VERBS[verb] if stages is None else stages:
             mine = asked.get(stage.name)
             options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **(mine or {})})
@@ -78,6 +79,23 @@ def _check_used(run: Run, verb: str, asked: Asked, stages: Sequence[Stage] | Non
             )
 
 
+def _check_order(run: Run, asked: Asked, chosen: Sequence[Stage]) -> None:
+    """Raises: RunError if one of the chosen stages would make another stale that a later chosen one builds on: that one would
+    be refused when figures are lost already."""
+    redone = set[str]()
+    for stage in chosen:
+        for between in (BY_NAME[name] for name in stage.after if BY_NAME[name] not in chosen):
+            if redo := redone.intersection(between.after):
+                raise RunError(
+                    f"{run.folder}: {stage.name!r} builds on {between.name!r}, which is stale once {min(redo)!r} is done again",
+                    remedy=f"Run `cotscope {between.verb} {run.folder}` with the same options for all of it.",
+                )
+        record = run.manifest["stages"].get(stage.name)
+        mine = {**run.manifest["options"].get(stage.name, {}), **asked.get(stage.name, {})}
+        if record and (not run.state(stage.name).current or options_of(stage, mine) != options_of(stage, record["options"])):
+            redone.add(stage.name)
+
+
 def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listener: Listener, again: bool = False) -> None:
     run = session.run
     if not again and run.state(stage.name).current:
@@ -89,26 +107,3 @@ def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listen
     finding = run_stage(session, stage, asked)
     write_report(run)
     listener.ends(stage, finding)
-
-
-def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] | None, dict[str, dict[str, Any]]]:
-    """The stages of a command that words after its flags choose, and the options that these words set.
-
-    Args:
-        words: flag → its words, as in {"--prompts": ["variants"]}; those that were not given are not there.
-
-    Returns: None for the stages where nothing was chosen.
-    """
-    if not words:
-        return None, {}
-    stages, options = [], dict[str, dict[str, Any]]()
-    for stage in VERBS[verb]:
-        told = {flag: [w for w in given if w in stage.chosen_by.get(flag, {})] for flag, given in words.items()}
-        if stage.chosen_by and not all(told.values()):
-            continue
-        stages.append(stage)
-        for flag, chosen in told.items():
-            for word in chosen:
-                if sets := stage.chosen_by[flag][word]:
-                    options.setdefault(stage.name, {}).update(sets)
-    return stages, options

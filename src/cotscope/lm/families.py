@@ -31,6 +31,8 @@ _DOWN = (
 )
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
+_EXPERTS = ("experts", "router")  # of a mixture, whose neurons are not those of one down-projection
+_STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 # Of the configuration: what logits are multiplied by (Cohere, Falcon H1), divided by (Granite), and the cap that they then
 # approach (Gemma 2; RecurrentGemma, xLSTM).
@@ -173,7 +175,10 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         down, blocks = [], []
         for layer in stack:
             path, found = next(((p, d) for p in _DOWN if (d := _submodule(layer, p)) is not None), ("", None))
-            if found is not None and isinstance(weight := getattr(found, "weight", None), Tensor) and weight.ndim == 2:
+            experts = any(name.rpartition(".")[2] in _EXPERTS for name, _ in layer.named_modules())  # beside a dense block too
+            if experts or found is None:
+                continue
+            if isinstance(weight := getattr(found, "weight", None), Tensor) and weight.ndim == 2:
                 down.append(found)
                 blocks.append(layer.get_submodule(path.rpartition(".")[0]))
         if len(down) == count and len({value_matrix(d).shape for d in down}) == 1:
@@ -185,7 +190,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
             got=type(model).__name__,
             remedy="Mixture-of-experts and layers of different widths are not supported.",
         )
-    if not (stored := value_matrix(down[0]).dtype).is_floating_point:
+    if (stored := value_matrix(down[0]).dtype) not in _STORED:  # float8 calls itself floating-point, and has scales beside it
         raise ModelError("the weights of this model are quantised", expected="floating-point numbers", got=str(stored),
                          remedy="Load the model in bfloat16, or one that was made from it without quantisation.")  # fmt: skip
     post = tuple(next((n for name in _POST_NORM if (n := getattr(layer, name, None))), None) for layer in stack)

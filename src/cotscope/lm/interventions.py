@@ -108,8 +108,14 @@ class Intervention:
 
 
 def _ones(anatomy: Anatomy, layer: int) -> Tensor:
-    """A factor of 1 for each neuron, where the layer's weights are."""
-    return torch.ones(anatomy.width, dtype=anatomy.dtype, device=value_matrix(anatomy.down[layer]).device)
+    """A factor of 1 for each neuron, float32, where the layer's weights are."""
+    return torch.ones(anatomy.width, device=value_matrix(anatomy.down[layer]).device)
+
+
+def _held(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the model's dtype where that holds them exactly; else in float32: 1.003 would be 1 in bfloat16."""
+    stored = values.to(dtype)
+    return stored if torch.equal(stored.float(), values) else values
 
 
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
@@ -120,13 +126,12 @@ def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: 
         here = [t for t in every if t.layer == layer]
         positive = _ones(anatomy, layer)
         poles = [t for t in here if isinstance(t, Pole)]
-        negative = positive.clone() if poles else positive
+        negative = positive.clone()
+        positive[[t.index for t in here if not isinstance(t, Pole) or t.sign > 0]] = factor
         if poles:
-            positive[[t.index for t in poles if t.sign > 0]] = factor
             negative[[t.index for t in poles if t.sign < 0]] = factor
-        else:
-            positive[[t.index for t in here]] = factor
-        changes[layer] = Factors(positive, negative)
+        held = _held(positive, anatomy.dtype)
+        changes[layer] = Factors(held, _held(negative, anatomy.dtype) if poles else held)
     return Intervention(changes, scope)
 
 
@@ -235,12 +240,14 @@ def rescale(
         columns = [_ones(anatomy, layer) for _ in ends]
         index = torch.tensor([n.index for n in here], device=columns[0].device)
         for column, values in zip(columns, ends, strict=True):
-            column[index] = torch.tensor(values, dtype=column.dtype, device=column.device)
+            column[index] = torch.tensor(values, device=column.device)
         offset = None
         if any(n in offsets for n in here):
             offset = torch.zeros_like(columns[0])
-            offset[index] = torch.tensor([offsets.get(n, 0.0) for n in here], dtype=offset.dtype, device=offset.device)
-        changes[layer] = Factors(columns[0], columns[0] if ends[0] == ends[1] else columns[1], offset)
+            offset[index] = torch.tensor([offsets.get(n, 0.0) for n in here], device=offset.device)
+            offset = _held(offset, anatomy.dtype)
+        positive = _held(columns[0], anatomy.dtype)
+        changes[layer] = Factors(positive, positive if ends[0] == ends[1] else _held(columns[1], anatomy.dtype), offset)
     return Intervention(changes, scope)
 
 

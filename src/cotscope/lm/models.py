@@ -183,7 +183,7 @@ def _local(source: str) -> str | None:
 def _hub_folder(repository: str) -> str:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # the last says the licence
     try:
         return snapshot_download(repository, allow_patterns=wanted)
     except Exception as error:  # the hub client raises a dozen unrelated kinds when there is no network

@@ -44,20 +44,21 @@ class Text:
 class Training:
     """A model of which something is trained with Adam, once `begin` has said at which rate.
 
-    What all prompts of a batch share is run with the parameters of the moment without gradients, once for the batch: they
-    reach it through what comes after it only.
+    What all prompts share is run with the parameters of the moment without gradients, once for a batch: they reach it through
+    what comes after it only.
 
     Args:
         loaded: a model that gradients pass through (`load_model(differentiable=True)`); float32 on a CPU.
         trained: what of it.
+        shared: tokens with which all prompts of the training begin; None: those that the prompts of a batch share.
         checkpointing: keep only what enters each layer and compute the rest again on the way back: less memory, more time.
             transformers keeps no cache then, so that prompts are run whole, and gradients pass through what they share too.
 
     Raises: ModelError if the architecture has no checkpointing.
     """
 
-    def __init__(self, loaded: LoadedModel, trained: Trained, checkpointing: bool = False) -> None:
-        self.loaded, self.trained, self.checkpointing = loaded, trained, checkpointing
+    def __init__(self, loaded: LoadedModel, trained: Trained, checkpointing: bool = False, shared: int | None = None) -> None:
+        self.loaded, self.trained, self.checkpointing, self.shared = loaded, trained, checkpointing, shared
         self._untouched = {name: p.detach().clone() for name, p in trained.parameters.items()}
         if checkpointing:
             layers = [m for m in loaded.model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -137,8 +138,9 @@ class Training:
                 }
 
     def _prefix(self, texts: Sequence[Text]) -> tuple[DynamicCache | None, int]:
-        alone = len(texts) < 2 or self.checkpointing
-        shared = 0 if alone else common_prefix([list(t.prompt) for t in texts])
+        shared = 0 if self.checkpointing else self.shared
+        if shared is None:
+            shared = common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
         return (shared_prefix(self.loaded, texts[0].prompt[:shared]) if shared else None), shared
 
     def _loss(self, text: Text, prefix: DynamicCache | None, shared: int) -> Tensor:

@@ -61,6 +61,7 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
         raise UserError(
             "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"
         )
+    given = _fitting(session, given)
     of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS)
     check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
@@ -70,6 +71,18 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     if options.checked and run.done("attribution_checks", check_of) is None:
         _check(session, model or _exact(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
     return _summary(session, len(given), bool(options.checked))
+
+
+def _fitting(session: Session, given: Sequence[Solution]) -> tuple[Solution, ...]:
+    """Those that fit the model's context with their prompt; a note says what does not. Raises: UserError if none does."""
+    loaded = session.loaded
+    long = [s for s in given if len(loaded.encode(session.prompt.text(s.problem.question))) + len(s.tokens) > loaded.context]
+    if len(long) == len(given):
+        raise UserError("no discovery problem fits the model's context with its solution", expected=f"{loaded.context} tokens")
+    if long:
+        session.run.note(f"{len(long)} of {len(given)} discovery problems ({long[0].problem.id} the first) do not fit the "
+                         "model's context with their solution: they are not attributed.")  # fmt: skip
+    return tuple(s for s in given if s not in long)
 
 
 def _exact(session: Session) -> LoadedModel:

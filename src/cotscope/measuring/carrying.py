@@ -136,7 +136,7 @@ def across(mine: Sequence[Answered], theirs: Sequence[Answered], seed: int) -> l
     for m in mine if theirs else ():
         of = np.array(templates([q for t in (m, *theirs) for q in t.questions]))
         own, apart = of[: len(m.questions)], of[len(m.questions) :]
-        folds = list(GroupKFold(OUTER, shuffle=True, random_state=seed).split(own, groups=own))
+        folds = list(GroupKFold(OUTER, shuffle=True, random_state=seed % 2**32).split(own, groups=own))
         for way, kind in WAYS.items():
             names = list(dict.fromkeys(name for t in (m, *theirs) for name in t.features[way]))
             here, there = _matrix([m], way, names), _matrix(theirs, way, names)

@@ -25,6 +25,7 @@ def choose(
     first: int | None = None,
     concepts: Sequence[str] = (),
     poles: bool = False,
+    layers: tuple[int, int] | None = None,
     random: int | None = None,
 ) -> tuple[list[Neuron] | list[Pole], dict[str, Any]]:
     """Neurons, or poles, and how they were chosen in words.
@@ -34,6 +35,7 @@ def choose(
         first: the first so many; of "reasoning" in order of layer and index.
         concepts: of "reasoning" only these concepts' neurons.
         poles: of "reasoning" the poles, that is neurons at one sign of their coefficients.
+        layers: only those of the layers from the one to the other, both among them; before the first so many are taken.
         random: the seed of random neurons in their place, one for each: of the same layer, and about as large on solutions and
             on text, or where nothing was attributed about as often and as strongly active in discovery.
 
@@ -68,6 +70,9 @@ def choose(
         targets = [Neuron(r["layer"], r["index"]) for r in rows]
     else:
         raise UserError("unknown way of choosing", expected=" or ".join((REASONING, *WAYS)), got=shown(by))
+    if layers is not None:
+        targets = [t for t in targets if layers[0] <= t.layer <= layers[1]]
+        chosen |= {"layers": list(layers)}
     targets = targets[:first]
     chosen |= {} if first is None else {"first": first}
     if random is not None:

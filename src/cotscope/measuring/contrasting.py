@@ -96,10 +96,11 @@ def _group(edit: Edit) -> _Group | None:
         done.append(terms)
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
-        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates")]))
+        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups")]))
     else:
         does = "an edit"
         done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
     whole = by in (ALL, does)
-    like = "" if whole else fingerprint([does, by, str(chosen.get("first")), str(chosen.get("concepts")), *done])
+    some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
+    like = "" if whole else fingerprint([does, by, *some, *done])
     return _Group(does, by, like, terms, random)

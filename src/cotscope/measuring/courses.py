@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..lm.training import Text, Training
 
-VERSION = 2  # of a state's file: one of another is begun anew
+VERSION = 3  # of a state's file: one of another is begun anew
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
 
@@ -96,8 +96,9 @@ class Course:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Where it stands among others, the best first: as what is `taken`."""
-        return self._rank(self.curve[self.taken])
+        """Where it stands among others, the best first: as its best pass, or before the first as the base. A pass that is worse
+        than the base counts too: of rates that are all too high the lowest is the best."""
+        return min(map(self._rank, self.curve[1:] or self.curve))
 
     def _rank(self, point: dict[str, float]) -> tuple[float, float]:
         return -point["solved"] if self.plan.by_solved else 0.0, point["validation"]
@@ -153,7 +154,7 @@ class Course:
             point["training"] = fmean(self._losses)
             self.step, self._losses = 0, []
         self.curve.append(point)
-        if self.passes and (not self.plan.validation or self._rank(point) < self.rank):
+        if self.passes and (not self.plan.validation or self._rank(point) < self._rank(self.curve[self.taken])):
             self.taken = self.passes
             self._save(self._best, {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
         if self.passes and self.plan.validation:

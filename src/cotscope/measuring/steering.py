@@ -1,29 +1,29 @@
 """Steer: one factor for chosen neurons, searched on tuning problems by successive halving (Jamieson & Talwalkar 2016).
 
-A candidate is how many of the neurons, the first ones, and the factor of their coefficients. All are scored on a few reference
-solutions and on general text; the best third goes on to more solutions; with the best of these and with none the model writes
-answers, and the one that solves most, or least, is taken. Test problems are not touched: `cotscope evaluate` asks those, once.
-Its control is the whole search among random neurons (`random`).
+A candidate is a group of the neurons (the first so many, those of a third of the layers, those of a concept) and the factor of
+their coefficients. All are scored on a few reference solutions and on general text; the best third goes on to more solutions;
+with the best of these and with none the model writes answers, and the one that solves most, or least, is taken. Test problems
+are not touched: `cotscope evaluate` asks those, once. Its control is the whole search among random neurons (`random`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.load import general_text
 from ..edits.edit import Base, Edit
-from ..errors import EditError
+from ..errors import EditError, UserError, shown
 from ..records import Neuron
 from ..runs.files import fingerprint, write_text
 from ..runs.session import Session
 from ..stats import detectable_difference, wilson
-from .choosing import choose
+from .choosing import REASONING, choose
 from .generation import count_solved
 from .problems import STUDY
 from .solutions import Solution, fingerprint_of, score_roles, solution
@@ -36,11 +36,13 @@ Goal = Literal["better", "worse"]
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0)
 SIZES = (10, 50, 200)
 """How many of the neurons are tried beside all of them."""
+FIRST, LAYERS, CONCEPTS = GROUPS = ("first", "layers", "concepts")
+"""Kinds of groups: the first so many; the lower, middle and upper third of the layers; of reasoning neurons each concept's."""
 RUNGS = (4, 12)
 """Reference solutions of the first and of the second round."""
 HALVING = 3
 PERPLEXITY = {"better": 1.01, "worse": 1.03}
-"""How many times the untouched model's perplexity a candidate's may be."""
+"""How many times the untouched model's perplexity a candidate's may be; where it is to be worse, that many times less too."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Search:
     survivors: int = 3
     factors: tuple[float, ...] = FACTORS
     sizes: tuple[int, ...] = SIZES
+    groups: tuple[str, ...] = GROUPS
 
 
-Candidate = tuple[int, float]  # neurons, factor
+Candidate = tuple[str, float]  # group, factor
 
 
 def steer(
@@ -72,66 +75,112 @@ def steer(
     *,
     first: int | None = None,
     random: int | None = None,
+    concepts: Sequence[str] = (),
+    layers: tuple[int, int] | None = None,
+    null: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> Edit:
     """Search, and write the edit. What is done of it is kept beside `to`; the same call goes on there.
 
-    Raises: EditError if `to` exists, if there are too few problems, or if no candidate is better (worse) than none without
-        changing general text more than `PERPLEXITY`; UserError as `choose`.
+    Args:
+        first, random, concepts, layers: as of `choose`.
+        null: write an edit that changes nothing if no candidate is better (worse): the result of a control, which counts.
+
+    Raises: EditError if `to` exists, if there are too few problems, or, without `null`, if no candidate is better (worse) than
+        none without changing general text more than `PERPLEXITY`; UserError as `choose`.
     """
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
-    targets, chosen = choose(session, by, first=first, random=random)
-    neurons = [Neuron(t.layer, t.index) for t in targets]
+    groups, chosen = _groups(session, by, search, first=first, random=random, concepts=concepts, layers=layers)
     worked = worked_problems(session, search.data, RUNGS[-1], say)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
     problems, source = _to_write(session, search)
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
-    sizes = [n for n in search.sizes if n < len(neurons)] + [len(neurons)]
-    memory = _Memory(to, fingerprint(fingerprint_of(given), neurons, asdict(search), [p.id for p in problems], source))
-    trial = _Trial(session, neurons, search.goal, memory)
+    memory = _Memory(to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source))
+    trial = _Trial(session, groups, search.goal, memory)
+    left: list[Candidate] = [(name, f) for name in groups for f in search.factors]
+    candidates = len(left)
     say(
-        f"{len(sizes) * len(search.factors)} candidates; if a quarter of {len(problems)} problems change, a difference of "
-        f"{detectable_difference(0.25, len(problems)):.2f} is found in 4 of 5 tries"
+        f"{candidates} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
+        f"{len(problems)} problems change, a difference of {detectable_difference(0.25, len(problems)):.2f} is found in 4 of 5 "
+        "tries"
     )
-    left: list[Candidate] = [(n, f) for n in sizes for f in search.factors]
     for rung, count in enumerate(RUNGS):
         with session.bar(f"round {rung + 1} of {len(RUNGS)}", len(left), "candidate") as bar:
             scores = {c: trial.score(c, given[:count], bar.update) for c in left}
         left = sorted((c for c in left if scores[c] is not None), key=lambda c: -(scores[c] or 0.0))
         left = left[: max(search.survivors, len(left) // HALVING)] if rung < len(RUNGS) - 1 else left[: search.survivors]
-    if not left:
+    base = Base.of(loaded, session.config.model)
+    used = [p.question for p in (*problems, *(p for p, _ in worked))]
+    about: dict[str, Any] = {"goal": search.goal, "data": search.data, "problems": len(problems), "candidates": candidates,
+                             "groups": list(groups)}  # fmt: skip
+
+    def nothing(why: str, found: dict[str, Any]) -> Edit:
+        edit = Edit(to.stem, base, {}, chosen=chosen | {"steered": about | found, "nothing": why} | made_with(used))
+        edit.write(to)
         memory.remove()
-        raise EditError("every candidate changes general text too much",
-                        expected=f"at most {PERPLEXITY[search.goal]:g} times the perplexity")  # fmt: skip
+        return edit
+
+    if not left:
+        why = "every candidate changes general text too much"
+        if null:
+            return nothing(why, {})
+        memory.remove()
+        raise EditError(why, expected=f"a perplexity within {PERPLEXITY[search.goal] - 1:.0%}")
     with session.bar("writing answers", (len(left) + 1) * len(problems), "problem") as bar:
         right = {c: trial.solved(c, problems, bar.update) for c in (None, *left)}
     sign = 1 if search.goal == "better" else -1
     best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
     untouched = right[None]
     low, high = wilson(right[best], len(problems))
-    found = {
-        "goal": search.goal, "data": search.data, "problems": len(problems), "untouched": untouched, "solved": right[best],
-        "low": low, "high": high, "candidates": len(sizes) * len(search.factors), "neurons": best[0], "factor": best[1],
-        "survivors": [[n, f, right[n, f]] for n, f in left],
+    found = about | {
+        "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
+        "neurons": len(groups[best[0]]), "factor": best[1], "survivors": [[name, f, right[name, f]] for name, f in left],
     }  # fmt: skip
     if sign * (right[best] - untouched) <= 0:
+        why = f"no candidate is {search.goal} than none on the tuning problems"
+        if null:
+            return nothing(why, found | {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched})
         memory.remove()
         raise EditError(
-            f"no candidate is {search.goal} than none on the tuning problems",
+            why,
             got=f"{untouched} of {len(problems)} solved without, {', '.join(str(right[c]) for c in left)} with",
             remedy="Try other neurons (--by), or `cotscope tune`.",
         )
-    used = [p.question for p in (*problems, *(p for p, _ in worked))]
     edit = Edit.scaled(
-        to.stem, Base.of(loaded, session.config.model), neurons[: best[0]], best[1],
-        chosen=chosen | {"steered": found} | made_with(used),
+        to.stem, base, groups[best[0]], best[1], chosen=chosen | {"steered": found} | made_with(used)
     )  # fmt: skip
     edit.write(to)
     memory.remove()
     return edit
+
+
+def _groups(session: Session, by: str, search: Search, **some: Any) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
+    """Groups of neurons by name, no two the same, and how they were chosen; of random neurons those like each group's.
+
+    Args:
+        some: of `choose`.
+    """
+    if unknown := [g for g in search.groups if g not in GROUPS]:
+        raise UserError("unknown group of neurons", expected=" or ".join(GROUPS), got=shown(unknown[0]))
+    targets, chosen = choose(session, by, **some)
+    neurons = [Neuron(t.layer, t.index) for t in targets]
+    found: dict[str, list[Neuron]] = {f"all {len(neurons)}": neurons}
+    if FIRST in search.groups:
+        found |= {f"the first {n}": neurons[:n] for n in search.sizes if n < len(neurons)}
+    if LAYERS in search.groups:
+        count = session.loaded.anatomy.layers
+        ends = [round(count * i / 3) for i in range(4)]
+        found |= {f"layers {a} to {b - 1}": [n for n in neurons if a <= n.layer < b] for a, b in pairwise(ends)}
+    if CONCEPTS in search.groups and by == REASONING and not some["concepts"]:
+        rows = session.run.rows("SELECT DISTINCT concept FROM annotations WHERE accepted ORDER BY ALL")
+        for name in (r["concept"] for r in rows):
+            of, _ = choose(session, by, **some | {"concepts": [name]})
+            found[f"concept {name}"] = [Neuron(t.layer, t.index) for t in of]
+    distinct = {tuple(sorted(group)): name for name, group in reversed(found.items()) if group}
+    return {name: group for name, group in found.items() if name in distinct.values()}, chosen
 
 
 def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
@@ -146,15 +195,15 @@ def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
 class _Trial:
     """Scores candidates; what has been scored is remembered."""
 
-    def __init__(self, session: Session, neurons: Sequence[Neuron], goal: Goal, memory: _Memory) -> None:
-        self.session, self.neurons, self.goal, self.memory = session, neurons, goal, memory
+    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: Goal, memory: _Memory) -> None:
+        self.session, self.groups, self.goal, self.memory = session, groups, goal, memory
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
         from ..lm.interventions import scale
 
         if candidate is None:
             return None
-        return scale(self.session.loaded.anatomy, self.neurons[: candidate[0]], candidate[1])
+        return scale(self.session.loaded.anatomy, self.groups[candidate[0]], candidate[1])
 
     def score(self, candidate: Candidate, given: Sequence[Solution], progress: Callable[[], object]) -> float | None:
         """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results (of
@@ -168,7 +217,10 @@ class _Trial:
 
             intervention = self._intervention(candidate)
             texts = text_scores(self.session.loaded, general_text(), {"none": None, "some": intervention}, at_most=1)
-            if not texts["some"].perplexity <= PERPLEXITY[self.goal] * texts["none"].perplexity:
+            ratio = texts["some"].perplexity / texts["none"].perplexity
+            if self.goal == "worse":
+                ratio = max(ratio, 1 / ratio)  # text that is easier to a model without its skill has changed as well
+            if not ratio <= PERPLEXITY[self.goal]:
                 return None
             solutions = score_roles(self.session.engine, self.session.prompt, given, intervention)
             if self.goal == "better":

@@ -105,6 +105,9 @@ def tune(
     *,
     first: int | None = None,
     random: int | None = None,
+    concepts: Sequence[str] = (),
+    layers: tuple[int, int] | None = None,
+    null: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> Edit:
     """Train something of neurons that `choose` finds (or of "all"), or what needs none, and write the edit or the model.
@@ -113,9 +116,12 @@ def tune(
 
     Args:
         by: of LoRA without `trainable`: whose neurons' value vectors are as many numbers.
+        first, random, concepts, layers: as of `choose`.
+        null: write an edit that changes nothing if nothing is gained: the result of a control, which counts.
 
-    Raises: EditError if `to` exists or has no room, if too few problems have solutions, or if nothing is gained on validation
-        problems; UserError as `choose`, or for a method or rate that is none; ModelError if it does not fit into memory.
+    Raises: EditError if `to` exists or has no room, if too few problems have solutions, if there is no time for a step, or,
+        without `null`, if nothing is gained on validation problems; UserError as `choose`, or for a method or rate that is
+        none; ModelError if it does not fit into memory.
     """
     if settings.method not in METHODS:
         raise UserError("unknown method", expected=" or ".join(METHODS), got=shown(settings.method))
@@ -128,7 +134,8 @@ def tune(
     rates = settings.rates()
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
-    neurons, chosen = _neurons(session, by, settings, first, random)
+    some = {"first": first, "random": random, "concepts": concepts, "layers": layers}
+    neurons, chosen = _neurons(session, by, settings, {k: v for k, v in some.items() if v is not None and v not in ((), [])})
     given = worked_problems(session, settings.data, settings.train + settings.validation, say,
                             own=settings.own, draws=settings.draws, seed=settings.seed)  # fmt: skip
     if settings.loss == FORMULAS:
@@ -142,17 +149,19 @@ def tune(
             got=str(len(given)),
             remedy="Give more problems (--train-on FILE), or a smaller --validation.",
         )
-    return _Tuner(session, to, neurons, chosen, given, settings, say).run(*rates)
+    return _Tuner(session, to, neurons, chosen, given, settings, say, null).run(*rates)
 
 
-def _neurons(
-    session: Session, by: str, settings: Tuning, first: int | None, random: int | None
-) -> tuple[list[Neuron], dict[str, Any]]:
-    """The neurons that something is trained of, and how they were chosen."""
+def _neurons(session: Session, by: str, settings: Tuning, some: dict[str, Any]) -> tuple[list[Neuron], dict[str, Any]]:
+    """The neurons that something is trained of, and how they were chosen.
+
+    Args:
+        some: of `choose`: which of them.
+    """
     whole = settings.method in (IA3, FULL) or (settings.method == LORA and bool(settings.trainable))
-    if (whole or by == ALL) and (first is not None or random is not None):
+    if (whole or by == ALL) and some:
         of = settings.method if whole else "all neurons"
-        raise UserError(f"{of} can't be trained as the first, or as random ones", expected="neither --first nor --random")
+        raise UserError(f"{of} can't be trained as the first, or as random ones", expected=f"no --{next(iter(some))}")
     if whole:
         return [], {"by": settings.method}
     if by == ALL:
@@ -160,7 +169,7 @@ def _neurons(
         neurons = [Neuron(layer, i) for layer in range(anatomy.layers) for i in range(anatomy.width)]
         chosen: dict[str, Any] = {"by": ALL, "neurons": len(neurons)}
     else:
-        targets, chosen = choose(session, by, first=first, random=random)
+        targets, chosen = choose(session, by, **some)
         neurons = [Neuron(t.layer, t.index) for t in targets]
     return neurons, {"by": LORA} if settings.method == LORA else chosen
 
@@ -171,9 +180,10 @@ class _Tuner:
     def __init__(
         self, session: Session, to: Path, neurons: Sequence[Neuron], chosen: dict[str, Any],
         given: Sequence[tuple[Problem, str]], settings: Tuning, say: Callable[[str], object],
+        null: bool = False,
     ) -> None:  # fmt: skip
         self.session, self.to, self.neurons, self.chosen, self.say = session, to, neurons, chosen, say
-        self.settings, self.given = settings, given
+        self.settings, self.given, self.null = settings, given, null
         self.base = Base.of(session.loaded, session.config.model)
         self.texts = [self._text(*g) for g in given]
         self.folder = to.with_name(f".{to.name}.training")
@@ -193,12 +203,14 @@ class _Tuner:
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
+        from ..lm.passes import common_prefix
         from ..lm.training import Training
 
         settings = self.settings
         model = self._model()
         trained = self._trained(model)
-        training = Training(model, trained, settings.checkpointing)
+        shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
+        training = Training(model, trained, settings.checkpointing, shared)
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
@@ -221,14 +233,19 @@ class _Tuner:
                 best = min(tried.values(), key=_rank)
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
-        if not best.taken:
+        if not any(course.passes for course in tried.values()):
+            raise EditError("there was no time for a step", got=f"{settings.minutes:g} min",
+                            remedy="Give more --minutes: the same command goes on from there.")  # fmt: skip
+        if not best.taken and not self.null:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise EditError(
                 "nothing was gained on the validation problems",
                 got=f"solved {[p.get('solved') for p in curve]}, loss {[p['validation'] for p in curve]}",
-                remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons.",
+                remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons; --null "
+                "writes an edit that changes nothing.",
             )
-        best.take()
+        if best.taken:
+            best.take()
         found = {k: v for k, v in asdict(settings).items() if v is not None} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
@@ -269,7 +286,9 @@ class _Tuner:
         if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
             check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
         working = working_bytes(loaded, self.texts, settings.checkpointing)
-        return differentiable(self.session, numbers * (BYTES - 4 * full) + working, float32=full)
+        beside = numbers * (BYTES - 4 * full) + working
+        self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
+        return differentiable(self.session, beside, float32=full)
 
     def _trained(self, model: LoadedModel) -> Factors | Merging:
         from ..lm.trained import Adapters, Factors, Vectors, Weights
@@ -289,6 +308,10 @@ class _Tuner:
         from ..lm.trained import Factors
 
         chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
+        if not found["taken"]:
+            edit = Edit(self.to.stem, self.base, {}, chosen=chosen | {"nothing": "nothing was gained on validation problems"})
+            edit.write(self.to)
+            return edit
         if isinstance(trained, Factors):
             factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
             edit = Edit(self.to.stem, self.base, factors, chosen=chosen)

@@ -159,7 +159,7 @@ def folds_of(
     """Training and test indices of `count` folds that part no template and have about the same share of right answers."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(right, right, templates)
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32).split(right, right, templates)
     return [(train, test) for train, test in split if 0 < right[train].sum() < len(train) and len(test)]
 
 

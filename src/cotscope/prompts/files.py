@@ -47,12 +47,13 @@ def load_prompt_file(path: Path) -> Prompt:
 def prompt_name(path: Path) -> str:
     """The name of the prompt that a file holds: "a.v2" for `a.v2.txt`, "b" for `.b.txt`.
 
-    It becomes a value of tables and part of their files' names, of which those that begin with a dot are not read.
+    It becomes a value of tables and part of their files' names, of which those that begin with a dot are not read, and those
+    that end in one would mean all that begin so.
 
     Raises:
         PromptError: nothing is left of the name, it is too long, or has a character that no file's name should have.
     """
-    name = path.stem.lstrip(".")
+    name = path.stem.strip(".")
     got, remedy = shown(path.name), "Rename the file."
     if not name.strip():
         raise PromptError(f"prompt file {path} has no name", expected="a name before its ending", got=got, remedy=remedy)

@@ -9,7 +9,7 @@ from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
 from ..stats import LEAST_EFFECT
 from .charts import SHARE, Chart, Mark, Row, intervals
 from .reading import Reading
-from .text import is_number, number
+from .text import counted, is_number, number
 
 WAYS = {
     "lexicon": "by the words that they promote",
@@ -98,7 +98,7 @@ def attribution(run: Reading) -> dict[str, Any]:
         "concentration": summary.get("concentration") or {},
         "solutions": summary.get("solutions"),
         "says": _says(rows),
-        "chart": _chart(rows),
+        "chart": _chart(rows, counted([selected.get("solutions")], "reference solutions")),
     }
 
 
@@ -141,7 +141,7 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
+def _chart(rows: Sequence[Mapping[str, Any]], n: str) -> Chart:
     """Per way of choosing: what the results' margin loses through later layers, with its interval, that without those alone
     that have random ones like them, and random sets' mean."""
     name = "result_margin_indirect"
@@ -169,6 +169,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         "attribute",
         "selected",
         [{key: row.get(key) for key in columns} for row in rows],
+        n,
     )
 
 
@@ -180,12 +181,12 @@ def _push_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         for row in rows
         if is_number(row["accuracy"])
     ]
-    n = rows[0]["n"] if rows else 0
     columns = ("way", "correct", "n", *ends, "against_untouched", "against_zeroed")
     return Chart(
         intervals("pushed", "Problems solved along each path", drawn, "share of the test problems solved", SHARE),
-        f"Dots: share of {n} problems; lines: 95 % intervals. What returns with the push put back was lost with that push.",
+        "Dots: share solved; lines: 95 % intervals. What returns with the push put back was lost with that push.",
         "push",
         "push",
         [{key: row.get(key) for key in columns} for row in rows],
+        counted((row["n"] for row in rows), "problems"),
     )

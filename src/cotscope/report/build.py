@@ -127,6 +127,7 @@ def _page(run: Reading) -> str:
         concepts=_concepts(run),
         cards=cards.cards(run, prompt),
         rests_on=cards.cards(run, prompt, _rests_on(run)),
+        contexts=run.has("contexts"),
         judge=judge.judge(run),
         account=_account(run),
     )
@@ -239,6 +240,7 @@ def _ablation(run: Reading) -> dict[str, Any]:
             "ablate",
             "ablation",
             [bar._asdict() for bar in bars],
+            text.counted((row.get("n") for row in rows), "problems"),
         )
         if bars
         else None
@@ -264,6 +266,7 @@ def _prompts(run: Reading) -> dict[str, Any]:
             "measure",
             "prompts",
             [{"prompt": p.name, "poles_per_token": p.x, "accuracy": p.y, "low": p.low, "high": p.high} for p in points],
+            text.counted((row["n"] for row in rows), "problems under each prompt"),
         )
         if points
         else None,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from .charts import Chart
 from .reading import Reading
 from .svg import WIDTH, fill, scale, svg, text_at, x_axis
-from .text import number
+from .text import counted, number
 
 KINDS = {
     "occurring": "words of solutions, no arithmetic",
@@ -53,6 +53,7 @@ def calibrate(run: Reading) -> dict[str, Any]:
                 }
                 for row in rows
             ],
+            counted([len(rows)], "runs"),
         )
         if dots
         else None,

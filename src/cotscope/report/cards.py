@@ -43,6 +43,10 @@ _TOKENS_SQL = """
 _EFFECTS_SQL = f"""
     SELECT layer, "index", sign, operator, result_margin FROM attributions JOIN {_SHOWN} USING (layer, "index")
 """
+_CHECKS_SQL = f"""
+    SELECT layer, "index", sign, zeroed FROM attribution_checks JOIN {_SHOWN} USING (layer, "index") WHERE zeroed IS NOT NULL
+"""
+_ALONE_SQL = f'SELECT layer, "index", sign, kl, perplexity_ratio FROM keystones JOIN {_SHOWN} USING (layer, "index")'
 Key = tuple[int, int, int]
 
 
@@ -59,6 +63,7 @@ def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None =
     where = [[key[i] for key in chosen] for i in range(3)]
     words, evidence = _by_pole(run, "annotations", _WORDS_SQL, where), _by_pole(run, "candidates", _EVIDENCE_SQL, where)
     contexts, effects = _by_pole(run, "contexts", _CONTEXTS_SQL, where), _by_pole(run, "attributions", _EFFECTS_SQL, where)
+    checks, alone = _by_pole(run, "attribution_checks", _CHECKS_SQL, where), _by_pole(run, "keystones", _ALONE_SQL, where)
     tokens = {row["role"]: row["tokens"] for row in run.rows("completions", _TOKENS_SQL, [prompt])}
     places = _by_pole(run, "activity", _PLACES_SQL, [*where, prompt]) if tokens else {}
     made = []
@@ -74,6 +79,8 @@ def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None =
             "contexts": [_context(row) for row in contexts.get(key, ())],
             "places": [(role, active.get(role, 0) / tokens[role]) for role in ROLES if tokens.get(role)] if active else [],
             "effect": next(iter(effects.get(key, ())), None),
+            "zeroed": next((row["zeroed"] for row in checks.get(key, ())), None),
+            "alone": next(iter(alone.get(key, ())), None),
         })  # fmt: skip
     return made
 

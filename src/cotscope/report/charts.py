@@ -14,10 +14,13 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_width, whisker, x_axis
-from .text import interval, is_number, number
+from .text import is_number, with_interval
 
 _LANE = 11.0  # between two dots of a row that have intervals
 _LEFT, _LONGEST = 380.0, 54  # room for labels at the left, and the characters that fit into it
+PAPER = ("ablation", "paths", "selected", "evaluations", "areas", "prompts", "phenomena")
+"""Pictures (names of `Chart`s, to the first hyphen) that a paper on a study would show, in this form: what is solved without
+the neurons, what is lost on which path, what results rest on, what edits do, which answers are told, what prompts change."""
 
 
 class Chart(NamedTuple):
@@ -29,6 +32,7 @@ class Chart(NamedTuple):
         stage: the stage whose command made what it shows.
         name: of the CSV file, without its suffix.
         rows: what is drawn, for that file.
+        n: of how many problems (or whatever) it is.
     """
 
     figure: Markup
@@ -36,6 +40,12 @@ class Chart(NamedTuple):
     stage: str
     name: str
     rows: Sequence[Mapping[str, Any]]
+    n: str = ""
+
+    @property
+    def paper(self) -> bool:
+        """Whether a paper would show it."""
+        return self.name.partition("-")[0] in PAPER
 
     @property
     def csv(self) -> str:
@@ -45,11 +55,12 @@ class Chart(NamedTuple):
         writer = csv.DictWriter(to, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        return "data:text/csv;charset=utf-8," + quote(to.getvalue().encode("utf-8", "replace"))
+        return "data:text/csv;charset=utf-8," + quote(to.getvalue().encode("utf-8", "replace"), safe=",")
 
 
 class Mark(NamedTuple):
-    """A figure in a row: a dot and, where it has one, its interval. `small`: one of many, behind the others."""
+    """A figure in a row: a dot and, where it has one, its interval. `small`: one of many, behind the others, its interval only
+    said."""
 
     kind: str
     value: float
@@ -139,8 +150,7 @@ def intervals(
 
 
 def _figures(mark: Mark, look: Look) -> str:
-    ends = interval(mark.low, mark.high, look.digits, look.sign)
-    return f"{number(mark.value, look.digits, look.sign)} {ends}".rstrip()
+    return with_interval(mark.value, mark.low, mark.high, look.digits, look.sign)
 
 
 def _said(mark: Mark, look: Look) -> str:
@@ -155,7 +165,7 @@ def drawn(mark: Mark, y: float, axis: tuple[float, float, float, float], label: 
     """
     x = scale(mark.value, *axis)
     between = Markup("")
-    if is_number(mark.low) and is_number(mark.high):
+    if is_number(mark.low) and is_number(mark.high) and not mark.small:
         between = whisker(scale(mark.low, *axis), scale(mark.high, *axis), y)
     return fill(
         '<g class="kind {}">{}<circle cx="{}" cy="{}" r="{}"{}/><title>{}</title></g>',

@@ -29,16 +29,18 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
     total = [row for row in solutions if row["path"] == "total"]
     summary = run.summary.get("damage") or {}
     headline = summary.get("headline") or {}
+    beyond = specific(run.summary)
+    n = text.counted((row["problems"] for row in solutions), "reference solutions")
     return {
         "rows": rows,
         "roles": list(dict.fromkeys(row["role"] for row in total)),
         "given": {(row["neuron_set"], row["role"]): row for row in total},
         "effects": _effects(summary, kinds),
-        "chart": _specific_chart(specific(summary)),
-        "paths": _paths_chart(summary),
+        "chart": _specific_chart(beyond, n),
+        "paths": _paths_chart(summary, n),
         "paths_say": _paths_say(summary),
-        "specific": specific(summary),
-        "says": _says(specific(summary)),
+        "specific": beyond,
+        "says": _says(beyond),
         "few": 0 < (summary.get("matched") or 0) < FEW_SETS,
         "headline": headline,
         "skill": summary.get("skill", ARITHMETIC),
@@ -53,11 +55,10 @@ CLAIMS = {"pushes": "zeroed, log-probability", "matters": "zeroed and their own 
 
 
 def specific(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the target set does beyond the matched ones: one row per outcome, from the summary's section."""
-    found = summary.get("specific") or {}
-    rows = [
-        {"label": label} | found[key] for key, label in (("accuracy", "accuracy"), ("battery", "other skills")) if key in found
-    ]
+    """What the target set does beyond the matched ones: one row per outcome, from the summary's sections."""
+    found = (summary.get("damage") or {}).get("specific") or {}
+    accuracy = (summary.get("ablation") or {}).get("specific")
+    rows = [{"label": label} | of for label, of in (("accuracy", accuracy), ("other skills", found.get("battery"))) if of]
     for role, paths in (found.get("solutions") or {}).items():
         for path, measure, words in (("total", "log_prob", "log-probability"), ("indirect", "margin", "margin, push put back")):
             if entry := paths.get(path, {}).get(measure):
@@ -116,7 +117,7 @@ def _paths_say(summary: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def _specific_chart(rows: list[dict[str, Any]]) -> Chart:
+def _specific_chart(rows: list[dict[str, Any]], n: str) -> Chart:
     """What the set does beyond the matched ones to log-probabilities and margins of solutions' tokens."""
     rows = [row for row in rows if ":" in row["label"]]
     drawn = [Row(row["label"], [Mark("reasoning", row["change"], row["low"], row["high"])]) for row in rows]
@@ -127,10 +128,11 @@ def _specific_chart(rows: list[dict[str, Any]]) -> Chart:
         "damage",
         "specific",
         rows,
+        n,
     )
 
 
-def _paths_chart(summary: Mapping[str, Any]) -> Chart:
+def _paths_chart(summary: Mapping[str, Any], n: str) -> Chart:
     """By role of token and by path: what the target set's removal changes, beside the mean of permuted (or matched) sets."""
     effects, target = summary.get("effects") or {}, summary.get("target") or ""
     other = next((name for name in ("permuted_mean", "matched_mean") if effects.get(name)), "")
@@ -158,6 +160,7 @@ def _paths_chart(summary: Mapping[str, Any]) -> Chart:
         "damage",
         "paths",
         rows,
+        n,
     )
 
 
@@ -185,4 +188,5 @@ def _diagonal_chart(summary: Mapping[str, Any]) -> Chart:
             {"role": role, "contrast": t["contrast"], "ci": t.get("ci"), "p_value": t.get("p_value")}
             for role, t in found.items()
         ],
+        text.counted([summary.get("problems")], "problems of each operation"),
     )

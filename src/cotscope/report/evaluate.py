@@ -15,7 +15,9 @@ LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
-_MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl", "minutes", "peak_gib")
+_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss")  # of edits that differ by their seeds
+_MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl")
+_MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
@@ -54,21 +56,30 @@ def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row.get("method"):
-            groups.setdefault((row["method"], row["chosen_by"], is_number(row["random"]), row["numbers"]), []).append(row)
+            groups.setdefault((is_number(row["random"]), *(row[key] for key in _SAME)), []).append(row)
     found = []
-    for (method, by, random, numbers), of in groups.items():
+    for (random, method, by, numbers, *_), of in groups.items():
         edits = list({row["edit"]: row for row in of}.values())
         by = "" if by == method else f"random, like {by}" if random else by
-        about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits)}
+        about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits), "terms": _terms(of[0])}
         for key in _MEANS:
             values = [row[key] for row in edits if is_number(row[key])]
             about[key] = fmean(values) if values else None
+        about |= {key: max((row[key] for row in edits if is_number(row[key])), default=None) for key in _MOST}
         gains = []
         for data in dict.fromkeys(row["data"] for row in rows):
             here = [row["difference"] for row in of if row["data"] == data and is_number(row["difference"])]
             gains.append((fmean(here), min(here), max(here)) if here else None)
         found.append(about | {"gains": gains})
     return found
+
+
+def _terms(row: Mapping[str, Any]) -> str:
+    """What an edit was trained on, in words; "" where the file does not say."""
+    if not row["trained_on"]:
+        return ""
+    own = "its own right solutions to " if row["own"] else ""
+    return f"on {own}{row['trained_on']}" + (f", {row['loss']} only" if row["loss"] == "formulas" else "")
 
 
 def says(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from .svg import LINE, WIDTH, decimals, fill, round_range, scale, short, svg, text_at, text_width, ticks, whisker, x_axis
-from .text import is_number, number
+from .text import is_number, number, with_interval
 
 LAYERS_PER_STRIP = 32
 
@@ -38,6 +38,11 @@ class Point(NamedTuple):
     y: float
     low: float | None
     high: float | None
+
+    @property
+    def said(self) -> str:
+        """Its figures, as they are shown on hovering."""
+        return f"accuracy {with_interval(self.y, self.low, self.high)}, activity {number(self.x)}"
 
 
 class Box(NamedTuple):
@@ -94,23 +99,18 @@ def ablation_bars(bars: Sequence[Bar], labels: Mapping[str, str]) -> Markup:
         parts.append(Markup("</g>"))
         y += height + 12
     axis = x_axis(0, top_value, left, right, y, "accuracy (share of the test problems solved)", 0.1)
-    about = "; ".join(
-        f"{bar.name}: {number(bar.accuracy)}"
-        + (f" from {number(bar.low)} to {number(bar.high)}" if is_number(bar.low) and is_number(bar.high) else "")
-        for bar in bars
-    )
+    about = "; ".join(f"{bar.name}: {with_interval(bar.accuracy, bar.low, bar.high)}" for bar in bars)
     return svg("ablation", y + 44, "Accuracy with each set of neurons disrupted", about, [axis, *parts])
 
 
 def _dot_row(bar: Bar, y: float, top_value: float, left: float, right: float) -> Markup:
     """One set: its interval as a line, its accuracy as a dot, its name and figures on hovering."""
     x = scale(bar.accuracy, 0, top_value, left, right)
-    tip = f"{bar.name}: {number(bar.accuracy)}"
+    tip = f"{bar.name}: {with_interval(bar.accuracy, bar.low, bar.high)}"
     between = Markup("")
     if is_number(bar.low) and is_number(bar.high):
         low, high = scale(bar.low, 0, top_value, left, right), scale(bar.high, 0, top_value, left, right)
         between = whisker(low, high, y)
-        tip += f" [{number(bar.low)}, {number(bar.high)}]"
     return fill('<g>{}<circle cx="{}" cy="{}" r="4"/><title>{}</title></g>', between, x, y, tip)
 
 
@@ -170,9 +170,8 @@ def prompt_scatter(points: Sequence[Point], x_label: str) -> Markup:
         if math.dist(near, (x, y)) > 12:
             parts.append(fill('<line class="leader" x1="{}" y1="{}" x2="{}" y2="{}"/>', x, y, *near))
     for point, name, (x, y), box in zip(points, names, places, boxes):
-        tip = f"{point.name}: accuracy {number(point.y)}, activity {number(point.x)}"
         parts.append(fill('<g class="kind reasoning"><circle cx="{}" cy="{}" r="4.5"/><title>{}</title></g>',
-                           x, y, tip))  # fmt: skip
+                           x, y, f"{point.name}: {point.said}"))  # fmt: skip
         parts.append(text_at((box.left + box.right) / 2, box.bottom - 3.5, name, "middle", "halo"))
     about = "; ".join(f"{p.name}: accuracy {number(p.y)} at activity {number(p.x)}" for p in points)
     return svg("scatter", frame.bottom + 44, "Accuracy and generated activity under each prompt", about, parts)
@@ -240,7 +239,9 @@ def heat_map(rows: Sequence[str], columns: int, counts: Mapping[tuple[str, int],
         for row in rows:
             parts.append(text_at(left - 8, y + 16, short(row, 26), "end"))
             for place, layer in enumerate(layers):
-                parts.append(_cell(left + place * cell, y, cell, height, counts.get((row, layer), 0), most))
+                count = counts.get((row, layer), 0)
+                tip = fill("<title>{}</title>", f"{row}, layer {layer}: {count}")
+                parts.append(fill("<g>{}{}</g>", _cell(left + place * cell, y, cell, height, count, most), tip))
             y += height + 2
         for place, layer in enumerate(layers):
             parts.append(text_at(left + (place + 0.5) * cell, y + 13, str(layer), "middle", "muted small"))

@@ -14,7 +14,7 @@ from ..stats.verdicts import EXPLAINED
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
 from .svg import fill, svg, text_at
-from .text import interval, is_number, number, shortened
+from .text import counted, interval, is_number, number, shortened
 
 FINDINGS = {
     MATTERS: "The model’s {skill} depend{s} on these neurons, more than on other neurons like them.",
@@ -73,7 +73,8 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
     ablation = run.summary.get("ablation") or {}
     rows = {row["neuron_set"]: row for row in run.rows("ablation") if is_number(row["accuracy"])}
     target = "comparable" if ablation.get("target") == "comparable" else "reasoning"
-    phenomena = [_phenomenon(i, row) for i, row in enumerate(run.rows("phenomena"))]
+    changed = run.rows("phenomena")
+    phenomena = [_phenomenon(i, row) for i, row in enumerate(changed)]
     return {
         "finding": finding(run),
         "ranks": _ranks((run.summary.get("damage") or {}).get("headline") or {}),
@@ -81,7 +82,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
         "problem": problem(run, prompt, target),
         "phenomena": phenomena,
         "explained": _explained([each["verdict"] for each in phenomena]),
-        "changes": Chart(Markup(""), "", "correlate", "phenomena", [each["row"] for each in phenomena]),
+        "changes": changes(changed),
         "concepts": list((run.summary.get("neurons") or {}).get("by_concept") or {}),
         **_solved(rows, target),
     }
@@ -152,7 +153,7 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequenc
             shown.append(row)
     if each := [row for row in rows.values() if row["kind"] == "matched"]:
         mean = sum(row["accuracy"] for row in each) / len(each)
-        dots = [Mark("matched", row["accuracy"], tip=row["neuron_set"], small=True) for row in each]
+        dots = [_mark(row)._replace(tip=row["neuron_set"], small=True) for row in each]
         sets = f"{len(each)} {'set' if len(each) == 1 else 'sets'}, mean"
         label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
         _, low, high = paired_bootstrap(shares)
@@ -236,17 +237,47 @@ def _plain(formula: str) -> str:
 
 
 def _phenomenon(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """One of the four phenomena: its small picture, its verdict, and its figures."""
-    name = row["phenomenon"]
-    keys = [f"{of}_{end}" for of in ("accuracy", "activity") for end in ("change", "low", "high")]
+    """One of the four phenomena: its small picture and its verdict."""
     return {
-        "label": PHENOMENA.get(name, name.replace("_", " ").capitalize()),
+        "label": _label(row),
         "verdict": row.get("verdict") or "not judged",
         "words": VERDICTS.get(row.get("verdict") or "", ""),
         "needs": row.get("verdict_needs"),
         "figure": _changes(f"phenomenon-{place}", row),
-        "row": {"phenomenon": name, "n": row.get("n"), **{key: row.get(key) for key in keys}, "verdict": row.get("verdict")},
+        "n": row.get("n"),
     }
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    name: str = row["phenomenon"]
+    return PHENOMENA.get(name, name.replace("_", " ").capitalize())
+
+
+def changes(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """The picture of the phenomena's own section: changes of accuracy, and of both activities."""
+    ends = ("change", "low", "high")
+
+    def mark(row: Mapping[str, Any], kind: str, of: str) -> list[Mark]:
+        value, low, high = (row.get(f"{of}_{end}") for end in ends)
+        return [Mark(kind, value, low, high)] if is_number(value) else []
+
+    solved = [Row(_label(row), mark(row, "none", "accuracy")) for row in rows]
+    active = [Row(_label(row), mark(row, "reasoning", "activity") + mark(row, "comparable", "fixed")) for row in rows]
+    both = any(len(row.marks) > 1 for row in active)
+    legend = {"reasoning": "generated activity", "comparable": "teacher-forced activity"} if both else None
+    per_token = "change of active reasoning poles per token"
+    figure = intervals("phenomena-accuracy", "Change of accuracy", solved, "change of the share of problems solved")
+    figure += intervals("phenomena-activity", "Change of activity", active, per_token, legend=legend)
+    columns = [f"{of}_{end}" for of in ("accuracy", "activity", "fixed") for end in ends]
+    return Chart(
+        figure,
+        "Left of 0: fewer problems are solved, or fewer reasoning poles are active, than under the first prompt; lines: 95 % "
+        "intervals over problems.",
+        "correlate",
+        "phenomena",
+        [{key: row.get(key) for key in ("phenomenon", "n", *columns, "verdict")} for row in rows],
+        counted((row.get("n") for row in rows), "problems"),
+    )
 
 
 def _explained(verdicts: Sequence[str]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .charts import SHARE, Chart, Mark, Row, intervals
+from .charts import SHARE, Chart, Look, Mark, Row, intervals
 from .reading import Reading
 from .svg import short
-from .text import chip, is_number, number
+from .text import chip, counted, is_number, number
 
 DECOYS = {
     "random": "poles with random tokens",
@@ -23,7 +23,8 @@ JUDGED = {
 ARITHMETIC = ("operator", "equals", "result")
 MOST_WORDS = 20  # of each kind
 ALIKE = 20  # words with one confidence between them, from which on it says nothing
-MOST_GROUPS = 30
+MOST_GROUPS, DRAWN_GROUPS = 30, 10
+_SUM = Look(sign=False, digits=1)
 _WORDS_SQL = """
     SELECT layer, "index", sign, concept, accepted, confidence, description, evidence, status, promoted
     FROM annotations LEFT JOIN poles USING (layer, "index", sign)
@@ -58,6 +59,7 @@ def judge(run: Reading) -> dict[str, Any]:
         "words": words,
         "most_words": MOST_WORDS,
         "names": names,
+        "named": _names_chart(names),
         "difference": _difference(run) if difference else [],
         "prompts": difference[0]["prompts"] if difference else 0,
     }
@@ -78,6 +80,20 @@ def _chart(rows: list[dict[str, Any]]) -> Chart:
         "annotate",
         "audit",
         shown,
+        counted((row["n"] for row in shown), "cases of each test"),
+    )
+
+
+def _names_chart(names: list[dict[str, Any]]) -> Chart:
+    """The names whose poles write most."""
+    drawn = [Row(row["concept"] or "–", [Mark("other", row["strength"])]) for row in names[:DRAWN_GROUPS]]
+    return Chart(
+        intervals("names-figure", "What else is active, by free names", drawn, "sum of update sizes", _SUM),
+        "Each dot: all strong poles of one name together, a sum without an interval.",
+        "annotate",
+        "names",
+        [{key: row[key] for key in ("concept", "poles", "strength")} for row in names],
+        counted([sum(row["poles"] for row in names) or None], "poles"),
     )
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from .charts import Chart
 from .reading import Reading
 from .svg import WIDTH, decimals, fill, round_range, scale, svg, text_at, ticks, x_axis
-from .text import is_number, number
+from .text import counted, is_number, number, with_interval
 
 OUTCOMES = {
     "operator": ("operators", "log-probability of operators"),
@@ -22,6 +22,8 @@ OUTCOMES = {
     "kl": ("KL", "KL on general text"),
 }
 """What the report calls each outcome, in short and in full, in the order in which it shows them."""
+OF = {"battery": "items", "perplexity": "tokens of text", "kl": "tokens of text"}
+"""Of what an outcome is measured, if not on reference solutions."""
 FIRST = ("operator", "result", "battery")  # whose figures stand open
 SCOPES = {"all": "whole sequence", "prompt": "prompt only", "generated": "generated only"}
 
@@ -114,13 +116,15 @@ class _Frame(NamedTuple):
 
 def _chart(place: int, outcome: str, rows: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Chart:
     columns = ("neuron_set", "kind", "dose", "scope", "n", "value", "change", "low", "high")
+    certain = any(is_number(row["low"]) for row in rows)
     return Chart(
         dose_curves(place, OUTCOMES.get(outcome, (outcome, outcome))[1], rows, sets),
-        "Lines: change from the untouched model (log-probabilities in nats per token, skills as a share), with 95 % intervals "
-        "over problems or items.",
+        "Lines: change from the untouched model (log-probabilities in nats per token, skills as a share), "
+        + ("with 95 % intervals over problems or items." if certain else "no interval."),
         "sweep",
         f"sweep-{place}",
         [{key: row[key] for key in columns} for row in rows],
+        counted((row["n"] for row in rows), OF.get(outcome, "reference solutions")),
     )
 
 
@@ -163,7 +167,8 @@ def dose_curves(place: int, label: str, rows: Sequence[Mapping[str, Any]], sets:
 
 
 def _tip(row: Mapping[str, Any]) -> str:
-    return f"{row['neuron_set']}, {_label(row['kind'], row['dose'])}: {number(row['change'], 3, sign=True)}"
+    change = with_interval(row["change"], row["low"], row["high"], 3, sign=True)
+    return f"{row['neuron_set']}, {_label(row['kind'], row['dose'])}: {change}"
 
 
 def _curve(kind: str, rows: Sequence[Mapping[str, Any]], panel: Panel, frame: _Frame, shift: float) -> Markup:

@@ -47,7 +47,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         lines.append("")
     if damage := summary.get("damage"):
         lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
-        for row in specific(damage):
+        for row in specific(summary):
             lines.append(f"{row['label']:46}{row['change']:>+7.3f}  {_interval([row['low'], row['high']])}")
         found = damage["headline"]
         lines += [f"verdict: {found['verdict']}", *wrap(in_words(found["verdict"], damage.get("skill", ARITHMETIC)), 96)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeGuard
 
 MISSING = "–"
@@ -93,6 +94,20 @@ def interval(low: Any, high: Any, digits: int = 2, sign: bool = False) -> str:
     if not (is_number(low) and is_number(high)):
         return ""
     return f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
+
+
+def with_interval(value: Any, low: Any, high: Any, digits: int = 2, sign: bool = False) -> str:
+    """A figure and, where it has one, its interval."""
+    return f"{number(value, digits, sign)} {interval(low, high, digits, sign)}".rstrip()
+
+
+def counted(values: Iterable[Any], what: str) -> str:
+    """Of how many problems (or whatever) figures are: "96 problems", "24 to 96 problems"; "" where no table says it."""
+    found = sorted(value for value in values if is_number(value))
+    if not found:
+        return ""
+    ends = dict.fromkeys((number(found[0], 0), number(found[-1], 0)))
+    return f"{' to '.join(ends)} {what}"
 
 
 def seconds(value: Any) -> str:

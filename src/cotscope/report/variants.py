@@ -12,7 +12,7 @@ from .charts import Chart
 from .figures import Axes, Box, Point
 from .reading import Reading
 from .svg import WIDTH, fill, short, svg, text_at
-from .text import is_number, number
+from .text import counted, is_number, number
 
 FAMILIES = {"study": "the study's prompts", "variant": "variants", "sentence": "sentences"}
 _SECTIONS = {"variant": "variants", "sentence": "sentences"}
@@ -161,6 +161,7 @@ def _chart(rows: Sequence[dict[str, Any]], name: str, column: str, label: str) -
         "variants",
         stem,
         [{key: row.get(key) for key in columns} for row in rows],
+        counted((row["n"] for row in rows), "problems under each prompt"),
     )
 
 
@@ -182,8 +183,7 @@ def group_scatter(points: Sequence[tuple[str, Point]], x_label: str, name: str) 
             (x, low), (_, high) = axes.at(p.x, p.low), axes.at(p.x, p.high)
             parts.append(fill('<path class="whisker faint" d="M{} {}V{}"/>', x, high, low))
     for kind, p in points:
-        tip = f"{p.name} ({kind}): accuracy {number(p.y)}, activity {number(p.x)}"
-        parts.append(_mark(kinds.index(kind), *axes.at(p.x, p.y), tip))
+        parts.append(_mark(kinds.index(kind), *axes.at(p.x, p.y), f"{p.name} ({kind}): {p.said}"))
     for i, kind in enumerate(kinds):
         y = top + 12 + 18 * i
         parts.append(_mark(i, frame.right + 22, y, kind))

@@ -28,11 +28,13 @@ EVALUATIONS = table(
     "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB)",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
-    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_holm": REAL, "detectable": REAL, "solutions": WHOLE}
+    | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
+    | {"solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL}
-    | {"method": TEXT, "chosen_by": TEXT, "random": LONG, "numbers": LONG, "rate": REAL, "seed": LONG,
+    | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "own": YES,
+       "draws": LONG, "loss": TEXT, "numbers": LONG, "rate": REAL, "seed": LONG,
        "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
 )  # fmt: skip
 EVALUATION_CONTRASTS = table(

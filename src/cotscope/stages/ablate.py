@@ -19,7 +19,7 @@ from ..runs.options import NoOptions
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import ABLATION, SETS, TEXT_SCORES
-from ..stats import permutation_p, wilson
+from ..stats import permutation_p, specific_change, wilson
 
 
 def ablate(session: Session, options: NoOptions) -> str:
@@ -36,7 +36,7 @@ def ablate(session: Session, options: NoOptions) -> str:
     assert after == before, "an intervention changed the weights"
     run.manifest["weights"] = {"before_ablation": before, "after_ablation": after}
     _summarise(session, sets, target, text)
-    run.summarise("ablation", {"target": target})
+    run.summarise("ablation", {"target": target, "specific": _specific(session, sets, target)})
     found = run.summary["ablation"]
     words = {"comparable": "the {} reasoning neurons with a counterpart"} if target == "comparable" else {}
     words |= {"reasoning": "all {} reasoning neurons", "matched_mean": "matched random ones"}
@@ -70,6 +70,8 @@ UNITS = {
     "ablation.*.perplexity": "exp of the mean negative log-likelihood per token of a general text of 1,351 words",
     "ablation.*.kl": "mean over the same tokens of KL(untouched model ‖ disrupted model), nats",
     "ablation.comparable": "the reasoning neurons with a counterpart: what the matched sets match and are compared with",
+    "ablation.specific": "accuracy without the comparable set less its mean without the matched sets; interval over problems "
+    "and sets",
     "ablation.p_value": "the comparable set's rank among the matched sets as a one-sided p, not exact; at least 1/(sets + 1)",
 }
 
@@ -137,6 +139,15 @@ def _summarise(session: Session, sets: list[NeuronSet], target: str, text: Mappi
             "p_value": permutation_p(of_set[target]["accuracy"], controls) if controls else None,
         },
     )
+
+
+def _specific(session: Session, sets: Sequence[NeuronSet], target: str) -> dict[str, float] | None:
+    """How much fewer problems are solved without the target set than without the matched ones; None: there are none."""
+    right: dict[str, list[float]] = {}
+    for r in session.run.rows("SELECT neuron_set, correct::DOUBLE AS right FROM completions ORDER BY problem_id"):
+        right.setdefault(r["neuron_set"], []).append(r["right"])
+    matched = [right[s.name] for s in sets if s.kind == "matched"]
+    return specific_change(right[target], matched, session.config.seed) if matched else None
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:

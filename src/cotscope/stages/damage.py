@@ -10,8 +10,7 @@ back there (indirect). Beside the log-probability, which has a ceiling where the
 The verdict is `SPECIFIC_RULE`'s, by the permuted sets. Damage is *specific* as far as it exceeds what the matched sets do to
 the same problems. Beside it a battery of tasks about words that arithmetic has nothing to do with.
 
-Nothing is generated but, where the data has no solutions, what the model writes untouched. Where `ablate` has run, the
-accuracies stand beside the rest.
+Nothing is generated but, where the data has no solutions, what the model writes untouched.
 """
 
 from __future__ import annotations
@@ -57,12 +56,11 @@ from ..stats import (
     SPECIFIC_RULE,
     TOO_FEW,
     Scored,
-    beyond_controls,
     equivalence,
     mcnemar_exact,
     paired_bootstrap,
-    permutation_p,
     sign_flip_p,
+    specific_change,
     specific_damage,
     wilson,
 )
@@ -91,7 +89,7 @@ Key = tuple[str, str, str, str]  # set, role, path, measure
 class Options:
     """Options of the stage."""
 
-    permuted: int = option(20, "permuted sets for the verdict; with fewer than 19 there is none", kind="natural")
+    permuted: int = option(20, "permuted sets for the verdict; with fewer than 19 there is none", kind="sets")
     battery: int = option(16, "items per task of the battery of other skills", kind="positive")
 
 
@@ -100,7 +98,8 @@ def damage(session: Session, options: Options) -> str:
     run = session.run
     sets = {"none": NeuronSet("none", "none", None, ())} | read_sets(run)
     untouched = Condition("study", session.prompt, "test", record=True)
-    if f"completions/{untouched.name}" in run.whole or not all(p.has_solution for p in session.inputs.split.test):
+    given_of = session.inputs.split.test[: session.config.given]
+    if f"completions/{untouched.name}" in run.whole or not all(p.has_solution for p in given_of):
         solve(session, [untouched], "solving")
     given = reference_solutions(session)
     if not given:
@@ -238,8 +237,9 @@ def _summarise(
     headline: dict[str, Any],
 ) -> None:
     run, seed, target = session.run, session.config.seed, comparison(sets)
-    right = _by_set(session, "battery", "task || '/' || item", "hit")
-    solved = _by_set(session, "completions", "problem_id", "correct")
+    right: dict[str, dict[str, float]] = {}
+    for r in run.rows("SELECT neuron_set, task || '/' || item AS key, hit::DOUBLE AS hit FROM battery ORDER BY ALL"):
+        right.setdefault(r["neuron_set"], {})[r["key"]] = r["hit"]
     rows: list[dict[str, Any]] = []
     for s in sets:
         hits = round(sum(right[s.name].values()))
@@ -262,18 +262,11 @@ def _summarise(
     specific: dict[str, Any] = {}
     if matched:
         battery["matched_mean"] = fmean(battery[m] for m in matched)
-
-        def beyond(own: Sequence[float], controls: Sequence[Sequence[float]]) -> dict[str, float]:
-            ends = dict(zip(("change", "low", "high"), beyond_controls(own, controls, seed)))
-            return ends | {"p_value": permutation_p(fmean(own), [fmean(c) for c in controls])}
-
-        for outcome, values in {"accuracy": solved, "battery": right}.items():
-            if target not in values:
-                continue  # `ablate` has not run
-            specific[outcome] = beyond(*([*values[target].values()], [[*values[m].values()] for m in matched]))
+        specific["battery"] = specific_change([*right[target].values()], [[*right[m].values()] for m in matched], seed)
         for name, role, path, measure in changes:
             if name == target:
-                found = beyond(changes[name, role, path, measure], [changes[m, role, path, measure] for m in matched])
+                controls = [changes[m, role, path, measure] for m in matched]
+                found = specific_change(changes[name, role, path, measure], controls, seed)
                 specific.setdefault("solutions", {}).setdefault(role, {}).setdefault(path, {})[measure] = found
     run.summarise(
         "damage",
@@ -302,15 +295,6 @@ def _finding(headline: Mapping[str, Any], skill: str) -> str:
     return f"{skill} without these neurons: {headline['verdict']}" + (f" ({', '.join(p)})" if p else "")
 
 
-def _by_set(session: Session, table: str, key: str, value: str) -> dict[str, dict[str, float]]:
-    """set → problem or item → value; accuracy with nothing disrupted is that of the first prompt."""
-    rows = session.run.rows(f"SELECT neuron_set, {key} AS key, {value}::DOUBLE AS value FROM {table} ORDER BY ALL")
-    found: dict[str, dict[str, float]] = {}
-    for r in rows:
-        found.setdefault(r["neuron_set"], {})[r["key"]] = r["value"]
-    return found
-
-
 STAGE = Stage(
     "damage",
     "ablate",
@@ -318,8 +302,7 @@ STAGE = Stage(
     damage,
     Options,
     after=("sets",),
-    beside=("ablate",),
-    reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, "completions/ablation."),
+    reads=(SETS, POLES, CANDIDATES, ANNOTATIONS, KEYSTONES),
     writes=(BASELINE, "activity/study.{first}", SOLUTIONS, SOLUTION_SCORES, BATTERY, DAMAGE, DAMAGE_SOLUTIONS),
     units=UNITS,
     chosen_by={"--outcomes": {"solutions": {}}, "--by": {"set": {}}},

@@ -18,15 +18,16 @@ from ..data.answers import written_answer
 from ..data.load import general_text
 from ..data.roles import ROLES
 from ..data.rows import question_key
+from ..edits.card import measured_again
 from ..edits.edit import Edit
-from ..edits.tuned import training
+from ..edits.tuned import search, training
 from ..errors import EditError, UserError, shown
 from ..measuring.contrasting import contrasts
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..predicting.templates import templates
-from ..runs.files import fingerprint, json_values
+from ..runs.files import fingerprint, json_values, write_text
 from ..runs.options import option
 from ..runs.places import path_of
 from ..runs.session import Session
@@ -44,6 +45,7 @@ UNITS = {
     "(cluster-robust), or where each problem is its own over problems (Agresti & Min 2005)",
     "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over all edits and "
     "data sets of the command",
+    "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
@@ -117,7 +119,8 @@ def evaluate(session: Session, options: Options) -> str:
                     f"edit {edit.name} was made with problems of {data.label}", expected="none of them among the test problems",
                     got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first",
                 )  # fmt: skip
-    together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in edits.values() if not e.weights)]
+    changing = [e for e in edits.values() if not e.weights and not e.nothing]
+    together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in changing)]
     _ask(together, every, options)
     for path, edit in edits.items():
         if edit.weights:
@@ -144,6 +147,8 @@ def evaluate(session: Session, options: Options) -> str:
         for data in every:
             edit = edit.with_measured(_record(session, data, summary[edit.name][data.label]))
         edit.write(path)
+        if (card := Path(path) / "README.md").is_file():
+            write_text(card, measured_again(card.read_text(encoding="utf-8"), edit))
     return "; ".join([*map(_finding, rows), *map(_contrast, beside)])
 
 
@@ -292,7 +297,8 @@ def _compare(
         "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
     ):
         wrote.setdefault(r["condition"], {})[r["problem_id"]] = r
-    base, own = (wrote[f"evaluation.{_label(name, data)}"] for name in (BASE, edit.name))
+    name = BASE if edit.nothing else edit.name  # whose answers are the edit's
+    base, own = (wrote[f"evaluation.{_label(n, data)}"] for n in (BASE, name))
     each = [
         {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
@@ -314,16 +320,17 @@ def _compare(
         "gained": sum(a and not b for b, a in zip(before, after, strict=True)),
         "lost": sum(b and not a for b, a in zip(before, after, strict=True)),
         "p_value": clustered_p(before, after, of),
+        "p_mcnemar": mcnemar_exact(before, after),
         "detectable": detectable_difference(changed / n, max(1, int(independent))) if changed else None,
     }
     untouched = scores.get(BASE, {})
-    for name in ("log_prob", *ROLES):
-        old, new = untouched.get(name, {}), scores.get(edit.name, {}).get(name, {})
+    for role in ("log_prob", *ROLES):
+        old, new = untouched.get(role, {}), scores.get(name, {}).get(role, {})
         changes = [new[p] - old[p] for p in sorted(old)]
-        row |= dict(zip((name, f"{name}_low", f"{name}_high"),
+        row |= dict(zip((role, f"{role}_low", f"{role}_high"),
                         paired_bootstrap(changes, session.config.seed) if changes else (None,) * 3, strict=True))  # fmt: skip
     row["solutions"] = len(untouched.get("log_prob", {}))
-    here, there = skills[edit.name], skills[BASE]
+    here, there = skills[name], skills[BASE]
     row |= {
         "battery_base": fmean(there["hits"]),
         "battery": fmean(here["hits"]),
@@ -334,7 +341,7 @@ def _compare(
         "perplexity_ratio": here["perplexity"] / there["perplexity"],
         "kl": here["kl"],
     }
-    return row | training(edit), each
+    return row | training(edit) | {"search": search(edit)}, each
 
 
 def _neurons(edit: Edit) -> int:
@@ -346,8 +353,9 @@ def _neurons(edit: Edit) -> int:
 def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[str, Any]:
     """What the edit's file keeps."""
     keys = (
-        "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "solutions", "log_prob",
-        "log_prob_low", "log_prob_high", "battery_base", "battery", "items", "perplexity_ratio", "kl",
+        "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_mcnemar",
+        "templates", "solutions", "log_prob", "log_prob_low", "log_prob_high", "battery_base", "battery", "items",
+        "perplexity_ratio", "kl",
     )  # fmt: skip
     about = {"data": data.source, "data_sha256": data.sha256, "prompt": session.prompt.name}
     about |= {"dtype": session.loaded.dtype_name}

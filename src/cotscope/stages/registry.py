@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UserError, shown
 from ..runs.stage import Stage
 from . import (
     ablate,
@@ -55,3 +59,43 @@ THOROUGH: dict[str, dict[str, object]] = {
     "sweep": {"disruptions": True},
 }
 """What `--thorough` sets where the user did not: options of the study, and of stages."""
+
+
+def chosen_by(verb: str) -> dict[str, list[str]]:
+    """The flags that choose among a command's stages, and the words that they take."""
+    words: dict[str, dict[str, None]] = {}
+    for stage in VERBS[verb]:
+        for flag, found in stage.chosen_by.items():
+            words.setdefault(flag, {}).update(dict.fromkeys(found))
+    return {flag: list(found) for flag, found in words.items()}
+
+
+def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] | None, dict[str, dict[str, Any]]]:
+    """The stages of a command that words after its flags choose, and the options that these words set.
+
+    Args:
+        words: flag → its words, as in {"--prompts": ["variants"]}; those that were not given are not there.
+
+    Returns: None for the stages where nothing was chosen.
+
+    Raises: UserError for a word that the flag does not take, or words that choose nothing together.
+    """
+    if not words:
+        return None, {}
+    for flag, given in words.items():
+        if unknown := [w for w in given if w not in chosen_by(verb)[flag]]:
+            raise UserError(f"{flag} does not take this", expected=" or ".join(chosen_by(verb)[flag]), got=shown(unknown[0]))
+    stages, options = [], dict[str, dict[str, Any]]()
+    for stage in VERBS[verb]:
+        told = {flag: [w for w in given if w in stage.chosen_by.get(flag, {})] for flag, given in words.items()}
+        if stage.chosen_by and not all(told.values()):
+            continue
+        stages.append(stage)
+        for flag, chosen in told.items():
+            for word in chosen:
+                if sets := stage.chosen_by[flag][word]:
+                    options.setdefault(stage.name, {}).update(sets)
+    if not any(s.chosen_by for s in stages):
+        said = " ".join(f"{flag} {' '.join(given)}" for flag, given in words.items())
+        raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
+    return stages, options

@@ -28,8 +28,8 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    matched: int = option(5, "matched random sets to compare with", kind="natural")
-    unmatched: int = option(2, "unmatched random sets", kind="natural")
+    matched: int = option(5, "matched random sets to compare with", kind="sets")
+    unmatched: int = option(2, "unmatched random sets", kind="sets")
 
 
 def sets(session: Session, options: Options) -> str:

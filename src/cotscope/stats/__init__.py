@@ -51,4 +51,5 @@ from .specific import Scored as Scored
 from .specific import SpecificDamage as SpecificDamage
 from .specific import beyond_controls as beyond_controls
 from .specific import in_words as in_words
+from .specific import specific_change as specific_change
 from .specific import specific_damage as specific_damage

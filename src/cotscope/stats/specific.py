@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -166,6 +167,12 @@ def beyond_controls(
     tail = _tail(beyond, 0.5 - level / 2)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(beyond.mean()), float(low), float(high)
+
+
+def specific_change(own: Sequence[float], controls: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
+    """A set's change beyond control sets': change, low and high (`beyond_controls`), and its rank p among them."""
+    ends = dict(zip(("change", "low", "high"), beyond_controls(own, controls, seed)))
+    return ends | {"p_value": permutation_p(fmean(own), [fmean(c) for c in controls])}
 
 
 def _tail(beyond: NDArray[np.float64], tail: float) -> float:

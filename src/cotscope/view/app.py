@@ -79,7 +79,7 @@ def _reads(app: FastAPI, served: Served, running: Running) -> None:
             "runs": overview.listed(served),
             "holders": list(served.holders),
             "models": [m.name for m in MODELS.values() if len(installed_parts(m)) == len(m.packages)],
-            "study": running.studies.state(),
+            "study": running.study(),
         }
 
     @app.get("/api/runs/{name}")
@@ -91,7 +91,7 @@ def _reads(app: FastAPI, served: Served, running: Running) -> None:
 
     @app.get("/api/runs/{name}/progress")
     def progress(name: str) -> Any:
-        return overview.progress(served.run(name)) | {"study": running.studies.state()}
+        return overview.progress(served.run(name)) | {"study": running.study()}
 
     @app.get("/api/runs/{name}/report.html")
     def report(name: str) -> Response:
@@ -133,16 +133,25 @@ def _reads(app: FastAPI, served: Served, running: Running) -> None:
 
 
 def _solution(run: OpenRun, problem: str, condition: str, beside: str) -> dict[str, Any]:
-    """A problem, and what was written for it under one or two conditions, in words, those marked that the other has not."""
-    wrote = [solutions.completion(run, each, problem) for each in filter(None, (condition, beside))]
+    """A problem, and what was written for it under one or two conditions, in words, those marked that the other has not.
+
+    Where there is nothing to show beside the first, `fault` says why.
+    """
+    wrote, fault = [solutions.completion(run, condition, problem)], ""
+    asked = solutions.question(run, wrote[0])
+    if beside:
+        try:
+            wrote.append(solutions.answer_to(run, beside, problem, asked["question"]))
+        except UserError as error:
+            fault = str(error)
     parts = [solutions.words(each["text"]) for each in wrote]
-    marked = solutions.differing(*parts) if beside else ([],)
+    marked = solutions.differing(*parts) if len(parts) == 2 else ([],)
     sides = [
         {k: row[k] for k in ("condition", "prompt", "neuron_set", "finish", "flexible", "correct")}
         | {"words": words, "differs": differs, "tokens": len(row["token_ids"])}
         for row, words, differs in zip(wrote, parts, marked)
     ]
-    return {"problem": solutions.question(run, wrote[0]), "sides": sides}
+    return {"problem": asked, "sides": sides, "fault": fault}
 
 
 def _faults(app: FastAPI) -> None:

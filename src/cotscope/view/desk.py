@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ROOM = 1.25  # of the weights: what is there twice while they are loaded and packed
-_PATIENCE = 120  # seconds that a short question waits for another one
+_PATIENCE = 120  # seconds that a short question waits for others
+_WAITING = 4  # short questions that wait at once: each holds a thread of the server
+_LOOKS = 0.2  # seconds after which one that waits looks whether anybody still wants its answer
 _ROWS = 2  # the base and the changed model, side by side
 
 Key = tuple[str, ...]
@@ -30,7 +33,8 @@ class Desk:
     """Holds the model. What asks it something holds the desk for so long."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
+        self.waiting = 0  # questions that wait for it
         self._key: Key | None = None
         self._engine: Engine | None = None
         self.doing = ""  # what it is held for, in words
@@ -46,26 +50,47 @@ class Desk:
         }
 
     @contextmanager
-    def held(self, folder: Path, what: str, wait: bool = True) -> Iterator[tuple[Session, Engine]]:
+    def held(
+        self, folder: Path, what: str, wait: bool = True, left: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Session, Engine]]:
         """The session of a run, and its engine, while nobody else has them.
 
         Args:
             what: what is done meanwhile, for those who ask.
-            wait: for whoever has them; False: raise at once.
+            wait: for whoever has them, if few do; False: raise at once.
+            left: whether whoever asked has gone: nothing is done for them.
 
         Raises: UserError if the model is missing, does not fit, is not the run's, or is busy.
         """
-        if not self._lock.acquire(timeout=_PATIENCE if wait else 0):
+        if not (self._lock.acquire(blocking=False) or (wait and self._waited(left))):
             raise UserError(f"the model is busy: {self.doing}", remedy="Wait until it has ended, or stop it.")
         try:
-            session = Session.reopen(folder, quiet=True)
+            if left():
+                raise UserError("nobody waits for this answer any more")
             self.doing = what
+            session = Session.reopen(folder, quiet=True)
             engine = self._loaded(session)
             session.model.loaded = engine.loaded
             yield session, engine
         finally:
             self.doing = ""
             self._lock.release()
+
+    def _waited(self, left: Callable[[], bool]) -> bool:
+        """Wait for the desk and take it; False: too many wait, it took too long, or whoever asked has left."""
+        with self._counting:
+            if self.waiting >= _WAITING:
+                return False
+            self.waiting += 1
+        try:
+            ends = time.monotonic() + _PATIENCE
+            while time.monotonic() < ends and not left():
+                if self._lock.acquire(timeout=_LOOKS):
+                    return True
+            return False
+        finally:
+            with self._counting:
+                self.waiting -= 1
 
     def _loaded(self, session: Session) -> Engine:
         from ..lm.engine import Engine

@@ -3,21 +3,27 @@
 A page of another site must neither read runs nor start anything. It is told by its Origin, and by the Host that it
 asked for: a name that it made point here (DNS rebinding) is none of ours. Whatever runs or changes something needs
 the token that was printed with the address.
+
+Beyond loopback reading needs it, too. A link can show none: whoever has shown it is given a cookie that opens reports,
+and nothing else.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOKEN_HEADER = b"x-cotscope-token"
 LARGEST_BODY = 16 * 2**20  # bytes; an edit of every neuron of the default model has 3 million
+_REPORT = re.compile(r"/api/runs/[^/]+/report\.html")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -46,7 +52,8 @@ class Door:
 
     Attributes:
         host, port: where it listens.
-        token: what runs or changes something must show it; beyond loopback everything but the page itself.
+        token: what runs or changes something must show it; beyond loopback everything but the page itself, and reports,
+            for which the ticket will do.
     """
 
     host: str
@@ -85,7 +92,8 @@ class Door:
         if asks and headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "another site must not ask this server"
         changes = scope["method"] == "POST"
-        if (changes or (asks and not is_loopback(self.host))) and not self._shown(headers.get(TOKEN_HEADER, "")):
+        needed = changes or (asks and not is_loopback(self.host) and not self._opens_report(scope))
+        if needed and not self._shows_token(scope):
             return 401, "this needs the token: open the address that `cotscope view` printed"
         if changes and headers.get(b"content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "expected a body of application/json"
@@ -93,8 +101,26 @@ class Door:
             return 413, f"expected a body of a known length, at most {LARGEST_BODY} bytes"
         return None
 
-    def _shown(self, token: str) -> bool:
-        return secrets.compare_digest(token.encode("latin-1"), self.token.encode())
+    def ticket(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """The header that gives a ticket for reports to whoever shows the token; none on loopback, where none is needed."""
+        if is_loopback(self.host) or not self._shows_token(scope):
+            return []
+        return [(b"set-cookie", self._ticket + b"; Path=/api/runs; HttpOnly; SameSite=Strict")]
+
+    @property
+    def _ticket(self) -> bytes:
+        """The cookie. The token can't be told from it; browsers send it to other ports of this host too."""
+        return f"cotscope-{self.port}={sha256(f'reports {self.token}'.encode()).hexdigest()}".encode()
+
+    def _opens_report(self, scope: Scope) -> bool:
+        """Whether somebody reads a report, and has the ticket."""
+        if scope["method"] == "POST" or not _REPORT.fullmatch(scope["path"]):
+            return False
+        cookies = b";".join(value for key, value in scope["headers"] if key == b"cookie").split(b";")
+        return any(secrets.compare_digest(cookie.strip(), self._ticket) for cookie in cookies)
+
+    def _shows_token(self, scope: Scope) -> bool:
+        return secrets.compare_digest(dict(scope["headers"]).get(TOKEN_HEADER, b""), self.token.encode())
 
 
 class Guard:
@@ -107,15 +133,18 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
 
+        ticket: list[tuple[bytes, bytes]] = []
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {key for key, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *_missing(own)]
+                message["headers"] = [*message["headers"], *_missing(own), *ticket]
             await send(message)
 
         if scope["type"] != "http":  # there are no web sockets here
             return await send({"type": "websocket.close", "code": 1008})
         if (refused := self.door.refuses(scope)) is None:
+            ticket = self.door.ticket(scope)
             return await self.app(scope, receive, guarded)
         status, why = refused
         body = json.dumps({"error": why}).encode()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UserError
+from ..report.judge import DECOYS
 from ..report.reading import showing
 from ..report.terminal import headline
-from ..report.text import interval, number
+from ..report.text import number, with_interval
 from ..runs.folder import Run
 from ..runs.places import path_of
 from ..runs.stage import again_with
@@ -35,7 +36,7 @@ def listed(served: Served) -> list[dict[str, Any]]:
     rows = list[dict[str, Any]]()
     for name, folder in served.folders_by_name().items():
         try:
-            manifest = served.run(name).manifest
+            manifest = served.manifest(folder)
         except UserError as error:
             rows.append({"name": name, "folder": str(folder), "fault": str(error)})
             continue
@@ -65,6 +66,7 @@ def overview(run: OpenRun) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "about": {key: manifest.get(key) for key in kept},
+        "options": manifest["options"] | {name: record["options"] for name, record in manifest["stages"].items()},
         "stages": stages(run),
         "headline": shown(lambda: headline(summary)),
         "figures": shown(lambda: [*_figures(summary)]),
@@ -154,9 +156,24 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     for words, key, digits, ends in _FIGURES:
         if (value := _at(summary, key)) is not None:
             low, high = (_at(summary, ends) or (None, None)) if ends else (None, None)
-            yield {"label": words, "value": f"{number(value, digits)} {interval(low, high, digits)}".strip()}
+            yield {"label": words, "value": with_interval(value, low, high, digits)}
+    yield from _annotator(summary)
     if verdict := _at(summary, "damage.headline.verdict"):
         yield {"label": "verdict", "value": str(verdict)}
+
+
+def _annotator(summary: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Who said which candidates are reasoning neurons, how readily, and of decoys how readily."""
+    if name := _at(summary, "neurons.annotator"):
+        yield {"label": "annotator", "value": str(name)}
+    judge = summary.get("judge") or {}
+    if answered := (judge.get("candidates") or 0) - (judge.get("failed") or 0):
+        yield {"label": "candidates that it accepted", "value": number(judge["accepted"] / answered, 3)}
+    for kind, words in DECOYS.items():
+        if decoys := (judge.get("decoys") or {}).get(kind):
+            low, high = decoys["ci"]
+            rate = with_interval(decoys["rate"], low, high, 3)
+            yield {"label": f"decoys that it accepted ({words})", "value": rate}
 
 
 def _at(summary: Any, key: str) -> Any:

@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any, Literal
 
+from anyio import from_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ..errors import UserError
@@ -83,13 +85,18 @@ class Running:
         self.served, self.desk, self.studies, self.watched = served, desk, studies, Watched()
         self.stop = Event()  # of what is being written now
 
+    def study(self) -> dict[str, Any] | None:
+        """The study that was begun last, and what its run is called in links: None before it has a folder."""
+        state, folder = self.studies.state(), self.studies.folder
+        return state and state | {"run": folder and self.served.name_of(folder)}
+
     @contextmanager
-    def steps(self, name: str, asked: Wrote, condition: str) -> Iterator[tuple[Session, Steps]]:
-        """The activity at each token of a completion, which the model is made to write again."""
+    def steps(self, name: str, asked: Wrote, condition: str, left: Callable[[], bool]) -> Iterator[tuple[Session, Steps]]:
+        """The activity at each token of a completion, which the model is made to write again unless whoever asked `left`."""
         run = self.served.run(name)
         row = solutions.completion(run, condition, asked.problem)
         asked_for = solutions.question(run, row)
-        with self.desk.held(run.folder, "watching what was written") as (session, engine):
+        with self.desk.held(run.folder, "watching what was written", left=left) as (session, engine):
             yield session, self.watched.steps(session, engine, row, asked_for["question"])
 
     async def streamed(self, work: Callable[[Tell, Event], None]) -> AsyncIterator[bytes]:
@@ -121,6 +128,11 @@ class Running:
             stop.set()
 
 
+def _left(request: Request) -> Callable[[], bool]:
+    """Whether whoever asked has closed the connection, as leaving a page does; asked in the thread that answers."""
+    return lambda: from_thread.run(request.is_disconnected)
+
+
 def router(running: Running) -> APIRouter:
     """Its addresses."""
     routes, served, desk, studies = APIRouter(), running.served, running.desk, running.studies
@@ -133,35 +145,43 @@ def router(running: Running) -> APIRouter:
         return desk.state(run)
 
     @routes.post("/runs/{name}/activity")
-    def activity(name: str, asked: Wrote) -> Any:
-        marked = served.run(name).neurons.marked()
-        sides, pole = [], asked.pole
-        for condition in filter(None, (asked.condition, asked.beside)):
-            with running.steps(name, asked, condition) as (session, steps):
-                found: dict[str, Any] = {"pieces": steps.pieces}
+    def activity(name: str, asked: Wrote, request: Request) -> Any:
+        marked, pole = served.run(name).neurons.marked(), asked.pole
+
+        def side(condition: str) -> dict[str, Any]:
+            with running.steps(name, asked, condition, _left(request)) as (session, steps):
                 if pole is not None:
                     own = pole_of(session.run.manifest, pole.layer, pole.index, pole.sign)
-                    sides.append(found | {"of_pole": steps.of_pole(own)})
-                else:
-                    anatomy = session.loaded.anatomy
-                    marks = Marks(marked, (anatomy.layers, anatomy.width))
-                    counts = marks.count(steps.index, steps.coefficient).T.tolist()
-                    sides.append(found | {"active": dict(zip((*marks.concepts, ""), counts, strict=True))})
-        differs = solutions.differing(*(s["pieces"] for s in sides)) if asked.beside else ([],)
+                    return {"pieces": steps.pieces, "of_pole": steps.of_pole(own)}
+                anatomy = session.loaded.anatomy
+                marks = Marks(marked, (anatomy.layers, anatomy.width))
+                counts = marks.count(steps.index, steps.coefficient).T.tolist()
+                return {"pieces": steps.pieces, "active": dict(zip((*marks.concepts, ""), counts, strict=True))}
+
+        sides, faults = list[dict[str, Any]](), list[UserError]()
+        for condition in (asked.condition, *filter(None, [asked.beside])):
+            try:
+                sides.append(side(condition))
+            except UserError as error:  # the other one is shown
+                sides.append({"error": str(error)})
+                faults.append(error)
+        if len(faults) == len(sides):
+            raise faults[0]
+        differs = solutions.differing(*(s["pieces"] for s in sides)) if len(sides) == 2 and not faults else ([], [])
         return [side | {"differs": places} for side, places in zip(sides, differs)]
 
     @routes.post("/runs/{name}/token")
-    def token(name: str, asked: Wrote) -> Any:
-        with running.steps(name, asked, asked.condition) as (_, steps):
+    def token(name: str, asked: Wrote, request: Request) -> Any:
+        with running.steps(name, asked, asked.condition, _left(request)) as (_, steps):
             if asked.token is None or asked.token >= len(steps.pieces):
                 raise UserError("the text has no such token", expected=f"below {len(steps.pieces)}", got=str(asked.token))
         return solutions.at_token(steps, asked.token, served.run(name).neurons)
 
     @routes.post("/runs/{name}/similar")
-    def alike(name: str, pole: OnePole) -> Any:
+    def alike(name: str, pole: OnePole, request: Request) -> Any:
         run = served.run(name)
         own = pole_of(run.manifest, pole.layer, pole.index, pole.sign)
-        with desk.held(run.folder, "comparing value vectors") as (session, _):
+        with desk.held(run.folder, "comparing value vectors", left=_left(request)) as (session, _):
             return similar(session.loaded, own, session.config.projection)
 
     @routes.post("/runs/{name}/edit")
@@ -201,11 +221,11 @@ def router(running: Running) -> APIRouter:
         if (folder := served.holders.get(new.holder)) is None:
             raise UserError("a study needs a folder that holds runs", expected="`cotscope view` of such a folder")
         studies.start(folder, new.name, model=new.model, data=new.data, limit=new.limit)
-        return studies.state()
+        return running.study()
 
     @routes.post("/studies/stop")
     def stop_study() -> Any:
         studies.stop()
-        return studies.state()
+        return running.study()
 
     return routes

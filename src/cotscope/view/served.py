@@ -65,19 +65,23 @@ class Served:
                 raise UserError(f"{folder} is no folder", expected="a run folder, or a folder that holds some")
         self.folders, self._lock = tuple(folders), threading.Lock()
         self._open: OrderedDict[Path, tuple[tuple[int, ...], OpenRun]] = OrderedDict()
+        self._manifests: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = {}
 
     @property
     def holders(self) -> dict[str, Path]:
         """The folders that hold runs, where new ones can be made, by name."""
-        return _named([f for f in self.folders if not _is_run(f)])
+        return _named([f for f in self.folders if os.path.isdir(f) and not _is_run(f)])
 
     def folders_by_name(self) -> Mapping[str, Path]:
         """The run folders of now. Links are not followed: what they lead to was not given."""
         found: list[Path] = []
         for folder in self.folders:
-            inside = [] if _is_run(folder) else sorted(p for p in folder.iterdir() if not p.is_symlink() and _is_run(p))
-            found += inside or ([folder] if _is_run(folder) else [])
+            found += [folder] if _is_run(folder) else filter(_is_run, _inside(folder))
         return _named(list(dict.fromkeys(found)))
+
+    def name_of(self, folder: Path) -> str | None:
+        """What a run folder is called in links; None: it is not there."""
+        return next((name for name, found in self.folders_by_name().items() if found == folder), None)
 
     def folder(self, name: str) -> Path:
         """A run folder by its name. Raises: NotServedError."""
@@ -91,11 +95,18 @@ class Served:
         with self._lock:
             state = _state(folder)
             if folder not in self._open or self._open[folder][0] != state:
-                self._open[folder] = state, OpenRun.open(folder)
+                self._open[folder] = state, _opened(folder)
             self._open.move_to_end(folder)
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
             return self._open[folder][1]
+
+    def manifest(self, folder: Path) -> Mapping[str, Any]:
+        """A run's manifest as it is now. Who lists runs opens none of them, and so closes none. Raises: RunError."""
+        state = _state(folder)
+        if (known := self._manifests.get(folder)) is None or known[0] != state:
+            self._manifests[folder] = known = state, _opened(folder).manifest
+        return known[1]
 
 
 def _state(folder: Path) -> tuple[int, ...]:
@@ -107,9 +118,25 @@ def _state(folder: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def _opened(folder: Path) -> OpenRun:
+    """A run folder, opened. Raises: RunError."""
+    try:
+        return OpenRun.open(folder)
+    except OSError as error:
+        raise RunError(f"{folder} can't be read", got=error.strerror or "") from error
+
+
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is a run, or what is left of one."""
-    return folder.is_dir() and any((folder / part).exists() for part in ("manifest.json", "tables", "summary.json"))
+    """Whether a folder is a run, or what is left of one; one that can't be read is none."""
+    return os.path.isdir(folder) and any(os.path.exists(folder / part) for part in ("manifest.json", "tables", "summary.json"))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder but links; nothing if it is gone meanwhile, or can't be read: the others are still shown."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.is_symlink())
+    except OSError:
+        return []
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:

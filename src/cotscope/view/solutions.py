@@ -11,16 +11,21 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..edits.edit import EDIT_FILE, Edit
 from ..errors import UserError, shown
 from ..measuring.neurons import comparison, read_sets
 from ..records import Neuron, Pole, Prompt
+from ..runs.files import fingerprint
 from ..runs.folder import Run
 from ..runs.session import Session
+from ..runs.stage import options_of
+from ..stages.registry import BY_NAME
 from .neurons import Neurons
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from ..lm.interventions import Intervention
 
 _KEPT = 64  # completions whose activity is kept
+_LARGEST_EDIT = 2**26  # bytes: whoever made a run folder says where its edits lie
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 OTHER_MODEL = "cascade"  # the family of what another model wrote
 # Texts of problems; a study's test problems are "study" where other data stand beside them (`measuring/problems.py`).
@@ -57,13 +63,19 @@ def conditions(run: Run) -> list[dict[str, Any]]:
 
 
 def problems(run: Run, condition: str, beside: str = "") -> list[dict[str, Any]]:
-    """The problems that were asked under a condition, whether they were solved, and whether they were under another one."""
+    """The problems that were asked under a condition, whether they were solved, and whether they were under another one.
+
+    Problems of two data sets can have one name: those with the same question are the same.
+    """
     return run.rows(
-        f"""SELECT c.problem_id, p.question, p.answer, c.flexible, c.correct, o.correct AS beside
-            FROM completions c LEFT JOIN {PROBLEM_TEXTS} p USING (problem_id, split)
-            LEFT JOIN (SELECT problem_id, correct FROM completions WHERE condition = ?) o USING (problem_id)
-            WHERE c.condition = ? ORDER BY c.problem_id""",
-        [beside, condition],
+        f"""WITH asked AS (
+                SELECT c.condition, c.problem_id, p.question, p.answer, c.flexible, c.correct
+                FROM completions c LEFT JOIN {PROBLEM_TEXTS} p USING (problem_id, split) WHERE c.condition IN (?, ?)
+            )
+            SELECT a.* EXCLUDE (condition), o.correct AS beside
+            FROM asked a LEFT JOIN asked o ON o.condition = ? AND o.problem_id = a.problem_id AND o.question = a.question
+            WHERE a.condition = ? ORDER BY a.problem_id""",
+        [condition, beside, beside, condition],
     )
 
 
@@ -73,6 +85,14 @@ def completion(run: Run, condition: str, problem: str) -> dict[str, Any]:
     if not rows:
         raise UserError(f"nothing was written for problem {shown(problem)} under {shown(condition)}")
     return rows[0]
+
+
+def answer_to(run: Run, condition: str, problem: str, asked: str) -> dict[str, Any]:
+    """What was written under a condition for the problem of this name and question. Raises: UserError if nothing was."""
+    row = completion(run, condition, problem)
+    if question(run, row)["question"] != asked:
+        raise UserError(f"under {shown(condition)} problem {shown(problem)} is another one, of other data")
+    return row
 
 
 def question(run: Run, row: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +150,8 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     family, name, run = row["family"], row["neuron_set"], session.run
     if name == "none" and family != OTHER_MODEL:
         return None
+    if family == "evaluation":
+        return evaluated(session, name).intervention(session.loaded.anatomy)
     sets, path = read_sets(run), "both"
     neurons: list[Neuron] = []
     if family == "ablation" and name in sets:
@@ -147,6 +169,33 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
         raise UserError(f"the run folder does not hold what was done to the model under {row['condition']}",
                         remedy="Its text can be read; its activity can't be computed again.")  # fmt: skip
     return scale(session.loaded.anatomy, neurons, 0.0).along(path)  # type: ignore[arg-type]  # a Path, as its name says
+
+
+def evaluated(session: Session, name: str) -> Edit:
+    """The edit of this name, from its file, if that does what the one did that the run has evaluated. Raises: UserError."""
+    run, stage = session.run, BY_NAME["evaluate"]
+    record = run.manifest["stages"].get(stage.name, {"status": "missing", "options": {}})
+    options = options_of(stage, record["options"])
+    measured = run.manifest["files"].get(f"evaluation_skills/{name}", {})  # made from the edit's key, as the stage does it
+    for path in options.edit if record["status"] == "done" else ():
+        for place in (Path(path), Path(run.manifest.get("cwd") or "", path)):
+            edit = _edit_at(place)
+            if edit and edit.name == name and fingerprint(edit.key, options.skills) == measured.get("of"):
+                edit.check(session.loaded)
+                return edit
+    raise UserError(
+        f"edit {shown(name)} can't be made again: its file is gone, or does something else now",
+        remedy="Its text can be read; its activity can't be computed again.",
+    )
+
+
+def _edit_at(path: Path) -> Edit | None:
+    """The edit that a file, or a model's folder, holds; None if it holds none."""
+    try:
+        file = path / EDIT_FILE if path.is_dir() else path
+        return Edit.read(file) if file.stat().st_size <= _LARGEST_EDIT else None
+    except (OSError, ValueError):  # `EditError` is one
+        return None
 
 
 @dataclass(frozen=True)

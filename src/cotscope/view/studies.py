@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +23,11 @@ class Studies:
     """The study that was begun last; there is one at a time."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # a second click comes before the first one is answered
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._about: dict[str, Any] = {}
+        self.folder: Path | None = None  # its run's
 
     def start(self, folder: Path, name: str, *, model: str, data: str, limit: int) -> None:
         """Begin a study in a new folder, or go on with the one that is there.
@@ -35,8 +38,6 @@ class Studies:
 
         Raises: UserError for a name that is none, or if a study that was begun here goes on.
         """
-        if self._process is not None and self._process.poll() is None:
-            raise UserError("a study that was begun here goes on", got=self._about["name"], remedy="Wait, or stop it.")
         if not _NAME.fullmatch(name):
             raise UserError("the name of a run", expected="letters, digits, dots, dashes and underlines", got=shown(name))
         if not 1 <= limit <= LARGEST:
@@ -47,11 +48,14 @@ class Studies:
         # `--name=value` in one word: no value can be taken for another option.
         command = [sys.executable, "-m", "cotscope", "study", f"--model={model.strip()}", f"--data={data.strip()}",
                    f"--limit={limit}", f"--out={folder / name}"]  # fmt: skip
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  it is read for as long as the process writes
-        self._about = {"name": name, "command": ["cotscope", *command[3:]]}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                raise UserError("a study that was begun here goes on", got=self._about["name"], remedy="Wait, or stop it.")
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115  it is read for as long as the process writes
+            self._about, self.folder = {"name": name, "command": ["cotscope", *command[3:]]}, folder / name
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def stop(self) -> None:
         """Stop it as Ctrl-C does: what is finished is kept."""

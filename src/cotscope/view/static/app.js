@@ -1,6 +1,6 @@
 // The router: which page an address is. Pages are functions of where they are; they return elements.
 
-import {fault, h, href, link, note, redraw, seen, takeToken} from "./page.js";
+import {fault, h, href, lettersAreKeys, link, note, redraw, seen, takeToken} from "./page.js";
 import {compare, overview, runs} from "./runs.js";
 import {neurons} from "./neurons.js";
 import {lists} from "./lists.js";
@@ -39,7 +39,10 @@ async function show() {
   top(at);
   const [title, page] = at.page === "run" ? PARTS[at.part] ?? [] : at.page === "compare" ? ["Two runs", compare] : ["Runs", runs];
   document.title = `${title ?? "?"}${at.run ? " · " + seen(at.run) : ""} · cotscope`;
-  const waiting = setTimeout(() => same ? main.setAttribute("aria-busy", "true") : main.replaceChildren(note("Loading …")), 200);
+  const waiting = setTimeout(() => {
+    if (at.left.aborted) return;  // what is there now is another page's
+    same ? main.setAttribute("aria-busy", "true") : main.replaceChildren(note("Loading …"));
+  }, 200);
   let found;
   try {
     if (!page) throw new Error("There is no such page.");
@@ -55,9 +58,10 @@ async function show() {
   if (!same) scrollTo(0, 0);
 }
 
-/** `/` goes to the search field; arrows go between the rows of a table that has rows to choose. */
+/** `/` goes to the search field; arrows go between the rows of a table that has some to choose. Elsewhere they scroll. */
 function keys(event) {
   const target = event.target, typing = target.matches("input, textarea, select");
+  if (event.key?.length === 1 && !lettersAreKeys()) return;
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
     const search = document.querySelector("[type=search]");
     if (search) { event.preventDefault(); search.focus(); search.select(); }
@@ -66,16 +70,23 @@ function keys(event) {
   if (event.key === "Escape" && typing) return target.blur();
   const step = {ArrowDown: 1, ArrowUp: -1, j: 1, k: -1}[event.key];
   if (!step || typing && target.type !== "search" || event.altKey || event.ctrlKey || event.metaKey || typing && event.key.length === 1) return;
-  const rows = [...document.querySelectorAll("[data-row]")];
-  if (!rows.length || !(typing || target.closest("table, [data-rows], main") || target === document.body)) return;
-  const now = rows.indexOf(document.activeElement.closest("[data-row]"));
-  if (now < 0 && !typing && target.closest(".wide:not([data-rows])")) return;
+  const rows = [...document.querySelectorAll("[data-row]")], nowhere = target === document.body || target.id === "main";
+  const among = target.closest("[data-rows]") || target.closest("table")?.querySelector("[data-row]");
+  if (!rows.length || !(typing || nowhere || among)) return;
+  const now = rows.indexOf(target.closest("[data-row]"));
   event.preventDefault();
   rows[Math.min(rows.length - 1, Math.max(0, now + step))].focus();
 }
 
+/** A link to the page that is there makes it again: it may have failed. */
+function again(event) {
+  const address = event.target.closest("a[href^='#/']")?.hash;
+  if (address && address === location.hash && !(event.ctrlKey || event.metaKey || event.shiftKey)) show();
+}
+
 takeToken();
 addEventListener("hashchange", show);
+addEventListener("click", again);
 addEventListener("keydown", keys);
 document.getElementById("skip").addEventListener("click", () => document.getElementById("main").focus());
 show();

@@ -1,7 +1,7 @@
 // The table of neurons and the card of one. The server filters, sorts and pages; the address holds what was asked.
 
 import {adder} from "./lists.js";
-import {ask, chip, chips, fault, field, h, href, into, link, note, number, pager, poleKey, poleName, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
+import {ask, chip, chips, field, goTo, h, href, into, keySwitch, link, note, number, pager, poleKey, poleName, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
 
 const COLUMNS = [["", "neuron", "layer"], ["", "promotes", ""], ["", "stands for", "verdict"], ["n", "active at", "steps", "tokens at which it was active when discovery problems were solved"],
   ["n", "problems", "problems"], ["n", "update size", "mean_update_size", "mean of |coefficient| · size of its value vector"], ["n", "coefficient", "mean_coefficient"],
@@ -13,7 +13,7 @@ export async function neurons(here) {
   const [found, run] = await Promise.all([ask(runPath(here.run, `/neurons?${query(asked)}`)), ask(runPath(here.run))]);
   if (run.fault) throw new Error(run.fault);
   const weights = run.about.model.weight_sha256;
-  const go = (values) => { location.hash = href(here.run, "neurons", {...asked, pole, page: "", ...values}); };
+  const go = (values) => goTo(href(here.run, "neurons", {...asked, pole, page: "", ...values}));
   const open = (row) => go({pole: row && poleKey(row), page: asked.page});
   const {about} = found;
   const parts = [h("h1", {}, "Neurons"), staleness(run, ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])]), filters(about, asked, go)];
@@ -45,7 +45,8 @@ function filters(about, asked, go) {
       field("Active at least", h("input", {type: "number", name: "least", value: asked.least ?? "", min: 0}), "tokens"),
       about.attributed ? field("Attribution at least", h("input", {type: "number", name: "attribution", value: asked.attribution ?? "", min: 0, step: "any"}), "nats, either way") : "")),
     h("button", {}, "Search"),
-    h("button", {type: "button", onclick: () => go(Object.fromEntries(Object.keys(asked).map((key) => [key, ""])))}, "Clear"));
+    h("button", {type: "button", onclick: () => go(Object.fromEntries(Object.keys(asked).map((key) => [key, ""])))}, "Clear"),
+    keySwitch());
   return form;
 }
 
@@ -99,8 +100,9 @@ function word(annotations, candidates, names) {
     names.map((row) => h("p", {}, "Named freely: ", h("b", {}, seen(row.name)), row.concept ? ` (${seen(row.concept)})` : "", h("small", {}, ` by ${seen(row.annotator)}`), row.description ? [h("br"), seen(row.description)] : ""))];
 }
 
-const contexts = (rows) => [h("h3", {}, "Where it was most active"), rows.length ? rows.map((row) => h("p", {class: "context"}, seen(row.before), h("mark", {}, seen(row.token)), seen(row.after),
-  h("small", {}, ` ${number(row.coefficient, 2, true)}, ${seen(row.problem_id)}`))) : note("The run has looked up no contexts of it (only a judge that is a model asks for them).")];
+const contexts = (rows) => [h("h3", {}, "Where it was most active"), rows.length ? rows.map((row) => h("p", {class: "context"},
+  h("bdi", {}, seen(row.before), h("mark", {}, seen(row.token)), seen(row.after)), " ",
+  h("bdi", {}, h("small", {}, `${number(row.coefficient, 2, true)}, ${seen(row.problem_id)}`)))) : note("The run has looked up no contexts of it (only a judge that is a model asks for them).")];
 
 function places(rows) {
   if (!rows.length) return "";
@@ -127,7 +129,7 @@ function effects(rows) {
 }
 
 async function alike(here, pole) {
-  const found = await ask(runPath(here.run, "/similar"), pole);
+  const found = await ask(runPath(here.run, "/similar"), pole, {signal: here.left});
   return [h("p", {}, "It promotes ", chips(found.own.promoted), " and suppresses ", chips(found.own.suppressed)),
     table(["neuron", right("cosine"), "promotes"], found.rows.map((row) => [link(href(here.run, "neurons", {...here.values, pole: poleKey(row)}), poleName(row)), right(number(row.cosine, 3)), chips(row.promoted)]), {label: "Alike"})];
 }

@@ -118,19 +118,28 @@ export const href = (run, part = "", values = {}) => {
   return `#/run/${encodeURIComponent(run)}${part ? "/" + part : ""}${asked ? "?" + asked : ""}`;
 };
 
+/** Go to an address. The one that is there already is shown again: something may have failed, or been typed and not sent. */
+export function goTo(address) {
+  if (location.hash === address) dispatchEvent(new Event("hashchange"));
+  else location.hash = address;
+}
+
 export const fault = (error) => h("p", {class: "fault", role: "alert"}, seen(error.message ?? error));
 export const note = (...children) => h("p", {class: "meta"}, ...children);
 
+const awaited = new WeakMap();  // what is to come into each element: an earlier answer can come later
+
 /** Put what a promise brings into an element: meanwhile a word, afterwards what went wrong if something did. */
 export async function into(element, promise, meanwhile = "Loading …") {
-  const timer = setTimeout(() => element.replaceChildren(note(meanwhile)), 150);
+  awaited.set(element, promise);
+  const put = (...found) => { if (awaited.get(element) === promise) element.replaceChildren(...shownOf(found)); };
+  const timer = setTimeout(() => put(note(meanwhile)), 150);
   try {
-    const found = await promise;
-    clearTimeout(timer);
-    element.replaceChildren(...shownOf(found));
+    put(await promise);
   } catch (error) {
+    if (error.name !== "AbortError") put(fault(error));
+  } finally {
     clearTimeout(timer);
-    if (error.name !== "AbortError") element.replaceChildren(fault(error));
   }
 }
 
@@ -161,6 +170,13 @@ export async function polling(here, path, take, pause = 3000) {
     ended = !here.left.aborted && take(found);
   }
 }
+
+const KEYS = "cotscope.keys";
+/** Whether single letters are keys: who speaks to the machine says letters, too, and can switch them off. */
+export const lettersAreKeys = () => localStorage.getItem(KEYS) !== "off";
+export const keySwitch = () => h("label", {class: "check"}, h("input", {type: "checkbox", checked: lettersAreKeys(),
+  onchange: (event) => localStorage.setItem(KEYS, event.target.checked ? "on" : "off")}),
+  h("span", {}, "Keys: ", h("kbd", {}, "/"), " search, ", h("kbd", {}, "j"), " next row, ", h("kbd", {}, "k"), " the one before"));
 
 /** A label over a field. */
 export const field = (label, control, about = "") => h("label", {class: "field"}, h("span", {}, label), control,

@@ -1,6 +1,6 @@
 // Which answers were right, and how likely each way of telling took them to be. The server filters, sorts and pages.
 
-import {ask, chance, field, h, href, note, number, pager, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
+import {ask, chance, field, goTo, h, href, keySwitch, note, number, pager, query, right, runPath, seen, select, sorter, staleness, table} from "./page.js";
 import {verdict} from "./solutions.js";
 
 export async function predictions(here) {
@@ -8,7 +8,7 @@ export async function predictions(here) {
   const [found, run] = await Promise.all([ask(runPath(here.run, `/predictions?${query(asked)}`)), ask(runPath(here.run))]);
   if (run.fault) throw new Error(run.fault);
   if (!found.every.length) return [title, staleness(run, ["predict"]), note("This run has not predicted which answers are right: ", h("code", {}, seen(found.again)), " does.")];
-  const go = (values) => { location.hash = href(here.run, "predictions", {...asked, page: "", ...values}); };
+  const go = (values) => goTo(href(here.run, "predictions", {...asked, page: "", ...values}));
   const predictor = asked.predictor ?? "reasoning";
   return [title, staleness(run, ["predict"]), note("Whether an answer is right, told by classifiers that saw no problem of its template."),
     found.every.length > 1 ? h("div", {class: "fields"}, field("Data", select(found.every, found.data, {onchange: (event) => go({data: event.target.value})}))) : "",
@@ -44,7 +44,8 @@ function filters(asked, go) {
     field("Answers", select([["", "all"], ["true", "right"], ["false", "wrong"]], asked.correct ?? "", {name: "correct", onchange: () => form.requestSubmit()})),
     field("Probability from", h("input", {type: "number", name: "least", min: 0, max: 1, step: "any", value: asked.least ?? ""})),
     field("to", h("input", {type: "number", name: "most", min: 0, max: 1, step: "any", value: asked.most ?? ""})),
-    h("button", {}, "Search"), h("button", {type: "button", onclick: () => go({text: "", correct: "", least: "", most: ""})}, "Clear"));
+    h("button", {}, "Search"), h("button", {type: "button", onclick: () => go({text: "", correct: "", least: "", most: ""})}, "Clear"),
+    keySwitch());
   return form;
 }
 

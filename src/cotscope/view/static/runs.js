@@ -18,18 +18,23 @@ export async function runs(here) {
   }});
   const row = (run) => [pick(run.name), h("a", {href: href(run.name), "data-row": true}, h("bdi", {}, seen(run.name))), ...(run.fault ? [h("span", {class: "fault"}, seen(run.fault)), "", "", ""]
     : [h("bdi", {}, seen(run.model)), h("bdi", {}, `${seen(run.data)}, ${run.test} problems`), state(run), at(run.begun)])];
-  const list = h("div"), study = found.holders.length ? begin(found) : null;
+  const list = h("div"), wrong = h("div"), study = found.holders.length ? begin(found) : null;
   let drawn = "";
   const draw = (now) => {
     study?.draw(now.study);
+    for (const name of picked) if (!now.runs.some((run) => run.name === name)) picked.delete(name);
+    both.disabled = picked.size !== 2;
     both.hidden = now.runs.length < 2;
     if (drawn === JSON.stringify(now.runs)) return;
     drawn = JSON.stringify(now.runs);
     redraw(list, now.runs.length ? table(["", "run", "model", "data", "state", "begun"], now.runs.map(row), {label: "Runs", class: "cards"}) : note("No run is here yet."));
   };
   draw(found);
-  polling(here, "/api/runs", (now) => { if (!(now instanceof Error)) draw(now); });
-  return [h("h1", {}, "Runs"), list, h("p", {}, both), study?.element ?? note("A study can be begun here when `cotscope view` is given a folder that holds runs.")];
+  polling(here, "/api/runs", (now) => {
+    if (!(now instanceof Error)) { wrong.replaceChildren(); draw(now); }
+    else if (wrong.textContent !== seen(now.message)) wrong.replaceChildren(fault(now));  // it is read out once
+  });
+  return [h("h1", {}, "Runs"), wrong, list, h("p", {}, both), study?.element ?? note("A study can be begun here when `cotscope view` is given a folder that holds runs.")];
 }
 
 const state = (run) => run.running ? [badge("started"), run.doing ? ` ${run.doing}, ` : " ", `${run.done} stages done`] : `${run.done} of ${run.begun_stages} stages done`;
@@ -43,16 +48,20 @@ function begin(found) {
     if (!study || drawn === JSON.stringify(study)) return;
     drawn = JSON.stringify(study);
     if (!said.childElementCount) said.append(status, command, stop, log);
-    status.replaceChildren("Study ", link(href(study.name), h("bdi", {}, seen(study.name))), " ", study.code === null ? badge("started") : study.code === 0 ? badge("done") : `ended with ${study.code}`);
+    const name = h("bdi", {}, seen(study.run ?? study.name));
+    status.replaceChildren("Study ", study.run ? link(href(study.run), name) : name, " ", study.code === null ? badge("started") : study.code === 0 ? badge("done") : `ended with ${study.code}`);
     command.replaceChildren(h("code", {}, seen(study.command.join(" "))));
     stop.hidden = study.code !== null;
     log.textContent = study.said.split("\n").map(seen).join("\n");
     log.scrollTop = log.scrollHeight;
   };
+  const start = h("button", {}, "Begin");
   const form = h("form", {class: "fields", onsubmit: (event) => {
     event.preventDefault();
     const values = Object.fromEntries(new FormData(form));
-    into(wrong, ask("/api/studies", {...values, limit: Number(values.limit)}).then(draw), "Beginning it …");
+    start.disabled = true;
+    const begun = ask("/api/studies", {...values, limit: Number(values.limit)}).then(draw).finally(() => { start.disabled = false; });
+    into(wrong, begun, "Beginning it …");
   }},
     field("Model", h("input", {name: "model", required: true, list: "models", value: found.models[0] ?? ""}),
       "one that is installed, or a local folder; nothing is fetched"),
@@ -61,7 +70,7 @@ function begin(found) {
     field("How many", h("input", {name: "limit", type: "number", min: 1, max: 2000, value: 16, required: true})),
     field("In", select(found.holders, found.holders[0], {name: "holder"})),
     field("Called", h("input", {name: "name", required: true, pattern: "[A-Za-z0-9_][A-Za-z0-9_.\\-]*", value: "first"})),
-    h("button", {}, "Begin"));
+    start);
   return {draw, element: h("details", {open: Boolean(found.study) || !found.runs.length}, h("summary", {}, "Begin a small study"), form,
     note("It runs by itself and goes on when the viewer ends. A study with the same name and choices goes on where it stopped."), wrong, said)};
 }
@@ -150,8 +159,12 @@ export async function compare(here) {
   const keys = {model: ["name", "dtype", "kernels", "parameters", "layers", "weight_sha256"], data: ["source", "test", "discovery", "sha256"], concepts: ["source", "sha256"]};
   const rows = Object.entries(keys).flatMap(([part, list]) => list.map((key) => [`${part}: ${key}`, ...found.map((run) => text(run.about?.[part]?.[key]))]));
   rows.push(["prompts", ...found.map((run) => (run.about?.prompts ?? []).map((prompt) => prompt.name).join(", "))]);
-  const config = new Set(found.flatMap((run) => Object.keys(run.about?.config ?? {})));
-  rows.push(...[...config].map((key) => [`option ${key}`, ...found.map((run) => text(run.about?.config?.[key]))]).filter(([, a, b]) => a !== b));
+  const union = (each) => [...new Set(found.flatMap((run) => Object.keys(each(run) ?? {})))];
+  rows.push(...union((run) => run.about?.config).map((key) => [`option ${key}`, ...found.map((run) => text(run.about?.config?.[key]))]).filter(([, a, b]) => a !== b));
+  for (const name of union((run) => run.options)) for (const key of union((run) => run.options?.[name])) {
+    const [a, b] = found.map((run) => text(run.options?.[name]?.[key])), both = found.every((run) => run.options?.[name]);
+    if (`${name} ${key}` === "annotate annotator" || both && a !== b) rows.push([`${name}: ${key}`, a, b]);
+  }
   const stage = (run, name) => run.stages?.find((one) => one.name === name);
   const stages = [...new Set(found.flatMap((run) => (run.stages ?? []).filter((one) => one.status !== "missing").map((one) => one.name)))];
   const marked = ([a, b]) => (value) => h("span", {class: a === b ? "" : "differs"}, h("bdi", {}, seen(value)));

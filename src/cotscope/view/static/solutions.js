@@ -1,11 +1,13 @@
 // What the model wrote, token by token, coloured by activity; two conditions side by side, differences marked.
 
-import {ask, chip, chips, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
+import {ask, chip, chips, fault, field, h, href, into, note, number, poleKey, poleName, query, runPath, seen, select, spelled} from "./page.js";
 
 const FAMILIES = {study: "prompts of the study", ablation: "neurons zeroed", discovery: "discovery", push: "their own push", selection: "chosen by attribution and others zeroed",
   evaluation: "edits", variant: "prompts of random exemplars", sentence: "zero-shot sentences", prediction: "answers that were predicted",
   cascade: "a larger model's answers"};
 export const verdict = (correct) => h("span", {class: `badge ${correct ? "right" : "wrong"}`}, correct ? "right" : "wrong");
+
+const warning = (before, name = "", after = "") => h("p", {class: "warning"}, seen(before), name && h("bdi", {}, seen(name)), after);
 
 export async function solutions(here) {
   const found = await ask(runPath(here.run, "/conditions"));
@@ -13,9 +15,12 @@ export async function solutions(here) {
   const values = {...here.values}, names = found.conditions.map((one) => one.condition);
   values.condition = names.includes(values.condition) ? values.condition : names[0];
   if (!names.includes(values.beside)) values.beside = values.condition !== names[0] || here.values.condition ? "" : names.includes("ablation.reasoning") ? "ablation.reasoning" : "";
+  const unknown = [here.values.condition, here.values.beside].filter((name) => name && !names.includes(name));
   const problems = await ask(runPath(here.run, `/problems?${query({condition: values.condition, beside: values.beside})}`));
   const differ = (one) => one.beside !== null && one.beside !== one.correct;
   values.problem = problems.some((one) => one.problem_id === values.problem) ? values.problem : (problems.find((one) => one.correct && differ(one)) ?? problems[0])?.problem_id;
+  const other = here.values.problem && values.problem !== here.values.problem;
+  if (unknown.length || other) values.token = "";  // it is one of a text that is not shown
   const go = (more) => { location.hash = href(here.run, "solutions", {...values, ...more}); };
   const shown = h("div");
   into(shown, solution(here, values, go));
@@ -23,6 +28,8 @@ export async function solutions(here) {
   const place = problems.findIndex((one) => one.problem_id === values.problem);
   const step = (by, label, sign) => h("button", {type: "button", "aria-label": label, disabled: !problems[place + by], onclick: () => go({problem: problems[place + by].problem_id, token: ""})}, sign);
   return [h("h1", {}, "Solutions"),
+    unknown.map((name) => warning("Nothing was written under ", name, " in this run: something else is shown.")),
+    other && warning("Problem ", here.values.problem, ` was not asked under ${seen(values.condition)}: another one is shown.`),
     h("div", {class: "fields"}, field("Under", conditions(found.conditions, values.condition, (condition) => go({condition, token: ""}))),
       field("beside", conditions(found.conditions, values.beside, (beside) => go({beside, condition: values.condition, token: ""}), "nothing")),
       h("label", {class: "field grow"}, h("span", {}, `Problem (${problems.filter((one) => one.correct).length} of ${problems.length} right${values.beside ? `, ${problems.filter((one) => one.beside).length} beside` : ""})`),
@@ -49,21 +56,36 @@ function titleOf(side) {
 async function solution(here, values, go) {
   const asked = {problem: values.problem, condition: values.condition, beside: values.beside ?? ""};
   const [found, model] = await Promise.all([ask(runPath(here.run, `/solution?${query(asked)}`)), ask(runPath(here.run, "/model"))]);
-  const sides = found.sides.map((side) => ({...side, tokens: h("div", {class: "tokens", onkeydown: among}, words(side))}));
+  const tokens = (side) => h("div", {class: "tokens", onkeydown: among}, words(side));
+  const sides = found.sides.map((side) => ({...side, tokens: tokens(side), wrong: h("div")}));
+  if (found.fault) asked.beside = "";
   const below = h("div"), bar = h("div", {class: "fields"});
   const colour = async () => {
+    here.left.throwIfAborted();  // nothing is begun, nor drawn, for a page that was left
     const [pole, concept] = values.pole ? [values.pole, null] : [null, values.concept ?? ""];
     const [layer, index, sign] = (pole ?? "0.0.0").split(".").map(Number);
-    const activity = await ask(runPath(here.run, "/activity"), {...asked, pole: pole ? {layer, index, sign} : null});
-    draw(here, values, go, sides, activity, concept, below);
-    return [chooser(values, activity, go), legend(pole, activity, values)];
+    const body = {...asked, pole: pole ? {layer, index, sign} : null};
+    const activity = await ask(runPath(here.run, "/activity"), body, {signal: here.left});
+    here.left.throwIfAborted();
+    draw(here, values, sides, activity, concept, below);
+    const known = activity.filter((side) => !side.error);
+    return [chooser(values, known, go), legend(pole, known, values)];
   };
-  if (model.loaded) into(bar, colour(), "Computing the activity …");
-  else bar.append(h("div", {class: "pager"}, h("button", {type: "button", class: "main", onclick: () => into(bar, colour(), `Loading ${model.name} and computing the activity …`)}, "Show tokens and activity"),
-    note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : "")));
+  const show = h("button", {type: "button", class: "main", onclick: () => colouring()}, "Show tokens and activity");
+  const colouring = () => {
+    show.disabled = true;
+    into(bar, colour().catch((error) => {
+      here.left.throwIfAborted();
+      show.disabled = false;
+      return [fault(error), show];
+    }), model.loaded ? "Computing the activity …" : `Loading ${seen(model.name)} and computing the activity …`);
+  };
+  if (model.loaded) colouring();
+  else bar.append(h("div", {class: "pager"}, show, note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : "")));
   return [h("p", {class: "problem"}, h("bdi", {}, seen(found.problem.question)), " ", h("b", {}, `Answer: ${seen(found.problem.answer)}`)), bar,
-    h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens,
-      note(`Says ${seen(side.flexible ?? "no answer")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`)))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
+    h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens, side.wrong,
+      note(`Says ${seen(side.flexible ?? "no answer")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`))),
+      found.fault && h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(values.beside))), warning(found.fault))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
 }
 
 /** Arrows go from token to token; Enter and Space choose one. Tokens are no button elements: those do not break lines. */
@@ -94,10 +116,11 @@ function words(side) {
 /** A colour for a share of the most. */
 export const heat = (element, share) => { element.style.backgroundColor = share > 0 ? `rgba(var(--heat), ${(0.1 + 0.5 * Math.min(1, share)).toFixed(3)})` : ""; };
 
-function draw(here, values, go, sides, activity, concept, below) {
-  const of = (side) => side.of_pole ?? side.active[concept] ?? side.active[""];
+function draw(here, values, sides, activity, concept, below) {
+  const of = (side) => side.error ? [] : side.of_pole ?? side.active[concept] ?? side.active[""];
   const most = Math.max(1e-9, ...activity.flatMap(of)), unit = values.pole ? "update size" : "active poles";
   sides.forEach((side, which) => {
+    if (activity[which].error) return side.wrong.replaceChildren(warning(activity[which].error));
     const levels = of(activity[which]), differs = new Set(activity[which].differs), condition = which ? values.beside : values.condition;
     side.tokens.replaceChildren(...activity[which].pieces.map((piece, i) => {
       const key = `${which}.${i}`;
@@ -108,18 +131,20 @@ function draw(here, values, go, sides, activity, concept, below) {
     }));
   });
   const pick = (key, condition, i) => {
+    if (here.left.aborted) return;  // the address is another page's
+    values.token = key;
     for (const token of document.querySelectorAll("[data-token]")) token.setAttribute("aria-pressed", String(token.dataset.token === key));
-    history.replaceState(null, "", href(here.run, "solutions", {...values, token: key}));
+    history.replaceState(null, "", href(here.run, "solutions", values));
     into(below, poles(here, values, condition, i, activity[Number(key.split(".")[0])].pieces[i] ?? ""));
   };
   if (values.token) {
     const [which, i] = values.token.split(".").map(Number);
-    queueMicrotask(() => sides[which] && pick(values.token, which ? values.beside : values.condition, i));
+    queueMicrotask(() => sides[which] && !activity[which].error && pick(values.token, which ? values.beside : values.condition, i));
   }
 }
 
 async function poles(here, values, condition, i, piece) {
-  const rows = await ask(runPath(here.run, "/token"), {problem: values.problem, condition, token: i});
+  const rows = await ask(runPath(here.run, "/token"), {problem: values.problem, condition, token: i}, {signal: here.left});
   const layers = new Map();
   for (const row of rows) layers.set(row.layer, [...(layers.get(row.layer) ?? []), row]);
   const one = (row) => h("a", {class: `pole ${row.concepts.length ? "marked" : ""}`, href: href(here.run, "neurons", {pole: poleKey(row)}),

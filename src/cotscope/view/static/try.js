@@ -1,6 +1,6 @@
 // A question of the reader's own: what the model writes as it is and with neurons changed, side by side, as it comes.
 
-import {kept} from "./lists.js";
+import {SCOPES, absent, kept} from "./lists.js";
 import {ask, fault, field, h, href, note, number, runPath, seen, select, spelled} from "./page.js";
 import {heat} from "./solutions.js";
 
@@ -12,19 +12,20 @@ export async function tryIt(here) {
   if (run.fault) throw new Error(run.fault);
   const weights = run.about.model.weight_sha256, lists = kept(weights), model = await ask(runPath(here.run, "/model")), values = here.values;
   const ways = [["nothing", "nothing: only what it writes"], ["reasoning", "reasoning neurons"], ...(neurons.about.attributed ? [["attribution", "neurons chosen by attribution"]] : []),
-    ...(Object.keys(lists).length ? [["list", "a list that was kept"]] : []), ["edit", "an edit file"]];
-  const by = select(ways, values.by ?? "reasoning", {name: "by", onchange: () => options()});
+    ...(lists.size ? [["list", "a list that was kept"]] : []), ["edit", "an edit file"]];
+  const way = values.by ?? "reasoning", isThere = way === "list" ? lists.has(values.list) : ways.some(([key]) => key === way);
+  const by = select(ways, isThere ? way : "nothing", {name: "by", onchange: () => options()});
   const more = h("div"), sides = h("div", {class: "sides", "aria-live": "off"}), status = h("p", {role: "status", class: "meta"});
   let stopping = null;
   const concepts = Object.keys(neurons.about.concepts);
   const scaled = () => [field("Factor", h("input", {name: "factor", type: "number", step: "any", value: values.factor ?? 0}), "0 switches off, 2 doubles"),
-    field("At", select([["all", "every token"], ["prompt", "the prompt"], ["generated", "what is generated"]], values.scope ?? "all", {name: "scope"}))];
+    field("At", select(SCOPES, values.scope ?? "all", {name: "scope"}))];
   const options = () => more.replaceChildren(...[{
     nothing: () => [],
     reasoning: () => [h("fieldset", {}, h("legend", {}, "Of these concepts"), concepts.length ? concepts.map((name) => h("label", {class: "check"},
       h("input", {type: "checkbox", name: "concepts", value: name, checked: !values.concepts || values.concepts.split("\n").includes(name)}), seen(name))) : note("None: nothing was annotated.")), h("div", {class: "fields"}, scaled())],
     attribution: () => [h("div", {class: "fields"}, field("The first", h("input", {name: "first", type: "number", min: 1, value: values.first ?? 50})), scaled())],
-    list: () => [h("div", {class: "fields"}, field("List", select(Object.keys(lists), values.list ?? "", {name: "list"})), scaled())],
+    list: () => [h("div", {class: "fields"}, field("List", select([...lists.keys()], values.list ?? "", {name: "list"})), scaled())],
     edit: () => [h("p", {}, h("input", {type: "file", name: "edit", accept: ".json,application/json", "aria-label": "an edit file"}))],
   }[by.value]()].flat());
   const go = h("button", {class: "main"}, "Write"), stop = h("button", {type: "button", disabled: true, onclick: () => stopping?.()}, "Stop");
@@ -49,7 +50,17 @@ export async function tryIt(here) {
       field("At most", h("input", {name: "tokens", type: "number", min: 1, max: 600, value: values.tokens ?? 120}), "tokens"), field("Change", by), ),
     more, h("p", {class: "pager"}, go, stop), status);
   options();
-  return [h("h1", {}, "Try it"), note(model.loaded ? "The model is loaded." : `The model (${seen(model.name)}, about ${number(model.gigabytes, 1)} GB) is loaded when it first writes.`), form, sides];
+  return [h("h1", {}, "Try it"), lacking(values, way, isThere, found.prompts),
+    note(model.loaded ? "The model is loaded." : `The model (${seen(model.name)}, about ${number(model.gigabytes, 1)} GB) is loaded when it first writes.`), form, sides];
+}
+
+/** What a link asks for and can't have here. */
+function lacking(values, way, isThere, prompts) {
+  const said = (before, name, after) => h("p", {class: "warning"}, before, h("bdi", {}, seen(name)), after);
+  return [
+    !isThere && (way === "list" ? absent(values.list) : said("Nothing can be chosen by ", way, " in this run, so nothing is changed.")),
+    way === "edit" && note("A link does not hold the edit itself: choose its file again."),
+    values.prompt && !prompts.includes(values.prompt) && said("The study has no prompt ", values.prompt, ": its first one is chosen.")];
 }
 
 /** What is sent: the question and the change. */
@@ -61,7 +72,7 @@ async function asked(form, lists, concepts) {
     if (change.concepts.length === concepts.length) change.concepts = [];
   }
   if (by === "attribution") change.first = Number(data.get("first"));
-  if (by === "list") change.poles = lists[data.get("list")] ?? [];
+  if (by === "list") change.poles = lists.get(data.get("list")) ?? [];
   if (by === "edit") {
     const file = data.get("edit");
     if (!file?.size) throw new Error("Choose an edit file.");
