@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,18 +15,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import TinyStudy
 from made_runs import CONCEPTS, HOSTILE, complete, did
 
 import cotscope
 from cotscope.cli import main
+from cotscope.data.answers import is_correct, parse_flexible, parse_number
+from cotscope.data.numbers import format_number
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import RunError, UserError
-from cotscope.exchange import FORMATS
+from cotscope.exchange import FORMATS, task
 from cotscope.exchange.against import differences
 from cotscope.exchange.neuronpedia import HOOK, read_features
 from cotscope.exchange.tables import export
 from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
+from cotscope.runs.session import Session
 from cotscope.runs.tables import TABLES
 from cotscope.stages.registry import STAGES
 
@@ -118,7 +123,7 @@ def test_what_is_stale_is_left_out_and_named(tmp_path: Path, capsys: pytest.Capt
 def test_an_empty_run_has_nothing_to_write(tmp_path: Path) -> None:
     folder = complete(tmp_path / "run")
     (folder / "tables" / "poles.parquet").unlink()
-    for kind in FORMATS:
+    for kind in (k for k in FORMATS if k != "lm-eval-task"):  # which is of problems, not of tables
         with pytest.raises(RunError, match="no current"):
             export(Run.open(folder), kind, tmp_path / kind)
         assert not list((tmp_path / kind).rglob("*.*"))
@@ -291,3 +296,38 @@ def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (other / "tables" / "poles.parquet").unlink()
     [found] = [d for d in differences(Run.open(folder), Run.open(other)) if d.table == "poles"]
     assert str(found) == "poles: only the first has it" and not found.same(math.inf)
+
+
+# -- a task of lm-evaluation-harness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_task_asks_what_the_run_asks(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = pytest.importorskip("yaml")
+    folder = tmp_path / "my run"
+    assert main(["discover", *tiny_study.options(), "--out", str(folder)]) == 0
+    assert main(["tables", str(folder), "--format", "lm-eval-task", "--to", str(tmp_path / "task")]) == 0
+    task = yaml.safe_load((tmp_path / "task/cotscope_my_run.yaml").read_text())
+    rows = [json.loads(line) for line in Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()]
+    session = Session.reopen(folder, quiet=True)
+    test, prompt = session.inputs.split.test, session.prompt
+    assert [(r["id"], r["prompt"]) for r in rows] == [(p.id, prompt.text(p.question)) for p in test]
+    assert all(is_correct(parse_number(r["answer"]), p.answer) for r, p in zip(rows, test, strict=True))
+    assert task["generation_kwargs"] == {"until": list(prompt.stop), "do_sample": False, "max_gen_toks": 16}
+    assert [f["name"] for f in task["filter_list"]] == ["strict-match", "flexible-extract"]
+
+
+@pytest.mark.parametrize("number", ["8", "-3", "1,234", "2.5", "1,234,567.25", "12.0", "0"])
+@pytest.mark.parametrize("text", ["So 3 + 5 = {}.\nThe answer is {}.", "The answer is ${}.\n", "7 and 9. the answer is {}"])
+def test_the_harness_finds_what_cotscope_finds(number: str, text: str) -> None:
+    """With its filters and what it ignores, as its `exact_match` compares."""
+    said = text.replace("{}", number)
+
+    def plain(value: str) -> str:
+        for pattern in task.IGNORED:
+            value = re.sub(pattern, "", value)
+        return value
+
+    for pattern in (task.STRICT, task.FLEXIBLE):
+        found = re.findall(pattern, said)[-1]
+        assert plain(found) == plain(format_number(parse_flexible(said)))  # type: ignore[arg-type]

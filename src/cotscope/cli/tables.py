@@ -21,7 +21,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         choices=FORMATS,
         default="csv",
         help="csv, parquet, json: every table, a file each; neuronpedia: its bulk files of every pole; lm-eval: accuracies as "
-        "lm-evaluation-harness writes them (default csv)",
+        "lm-evaluation-harness writes them; lm-eval-task: test problems under the first prompt as a task of it (default csv)",
     )
     sub.add_argument("--to", type=Path, metavar="DIR", help="the folder to make (default: beside the run, RUN-FORMAT)")
     sub.add_argument("--against", type=Path, metavar="OTHER", help="write nothing: say table by table how another run "

@@ -19,6 +19,7 @@ from ..runs.folder import Run
 from ..runs.progress import matches
 from ..runs.tables import TABLES
 from .neuronpedia import write_sources
+from .task import write_task
 
 
 def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dict[str, str]]:
@@ -40,6 +41,8 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
         made = write_sources(reading, to)
     elif kind == "lm-eval":
         made = [_write_lm_eval(reading, to)]
+    elif kind == "lm-eval-task":
+        made = write_task(run, to)
     else:
         made = [_write_table(reading, name, kind, to) for name in TABLES if reading.has(name)]
     if not made:
