@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyStudy
+import torch
+import transformers
+from conftest import TinyStudy, save_tiny_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import cotscope
 from cotscope.cli.commands import build_parser
@@ -82,3 +85,33 @@ def test_the_calendar_is_as_it_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     assert prompt.cue == "\nLet's think step by step\n" and not any(p.question in prompt.prefix for p in problems)
     concepts = load_concepts(str(folder / "concepts.toml")).concepts
     assert {d.lower() for d in made.DAYS} < {*concepts[0].seeds} and {m.lower() for m in made.MONTHS} < {*concepts[1].seeds}
+
+
+@pytest.mark.slow
+def test_the_calendar_is_studied_end_to_end(tmp_path: Path) -> None:
+    """Its problems, prompt and concepts as they are, on a tiny model whose tokens are their words, and which writes days."""
+    folder = ROOT / "examples/calendar"
+    texts = [(folder / name).read_text() for name in ("problems.jsonl", "calendar.txt", "concepts.toml")]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([*texts, *texts[2].split('"')], trainers.BpeTrainer(
+        vocab_size=4000, min_frequency=1, initial_alphabet=alphabet, special_tokens=["<eos>"], show_progress=False
+    ))  # fmt: skip
+    days = [tokenizer.token_to_id(f"\u0120{day}") for day in ("Monday", "Friday", "May", "June")]
+
+    def speak(head: torch.Tensor) -> None:
+        head *= 0.01
+        head[days] *= 100
+
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    save_tiny_model(tmp_path / "model", fast, speak, eos_token_id=0)
+    run = cotscope.study(
+        tmp_path / "run", model=str(tmp_path / "model"), data=folder / "problems.jsonl", concepts=folder / "concepts.toml",
+        prompt_files=(folder / "calendar.txt",), limit=24, discover_limit=48, max_new_tokens=6, dtype="float32", given=4,
+        matched=1, unmatched=1, permuted=19, battery=1, quiet=True,
+    )  # fmt: skip
+    assert all(found.current for found in run.states().values())
+    assert set(run.summary["neurons"]["by_concept"]) == {"day", "month", "order"} and run.summary["neurons"]["total"] > 3
+    assert run.summary["damage"]["skill"] == "answers" and run.summary["damage"]["headline"]["sets"] == 19
+    assert "answers" in (run.folder / "report.html").read_text().partition("</h1>")[0].rpartition("<h1>")[2]

@@ -50,14 +50,21 @@ def begin(
     command: tuple[str, ...] = (),
 ) -> Session:
     """Begin a study or go on with it: its options, and those of its stages, in one mapping. Raises: UserError."""
-    options = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
+    options = {k: _paths_as_text(v) for k, v in options.items()}
     known = {f.name for f in fields(StudyConfig)}
     asked = by_stage({k: v for k, v in options.items() if k not in known}, STAGES)
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
+    given = {k: v for k, v in options.items() if k in known}
     config = StudyConfig(**given)
     checked = [(s, options_of(s, asked[s.name])) for s in STAGES if s.name in asked]
     checks = [lambda inputs, model, s=s, o=o: s.check(inputs, model, o) for s, o in checked]
     return Session.create(config, out, options=asked, rows=rows, quiet=quiet, command=command, checks=checks)
+
+
+def _paths_as_text(value: Any) -> Any:
+    """A path as text, alone or in a list."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_paths_as_text, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str, dict[str, Any]]:
