@@ -477,13 +477,14 @@ def _activity_without_and_with_the_judge(run: Run) -> None:
 @pytest.mark.model
 def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
     """Small, but real: the direction of the main finding on the real model."""
-    few = ("--discover-limit", "12", "--matched", "1", "--unmatched", "1", "--given", "3", "--battery", "1", "--permuted", "0")
-    options = ["--limit", "16", "--max-new-tokens", "64", *few]
+    few = ("--discover-limit", "10", "--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1", "--permuted", "0")
+    options = ["--limit", "12", "--max-new-tokens", "56", *few]
     from cotscope.prompts.derive import derive_prompts
     from cotscope.prompts.exemplars import load_exemplars
 
     prompt = tmp_path / "worked.txt"
-    prompt.write_text(derive_prompts(load_exemplars(None))[0].prefix)
+    prefix = derive_prompts(load_exemplars(None))[0].prefix
+    prompt.write_text(prefix[: prefix.index("Question:", 1200)])  # three or four exemplars
     assert main(["study", "--prompt-file", str(prompt), *options, "--out", str(tmp_path / "run")]) == 0
     summary = Run.open(tmp_path / "run").summary
     assert summary["baseline"]["accuracy"] > 0.3
