@@ -13,7 +13,7 @@ from cotscope.report.charts import SHARE, Chart, Mark, Row, intervals
 from cotscope.report.first import FINDINGS, SKILLS, _picture, finding, stretches
 from cotscope.report.reading import Reading
 from cotscope.runs.folder import Run
-from cotscope.stats import ANSWERS, ARITHMETIC, VERDICTS, in_words, paired_bootstrap
+from cotscope.stats import ANSWERS, ARITHMETIC, NOT_SHOWN, VERDICTS, in_words, paired_bootstrap
 
 CLAIM = {"change": -0.9, "permuted_mean": -0.1, "p_value": 0.0476, "p_beyond": 0.0476}
 NOT_YET = "What is lost, and why, has not been measured yet."
@@ -58,6 +58,12 @@ def test_the_finding_is_the_verdicts(tmp_path: Path, verdict: str) -> None:
     finding_of = {v: text.format(**SKILLS[ARITHMETIC]) for v, text in FINDINGS.items()}
     assert finding_of[verdict] in said and in_words(verdict) in said and f"Verdict: {verdict}" in said
     assert not any(other in said for v, other in finding_of.items() if v != verdict)
+    beyond = {"change": -0.469, "low": -0.6, "high": -0.326, "p_value": 0.5}
+    did(tmp_path, "ablate", summary={"ablation": {"specific": beyond}})
+    told = "Fewer problems are solved without them than without their counterparts (−0.47 [−0.60, −0.33]), but the rule"
+    assert (told in first(tmp_path)) == (verdict == NOT_SHOWN)
+    did(tmp_path, "ablate", summary={"ablation": {"specific": beyond | {"high": 0.02}}})
+    assert told[:60] not in first(tmp_path)
     assert "{" not in "".join(finding_of.values())
     assert "Random sets that do as much harm: 0 of 20 (p = 0.048, the least that so few sets can show)." in said
     assert "The model solves 0.62 [0.57, 0.68] of 96 problems (in brackets: 95 % interval), without them 0.10" in said

@@ -77,6 +77,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
     phenomena = [_phenomenon(i, row) for i, row in enumerate(changed)]
     return {
         "finding": finding(run),
+        "unasked": _unasked(run.summary),
         "ranks": _ranks((run.summary.get("damage") or {}).get("headline") or {}),
         "picture": _picture(rows, target, _shares(run, rows)),
         "problem": problem(run, prompt, target),
@@ -105,6 +106,13 @@ def finding(run: Reading) -> str:
     if not held["ablate"].current:
         return "What the model loses without these neurons has not been measured yet."
     return "The problems solved without these neurons are counted. What is lost, and why, has not been measured yet."
+
+
+def _unasked(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The difference in problems solved, where it is there though nothing is shown by the rule, which does not ask for it."""
+    found = (summary.get("ablation") or {}).get("specific") or {}
+    verdict = ((summary.get("damage") or {}).get("headline") or {}).get("verdict")
+    return found if verdict == NOT_SHOWN and is_number(found.get("high")) and found["high"] < 0 else None
 
 
 def _ranks(headline: Mapping[str, Any]) -> list[tuple[str, int, float]]:
@@ -154,7 +162,7 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequenc
     if each := [row for row in rows.values() if row["kind"] == "matched"]:
         mean = sum(row["accuracy"] for row in each) / len(each)
         dots = [_mark(row)._replace(tip=row["neuron_set"], small=True) for row in each]
-        sets = f"{len(each)} {'set' if len(each) == 1 else 'sets'}, mean"
+        sets = "1 set" if len(each) == 1 else f"{len(each)} sets, mean"
         label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
         _, low, high = paired_bootstrap(shares)
         pictured.append(Row(label, [Mark("matched", mean, low, high, "mean"), *dots]))
