@@ -74,7 +74,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
     rows = {row["neuron_set"]: row for row in run.rows("ablation") if is_number(row["accuracy"])}
     target = "comparable" if ablation.get("target") == "comparable" else "reasoning"
     changed = run.rows("phenomena")
-    phenomena = [_phenomenon(i, row) for i, row in enumerate(changed)]
+    phenomena = [_phenomenon(i, row, _spans(changed)) for i, row in enumerate(changed)]
     return {
         "finding": finding(run),
         "unasked": _unasked(run.summary),
@@ -165,14 +165,15 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequenc
         sets = "1 set" if len(each) == 1 else f"{len(each)} sets, mean"
         label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
         _, low, high = paired_bootstrap(shares)
-        pictured.append(Row(label, [Mark("matched", mean, low, high, "mean"), *dots]))
+        pictured.append(Row(label, [Mark("matched", mean, low, high, "mean"), *(dots if len(dots) > 1 else ())]))
         shown += each
     axis = "share of the test problems solved"
     figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
     if not figure or not shown:
         return None
     columns = ("neuron_set", "kind", "neurons", "correct", "n", "accuracy", "low", "high")
-    read = f"Dots: share of {shown[0]['n']} problems; lines: 95 % intervals over problems; small dots: sets of other neurons."
+    read = f"Dots: share of {shown[0]['n']} problems; lines: 95 % intervals over problems"
+    read += "; small dots: sets of other neurons." if len(each) > 1 else "."
     return Chart(figure, read, "ablate", "solved", [{key: row.get(key) for key in columns} for row in shown])
 
 
@@ -205,6 +206,7 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
     before, after = (shortened(pair[key] or "", LONGEST) for key in ("before", "after"))
     of_words = not any(map(str.isdigit, pair["answer"]))
     found = stretches(before, after, of_words)
+    without = "Without them" if zeroed == "reasoning" else "Without those that have a counterpart"
     return {
         "id": pair["problem_id"],
         "question": (pair["question"] or "").strip().split("\n"),
@@ -214,7 +216,7 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
         "lost": sum(stretch.lost for line in found for stretch in line),
         "sides": [
             {"label": "With the neurons in place", "lines": found, "right": pair["right_before"], "read": pair["read_before"]},
-            {"label": "Without them", "lines": [[Stretch(line, False)] for line in after.strip("\n").split("\n")],
+            {"label": without, "lines": [[Stretch(line, False)] for line in after.strip("\n").split("\n")],
              "right": pair["right_after"], "read": pair["read_after"]},
         ],
     }  # fmt: skip
@@ -244,14 +246,21 @@ def _plain(formula: str) -> str:
     return re.sub(r"[\s,$€£]", "", formula)
 
 
-def _phenomenon(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
+def _spans(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How far the scales of the small pictures reach, the same for all of them, so that they can be held against each other."""
+    keys = {of: [f"{of}_{end}" for end in ("change", "low", "high")] for of in ("accuracy", "activity")}
+    return {of: 1.15 * max([1e-9, *(abs(row[k]) for row in rows for k in names if is_number(row.get(k)))])
+            for of, names in keys.items()}  # fmt: skip
+
+
+def _phenomenon(place: int, row: Mapping[str, Any], spans: Mapping[str, float]) -> dict[str, Any]:
     """One of the four phenomena: its small picture and its verdict."""
     return {
         "label": _label(row),
         "verdict": row.get("verdict") or "not judged",
         "words": VERDICTS.get(row.get("verdict") or "", ""),
         "needs": row.get("verdict_needs"),
-        "figure": _changes(f"phenomenon-{place}", row),
+        "figure": _changes(f"phenomenon-{place}", row, spans),
         "n": row.get("n"),
     }
 
@@ -296,13 +305,12 @@ def _explained(verdicts: Sequence[str]) -> str:
     return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."
 
 
-def _changes(name: str, row: Mapping[str, Any]) -> Markup:
+def _changes(name: str, row: Mapping[str, Any], spans: Mapping[str, float]) -> Markup:
     """Two lanes around 0: the change of accuracy, and that of activity, each on its own scale."""
     parts, y, said = [], 0.0, []
     for of, label in (("accuracy", "problems solved"), ("activity", "active neurons per token")):
         value, low, high = (row.get(f"{of}_{end}") for end in ("change", "low", "high"))
-        ends = [abs(v) for v in (value, low, high) if is_number(v)]
-        span = 1.0 if of == "accuracy" else 1.15 * max([*ends, 1e-9])
+        span = spans[of]
         middle = y + 24
         parts.append(text_at(0, y + 12, label, "start", "small"))
         parts.append(text_at(SMALL - 1, y + 12, number(value, 2, True), "end", "strong small"))
