@@ -337,12 +337,13 @@ def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, C
 
 
 def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:
-    """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest."""
+    """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest. While none
+    has gained anything only lower ones are: what is worse than the base at one rate is not better at a higher one."""
     if left := [r for r in rates if r not in tried]:
         return left[0]
-    best = min(tried.values(), key=_rank).rate
-    beyond = [float(f"{best * step:.3g}") for step in (_STEP, 1 / _STEP)] if auto else []
-    return next((r for r, end in zip(beyond, (max, min)) if best == end(tried)), None)
+    course = min(tried.values(), key=_rank)
+    best, steps = course.rate, {max: _STEP, min: 1 / _STEP} if course.taken else {min: 1 / _STEP}
+    return next((float(f"{best * step:.3g}") for end, step in steps.items() if auto and best == end(tried)), None)
 
 
 def _rounded(value: float) -> float | None:
