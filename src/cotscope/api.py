@@ -79,6 +79,7 @@ def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str,
 
 def _verb(verb: str) -> Callable[..., Run]:
     def call(run: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
+        options = {k: _paths_as_text(v) for k, v in options.items()}
         words = {flag: options.pop(name) for flag in chosen_by(verb) if (name := flag.lstrip("-")) in options}
         stages, asked = choose(verb, {flag: [w] if isinstance(w, str) else list(w) for flag, w in words.items()})
         for stage, own in by_stage(options, VERBS[verb]).items():

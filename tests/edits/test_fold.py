@@ -283,9 +283,18 @@ def test_a_card_is_told_what_was_measured_since(folder: Path, tmp_path: Path) ->
     edit = edit_of(folder)
     before = (export(edit, tmp_path / "made") / "README.md").read_text()
     assert "Nothing yet" in before
-    after = measured_again(before, replace(edit, measured=(MEASURED,)))
-    assert after == model_card(replace(edit, measured=(MEASURED,)), str(folder), folder, "float32")
-    assert measured_again("# Mine\n", edit) == "# Mine\n"
+    card, after = tmp_path / "made/README.md", replace(edit, measured=(MEASURED | {"data": "half \ud800"},))
+    measured_again(tmp_path / "made", after)
+    expected = model_card(after, str(folder), folder, "float32")
+    assert (
+        card.read_text() == expected.encode("utf-8", "backslashreplace").decode()
+        and "half \\" in expected.encode("utf-8", "backslashreplace").decode()
+    )
+    for mine in (b"# Mine\n", b"\xff\xfe", before.replace(edit.base.weights, "ab" * 32).encode()):
+        card.write_bytes(mine)
+        measured_again(tmp_path / "made", after)
+        assert card.read_bytes() == mine
+    measured_again(tmp_path / "nowhere", after)
 
 
 def test_a_card_of_a_hub_model_names_it() -> None:

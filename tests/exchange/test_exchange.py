@@ -24,7 +24,8 @@ from cotscope.data.answers import is_correct, parse_flexible, parse_number
 from cotscope.data.numbers import format_number
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import RunError, UserError
-from cotscope.exchange import FORMATS, task
+from cotscope.exchange import FORMATS
+from cotscope.exchange import task as exchange_task
 from cotscope.exchange.against import differences
 from cotscope.exchange.neuronpedia import HOOK, read_features
 from cotscope.exchange.tables import export
@@ -302,7 +303,9 @@ def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_a_task_asks_what_the_run_asks(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_asks_what_the_run_asks(
+    tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     yaml = pytest.importorskip("yaml")
     folder = tmp_path / "my run"
     assert main(["discover", *tiny_study.options(), "--out", str(folder)]) == 0
@@ -315,19 +318,26 @@ def test_a_task_asks_what_the_run_asks(tiny_study: TinyStudy, tmp_path: Path, ca
     assert all(is_correct(parse_number(r["answer"]), p.answer) for r, p in zip(rows, test, strict=True))
     assert task["generation_kwargs"] == {"until": list(prompt.stop), "do_sample": False, "max_gen_toks": 16}
     assert [f["name"] for f in task["filter_list"]] == ["strict-match", "flexible-extract"]
+    written = exchange_task.written_answer  # one third is a text that no pattern finds whole
+    monkeypatch.setattr(exchange_task, "written_answer", lambda a: "1/3" if a == test[0].answer else written(a))
+    left = sum(p.answer == test[0].answer for p in test)
+    capsys.readouterr()
+    assert main(["tables", str(folder), "--format", "lm-eval-task", "--to", str(tmp_path / "again")]) == 0
+    assert f"left out: problems, since the answers of {left} are no decimals" in capsys.readouterr().out
+    assert len((tmp_path / "again/cotscope_my_run.jsonl").read_text().splitlines()) == len(test) - left
 
 
-@pytest.mark.parametrize("number", ["8", "-3", "1,234", "2.5", "1,234,567.25", "12.0", "0"])
+@pytest.mark.parametrize("number", ["8", "-3", "1,234", "2.5", "1,234,567.25", "12.0", "0", "2.50", "0.050", "100"])
 @pytest.mark.parametrize("text", ["So 3 + 5 = {}.\nThe answer is {}.", "The answer is ${}.\n", "7 and 9. the answer is {}"])
 def test_the_harness_finds_what_cotscope_finds(number: str, text: str) -> None:
     """With its filters and what it ignores, as its `exact_match` compares."""
     said = text.replace("{}", number)
 
     def plain(value: str) -> str:
-        for pattern in task.IGNORED:
+        for pattern in exchange_task.IGNORED:
             value = re.sub(pattern, "", value)
         return value
 
-    for pattern in (task.STRICT, task.FLEXIBLE):
+    for pattern in (exchange_task.STRICT, exchange_task.FLEXIBLE):
         found = re.findall(pattern, said)[-1]
         assert plain(found) == plain(format_number(parse_flexible(said)))  # type: ignore[arg-type]

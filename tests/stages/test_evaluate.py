@@ -20,6 +20,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
+from cotscope.edits.tuned import search
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.solutions import solution
@@ -256,6 +257,9 @@ def test_a_control_that_gained_nothing_counts_as_the_base(copy: Path, capsys: py
     assert own["search"].endswith("all 3, factor 0 (1 of 4 tuning problems solved, 3 without)")
     assert own["search"] in (copy / "run/report.html").read_text()
     assert Edit.read(copy / "control.json").measured[0]["difference"] == 0
+    assert search(Edit.read(copy / "control.json")) == "searched to be worse: none of 6 candidates was"
+    for wrong in ({"factor": "2"}, {"factor": None}, {"group": 3}, {"goal": ["x"]}, {"solved": 10**400}, {"group": "x" * 100}):
+        assert search(replace(gone, chosen={"steered": steered | found | wrong})) == ""
 
 
 def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,14 +103,24 @@ def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: P
 @pytest.mark.usefixtures("lenient")
 def test_thirds_of_the_layers_and_concepts_are_tried_too(session: Session, tmp_path: Path) -> None:
     search = replace(WORSE, groups=("first", "layers", "concepts"), factors=(0.0,))
+    of: dict[int | None, dict[str, list[Neuron]]] = {}
     for random in (3, None):
-        groups, chosen = steering._groups(session, "reasoning", search, first=None, random=random, concepts=(), layers=None)
-        whole = next(iter(groups.values()))
-        assert list(groups)[:2] == [f"all {len(whole)}", "the first 3"] and set(groups) >= {"concept small", "concept large"}
-        blocks = [group for name, group in groups.items() if name.startswith("layers")]
-        assert sorted(n for block in blocks for n in block) == sorted(whole) and len(blocks) == 3
-        assert groups["the first 3"] == whole[:3] and chosen.get("random") == random
-        assert groups["concept small"] == choose(session, concepts=["small"], random=random)[0] != groups["concept large"]
+        of[random], chosen = steering._groups(session, "reasoning", search, random, first=None, concepts=(), layers=None)
+        whole = next(iter(of[random].values()))
+        blocks = [group for name, group in of[random].items() if name.startswith("layers")]
+        assert sorted(n for block in blocks for n in block) == sorted(whole) and chosen.get("random") == random
+    groups, control, whole = of[None], of[3], choose(session)[0]
+    assert list(groups)[:2] == [f"all {len(whole)}", "the first 3"] and set(groups) >= {"concept small", "concept large"}
+    assert groups["the first 3"] == whole[:3] and groups["concept small"] == choose(session, concepts=["small"])[0]
+    # The control is searched as what it controls is, and holds none of it; a neuron has one stand-in in all of its groups.
+    assert set(control) <= set(groups) and not {n for group in control.values() for n in group} & set(whole)
+    assert {n for group in control.values() for n in group} == set(control[f"all {len(whole)}"])
+    for name, group in control.items():
+        assert len(group) <= len(groups[name]) and {n.layer for n in group} <= {n.layer for n in groups[name]}
+    few = steering._groups(session, "reasoning", search, first=4, concepts=(), layers=None)[0]
+    assert {n for group in few.values() for n in group} == set(choose(session, first=4)[0])
+    some = steering._groups(session, "reasoning", search, first=1, concepts=(), layers=None)[0]
+    assert list(some) == ["all 1"], "a concept without a neuron among them is no group"
     edit = steer(session, tmp_path / "e.json", "reasoning", search)
     found = edit.chosen["steered"]
     assert found["candidates"] == len(groups) and set(found["groups"]) == set(groups) and found["group"] in groups

@@ -291,6 +291,14 @@ def test_of_rates_that_are_all_too_high_lower_ones_are_tried(tmp_path: Path) -> 
     assert [c.taken for c in tried.values()] == [0, 0, 1, 0]
 
 
+def test_a_rate_that_ends_in_nothing_finite_is_the_worst(tmp_path: Path) -> None:
+    plan = Plan(Scripted([0.9, math.nan, 0.7, 0.8]), tmp_path, "x", [None], [None], 1, 0, 1, math.inf,  # type: ignore
+                tqdm(disable=True), lambda: 0, False, lambda text: None)  # fmt: skip
+    tried: dict[float, Course] = {}
+    best = _search(plan, [0.1], True, tried, 1)
+    assert list(tried) == [0.1, 0.0333, 0.0111] and (best.rate, best.taken) == (0.0333, 1)
+
+
 def test_it_ends_early_when_validation_becomes_worse(run: Path, tmp_path: Path) -> None:
     found = tuned(run, tmp_path / "long.json", "factors", "--passes", "40", "--rate", "0.2", "--patience", "2")
     curve = [(-p["solved"], p["validation"]) for p in found["curve"]]

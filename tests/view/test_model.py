@@ -175,6 +175,15 @@ def test_an_edit_that_was_evaluated_is_made_again_if_it_is_the_same(small_copy: 
     file.write_bytes(other.post("/api/runs/run/edit", json=kept | {"factor": 0.5}, headers=TOKEN).content)
     edited, base = post(viewer(small_copy), "activity", asked)
     assert "does something else now" in edited["error"] and max(base["of_pole"]) > 0
+    # Evaluated again, while the viewer runs: what it kept was of the former edit.
+    nothing = kept | {"factor": 1}
+    file.write_bytes(other.post("/api/runs/run/edit", json=nothing, headers=TOKEN).content)
+    assert main(["evaluate", str(small_copy), "--edit", str(file), "--solutions", "1", "--skills", "1"]) == 0
+    edited, base = post(other, "activity", asked)
+    assert edited["of_pole"] == base["of_pole"]
+    file.rename(tmp_path / "elsewhere.json")
+    edited, _ = post(viewer(small_copy), "activity", asked)
+    assert "is not found from where the viewer was started" in edited["error"]
 
 
 def test_the_first_neurons_of_a_selection_are_found_again(small_copy: Path) -> None:

@@ -66,6 +66,17 @@ def test_a_folder_that_is_gone_or_can_not_be_read_hides_no_other(folder: Path, v
     assert get(client, "runs/made")["stages"]
 
 
+def test_the_name_of_a_folder_that_is_gone_is_not_anothers(folder: Path, viewer: Any) -> None:
+    """A link, or an open page that begins a study, would mean another folder without a word."""
+    other = folder.parent / "others" / "runs"
+    complete(other / "made")
+    client = viewer(folder, other)
+    assert [r["name"] for r in get(client, "runs")["runs"]] == ["made", "made~2"]
+    assert get(client, "runs")["holders"] == ["runs", "runs~2"]
+    shutil.rmtree(folder)
+    assert [r["name"] for r in get(client, "runs")["runs"]] == ["made~2"] and get(client, "runs")["holders"] == ["runs~2"]
+
+
 def test_to_list_many_runs_closes_none(folder: Path, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of neurons of the one that is looked at is made once."""
     for i in range(served._OPEN + 1):

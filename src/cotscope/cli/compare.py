@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError, shown
-from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES
+from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
 from ..runs.files import json_text, replacing, write_text
 from . import options
 
@@ -81,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
             name = f"{contender}-{seed}"
             edits[name] = to = folder / (f"{name}.json" if contender.startswith(FACTORS) else name)
             if not to.exists():
+                for part in folder.glob(f".{name}-*.part"):  # of a model that was being written when it was ended
+                    shutil.rmtree(part)
                 rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
@@ -114,9 +117,15 @@ def _check(arguments: argparse.Namespace) -> None:
     from ..runs.session import Session
 
     session = Session.reopen(arguments.run, quiet=True)
-    choose(session, arguments.by, first=arguments.first)
-    trained = {question_key(p.question) for p in tuning_problems(session, arguments.train_on or STUDY)}
-    for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test)):
+    if any("--by" in words and ALL not in words for _, words in contenders(arguments.by, arguments.method or METHODS, 0)):
+        choose(session, arguments.by, first=arguments.first)
+    wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
+    every = tuning_problems(session, arguments.train_on or STUDY)
+    worked = [p for p in every if p.has_solution]
+    if arguments.own or len(worked) < min(wanted, len(every)):
+        worked = []  # which ones the model solves is not known before
+    trained = {question_key(p.question) for p in worked[:wanted]}
+    for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False):
         if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
             raise UserError(
                 f"problems of {data.label} are among those to train on", expected="none of them",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lm.models import MODELS
+from ..runs.files import write_text
 from .edit import Edit
 
 _SHOWN = 5  # layers or values that are named
@@ -47,11 +48,18 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     return "\n".join(head + body)
 
 
-def measured_again(card: str, edit: Edit) -> str:
-    """A card with what was measured since; as it is if it is none of `model_card`."""
+def measured_again(folder: Path, edit: Edit) -> None:
+    """Write what was measured into the card in an edit's model folder; what is no card of `model_card` of it stays as it is."""
+    path = folder / "README.md"
+    try:
+        card = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
     before, mark, rest = card.partition(_MEASURED)
     _, licence, after = rest.partition(_LICENCE)
-    return "\n".join([before + mark, "", *_measured(edit), "", licence + after]) if mark and licence else card
+    if mark and licence and edit.base.weights in before:
+        text = "\n".join([before + mark, "", *_measured(edit), "", licence + after])
+        write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 def _changed(edit: Edit, neurons: str) -> str:

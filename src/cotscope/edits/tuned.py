@@ -8,6 +8,7 @@ from typing import Any
 from .edit import Edit
 
 _NUMBER = (int, float)
+_LONGEST = 60  # characters of a text that is shown
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -50,11 +51,16 @@ def search(edit: Edit) -> str:
     found = edit.chosen.get("steered")
     if not isinstance(found, Mapping):
         return ""
-    said = {k: found.get(k) for k in ("goal", "candidates", "group", "factor", "solved", "untouched", "problems")}
-    if any(not isinstance(v, str | int | float) or len(str(v)) > 40 for v in said.values()):
+    texts = {k: found.get(k) for k in ("goal", "group")}
+    numbers = {k: found.get(k) for k in ("candidates", "factor", "solved", "untouched", "problems")}
+    if edit.nothing:
+        texts, numbers = {"goal": texts["goal"]}, {"candidates": numbers["candidates"]}
+    if not all(isinstance(v, str) and len(v) <= _LONGEST for v in texts.values()):
+        return ""
+    if not all(isinstance(v, _NUMBER) and abs(v) < 2**53 for v in numbers.values()):
         return ""
     if edit.nothing:
-        return f"searched to be {said['goal']}: none of {said['candidates']} candidates was"
-    solved = f"{said['solved']} of {said['problems']} tuning problems solved, {said['untouched']} without"
-    best = f"{said['group']}, factor {said['factor']:g} ({solved})"
-    return f"searched to be {said['goal']}, the best of {said['candidates']} candidates: {best}"
+        return f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was"
+    solved = f"{numbers['solved']} of {numbers['problems']} tuning problems solved, {numbers['untouched']} without"
+    best = f"{texts['group']}, factor {numbers['factor']:g} ({solved})"
+    return f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}"

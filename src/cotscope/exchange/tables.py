@@ -42,7 +42,7 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
     elif kind == "lm-eval":
         made = [_write_lm_eval(reading, to)]
     elif kind == "lm-eval-task":
-        made = write_task(run, to)
+        made, left = write_task(run, to)
     else:
         made = [_write_table(reading, name, kind, to) for name in TABLES if reading.has(name)]
     if not made:

@@ -15,20 +15,27 @@ from ..runs.files import write_text
 from ..runs.folder import Run
 from ..runs.session import Session
 
-NUMBER = r"-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]+)?"
-STRICT = rf"(?i)the answer is:? \$?({NUMBER})"
-FLEXIBLE = f"({NUMBER})"
-IGNORED = (",", r"\.0+$")
-"""What the harness takes out of an answer before it compares: separators of thousands, zeros after the point."""
+FLEXIBLE = r"(-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]*[1-9])?)\.?0*"
+"""A number, without the zeros at the end of its decimals: texts are compared, and 2.50 is 2.5."""
+STRICT = rf"(?i)the answer is:? \$?{FLEXIBLE}"
+IGNORED = (",",)
+"""What the harness takes out of an answer before it compares: separators of thousands."""
 
 
-def write_task(run: Run, to: Path) -> list[Path]:
-    """Write `NAME.jsonl`, a prompt and its answer on each line, and `NAME.yaml`, the task. Raises: RunError for answers in
-    words."""
+def write_task(run: Run, to: Path) -> tuple[list[Path], dict[str, str]]:
+    """Write `NAME.jsonl`, a prompt and its answer on each line, and `NAME.yaml`, the task.
+
+    Returns: the files; what is left out, and why: answers that are no decimals.
+
+    Raises: RunError for answers in words, or if none is a decimal.
+    """
     session = Session.reopen(run.folder, quiet=True)
     if session.inputs.words:
         raise RunError(f"the answers of {run.folder} are words", expected="numbers, which the harness is told to compare")
-    prompt, test = session.prompt, session.inputs.split.test
+    prompt, every = session.prompt, session.inputs.split.test
+    test = [p for p in every if "/" not in written_answer(p.answer)]
+    if not test:
+        raise RunError(f"no answer of {run.folder} is a decimal", expected="at least one, since texts are compared")
     name = f"cotscope_{''.join(c if c.isalnum() else '_' for c in run.folder.resolve().name)}"
     rows, task = to / f"{name}.jsonl", to / f"{name}.yaml"
     asked = [{"id": p.id, "prompt": prompt.text(p.question), "answer": written_answer(p.answer)} for p in test]
@@ -58,4 +65,5 @@ def write_task(run: Run, to: Path) -> list[Path]:
         "metadata": {"version": 1.0},
     }  # fmt: skip
     write_text(task, "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))  # JSON is YAML
-    return [task, rows]
+    fractions = len(every) - len(test)
+    return [task, rows], {"problems": f"the answers of {fractions} are no decimals"} if fractions else {}

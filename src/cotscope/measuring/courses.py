@@ -101,7 +101,8 @@ class Course:
         return min(map(self._rank, self.curve[1:] or self.curve))
 
     def _rank(self, point: dict[str, float]) -> tuple[float, float]:
-        return -point["solved"] if self.plan.by_solved else 0.0, point["validation"]
+        loss = point["validation"]
+        return -point["solved"] if self.plan.by_solved else 0.0, loss if math.isfinite(loss) else math.inf
 
     @property
     def ended(self) -> bool:

@@ -30,19 +30,22 @@ class TrialData:
     problems: tuple[Problem, ...]
 
 
-def trial_data(session: Session, sources: Sequence[str], count: int | None) -> list[TrialData]:
+def trial_data(session: Session, sources: Sequence[str], count: int | None, noted: bool = True) -> list[TrialData]:
     """Test problems of several sources; without any the study's own.
+
+    Args:
+        noted: a note says what is left out.
 
     Raises: UserError if two have one name, or as `_trial_data`.
     """
-    every = [_trial_data(session, source, count) for source in dict.fromkeys(sources or (STUDY,))]
+    every = [_trial_data(session, source, count, noted) for source in dict.fromkeys(sources or (STUDY,))]
     labels = [data.label for data in every]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError("two files of problems have one name", expected="different names", got=shown(twice))
     return every
 
 
-def _trial_data(session: Session, source: str, count: int | None) -> TrialData:
+def _trial_data(session: Session, source: str, count: int | None, noted: bool) -> TrialData:
     """Test problems; of another source those that the study has not used to find neurons, nor shown as exemplars.
 
     Args:
@@ -57,7 +60,7 @@ def _trial_data(session: Session, source: str, count: int | None) -> TrialData:
     used = {question_key(p.question) for p in (*inputs.split.discovery, *inputs.split.tuning)}
     shown_before = session.prompt.prefix
     new = [p for p in loaded.problems if question_key(p.question) not in used and p.question not in shown_before]
-    if left := len(loaded.problems) - len(new):
+    if noted and (left := len(loaded.problems) - len(new)):
         session.run.note(f"{left} problems of {source} were used to find neurons or stand in the prompt: they are left out.")
     if not new:
         raise UserError(f"{source} has no problem that the study has not used", expected="at least one")

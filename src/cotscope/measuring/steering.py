@@ -157,16 +157,18 @@ def steer(
     return edit
 
 
-def _groups(session: Session, by: str, search: Search, **some: Any) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
-    """Groups of neurons by name, no two the same, and how they were chosen; of random neurons those like each group's.
+def _groups(
+    session: Session, by: str, search: Search, random: int | None = None, **some: Any
+) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
+    """Groups of neurons by name, no two the same, and how they were chosen. Of random neurons they are the same groups, with
+    what stands in the place of each neuron: the control is searched as what it controls is.
 
     Args:
         some: of `choose`.
     """
     if unknown := [g for g in search.groups if g not in GROUPS]:
         raise UserError("unknown group of neurons", expected=" or ".join(GROUPS), got=shown(unknown[0]))
-    targets, chosen = choose(session, by, **some)
-    neurons = [Neuron(t.layer, t.index) for t in targets]
+    neurons, chosen = _chosen(session, by, **some)
     found: dict[str, list[Neuron]] = {f"all {len(neurons)}": neurons}
     if FIRST in search.groups:
         found |= {f"the first {n}": neurons[:n] for n in search.sizes if n < len(neurons)}
@@ -174,13 +176,26 @@ def _groups(session: Session, by: str, search: Search, **some: Any) -> tuple[dic
         count = session.loaded.anatomy.layers
         ends = [round(count * i / 3) for i in range(4)]
         found |= {f"layers {a} to {b - 1}": [n for n in neurons if a <= n.layer < b] for a, b in pairwise(ends)}
-    if CONCEPTS in search.groups and by == REASONING and not some["concepts"]:
-        rows = session.run.rows("SELECT DISTINCT concept FROM annotations WHERE accepted ORDER BY ALL")
-        for name in (r["concept"] for r in rows):
-            of, _ = choose(session, by, **some | {"concepts": [name]})
-            found[f"concept {name}"] = [Neuron(t.layer, t.index) for t in of]
+    if CONCEPTS in search.groups and by == REASONING:
+        of: dict[str, set[Neuron]] = {}
+        for r in session.run.rows("SELECT DISTINCT concept, layer, index FROM annotations WHERE accepted ORDER BY ALL"):
+            of.setdefault(r["concept"], set()).add(Neuron(r["layer"], r["index"]))
+        found |= {f"concept {name}": [n for n in neurons if n in own] for name, own in of.items()}
     distinct = {tuple(sorted(group)): name for name, group in reversed(found.items()) if group}
-    return {name: group for name, group in found.items() if name in distinct.values()}, chosen
+    groups = {name: group for name, group in found.items() if name in distinct.values()}
+    if random is not None:
+        drawn, chosen = _chosen(session, by, random=random, **some)
+        left = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in neurons}}
+        # In the order of those that they stand for; where a layer had too few others the last ones have none.
+        instead = {n: left[n.layer].pop(0) for n in neurons if left[n.layer]}
+        groups = {name: [instead[n] for n in group if n in instead] for name, group in groups.items()}
+        groups = {name: group for name, group in groups.items() if group}
+    return groups, chosen
+
+
+def _chosen(session: Session, by: str, **some: Any) -> tuple[list[Neuron], dict[str, Any]]:
+    targets, chosen = choose(session, by, **some)
+    return [Neuron(t.layer, t.index) for t in targets], chosen
 
 
 def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:

@@ -9,7 +9,7 @@ from typing import Any
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
 from .svg import short
-from .text import is_number, p_value, shortened, visible
+from .text import counted, is_number, p_value, shortened, visible
 
 LEVEL = 0.05
 EXAMPLES = 5
@@ -130,4 +130,5 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         "evaluate",
         "evaluations",
         [{key: row[key] for key in columns} for row in rows],
+        counted((row["n"] for row in rows), "problems"),
     )

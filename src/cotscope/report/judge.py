@@ -86,7 +86,8 @@ def _chart(rows: list[dict[str, Any]]) -> Chart:
 
 def _names_chart(names: list[dict[str, Any]]) -> Chart:
     """The names whose poles write most."""
-    drawn = [Row(row["concept"] or "–", [Mark("other", row["strength"])]) for row in names[:DRAWN_GROUPS]]
+    names = [row for row in names[:DRAWN_GROUPS] if is_number(row["strength"])]
+    drawn = [Row(row["concept"] or "–", [Mark("other", row["strength"])]) for row in names]
     return Chart(
         intervals("names-figure", "What else is active, by free names", drawn, "sum of update sizes", _SUM),
         "Each dot: all strong poles of one name together, a sum without an interval.",

@@ -27,7 +27,7 @@ from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
 from ..predicting.templates import templates
-from ..runs.files import fingerprint, json_values, write_text
+from ..runs.files import fingerprint, json_values
 from ..runs.options import option
 from ..runs.places import path_of
 from ..runs.session import Session
@@ -147,8 +147,7 @@ def evaluate(session: Session, options: Options) -> str:
         for data in every:
             edit = edit.with_measured(_record(session, data, summary[edit.name][data.label]))
         edit.write(path)
-        if (card := Path(path) / "README.md").is_file():
-            write_text(card, measured_again(card.read_text(encoding="utf-8"), edit))
+        measured_again(Path(path) if Path(path).is_dir() else Path(path).parent, edit)
     return "; ".join([*map(_finding, rows), *map(_contrast, beside)])
 
 

@@ -94,10 +94,10 @@ class Running:
     def steps(self, name: str, asked: Wrote, condition: str, left: Callable[[], bool]) -> Iterator[tuple[Session, Steps]]:
         """The activity at each token of a completion, which the model is made to write again unless whoever asked `left`."""
         run = self.served.run(name)
-        row = solutions.completion(run, condition, asked.problem)
-        asked_for = solutions.question(run, row)
+        solutions.completion(run, condition, asked.problem)  # what is not there need not wait
         with self.desk.held(run.folder, "watching what was written", left=left) as (session, engine):
-            yield session, self.watched.steps(session, engine, row, asked_for["question"])
+            row = solutions.completion(session.run, condition, asked.problem)  # as it is now: an evaluation may have ended
+            yield session, self.watched.steps(session, engine, row, solutions.question(session.run, row)["question"])
 
     async def streamed(self, work: Callable[[Tell, Event], None]) -> AsyncIterator[bytes]:
         """What a thread tells, a line of JSON each. Who stops reading stops it."""

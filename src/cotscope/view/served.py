@@ -65,19 +65,23 @@ class Served:
                 raise UserError(f"{folder} is no folder", expected="a run folder, or a folder that holds some")
         self.folders, self._lock = tuple(folders), threading.Lock()
         self._open: OrderedDict[Path, tuple[tuple[int, ...], OpenRun]] = OrderedDict()
+        self._seen: dict[Path, None] = {}  # run folders that had a name: no other one gets it
         self._manifests: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = {}
 
     @property
     def holders(self) -> dict[str, Path]:
         """The folders that hold runs, where new ones can be made, by name."""
-        return _named([f for f in self.folders if os.path.isdir(f) and not _is_run(f)])
+        # Names are given out over all: that of one that is gone is not another's.
+        return {name: f for name, f in _named([*self.folders]).items() if os.path.isdir(f) and not _is_run(f)}
 
     def folders_by_name(self) -> Mapping[str, Path]:
         """The run folders of now. Links are not followed: what they lead to was not given."""
         found: list[Path] = []
         for folder in self.folders:
             found += [folder] if _is_run(folder) else filter(_is_run, _inside(folder))
-        return _named(list(dict.fromkeys(found)))
+        with self._lock:
+            self._seen = dict.fromkeys((*self._seen, *found))
+            return {name: folder for name, folder in _named(list(self._seen)).items() if folder in found}
 
     def name_of(self, folder: Path) -> str | None:
         """What a run folder is called in links; None: it is not there."""

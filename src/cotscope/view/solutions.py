@@ -177,16 +177,19 @@ def evaluated(session: Session, name: str) -> Edit:
     record = run.manifest["stages"].get(stage.name, {"status": "missing", "options": {}})
     options = options_of(stage, record["options"])
     measured = run.manifest["files"].get(f"evaluation_skills/{name}", {})  # made from the edit's key, as the stage does it
-    for path in options.edit if record["status"] == "done" else ():
-        for place in (Path(path), Path(run.manifest.get("cwd") or "", path)):
-            edit = _edit_at(place)
-            if edit and edit.name == name and fingerprint(edit.key, options.skills) == measured.get("of"):
-                edit.check(session.loaded)
-                return edit
+    places = [at for path in options.edit for at in (Path(path), Path(run.manifest.get("cwd") or "", path))]
+    found = [edit for edit in map(_edit_at, places) if edit is not None and edit.name == name]
+    for edit in found if record["status"] == "done" else ():
+        if fingerprint(edit.key, options.skills) == measured.get("of"):
+            edit.check(session.loaded)
+            return edit
+    why = "does something else now" if found else "is not found from where the viewer was started"
+    why = f"its file {why}" if record["status"] == "done" else f"stage evaluate is {record['status']}"
     raise UserError(
-        f"edit {shown(name)} can't be made again: its file is gone, or does something else now",
-        remedy="Its text can be read; its activity can't be computed again.",
-    )
+        f"edit {shown(name)} can't be made again: {why}",
+        remedy="Its text can be read; its activity can't be computed again." if found or record["status"] != "done" else
+        "Start the viewer where `cotscope evaluate` was started.",
+    )  # fmt: skip
 
 
 def _edit_at(path: Path) -> Edit | None:
@@ -261,8 +264,9 @@ class Watched:
 
     def steps(self, session: Session, engine: Engine, row: dict[str, Any], asked: str) -> Steps:
         """The active poles at each token of a completion (a row of `completions`) to a question."""
-        ids, model = tuple(row["token_ids"]), session.run.manifest["model"]["weight_sha256"]
-        key = (session.run.folder, model, row["condition"], row["problem_id"], ids)
+        ids, manifest = tuple(row["token_ids"]), session.run.manifest
+        made_of = manifest["files"].get(f"completions/{row['condition']}", {}).get("of")  # an edit's key, a set's neurons
+        key = (session.run.folder, manifest["model"]["weight_sha256"], row["condition"], made_of, row["problem_id"], ids)
         if key not in self._kept:
             self._kept[key] = _watch(session, engine, row, ids, asked)
         self._kept.move_to_end(key)
