@@ -161,7 +161,8 @@ def _neurons(session: Session, by: str, settings: Tuning, some: dict[str, Any]) 
     whole = settings.method in (IA3, FULL) or (settings.method == LORA and bool(settings.trainable))
     if (whole or by == ALL) and some:
         of = settings.method if whole else "all neurons"
-        raise UserError(f"{of} can't be trained as the first, or as random ones", expected=f"no --{next(iter(some))}")
+        raise UserError(f"{of} can't be trained as some of them, or as random ones",
+                        expected="no --first, --random, --concept or --layers")  # fmt: skip
     if whole:
         return [], {"by": settings.method}
     if by == ALL:

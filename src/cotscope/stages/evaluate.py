@@ -20,7 +20,7 @@ from ..data.roles import ROLES
 from ..data.rows import question_key
 from ..edits.card import measured_again
 from ..edits.edit import Edit
-from ..edits.tuned import search, training
+from ..edits.made import search, training
 from ..errors import EditError, UserError, shown
 from ..measuring.contrasting import contrasts
 from ..measuring.generation import Condition, solve

@@ -1,4 +1,5 @@
-"""All stages, in the order in which a study runs them. A new one is added here, and nowhere else."""
+"""All stages, in the order in which a study runs them, and which of them a command's words choose. A new stage is added here,
+and nowhere else."""
 
 from __future__ import annotations
 
