@@ -46,8 +46,9 @@ def headline(summary: Mapping[str, Any]) -> str:
             lines.append(f"rank p among the matched sets: {ablation['p_value']:.3f} (least possible {least:.3f})")
         lines.append("")
     if damage := summary.get("damage"):
-        lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
-        for row in specific(summary):
+        if beyond := specific(summary):  # without matched sets nothing is
+            lines.append(f"{'specific damage (reasoning less matched sets)':46}{'change':>7}  95 % interval")
+        for row in beyond:
             lines.append(f"{row['label']:46}{row['change']:>+7.3f}  {_interval([row['low'], row['high']])}")
         found = damage["headline"]
         lines += [f"verdict: {found['verdict']}", *wrap(in_words(found["verdict"], damage.get("skill", ARITHMETIC)), 96)]
