@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from folders import make_folder
 from torch import Tensor, nn
 
 from cotscope.edits.edit import Base, Edit
@@ -15,7 +17,7 @@ from cotscope.errors import ModelError, UserError
 from cotscope.lm.attribution import Outcome, attribute
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_matrix
-from cotscope.lm.loading import LoadedModel
+from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers
 from cotscope.lm.training import BYTES, Text, Training
@@ -75,6 +77,39 @@ def test_training_factors_lowers_the_loss_and_the_edit_says_the_same(family: str
     edit = Edit("some", Base.of(loaded), {n: (f, f) for n, f in factors.items()})
     assert after == pytest.approx(by_engine(loaded, edit.intervention(loaded.anatomy)), abs=1e-4)
     assert loaded.weight_hash() == before  # and no weight is
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_float32_weights_are_trained_with_products_in_16_bits(family: str) -> None:
+    """Every weight is reached, the embeddings too, and moves as with products in float32; the texts share a prefix."""
+    moved = []
+    for products in (None, torch.bfloat16):
+        loaded = tiny_model(family)
+        before = {n: p.detach().clone() for n, p in loaded.model.named_parameters()}
+        training = Training(loaded, Weights(loaded), products=products)
+        training.begin(1e-3)
+        seen = [training.losses(texts(loaded)), training.step(texts(loaded))]
+        assert seen[0] == pytest.approx(seen[1], rel=0.02)
+        moved.append({n: p.detach() - before[n] for n, p in loaded.model.named_parameters()})
+        assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+    for name, exact in moved[0].items():
+        if exact.abs().max() > 0 and not name.endswith(
+            ("k_proj.bias", "c_attn.bias")
+        ):  # a bias of keys shifts all scores alike
+            # Adam's first step is the sign of the gradient: where that is next to nothing it is rounding's.
+            alike = torch.cosine_similarity(exact.flatten(), moved[1][name].flatten(), dim=0)
+            assert alike > 0.8, (name, float(alike))
+
+
+def test_one_row_of_a_few_positions_is_unembedded_without_gaps(tmp_path: Path) -> None:
+    """With a gap, torch copies the whole unembedding for it: a third of the time of a step."""
+    loaded = load_model(str(make_folder(tmp_path)), dtype="float32", differentiable=True)
+    seen = list[Tensor]()
+    loaded.anatomy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for rows in (1, 2):
+        loaded.model(input_ids=torch.arange(10, 10 + 6 * rows).reshape(rows, 6), logits_to_keep=3)
+        assert seen[-1].shape[:2] == (rows, 3)
+        assert seen[-1].stride() == torch.empty(seen[-1].shape).stride()
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "phi3", "opt", "gemma2"])

@@ -266,5 +266,7 @@ def _factors(anatomy: Anatomy, neurons: Sequence[Neuron], factor: float) -> list
 def shared_prefix(loaded: LoadedModel, ids: Sequence[int]) -> DynamicCache:
     """Keys and values of what all prompts share, without gradients."""
     cache = DynamicCache(config=loaded.model.config)
-    loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device), past_key_values=cache, use_cache=True)
+    loaded.model(
+        input_ids=torch.tensor([ids], device=loaded.model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
     return cache

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError, PromptError
@@ -130,6 +131,12 @@ class LoadedModel:
         return digest.hexdigest()
 
 
+def _dense(hidden: Tensor) -> Tensor:
+    """Without gaps between rows: transformers slices positions before the unembedding, and torch would copy W_U once per row of
+    what it can't fold into a matrix. One row that is cut has such a gap in its first stride, and counts as contiguous."""
+    return hidden.flatten(0, -2).contiguous().view(hidden.shape)
+
+
 def load_model(
     source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto", differentiable: bool = False
 ) -> LoadedModel:
@@ -164,8 +171,7 @@ def load_model(
     model.eval().requires_grad_(False)
     if not differentiable:
         cpu.prepare(model, kernels)
-    # transformers slices the last position before the unembedding; on a strided input torch copies W_U once per row.
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_dense(args[0]),))
     check_run(model, tokenizer, source)
     name = Path(source).name if Path(source).exists() else source
     return LoadedModel(name, model, tokenizer, anatomy(model))

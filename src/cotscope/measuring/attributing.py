@@ -94,8 +94,8 @@ def _exact(session: Session) -> LoadedModel:
 
 
 def differentiable(session: Session, beside: int = 0, float32: bool = False) -> LoadedModel:
-    """The study's model, through which gradients pass; in float32 on a CPU, where bfloat16 takes many times as long, and in
-    place of float16, in which gradients become 0.
+    """The study's model, through which gradients pass; in float32 where bfloat16 is slower, and in place of float16, in which
+    gradients become 0.
 
     Args:
         beside: bytes that are needed beside its weights.
@@ -106,7 +106,7 @@ def differentiable(session: Session, beside: int = 0, float32: bool = False) -> 
     from ..lm.loading import load_model
 
     loaded = session.loaded
-    float32 |= loaded.model.device.type == "cpu" or loaded.dtype_name == "float16"
+    float32 |= training_dtype(session) == "float32"
     needed = loaded.parameters() * (4 if float32 else loaded.dtype.itemsize) + beside
     if needed > loaded.free_memory():
         raise ModelError(
@@ -116,6 +116,16 @@ def differentiable(session: Session, beside: int = 0, float32: bool = False) -> 
         )
     dtype = "float32" if float32 else loaded.dtype_name
     return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
+
+
+def training_dtype(session: Session) -> str:
+    """In which gradients are computed where it need not be float32: the study's dtype, or float32 (`differentiable`)."""
+    from ..lm.cpu import choose_dtype
+
+    loaded = session.loaded
+    if loaded.dtype_name == "bfloat16" and choose_dtype(loaded.model.device.type).dtype == "bfloat16":
+        return "bfloat16"
+    return "float32"
 
 
 def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], of: str) -> None:

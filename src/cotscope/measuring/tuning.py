@@ -24,7 +24,7 @@ from ..errors import EditError, UserError, shown
 from ..records import Neuron, Problem
 from ..runs.files import fingerprint
 from ..runs.session import Session
-from .attributing import differentiable
+from .attributing import differentiable, training_dtype
 from .choosing import choose
 from .courses import Course, Plan
 from .generation import count_solved
@@ -204,6 +204,7 @@ class _Tuner:
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
+        from ..lm.loading import DTYPES
         from ..lm.passes import common_prefix
         from ..lm.training import Training
 
@@ -211,11 +212,13 @@ class _Tuner:
         model = self._model()
         trained = self._trained(model)
         shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
-        training = Training(model, trained, settings.checkpointing, shared)
+        dtype = training_dtype(self.session)
+        products = DTYPES[dtype] if model.dtype_name != dtype else None  # of full fine-tuning, whose weights are float32
+        training = Training(model, trained, settings.checkpointing, shared, products)
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
-        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0}
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": dtype}
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
