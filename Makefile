@@ -8,7 +8,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --co
 # One thread per worker: two processes with two threads each, on two cores, take many times as long as either alone.
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: setup study check style test test-faults bench docs picture clean
+.PHONY: setup study check style test test-faults test-browser bench docs picture clean
 
 setup: $(VENV)/.ready
 	$(VENV)/bin/cotscope models --install $(MODEL)
@@ -40,6 +40,11 @@ test: setup style
 # Killed processes, full disks, servers that misbehave: one after another, since they watch the clock.
 test-faults: setup
 	$(PYTEST) -m faults
+
+# Pages in a real browser: a headless Chromium has to be there (docs/picture.py says how), which no package index has.
+test-browser: setup
+	$(PIP) --editable '.[browser]'
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadgroup tests/view
 
 bench: setup
 	$(PIP) --editable '.[bench]'

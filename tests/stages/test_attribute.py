@@ -124,6 +124,18 @@ def test_where_the_data_has_answers_only_the_models_right_solutions_are_attribut
     assert Run.open(out).summary["attribution"]["solutions"] == len(written)
 
 
+def test_the_model_need_not_have_written_without_neurons_before(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert main(["discover", *tiny_study.options(), "--given", "2", "--out", out]) == 0
+    assert main(["annotate", out]) == 0
+    assert main(["ablate", out, "--outcomes", "solutions", *FEW[:6], "--battery", "1"]) == 0
+    few = ["--by", "lexicon", "--solutions", "2", "--checked", "0", "--controls", "0", "--sums", "1", "--skills", "1"]
+    assert main(["attribute", out, *few]) == 0
+    run = Run.open(tmp_path / "run")
+    assert run.summary["selected"]["accuracy"]["n"] == run.summary["selected"]["lexicon"]["n"] == 8
+    assert run.state("ablate").status == "missing" and run.state("damage").current
+
+
 def test_ways_can_be_named_and_unknown_ones_are_one_line(
     finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -41,8 +41,8 @@ from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
 from cotscope.measuring import courses
-from cotscope.measuring.courses import Course, Plan
-from cotscope.measuring.tuning import Tuning, _next, _search, _Tuner
+from cotscope.measuring.courses import Course, Plan, next_rate, search
+from cotscope.measuring.tuning import Tuning, _Tuner
 from cotscope.measuring.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
@@ -270,7 +270,7 @@ def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
 
     def search(losses: Callable[[float], float], auto: bool = True) -> list[float]:
         tried: dict[float, Any] = {}
-        while (rate := _next(tried, [0.01], auto)) is not None:
+        while (rate := next_rate(tried, [0.01], auto)) is not None:
             tried[rate] = course(rate, losses(rate))
         return list(tried)
 
@@ -286,7 +286,7 @@ def test_of_rates_that_are_all_too_high_lower_ones_are_tried(tmp_path: Path) -> 
     plan = Plan(Scripted([0.9] + [0.8] * 4), tmp_path, "x", [None], [None] * 8, 1, 0, 1, math.inf,  # type: ignore
                 tqdm(disable=True), lambda: next(solved), True, lambda text: None)  # fmt: skip
     tried: dict[float, Course] = {}
-    best = _search(plan, [0.1], True, tried, 1)
+    best = search(plan, [0.1], True, tried, 1)
     assert list(tried) == [0.1, 0.0333, 0.0111, 0.0037] and (best.rate, best.taken) == (0.0111, 1)
     assert [c.taken for c in tried.values()] == [0, 0, 1, 0]
 
@@ -295,7 +295,7 @@ def test_a_rate_that_ends_in_nothing_finite_is_the_worst(tmp_path: Path) -> None
     plan = Plan(Scripted([0.9, math.nan, 0.7, 0.8]), tmp_path, "x", [None], [None], 1, 0, 1, math.inf,  # type: ignore
                 tqdm(disable=True), lambda: 0, False, lambda text: None)  # fmt: skip
     tried: dict[float, Course] = {}
-    best = _search(plan, [0.1], True, tried, 1)
+    best = search(plan, [0.1], True, tried, 1)
     assert list(tried) == [0.1, 0.0333, 0.0111] and (best.rate, best.taken) == (0.0333, 1)
 
 
@@ -347,9 +347,9 @@ def test_a_rate_that_was_dropped_is_begun_anew_if_it_is_the_only_one(tmp_path: P
                     lambda text: None)  # fmt: skip
 
     both: dict[float, Course] = {}
-    assert _search(plan(0.9, 0.8, 0.7), [0.1, 0.3], False, both, 2).rate == 0.3 and both[0.1].dropped
+    assert search(plan(0.9, 0.8, 0.7), [0.1, 0.3], False, both, 2).rate == 0.3 and both[0.1].dropped
     alone: dict[float, Course] = {}
-    found = _search(plan(0.75), [0.1], False, alone, 1)
+    found = search(plan(0.75), [0.1], False, alone, 1)
     assert found.rate == 0.1 and not found.dropped and [p["validation"] for p in found.curve] == [0.9, 0.75]
     found.take()
 

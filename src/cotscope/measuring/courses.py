@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..lm.training import Text, Training
 
 VERSION = 3  # of a state's file: one of another is begun anew
+_STEP = 3.0  # from one rate to the next that is tried
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
 
@@ -203,6 +204,38 @@ class Course:
         about = {key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "_losses")}
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
+
+
+def search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, Course], passes: int) -> Course:
+    """The course with the learning rate whose first pass validates best; of the others only the losses are kept."""
+    while (rate := next_rate(tried, rates, auto)) is not None and not (tried and plan.late):
+        base = next((c.curve[0] for c in tried.values()), None)
+        course = tried[rate] = Course(plan, rate, base)
+        course.run(passes if len(rates) == 1 and not auto else 1)
+        best = leading(tried)
+        for other in tried.values():
+            if other is not best:
+                other.drop()
+    best = leading(tried)
+    if best.dropped:  # when it was tried another rate was better, which is not asked for any more
+        best.again()
+        best.run(1)
+    return best
+
+
+def next_rate(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:
+    """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest. While none
+    has gained anything only lower ones are: what is worse than the base at one rate is not better at a higher one."""
+    if left := [r for r in rates if r not in tried]:
+        return left[0]
+    course = leading(tried)
+    best, steps = course.rate, {max: _STEP, min: 1 / _STEP} if course.taken else {min: 1 / _STEP}
+    return next((float(f"{best * step:.3g}") for end, step in steps.items() if auto and best == end(tried)), None)
+
+
+def leading(tried: Mapping[float, Course]) -> Course:
+    """The best so far."""
+    return min(tried.values(), key=lambda course: course.rank)
 
 
 def _of(training: str) -> str:

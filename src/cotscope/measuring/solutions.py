@@ -20,6 +20,7 @@ from ..runs.files import fingerprint
 from ..runs.session import Session
 from ..runs.tables import SOLUTIONS
 from ..stats import ByKind
+from .generation import Condition, solve
 
 if TYPE_CHECKING:
     from ..lm.engine import Engine
@@ -212,6 +213,15 @@ def solved(session: Session, condition: str, problems: Sequence[Problem], count:
         elif text := own.get(problem.id, "").strip():
             found.append(solution(session.loaded, problem, "own", text))
     return tuple(s for s in found if s.results)
+
+
+def write_untouched(session: Session, needed: bool = False) -> None:
+    """Let the untouched model write answers to the test problems if that is `needed`, if reference solutions must come of it,
+    or if it has begun to; what is there stays."""
+    untouched = Condition("study", session.prompt, "test", record=True)
+    first = session.inputs.split.test[: session.config.given]
+    if needed or f"completions/{untouched.name}" in session.run.whole or not all(p.has_solution for p in first):
+        solve(session, [untouched], "solving")
 
 
 def reference_solutions(session: Session) -> tuple[Solution, ...]:

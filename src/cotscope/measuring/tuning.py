@@ -26,7 +26,7 @@ from ..runs.files import fingerprint
 from ..runs.session import Session
 from .attributing import differentiable, training_dtype
 from .choosing import choose
-from .courses import Course, Plan
+from .courses import Course, Plan, leading, search
 from .generation import count_solved
 from .problems import STUDY
 from .worked import ended, made_with, parted, worked_problems
@@ -41,7 +41,6 @@ SOLUTION, FORMULAS = LOSSES = ("solution", "formulas")
 FACTORS, VALUES, ROWS, LORA, IA3, FULL = METHODS = ("factors", "values", "rows", "lora", "ia3", "full")
 RATES = {FACTORS: 0.01, VALUES: 1e-3, ROWS: 1e-3, LORA: 1e-3, IA3: 0.01, FULL: 3e-5}
 """Where `AUTO` begins, and what is taken without a rate."""
-_STEP = 3.0  # from one rate that `AUTO` tries to the next
 
 
 @dataclass(frozen=True)
@@ -228,13 +227,13 @@ class _Tuner:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
                         settings.patience, deadline, bar, self._solver(training), by_solved, self.say)  # fmt: skip
             try:
-                best = _search(plan, rates, auto, tried, settings.passes)
+                best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
                 stop = f"stopped after {settings.minutes:g} min" if plan.late else ""
             except KeyboardInterrupt:
                 if not any(c.taken for c in tried.values()):
                     raise  # nothing to keep but the state, from which the same command goes on
-                best = min(tried.values(), key=_rank)
+                best = leading(tried)
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not any(course.passes for course in tried.values()):
@@ -325,34 +324,5 @@ class _Tuner:
                               self.say)  # fmt: skip
 
 
-def _search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, Course], passes: int) -> Course:
-    """The course with the learning rate whose first pass validates best; of the others only the losses are kept."""
-    while (rate := _next(tried, rates, auto)) is not None and not (tried and plan.late):
-        base = next((c.curve[0] for c in tried.values()), None)
-        course = tried[rate] = Course(plan, rate, base)
-        course.run(passes if len(rates) == 1 and not auto else 1)
-        for other in sorted(tried.values(), key=_rank)[1:]:
-            other.drop()
-    best = min(tried.values(), key=_rank)
-    if best.dropped:  # when it was tried another rate was better, which is not asked for any more
-        best.again()
-        best.run(1)
-    return best
-
-
-def _next(tried: dict[float, Course], rates: Sequence[float], auto: bool) -> float | None:
-    """The next learning rate to try: of those given, then beyond the best while it is the largest or the smallest. While none
-    has gained anything only lower ones are: what is worse than the base at one rate is not better at a higher one."""
-    if left := [r for r in rates if r not in tried]:
-        return left[0]
-    course = min(tried.values(), key=_rank)
-    best, steps = course.rate, {max: _STEP, min: 1 / _STEP} if course.taken else {min: 1 / _STEP}
-    return next((float(f"{best * step:.3g}") for end, step in steps.items() if auto and best == end(tried)), None)
-
-
 def _rounded(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
-
-
-def _rank(course: Course) -> tuple[float, float]:
-    return course.rank

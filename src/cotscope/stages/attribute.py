@@ -32,6 +32,7 @@ from ..measuring.solutions import (
     score_battery,
     score_paths,
     score_tasks,
+    write_untouched,
 )
 from ..measuring.trials import UNTOUCHED, Scores, Trial
 from ..records import Neuron
@@ -105,6 +106,7 @@ def attribute(session: Session, options: Options) -> str:
         raise UserError("unknown way of choosing", expected=" or ".join((*WAYS, ALL)), got=", ".join(sorted(unknown)))
     run.summarise("attribution", attribute_all(session, options))
     known = active_neurons(run)
+    write_untouched(session, needed=options.generation)
     given = reference_solutions(session)
     if not given:
         run.note("No reference solution is there: the data has none and the model solved nothing. `selected` is empty.")
@@ -261,10 +263,10 @@ STAGE = Stage(
     "find the neurons that results rest on, from gradients, and try them beside other ways of choosing",
     attribute,
     Options,
-    after=("annotate", "keystones", "ablate"),
-    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, BASELINE, "completions/discovery.", "activity/discovery."),
-    writes=(ATTRIBUTIONS, ATTRIBUTION_CHECKS, SOLUTIONS, SELECTIONS, SELECTION_SCORES, SELECTION_SUMS, SELECTION_SKILLS,
-            SELECTED, "completions/selection."),
+    after=("annotate", "keystones"),
+    reads=(POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, "completions/discovery.", "activity/discovery."),
+    writes=(BASELINE, "activity/study.{first}", ATTRIBUTIONS, ATTRIBUTION_CHECKS, SOLUTIONS, SELECTIONS, SELECTION_SCORES,
+            SELECTION_SUMS, SELECTION_SKILLS, SELECTED, "completions/selection."),
     units=UNITS,
     wanted=lambda options: options.attribution,
     example="cotscope attribute runs/first",

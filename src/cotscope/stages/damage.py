@@ -21,7 +21,6 @@ from statistics import fmean
 from typing import Any
 
 from ..data.roles import ROLES
-from ..measuring.generation import Condition, solve
 from ..measuring.neurons import NeuronSet, active_neurons, comparison, read_sets
 from ..measuring.solutions import (
     BASELINE,
@@ -31,6 +30,7 @@ from ..measuring.solutions import (
     reference_solutions,
     score_battery,
     score_paths,
+    write_untouched,
 )
 from ..runs.files import fingerprint
 from ..runs.options import option
@@ -97,10 +97,7 @@ def damage(session: Session, options: Options) -> str:
     """Run the stage. Sets that have been scored are not scored again."""
     run = session.run
     sets = {"none": NeuronSet("none", "none", None, ())} | read_sets(run)
-    untouched = Condition("study", session.prompt, "test", record=True)
-    given_of = session.inputs.split.test[: session.config.given]
-    if f"completions/{untouched.name}" in run.whole or not all(p.has_solution for p in given_of):
-        solve(session, [untouched], "solving")
+    write_untouched(session)
     given = reference_solutions(session)
     if not given:
         run.note("No reference solution is there: the data has none and the model solved nothing. `damage` is empty.")

@@ -1,0 +1,114 @@
+"""What an edit changes on one data set: a row of the table `evaluations`, and its problems, from what was written and scored.
+
+Accuracies are compared problem by problem, and intervals are over templates: problems of one template are not independent.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from ..data.answers import written_answer
+from ..data.roles import ROLES
+from ..edits.edit import Edit
+from ..edits.made import search, training
+from ..predicting.templates import templates
+from ..runs.session import Session
+from ..stats import clustered_p, clustered_proportions, detectable_difference, mcnemar_exact, paired_bootstrap, wilson
+from .problems import TrialData
+
+BASE = "base"
+
+
+def part_name(name: str, data: TrialData) -> str:
+    """What the part of one edit, or the base, on one data set is called."""
+    return f"{name} on {data.label}"
+
+
+def scored_solutions(session: Session, data: TrialData) -> dict[str, dict[str, dict[str, float]]]:
+    """Edit → outcome (a role, or "log_prob": all tokens) → problem → mean log-probability; base's under its name."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    sums: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for r in session.run.rows("SELECT * FROM evaluation_scores WHERE data = ? ORDER BY ALL", [data.label]):
+        found.setdefault(r["edit"], {}).setdefault(r["role"], {})[r["problem_id"]] = r["log_prob"]
+        sums.setdefault((r["edit"], r["problem_id"]), []).append((r["log_prob"], r["tokens"]))
+    for (name, problem), parts in sums.items():
+        whole = sum(mean * count for mean, count in parts) / sum(count for _, count in parts)
+        found[name].setdefault("log_prob", {})[problem] = whole
+    return found
+
+
+def scored_skills(session: Session) -> dict[str, dict[str, Any]]:
+    """Edit → its battery (a hit for each item), perplexity and KL on general text."""
+    found: dict[str, dict[str, Any]] = {}
+    for r in session.run.rows("SELECT * FROM evaluation_skills ORDER BY task, item"):
+        entry = found.setdefault(r["edit"], {"hits": [], "perplexity": r["perplexity"], "kl": r["kl"]})
+        entry["hits"].append(r["hit"])
+    return found
+
+
+def compare(
+    session: Session,
+    data: TrialData,
+    edit: Edit,
+    scores: dict[str, dict[str, dict[str, float]]],
+    skills: dict[str, dict[str, Any]],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One edit on one data set, beside the base; and problem by problem."""
+    run = session.run
+    wrote: dict[str, dict[str, dict[str, Any]]] = {}
+    for r in run.rows(
+        "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
+    ):
+        wrote.setdefault(r["condition"], {})[r["problem_id"]] = r
+    name = BASE if edit.nothing else edit.name  # whose answers are the edit's
+    base, own = (wrote[f"evaluation.{part_name(n, data)}"] for n in (BASE, name))
+    each = [
+        {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
+        | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
+        for p in data.problems
+    ]
+    before, after = [e["correct_base"] for e in each], [e["correct"] for e in each]
+    n, changed = len(each), sum(b != a for b, a in zip(before, after, strict=True))
+    trained = edit.chosen.get("templates")
+    questions = [p.question for p in data.problems]
+    of, together = templates(questions), templates([*questions, *(trained or ())])
+    row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
+    row["templates_trained_on"] = None if trained is None else sum(t in together[n:] for t in together[:n])
+    for end, hits in (("_base", before), ("", after)):
+        low, high = wilson(sum(hits), n)
+        row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
+    difference, low, high, independent = clustered_proportions(before, after, of)
+    row |= {"difference": difference, "difference_low": low, "difference_high": high}
+    row |= {
+        "gained": sum(a and not b for b, a in zip(before, after, strict=True)),
+        "lost": sum(b and not a for b, a in zip(before, after, strict=True)),
+        "p_value": clustered_p(before, after, of),
+        "p_mcnemar": mcnemar_exact(before, after),
+        "detectable": detectable_difference(changed / n, max(1, int(independent))) if changed else None,
+    }
+    untouched = scores.get(BASE, {})
+    for role in ("log_prob", *ROLES):
+        old, new = untouched.get(role, {}), scores.get(name, {}).get(role, {})
+        changes = [new[p] - old[p] for p in sorted(old)]
+        row |= dict(zip((role, f"{role}_low", f"{role}_high"),
+                        paired_bootstrap(changes, session.config.seed) if changes else (None,) * 3, strict=True))  # fmt: skip
+    row["solutions"] = len(untouched.get("log_prob", {}))
+    here, there = skills[name], skills[BASE]
+    row |= {
+        "battery_base": fmean(there["hits"]),
+        "battery": fmean(here["hits"]),
+        "items": len(here["hits"]),
+        "battery_p": mcnemar_exact(there["hits"], here["hits"]),
+        "perplexity_base": there["perplexity"],
+        "perplexity": here["perplexity"],
+        "perplexity_ratio": here["perplexity"] / there["perplexity"],
+        "kl": here["kl"],
+    }
+    return row | training(edit) | {"search": search(edit)}, each
+
+
+def _neurons(edit: Edit) -> int:
+    """How many it is of; of other weights as far as it says so."""
+    count = edit.chosen.get("neurons", 0) if edit.weights else len(edit.neurons)
+    return count if isinstance(count, int) else 0
