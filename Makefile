@@ -54,7 +54,7 @@ bench: setup
 
 # Commands, options, stages and tables, as the parser and their records have them; a test holds the page to them.
 docs: $(VENV)/.ready
-	$(VENV)/bin/python -m cotscope.cli.reference > docs/cli.md
+	$(VENV)/bin/python -m cotscope.cli.reference > docs/.cli.md && mv docs/.cli.md docs/cli.md
 
 # The README's picture, from the report of RUN; needs playwright and its headless Chromium (docs/picture.py says how).
 picture: $(VENV)/.ready

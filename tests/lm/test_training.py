@@ -101,6 +101,20 @@ def test_float32_weights_are_trained_with_products_in_16_bits(family: str) -> No
             assert alike > 0.8, (name, float(alike))
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "full"])
+def test_what_is_trained_is_float32_beside_weights_in_16_bits(way: str) -> None:
+    loaded = tiny_model("qwen2", dtype=torch.bfloat16)
+    training = begun(loaded, way, rate=1e-2)
+    assert {p.dtype for p in training.trained.parameters.values()} == {torch.float32}
+    exact = begun(tiny_model("qwen2"), way).losses(texts(loaded))
+    first = training.step(texts(loaded))
+    assert first == pytest.approx(exact, rel=0.03)
+    for _ in range(4):
+        last = training.step(texts(loaded))
+    assert sum(last) < sum(first)
+    assert loaded.model.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
 def test_one_row_of_a_few_positions_is_unembedded_without_gaps(tmp_path: Path) -> None:
     """With a gap, torch copies the whole unembedding for it: a third of the time of a step."""
     loaded = load_model(str(make_folder(tmp_path)), dtype="float32", differentiable=True)

@@ -51,9 +51,18 @@ def edited(folder: Path) -> Path:
     each += [answer("less", f"lost-{i}", True, False) for i in range(4)]
     each[-4] |= {"text": f"one\n  two {HOSTILE}\x1b[31m\u202e", "text_base": "a" * 5 * LONGEST, "question": "<b>How</b> many?"}
     beside = [contrast("values by attribution", "lora", 0.0149, -0.2083), contrast(f"edit {HOSTILE}", "full", 0.2541, 0.0313)]
-    tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside}
+    went = [course("less", 0.00333, i, i == 2, 0.5 - i / 10) for i in range(3)]
+    went += [course("less", 0.01, 1, False, 0.611), course(f"same {HOSTILE}", None, 0, False, None)]
+    tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside, "evaluation_curves": went}
     did(folder, "evaluate", tables)
     return folder
+
+
+def course(edit: str, rate: float | None, passes: int, taken: bool, loss: float | None) -> dict[str, Any]:
+    """A row of `evaluation_curves`."""
+    row = {"edit": edit, "rate": rate, "passes": passes, "validation": loss}
+    row["training"] = loss + 0.017 if loss and passes else None  # there is none before the first pass
+    return row | {"solved": 15 + passes, "problems": 32, "taken": taken}
 
 
 def contrast(chosen: str, beside: str, p: float, difference: float) -> dict[str, Any]:
@@ -77,6 +86,14 @@ def test_figures_are_those_of_the_tables(tmp_path: Path) -> None:
     assert found <= page.figures
     for row in rows:
         assert f"{row['solutions']}" in page.text and f"{row['neurons']}" in page.text
+
+
+def test_a_training_is_told_pass_by_pass_and_rate_by_rate(tmp_path: Path) -> None:
+    page = read(edited(tmp_path))
+    text = words(page)
+    assert "less|0.00333|0 → 1 → 2|– → 0.417 → 0.317|0.500 → 0.400 → 0.300|15 → 16 → 17|32|2".replace("|", "") in text
+    assert "less|0.01|1|0.628|0.611|16|32|–".replace("|", "") in text
+    assert {v for r in rows_of(tmp_path, "evaluation_curves") for v in r.values() if isinstance(v, float)} <= page.figures
 
 
 def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
-from cotscope.edits.made import search
+from cotscope.edits.made import curves, search
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.solutions import solution
@@ -260,6 +260,18 @@ def test_a_control_that_gained_nothing_counts_as_the_base(copy: Path, capsys: py
     assert search(Edit.read(copy / "control.json")) == "searched to be worse: none of 6 candidates was"
     for wrong in ({"factor": "2"}, {"factor": None}, {"group": 3}, {"goal": ["x"]}, {"solved": 10**400}, {"group": "x" * 100}):
         assert search(replace(gone, chosen={"steered": steered | found | wrong})) == ""
+    odd = {
+        "rate": 0.1,
+        "taken": "1",
+        "validation": 10**400,
+        "curve": [{"validation": "<b>"}, 7, {"solved": 2.5, "training": 1}],
+    }
+    points = curves(replace(gone, chosen={"tuned": odd | {"rates": [[0.1, 1, 2], [1], "x", [{}, 0.5, 3]]}}))
+    assert [(p["rate"], p["passes"], p["training"], p["validation"], p["solved"]) for p in points] == [
+        (0.1, 0, None, None, None), (0.1, 2, 1, None, None), (None, 1, None, 0.5, 3)
+    ]  # fmt: skip
+    assert not any(p["taken"] or p["problems"] for p in points)
+    assert curves(replace(gone, chosen={"tuned": odd | {"curve": "x", "rates": {}}})) == curves(gone) == []
 
 
 def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -527,6 +527,16 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     row = beside["factors by reasoning", "factors of random, like reasoning"]
     assert (row["edits"], row["edits_beside"], row["n"]) == (2, 2, 4)
     assert beside and 'id="evaluations-contrasts"' in report
+    courses_of: dict[str, list[dict[str, Any]]] = {}
+    for r in Run.open(run).rows("SELECT * FROM evaluation_curves ORDER BY passes"):
+        courses_of.setdefault(r["edit"], []).append(r)
+    assert courses_of.keys() == names and 'id="evaluations-courses"' in report
+    for name, of in courses_of.items():
+        told = Edit.read(to / (f"{name}.json" if name.startswith("factors") else name)).chosen["tuned"]
+        own = [r for r in of if r["rate"] == told["rate"]]
+        assert [r["validation"] for r in own] == [p["validation"] for p in told["curve"]]
+        assert [r["passes"] for r in own if r["taken"]] == [told["taken"]]
+        assert {(r["rate"], r["validation"]) for r in of} >= {(rate, loss) for rate, loss, _ in told.get("rates", ())}
     before = len(called)
     assert main(words) == 0
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again

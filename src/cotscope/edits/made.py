@@ -9,6 +9,7 @@ from .edit import Edit
 
 _NUMBER = (int, float)
 _LONGEST = 60  # characters of a text that is shown
+_POINTS = 1000  # of a list
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -44,6 +45,33 @@ def training(edit: Edit) -> dict[str, Any]:
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
     return found
+
+
+def curves(edit: Edit) -> list[dict[str, Any]]:
+    """Rows of the table `evaluation_curves`: how a training went, pass by pass, and the first pass at other learning rates."""
+    tuned = edit.chosen.get("tuned")
+    if not isinstance(tuned, Mapping):
+        return []
+
+    def number(value: Any, kinds: Any = _NUMBER) -> Any:
+        return value if isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 2**53 else None
+
+    def listed(key: str) -> list[Any]:
+        return found[:_POINTS] if isinstance(found := tuned.get(key), list) else []
+
+    rate, taken, problems = number(tuned.get("rate")), number(tuned.get("taken"), int), number(tuned.get("validation"), int)
+    points = [(rate, i, p) for i, p in enumerate(listed("curve")) if isinstance(p, Mapping)]
+    points += [
+        (number(r[0]), 1, dict(zip(("validation", "solved"), r[1:], strict=True)))
+        for r in listed("rates")
+        if isinstance(r, list) and len(r) == 3 and r[0] != rate
+    ]
+    return [
+        {"edit": edit.name, "rate": at, "passes": passes, "training": number(point.get("training")),
+         "validation": number(point.get("validation")), "solved": number(point.get("solved"), int), "problems": problems,
+         "taken": at == rate and passes == taken}
+        for at, passes, point in points
+    ]  # fmt: skip
 
 
 def search(edit: Edit) -> str:

@@ -43,6 +43,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
+        "courses": courses(run.rows("evaluation_curves")),
         "sets": list(dict.fromkeys(row["data"] for row in rows)),
         "examples": examples,
         "chart": _chart(rows),
@@ -72,6 +73,18 @@ def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             gains.append((fmean(here), min(here), max(here)) if here else None)
         found.append(about | {"gains": gains})
     return found
+
+
+def courses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per edit and learning rate: what each pass came to, the base first where it is told."""
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["edit"], row["rate"]), []).append(row)
+    return [
+        {"edit": edit, "rate": rate, "points": sorted(of, key=lambda row: row["passes"]), "problems": of[0]["problems"],
+         "taken": next((row["passes"] for row in of if row["taken"]), None)}
+        for (edit, rate), of in found.items()
+    ]  # fmt: skip
 
 
 def _terms(row: Mapping[str, Any]) -> str:

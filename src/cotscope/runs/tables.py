@@ -15,6 +15,7 @@ from .tables_after import CASCADE as CASCADE
 from .tables_after import COVERAGE as COVERAGE
 from .tables_after import EARLY as EARLY
 from .tables_after import EVALUATION_CONTRASTS as EVALUATION_CONTRASTS
+from .tables_after import EVALUATION_CURVES as EVALUATION_CURVES
 from .tables_after import EVALUATION_SCORES as EVALUATION_SCORES
 from .tables_after import EVALUATION_SKILLS as EVALUATION_SKILLS
 from .tables_after import EVALUATIONS as EVALUATIONS

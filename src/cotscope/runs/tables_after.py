@@ -45,6 +45,13 @@ EVALUATION_CONTRASTS = table(
      "accuracy": REAL, "accuracy_beside": REAL}
     | interval("difference") | {"p_value": REAL, "p_holm": REAL},
 )  # fmt: skip
+EVALUATION_CURVES = table(
+    "evaluation_curves",
+    "a training after so many passes at one learning rate: loss during the pass and on validation problems (nats per token), "
+    "how many of these the model then solves; taken: what the edit is of",
+    {"edit": TEXT, "rate": REAL, "passes": WHOLE, "training": REAL, "validation": REAL, "solved": LONG, "problems": LONG,
+     "taken": YES},
+)  # fmt: skip
 _AREA = {"auroc": REAL, "low": REAL, "high": REAL}
 PREDICTIONS = table(
     "predictions",

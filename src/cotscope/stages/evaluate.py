@@ -18,6 +18,7 @@ from ..data.load import general_text
 from ..data.rows import question_key
 from ..edits.card import measured_again
 from ..edits.edit import Edit
+from ..edits.made import curves
 from ..errors import EditError, UserError, shown
 from ..measuring.comparing import BASE, compare, part_name, scored_skills, scored_solutions
 from ..measuring.contrasting import contrasts
@@ -29,7 +30,14 @@ from ..runs.options import option
 from ..runs.places import path_of
 from ..runs.session import Session
 from ..runs.stage import Stage, never
-from ..runs.tables import EVALUATION_CONTRASTS, EVALUATION_SCORES, EVALUATION_SKILLS, EVALUATIONS, EVALUATIONS_BY_PROBLEM
+from ..runs.tables import (
+    EVALUATION_CONTRASTS,
+    EVALUATION_CURVES,
+    EVALUATION_SCORES,
+    EVALUATION_SKILLS,
+    EVALUATIONS,
+    EVALUATIONS_BY_PROBLEM,
+)
 from ..stats import holm
 
 if TYPE_CHECKING:
@@ -133,6 +141,7 @@ def evaluate(session: Session, options: Options) -> str:
         row["p_holm"] = p
     run.write(EVALUATIONS, rows)
     run.write(EVALUATIONS_BY_PROBLEM, by_problem)
+    run.write(EVALUATION_CURVES, [row for edit in edits.values() for row in curves(edit)])
     beside = contrasts(list(edits.values()), by_problem)
     run.write(EVALUATION_CONTRASTS, beside)
     summary: dict[str, dict[str, Any]] = {}
@@ -270,7 +279,7 @@ STAGE = Stage(
     evaluate,
     Options,
     after=("discover",),
-    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_CONTRASTS, EVALUATION_SCORES, EVALUATION_SKILLS,
+    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_CONTRASTS, EVALUATION_CURVES, EVALUATION_SCORES, EVALUATION_SKILLS,
             "completions/evaluation."),
     units=UNITS,
     repeats=True,
