@@ -44,6 +44,7 @@ test-faults: setup
 # Pages in a real browser: a headless Chromium has to be there (docs/picture.py says how), which no package index has.
 test-browser: setup
 	$(PIP) --editable '.[browser]'
+	PYTHONPATH=docs $(VENV)/bin/python -c "import picture, sys; picture.CHROMIUM or sys.exit('there is no Chromium')"
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadgroup tests/view
 
 bench: setup

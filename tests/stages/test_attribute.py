@@ -11,6 +11,7 @@ from conftest import TinyStudy, as_if_written, assert_same, times
 
 from cotscope.cli import main
 from cotscope.data.sums import LEVELS
+from cotscope.errors import ModelError
 from cotscope.lm.interventions import scale
 from cotscope.measuring import attributing
 from cotscope.measuring.selections import attributions
@@ -109,6 +110,20 @@ def test_without_a_solution_there_is_one_line(
     assert main(["attribute", str(finished.folder), *ASKED, "--solutions", "5"]) == 2
     assert "no discovery problem has a solution to attribute" in capsys.readouterr().err.splitlines()[-1]
     assert Run.open(finished.folder).manifest["stages"]["attribute"]["status"] == before == "done"
+
+
+def test_a_cpu_attributes_in_float32_or_not_at_all(
+    finished: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def full(session: Session, beside: int = 0, float32: bool = False) -> None:
+        asked.append(float32)
+        raise ModelError("it does not fit into memory a second time")
+
+    monkeypatch.setattr(attributing, "differentiable", full)
+    assert main(["attribute", str(finished.folder), *ASKED, "--solutions", "3"]) == 2
+    assert asked == [True] and "does not fit" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_where_the_data_has_answers_only_the_models_right_solutions_are_attributed(finished: Run, tmp_path: Path) -> None:

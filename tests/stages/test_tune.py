@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TinyStudy
+from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,6 +67,15 @@ def run(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert main(["discover", *options, "--out", str(out)]) == 0
     assert main(["annotate", str(out)]) == 0
     assert main(["ablate", str(out), "--outcomes", "accuracy", "--matched", "1", "--unmatched", "0"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def half(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study in bfloat16 of a model whose files are float32; in 16 bits it solves nothing, and finds no neurons."""
+    out = tmp_path_factory.mktemp("runs") / "half"
+    options = [*tiny_study.options(), "--dtype", "bfloat16", "--limit", "6", "--discover-limit", "6", "--tune-limit", "8"]
+    assert main(["discover", *options, "--out", str(out)]) == 2
     return out
 
 
@@ -164,6 +174,40 @@ def test_validation_problems_are_solved_with_the_parameters_of_the_moment(
         assert solves() == sum(s == a for s, a in zip(said, answers, strict=True))
     assert sum(t == a for t, a in zip(trained, answers)) > sum(b == a for b, a in zip(base, answers))
     assert not checkpointing or any(layer.training for layer in model.model.modules()), "it goes on with checkpointing"
+
+
+@pytest.mark.parametrize("method", ["factors", "values", "lora", "full"])
+def test_where_16_bits_are_fast_products_are_in_them(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """And weights that are written are not rounded by it. Elsewhere all is float32."""
+    ran, step, source = [], Training.step, Session.reopen(half, quiet=True).config.model
+
+    def watched(self: Training, *args: object, **more: object) -> list[float]:
+        ran.append((self.loaded.dtype_name, self.products))
+        return step(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "step", watched)
+    words = ["tune", str(half), "--by", "all", "--method", method, *COUNTS, "--rate", RATE[method], "--null"]
+    for instructions, dtype in (("some", "bfloat16"), (None, "float32")):
+        monkeypatch.setattr(cpu, "bfloat16_instructions", lambda known=instructions: known)
+        to = tmp_path / dtype
+        assert main([*words, "--to", str(to)]) == 0
+        assert Edit.read(to).chosen["tuned"]["dtype"] == dtype
+        exact = method != "factors" or dtype == "float32"
+        assert set(ran) == {("float32" if exact else "bfloat16", torch.bfloat16 if exact and dtype != "float32" else None)}
+        ran.clear()
+        if to.is_dir() and method != "full":
+            base, made = (load_file(Path(folder) / "model.safetensors") for folder in (source, to))
+            assert all(torch.equal(base[name], made[name]) for name in base if "norm" in name or "embed" in name)
+            assert any(not torch.equal(base[name], made[name]) for name in base)
+
+
+def test_a_rate_without_a_pass_is_not_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the second rate's first step keeps the first; what the base came to is no figure of the second."""
+    interrupt(monkeypatch, at=3)
+    found = tuned(run, tmp_path / "tuned.json", "factors", "--rate", "auto")
+    assert found["taken"] == 1 and [rate for rate, *_ in found["rates"]] == [found["rate"]]
 
 
 @pytest.mark.parametrize("method", MODELS)

@@ -102,9 +102,7 @@ def export(
     source = source or edit.base.model
     say(f"loading {source}")
     folder = resolve(source)
-    config = read_config(folder, source)
-    stored = getattr(config, "dtype", None)
-    dtype = dtype or (str(stored).removeprefix("torch.") if stored is not None else "float32")
+    dtype = dtype or stored_dtype(source)
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
     edit.check(base := load_model(source, dtype=dtype, kernels="pytorch"))
@@ -120,6 +118,12 @@ def export(
     return to
 
 
+def stored_dtype(source: str) -> str:
+    """The dtype of a model's files."""
+    stored = getattr(read_config(resolve(source), source), "dtype", None)
+    return "float32" if stored is None else str(stored).removeprefix("torch.")
+
+
 def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, say: Callable[[str], object]) -> Edit:
     """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in the base's dtype.
 
@@ -128,8 +132,7 @@ def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, 
 
     Returns: the edit that is in the folder.
     """
-    folder = resolve(edit.base.model)
-    stored = str(getattr(read_config(folder, edit.base.model), "dtype", None)).removeprefix("torch.")
+    stored = stored_dtype(edit.base.model)
     dtype = stored if stored in DTYPES else "float32"
     with trained.applied():
         expected = _said(loaded.model)

@@ -35,12 +35,15 @@ def training(edit: Edit) -> dict[str, Any]:
         "own": tuned.get("own") is True if isinstance(tuned := edit.chosen.get("tuned"), Mapping) else None,
         "draws": of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
+        "dtype": of(str, "tuned", "dtype"),
         "numbers": of(int, "tuned", "numbers"),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
         "validation_base": of(_NUMBER, "tuned", "curve", 0, "validation"),
         "validation": of(_NUMBER, "tuned", "curve", of(int, "tuned", "taken"), "validation"),
     }
+    if of(int, "tuned", "validation") == 0:
+        found |= {"validation_base": None, "validation": None}
     for name, key, unit in (("minutes", "seconds", 60), ("peak_gib", "peak_memory", 2**30)):
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
@@ -66,12 +69,13 @@ def curves(edit: Edit) -> list[dict[str, Any]]:
         for r in listed("rates")
         if isinstance(r, list) and len(r) == 3 and r[0] != rate
     ]
-    return [
+    rows = [
         {"edit": edit.name, "rate": at, "passes": passes, "training": number(point.get("training")),
          "validation": number(point.get("validation")), "solved": number(point.get("solved"), int), "problems": problems,
          "taken": at == rate and passes == taken}
         for at, passes, point in points
     ]  # fmt: skip
+    return rows if problems != 0 else [row | {"validation": None} for row in rows]
 
 
 def search(edit: Edit) -> str:

@@ -170,11 +170,16 @@ class Training:
         return nn.functional.cross_entropy(out.logits[0, counted].float(), target[counted])
 
 
-def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool) -> int:
-    """About how much memory a pass back through the longest text takes beside weights and parameters."""
+def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool, itemsize: int = 4) -> int:
+    """About how much memory a pass back through the longest text takes beside weights and parameters.
+
+    Args:
+        itemsize: bytes of an activation.
+    """
     config, width = loaded.model.config.get_text_config(), loaded.anatomy.width
     shared = 0 if checkpointing else common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
     tokens = max(len(t.prompt) - shared + len(t.continuation) for t in texts)
     layer = 10 * config.hidden_size + 4 * width
     per_token = loaded.anatomy.layers * config.hidden_size + layer if checkpointing else loaded.anatomy.layers * layer
-    return 4 * (tokens * per_token + 3 * max(len(t.continuation) for t in texts) * loaded.anatomy.vocabulary)
+    logits = max(len(t.continuation) for t in texts) * loaded.anatomy.vocabulary
+    return itemsize * tokens * per_token + 4 * 3 * logits

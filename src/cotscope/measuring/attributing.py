@@ -90,6 +90,8 @@ def _exact(session: Session) -> LoadedModel:
     try:
         return differentiable(session, float32=True)
     except ModelError:
+        if session.loaded.model.device.type == "cpu":
+            raise
         return differentiable(session)
 
 
@@ -120,12 +122,12 @@ def differentiable(session: Session, beside: int = 0, float32: bool = False) -> 
 
 def training_dtype(session: Session) -> str:
     """In which gradients are computed where it need not be float32: the study's dtype, or float32 (`differentiable`)."""
-    from ..lm.cpu import choose_dtype
+    from ..lm.cpu import bfloat16_instructions, choose_dtype
 
-    loaded = session.loaded
-    if loaded.dtype_name == "bfloat16" and choose_dtype(loaded.model.device.type).dtype == "bfloat16":
-        return "bfloat16"
-    return "float32"
+    loaded, device = session.loaded, session.loaded.model.device.type
+    # Of a CPU what is known, and not what a moment's measurement says: a training goes on in the dtype in which it began.
+    fast = bfloat16_instructions() is not None if device == "cpu" else choose_dtype(device).dtype == "bfloat16"
+    return "bfloat16" if fast and loaded.dtype_name == "bfloat16" else "float32"
 
 
 def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], of: str) -> None:

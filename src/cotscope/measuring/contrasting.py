@@ -19,7 +19,7 @@ from ..runs.files import fingerprint
 from ..stats import groups_difference, holm
 from .tuning import ALL
 
-_TERMS = ("data", "own", "draws", "loss", "train", "validation")  # what trainings have to share
+_TERMS = ("data", "own", "draws", "loss", "train", "validation", "dtype")  # what trainings have to share
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class _Tuner:
         trained = self._trained(model)
         shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
         dtype = training_dtype(self.session)
-        products = DTYPES[dtype] if model.dtype_name != dtype else None  # of full fine-tuning, whose weights are float32
+        products = DTYPES[dtype] if model.dtype_name != dtype else None  # of weights that have to be float32
         training = Training(model, trained, settings.checkpointing, shared, products)
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
@@ -251,10 +251,11 @@ class _Tuner:
             best.take()
         found = {k: v for k, v in asdict(settings).items() if v is not None} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
+            "dtype": dtype,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if len(tried) > 1:
-            firsts = [(c.rate, c.curve[min(1, c.passes)]) for c in tried.values()]
+            firsts = [(c.rate, c.curve[1]) for c in tried.values() if c.passes]
             found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]
         edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -276,7 +277,7 @@ class _Tuner:
 
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
-        from ..edits.fold import check_room
+        from ..edits.fold import check_room, stored_dtype
         from ..lm.training import BYTES, working_bytes
 
         loaded, settings = self.session.loaded, self.settings
@@ -288,10 +289,15 @@ class _Tuner:
             numbers = loaded.parameters()
         if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
             check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
-        working = working_bytes(loaded, self.texts, settings.checkpointing)
+        half = training_dtype(self.session) == "bfloat16"
+        # In 16 bits all weights would be rounded by merging, those too that are not trained.
+        float32 = full or (settings.method != FACTORS and stored_dtype(self.base.model) != "bfloat16")
+        working = working_bytes(loaded, self.texts, settings.checkpointing, 2 if half and not float32 else 4)
+        if half and float32 and not settings.checkpointing:
+            working += 2 * loaded.parameters()  # each weight as it is multiplied, until the way back
         beside = numbers * (BYTES - 4 * full) + working
         self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
-        return differentiable(self.session, beside, float32=full)
+        return differentiable(self.session, beside, float32=float32)
 
     def _trained(self, model: LoadedModel) -> Factors | Merging:
         from ..lm.trained import Adapters, Factors, Vectors, Weights

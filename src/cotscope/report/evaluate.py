@@ -15,7 +15,8 @@ LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
-_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss")  # of edits that differ by their seeds
+# Of edits that differ by their seeds.
+_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss", "dtype")
 _MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl")
 _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
@@ -92,7 +93,10 @@ def _terms(row: Mapping[str, Any]) -> str:
     if not row["trained_on"]:
         return ""
     own = "its own right solutions to " if row["own"] else ""
-    return f"on {own}{row['trained_on']}" + (f", {row['loss']} only" if row["loss"] == "formulas" else "")
+    terms = [f"on {own}{row['trained_on']}"]
+    terms += [f"{row['loss']} only"] if row["loss"] == "formulas" else []
+    terms += [f"in {row['dtype']}"] if row["dtype"] else []
+    return ", ".join(terms)
 
 
 def says(row: Mapping[str, Any]) -> str:

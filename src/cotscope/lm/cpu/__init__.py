@@ -5,7 +5,7 @@ Whether a model runs on compiled kernels is settled when it is loaded (`prepare`
 
 from .kernels import Attention, attends
 from .packing import KERNELS, PackedLinear, is_compiled, named_weights, prepare
-from .rates import Choice, choose_dtype
+from .rates import Choice, bfloat16_instructions, choose_dtype
 
 __all__ = [
     "KERNELS",
@@ -13,6 +13,7 @@ __all__ = [
     "Choice",
     "PackedLinear",
     "attends",
+    "bfloat16_instructions",
     "choose_dtype",
     "is_compiled",
     "named_weights",
