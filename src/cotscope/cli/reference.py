@@ -108,7 +108,8 @@ def _about(action: argparse.Action, f: Field[object] | None) -> tuple[str, str]:
         plain = f is None or f.default is None or " " in said[1]
         return text.replace(said[0], ""), said[1] if plain else f"`{said[1]}`"
     needed = action.required and action.nargs != "*"  # argparse calls those required that may be absent
-    return text, "required" if needed else "off" if action.nargs == 0 else ""
+    switch = "on" if f is not None and f.default is True else "off"
+    return text, "required" if needed else switch if action.nargs == 0 else ""
 
 
 # -- stages, tables -------------------------------------------------------------------------------------------------------
