@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,25 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert tuple(first[k] for k in ("difference", "difference_low", "difference_high", "p_value")) == pytest.approx(expected)
     assert first["difference"] == pytest.approx(first["accuracy"] - first["accuracy_beside"])
     assert [r["p_holm"] for r in rows] == pytest.approx(holm([r["p_value"] for r in rows]))
+
+
+def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:
+    def within(edit: Edit, dtype: str) -> Edit:
+        return replace(edit, chosen=edit.chosen | {"tuned": edit.chosen["tuned"] | {"dtype": dtype}})
+
+    half = [within(trained(n, "values", "attribution"), "bfloat16") for n in ("a0", "a1")]
+    edits = [
+        *half,
+        within(trained("b0", "values", "attribution"), "float32"),
+        within(trained("r0", "values", "attribution", random=0), "float32"),
+        within(trained("full0", "full", "full"), "float32"),
+    ]
+    rows = contrasts(edits, answers(edits, {e.name: [True, False] for e in edits}))
+    assert [(r["chosen"], r["beside"], r["edits"]) for r in rows] == [
+        ("values by attribution", "full", 2),
+        ("values by attribution", "values of random, like attribution", 1),
+        ("values by attribution", "full", 1),
+    ]
 
 
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:

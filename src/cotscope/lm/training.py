@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,18 +53,12 @@ class Training:
         shared: tokens with which all prompts of the training begin; None: those that the prompts of a batch share.
         checkpointing: keep only what enters each layer and compute the rest again on the way back: less memory, more time.
             transformers keeps no cache then, so that prompts are run whole, and gradients pass through what they share too.
-        products: the dtype in which float32 weights are multiplied (mixed precision, Micikevicius et al. 2018,
-            arXiv:1710.03740); None: their own.
 
     Raises: ModelError if the architecture has no checkpointing.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, trained: Trained, checkpointing: bool = False, shared: int | None = None,
-        products: torch.dtype | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, loaded: LoadedModel, trained: Trained, checkpointing: bool = False, shared: int | None = None) -> None:
         self.loaded, self.trained, self.checkpointing, self.shared = loaded, trained, checkpointing, shared
-        self.products = products
         self._untouched = {name: p.detach().clone() for name, p in trained.parameters.items()}
         if checkpointing:
             layers = [m for m in loaded.model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -92,7 +85,7 @@ class Training:
     def step(self, batch: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
         """One step of the optimiser. Returns: the loss of each text before it, nats per token that is counted."""
         losses = []
-        with self.trained.applied(), self._multiplying():
+        with self.trained.applied():
             prefix, shared = self._prefix(batch)
             for text in batch:
                 with torch.enable_grad():
@@ -108,7 +101,7 @@ class Training:
     def losses(self, texts: Sequence[Text], progress: Callable[[], object] = lambda: None) -> list[float]:
         """The loss of each text with the parameters of the moment, nats per token that is counted."""
         found = []
-        with self.trained.applied(), self._multiplying():
+        with self.trained.applied():
             prefix, shared = self._prefix(texts)
             for text in texts:
                 found.append(self._loss(text, prefix, shared).item())
@@ -144,12 +137,6 @@ class Training:
                     key: state[f"{key} {name}"].clone().to("cpu" if key == "step" else p.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
-
-    def _multiplying(self) -> AbstractContextManager[Any]:
-        if self.products is None:
-            return nullcontext()
-        # Without its cache: what was cast for the prefix, without gradients, would be taken for the texts.
-        return torch.autocast(self.loaded.model.device.type, self.products, cache_enabled=False)
 
     def _prefix(self, texts: Sequence[Text]) -> tuple[DynamicCache | None, int]:
         shared = 0 if self.checkpointing else self.shared

@@ -19,7 +19,7 @@ from ..runs.files import fingerprint
 from ..stats import groups_difference, holm
 from .tuning import ALL
 
-_TERMS = ("data", "own", "draws", "loss", "train", "validation", "dtype")  # what trainings have to share
+_TERMS = ("data", "own", "draws", "loss", "train", "validation")  # what trainings have to share
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class _Group:
         by: how neurons were chosen.
         like: the fingerprint of both and of all else that a group of random neurons has to share; "": it is of the whole model.
         terms: the fingerprint of what it was trained on; "": it was not trained.
+        dtype: in which it was trained; "": it was not, or its file does not say.
     """
 
     does: str
@@ -38,6 +39,7 @@ class _Group:
     like: str
     terms: str
     random: bool
+    dtype: str
 
     @property
     def name(self) -> str:
@@ -89,11 +91,12 @@ def _group(edit: Edit) -> _Group | None:
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
-    random, terms, done = chosen.get("random") is not None, "", list[str]([edit.scope])
+    random, terms, dtype, done = chosen.get("random") is not None, "", "", list[str]([edit.scope])
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
         terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
-        done.append(terms)
+        dtype = str(tuned.get("dtype", ""))
+        done += [terms, dtype]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
         done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups")]))
@@ -103,4 +106,4 @@ def _group(edit: Edit) -> _Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return _Group(does, by, like, terms, random)
+    return _Group(does, by, like, terms, random, dtype)

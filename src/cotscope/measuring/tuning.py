@@ -203,7 +203,6 @@ class _Tuner:
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
-        from ..lm.loading import DTYPES
         from ..lm.passes import common_prefix
         from ..lm.training import Training
 
@@ -211,13 +210,11 @@ class _Tuner:
         model = self._model()
         trained = self._trained(model)
         shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
-        dtype = training_dtype(self.session)
-        products = DTYPES[dtype] if model.dtype_name != dtype else None  # of weights that have to be float32
-        training = Training(model, trained, settings.checkpointing, shared, products)
+        training = Training(model, trained, settings.checkpointing, shared)
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
-        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": dtype}
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
@@ -251,7 +248,7 @@ class _Tuner:
             best.take()
         found = {k: v for k, v in asdict(settings).items() if v is not None} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
-            "dtype": dtype,
+            "dtype": model.dtype_name,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if len(tried) > 1:
@@ -289,12 +286,10 @@ class _Tuner:
             numbers = loaded.parameters()
         if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
             check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
-        half = training_dtype(self.session) == "bfloat16"
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
         float32 = full or (settings.method != FACTORS and stored_dtype(self.base.model) != "bfloat16")
-        working = working_bytes(loaded, self.texts, settings.checkpointing, 2 if half and not float32 else 4)
-        if half and float32 and not settings.checkpointing:
-            working += 2 * loaded.parameters()  # each weight as it is multiplied, until the way back
+        itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
+        working = working_bytes(loaded, self.texts, settings.checkpointing, itemsize)
         beside = numbers * (BYTES - 4 * full) + working
         self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
         return differentiable(self.session, beside, float32=float32)
