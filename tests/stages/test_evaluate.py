@@ -216,7 +216,7 @@ def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.Monke
     edit = Edit.read(copy / "gone.json")
     replace(edit, factors=dict.fromkeys(edit.factors, (0.25, 0.25)), measured=()).write(copy / "gone.json")
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "_skills", stop)
+        patched.setattr(stage, "scored_skills", stop)
         assert main(evaluate(copy)) == 130
     assert Run.open(copy / "run").state("evaluate").status == "stopped" and not Edit.read(copy / "gone.json").measured
     before = times(copy / "run", "completions")

@@ -35,7 +35,7 @@ def training(edit: Edit) -> dict[str, Any]:
         "own": tuned.get("own") is True if isinstance(tuned := edit.chosen.get("tuned"), Mapping) else None,
         "draws": of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
-        "dtype": of(str, "tuned", "dtype"),
+        "trained_dtype": of(str, "tuned", "dtype"),
         "numbers": of(int, "tuned", "numbers"),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),

@@ -16,7 +16,7 @@ EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
 # Of edits that differ by their seeds.
-_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss", "dtype")
+_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss", "trained_dtype")
 _MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl")
 _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
@@ -95,7 +95,7 @@ def _terms(row: Mapping[str, Any]) -> str:
     own = "its own right solutions to " if row["own"] else ""
     terms = [f"on {own}{row['trained_on']}"]
     terms += [f"{row['loss']} only"] if row["loss"] == "formulas" else []
-    terms += [f"in {row['dtype']}"] if row["dtype"] else []
+    terms += [f"in {row['trained_dtype']}"] if row["trained_dtype"] else []
     return ", ".join(terms)
 
 

@@ -34,7 +34,7 @@ EVALUATIONS = table(
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL}
     | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "own": YES,
-       "draws": LONG, "loss": TEXT, "dtype": TEXT, "numbers": LONG, "rate": REAL, "seed": LONG,
+       "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "numbers": LONG, "rate": REAL, "seed": LONG,
        "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
 )  # fmt: skip
 EVALUATION_CONTRASTS = table(
