@@ -121,8 +121,8 @@ def intervals(
         (low, high), step = look.limits, 0.2
     above = look.width < WIDTH
     value = max(text_width(_figures(row.marks[0], look)) for row in rows if row.marks) + 14
-    left = 8.0 if above else min(_LEFT, 20 + max(text_width(row.label) for row in rows))
-    right = look.width - (10.0 if above else value)
+    left = 14.0 if above else min(_LEFT, 20 + max(text_width(row.label) for row in rows))
+    right = look.width - (14.0 if above else value)
     parts, y = legend_of(legend or {}, left), 22.0 if legend else 6.0
     for row in rows:
         lanes = max(1, sum(not m.small for m in row.marks))
