@@ -78,7 +78,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_grad_enabled(False)
     rates = {dtype: gemm_rate(100, 896, 4864, DTYPES[dtype]) for dtype in ("bfloat16", "float32")}
     print("products of 100 rows: " + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items()))
     for _ in range(arguments.rounds):
