@@ -157,7 +157,7 @@ class Training:
         return nn.functional.cross_entropy(out.logits[0, counted].float(), target[counted])
 
 
-def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool, itemsize: int = 4) -> int:
+def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: bool, itemsize: int) -> int:
     """About how much memory a pass back through the longest text takes beside weights and parameters.
 
     Args:
