@@ -147,14 +147,16 @@ def test_a_control_that_finds_nothing_has_a_result(
 
 def test_worse_may_change_general_text_in_neither_direction(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text that becomes easier without the skill has changed too."""
-    found = {"none": SimpleNamespace(perplexity=100.0), "some": SimpleNamespace(perplexity=96.0)}
+    perplexities = {"None": 100.0, "('all', 0.0)": 96.0, "('all', 0.5)": 98.0, "('all', 2.0)": 100.5, "('all', 3.0)": 104.0}
+    found = {name: SimpleNamespace(perplexity=perplexity) for name, perplexity in perplexities.items()}
     monkeypatch.setattr("cotscope.lm.scoring.text_scores", lambda *a, **more: found)
-    monkeypatch.setattr(steering, "score_roles", lambda *a: [{"result": [SimpleNamespace(log_prob=-1.0, margin=2.0)]}])
     memory = SimpleNamespace(value=lambda name, compute: compute())
-    neurons = {"all": [Neuron(0, 1)]}
-    scored = {goal: steering._Trial(session, neurons, goal, memory).score(("all", 0.0), [None], lambda: None)  # type: ignore
-              for goal in ("better", "worse")}  # fmt: skip
-    assert scored == {"better": -1.0, "worse": None}
+    neurons, factors = {"all": [Neuron(0, 1)]}, (0.0, 0.5, 2.0, 3.0)
+    fitting = {
+        goal: steering._Trial(session, neurons, goal, memory).fitting([("all", f) for f in factors], lambda: None)  # type: ignore
+        for goal in ("better", "worse")
+    }
+    assert fitting == {"better": [("all", 0.0), ("all", 0.5), ("all", 2.0)], "worse": [("all", 0.5), ("all", 2.0)]}
 
 
 def _tried(session: Session, to: Path, seed: int) -> Edit | None:

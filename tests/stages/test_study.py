@@ -20,12 +20,14 @@ from markupsafe import escape
 import cotscope
 from cotscope.api import begin
 from cotscope.cli import main
+from cotscope.executors import local
 from cotscope.executors.local import Listener, run_study
 from cotscope.judge.annotators import BUILT_IN
 from cotscope.judge.lexicon import LexiconAnnotator
 from cotscope.lm.families import norm_gamma, value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Neuron
+from cotscope.report.build import write_report
 from cotscope.runs.folder import Run
 from cotscope.runs.stage import Stage
 from cotscope.stages import damage
@@ -93,8 +95,10 @@ def test_every_stage_is_done_and_the_report_stands(finished: Run) -> None:
         assert finished.manifest["stages"][stage]["finding"]
 
 
-def test_the_report_is_written_after_each_stage(tiny_study: TinyStudy, tmp_path: Path) -> None:
+def test_the_report_is_written_after_each_stage(tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages: dict[str, str] = {}
+    written: list[Run] = []
+    monkeypatch.setattr(local, "write_report", lambda run: written.append(run) or write_report(run))
 
     class Looks(Listener):
         def ends(self, stage: Stage, finding: str) -> None:
@@ -103,8 +107,12 @@ def test_the_report_is_written_after_each_stage(tiny_study: TinyStudy, tmp_path:
 
     names = ("model", "data", "concepts")
     options = {name: getattr(tiny_study, name) for name in names} | {"prompt_files": (tiny_study.prompt,), "dtype": "float32"}
-    run_study(begin(tmp_path / "r", options | SMALL | {"limit": 8, "max_new_tokens": 16, "given": 2}), Looks())
-    assert len(pages) >= 9 and len(set(pages.values())) == len(pages)
+    given = options | SMALL | {"limit": 8, "max_new_tokens": 16, "given": 2}
+    run_study(begin(tmp_path / "r", given), Looks())
+    assert len(pages) >= 9 and len(set(pages.values())) == len(pages) == len(written)
+    (tmp_path / "r/report.html").unlink()
+    run_study(begin(tmp_path / "r", given), Looks())  # nothing is missing but the report
+    assert len(written) == len(pages) + 1 and (tmp_path / "r/report.html").is_file()
 
 
 def test_records_say_what_was_read_and_written(finished: Run) -> None:

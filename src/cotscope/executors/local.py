@@ -38,9 +38,11 @@ def wanted(session: Session) -> tuple[Stage, ...]:
 def run_study(session: Session, listener: Listener) -> None:
     """Run every stage that is missing, stale or was stopped, while holding the run folder."""
     with session.run.writing():
+        reported = False
         for stage in wanted(session):
-            _run(session, stage, None, listener)
-        write_report(session.run)
+            reported |= _run(session, stage, None, listener)
+        if not reported:
+            write_report(session.run)
 
 
 def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] | None, listener: Listener) -> None:
@@ -55,14 +57,17 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
     _check_used(run, verb, asked, stages)
     with run.writing():
         _check_order(run, asked, stages or ())
+        reported = False
         for stage in VERBS[verb] if stages is None else stages:
             mine = asked.get(stage.name)
             options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **(mine or {})})
             if mine is not None and (said := run_instead(session, stage, options)) is not None:
                 listener.ends(stage, said)
+                reported = False
             elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options):
-                _run(session, stage, mine, listener, again=stage.repeats)
-        write_report(run)
+                reported |= _run(session, stage, mine, listener, again=stage.repeats)
+        if not reported:
+            write_report(run)
 
 
 def _check_used(run: Run, verb: str, asked: Asked, stages: Sequence[Stage] | None) -> None:
@@ -96,14 +101,17 @@ def _check_order(run: Run, asked: Asked, chosen: Sequence[Stage]) -> None:
             redone.add(stage.name)
 
 
-def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listener: Listener, again: bool = False) -> None:
+def _run(session: Session, stage: Stage, asked: Mapping[str, Any] | None, listener: Listener, again: bool = False) -> bool:
+    """Run a stage unless it is done, and write the report; whether it ran."""
     run = session.run
     if not again and run.state(stage.name).current:
         record = run.manifest["stages"][stage.name]
         if asked is None or options_of(stage, record["options"] | asked) == options_of(stage, record["options"]):
-            return listener.stands(stage, record.get("finding", ""))
+            listener.stands(stage, record.get("finding", ""))
+            return False
     require(session, stage, VERB_OF)
     listener.begins(stage)
     finding = run_stage(session, stage, asked)
     write_report(run)
     listener.ends(stage, finding)
+    return True

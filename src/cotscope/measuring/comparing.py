@@ -5,6 +5,7 @@ Accuracies are compared problem by problem, and intervals are over templates: pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -23,6 +24,16 @@ BASE = "base"
 def part_name(name: str, data: TrialData) -> str:
     """What the part of one edit, or the base, on one data set is called."""
     return f"{name} on {data.label}"
+
+
+def written(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
+    """Part → problem → what was written there and whether it is right."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for r in session.run.rows(
+        "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
+    ):
+        found.setdefault(r["condition"].removeprefix("evaluation."), {})[r["problem_id"]] = r
+    return found
 
 
 def scored_solutions(session: Session, data: TrialData) -> dict[str, dict[str, dict[str, float]]]:
@@ -48,21 +59,21 @@ def scored_skills(session: Session) -> dict[str, dict[str, Any]]:
 
 
 def compare(
-    session: Session,
     data: TrialData,
     edit: Edit,
-    scores: dict[str, dict[str, dict[str, float]]],
-    skills: dict[str, dict[str, Any]],
+    wrote: Mapping[str, Mapping[str, dict[str, Any]]],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+    skills: Mapping[str, Mapping[str, Any]],
+    seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One edit on one data set, beside the base; and problem by problem."""
-    run = session.run
-    wrote: dict[str, dict[str, dict[str, Any]]] = {}
-    for r in run.rows(
-        "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
-    ):
-        wrote.setdefault(r["condition"], {})[r["problem_id"]] = r
+    """One edit on one data set, beside the base; and problem by problem.
+
+    Args:
+        wrote, scores, skills: what `written`, `scored_solutions` and `scored_skills` found.
+        seed: of bootstraps.
+    """
     name = BASE if edit.nothing else edit.name  # whose answers are the edit's
-    base, own = (wrote[f"evaluation.{part_name(n, data)}"] for n in (BASE, name))
+    base, own = (wrote[part_name(n, data)] for n in (BASE, name))
     each = [
         {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
@@ -92,7 +103,7 @@ def compare(
         old, new = untouched.get(role, {}), scores.get(name, {}).get(role, {})
         changes = [new[p] - old[p] for p in sorted(old)]
         row |= dict(zip((role, f"{role}_low", f"{role}_high"),
-                        paired_bootstrap(changes, session.config.seed) if changes else (None,) * 3, strict=True))  # fmt: skip
+                        paired_bootstrap(changes, seed) if changes else (None,) * 3, strict=True))  # fmt: skip
     row["solutions"] = len(untouched.get("log_prob", {}))
     here, there = skills[name], skills[BASE]
     row |= {

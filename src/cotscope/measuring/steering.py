@@ -1,9 +1,10 @@
 """Steer: one factor for chosen neurons, searched on tuning problems by successive halving (Jamieson & Talwalkar 2016).
 
 A candidate is a group of the neurons (the first so many, those of a third of the layers, those of a concept) and the factor of
-their coefficients. All are scored on a few reference solutions and on general text; the best third goes on to more solutions;
-with the best of these and with none the model writes answers, and the one that solves most, or least, is taken. Test problems
-are not touched: `cotscope evaluate` asks those, once. Its control is the whole search among random neurons (`random`).
+their coefficients. All are scored on a few reference solutions and the beginning of the general text; the best third goes on to
+more solutions; with the best of these that leave the whole text alone, and with none, the model writes answers, and the one
+that solves most, or least, is taken. Test problems are not touched: `cotscope evaluate` asks those, once. Its control is the
+whole search among random neurons (`random`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,11 +108,16 @@ def steer(
         f"{len(problems)} problems change, a difference of {detectable_difference(0.25, len(problems)):.2f} is found in 4 of 5 "
         "tries"
     )
+    with session.bar("general text", len(left) + 1, "candidate") as bar:
+        left = trial.fitting(left, bar.update, 1)
     for rung, count in enumerate(RUNGS):
         with session.bar(f"round {rung + 1} of {len(RUNGS)}", len(left), "candidate") as bar:
             scores = {c: trial.score(c, given[:count], bar.update) for c in left}
-        left = sorted((c for c in left if scores[c] is not None), key=lambda c: -(scores[c] or 0.0))
-        left = left[: max(search.survivors, len(left) // HALVING)] if rung < len(RUNGS) - 1 else left[: search.survivors]
+        left = sorted(left, key=lambda c: -scores[c])
+        if rung < len(RUNGS) - 1:
+            left = left[: max(search.survivors, len(left) // HALVING)]
+    whole = (c for c in left if trial.fitting([c]))
+    left = list(islice(whole, search.survivors))
     base = Base.of(loaded, session.config.model)
     used = [p.question for p in (*problems, *(p for p, _ in worked))]
     about: dict[str, Any] = {"goal": search.goal, "data": search.data, "problems": len(problems), "candidates": candidates,
@@ -220,31 +226,37 @@ class _Trial:
             return None
         return scale(self.session.loaded.anatomy, self.groups[candidate[0]], candidate[1])
 
-    def score(self, candidate: Candidate, given: Sequence[Solution], progress: Callable[[], object]) -> float | None:
-        """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results (of
-        all tokens of a solution that has none).
+    def fitting(
+        self, candidates: Sequence[Candidate], progress: Callable[[], object] = lambda: None, at_most: int | None = None
+    ) -> list[Candidate]:
+        """Those that do not change general text, or its first windows, too much beside the untouched model."""
 
-        None: general text changes too much.
-        """
-
-        def compute() -> float | None:
+        def compute() -> dict[str, float]:
             from ..lm.scoring import text_scores
 
-            intervention = self._intervention(candidate)
-            texts = text_scores(self.session.loaded, general_text(), {"none": None, "some": intervention}, at_most=1)
-            ratio = texts["some"].perplexity / texts["none"].perplexity
-            if self.goal == "worse":
-                ratio = max(ratio, 1 / ratio)  # text that is easier to a model without its skill has changed as well
-            if not ratio <= PERPLEXITY[self.goal]:
-                return None
-            solutions = score_roles(self.session.engine, self.session.prompt, given, intervention)
+            interventions = {str(c): self._intervention(c) for c in (None, *candidates)}
+            texts = text_scores(self.session.loaded, general_text(), interventions, progress, at_most)
+            return {name: text.perplexity / texts[str(None)].perplexity for name, text in texts.items()}
+
+        ratios = self.memory.value(f"{candidates} on general text, {at_most}", compute)
+        if self.goal == "worse":  # text that is easier to a model without its skill has changed as well
+            ratios = {name: max(ratio, 1 / ratio) for name, ratio in ratios.items()}
+        return [c for c in candidates if ratios[str(c)] <= PERPLEXITY[self.goal]]
+
+    def score(self, candidate: Candidate, given: Sequence[Solution], progress: Callable[[], object]) -> float:
+        """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results (of
+        all tokens of a solution that has none).
+        """
+
+        def compute() -> float:
+            solutions = score_roles(self.session.engine, self.session.prompt, given, self._intervention(candidate))
             if self.goal == "better":
                 return fmean(fmean(t.log_prob for ts in s.values() for t in ts) for s in solutions)
             return -fmean(fmean(t.margin for t in s.get("result") or chain(*s.values())) for s in solutions)
 
         found = self.memory.value(f"{candidate} on {len(given)}", compute)
         progress()
-        return found
+        return float(found)
 
     def solved(self, candidate: Candidate | None, problems: Sequence[Any], progress: Callable[[int], object]) -> int:
         """How many problems the model solves."""
@@ -253,7 +265,7 @@ class _Trial:
             f"{candidate} writes", lambda: count_solved(self.session, problems, intervention=self._intervention(candidate))
         )
         progress(len(problems))
-        return int(found or 0)
+        return int(found)
 
 
 class _Memory:
@@ -261,7 +273,7 @@ class _Memory:
 
     def __init__(self, to: Path, of: str) -> None:
         self.path, self.of = to.with_name(f".{to.name}.steering"), of
-        self._values: dict[str, float | None] = {}
+        self._values: dict[str, Any] = {}
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["of"] == of:
@@ -269,7 +281,7 @@ class _Memory:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # there is none, or a half of one: it begins anew
 
-    def value(self, name: str, compute: Callable[[], float | None]) -> float | None:
+    def value(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value by its name; computed if it is not there."""
         if name not in self._values:
             self._values[name] = compute()

@@ -20,7 +20,7 @@ from ..edits.card import measured_again
 from ..edits.edit import Edit
 from ..edits.made import curves
 from ..errors import EditError, UserError, shown
-from ..measuring.comparing import BASE, compare, part_name, scored_skills, scored_solutions
+from ..measuring.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
 from ..measuring.contrasting import contrasts
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
@@ -129,12 +129,12 @@ def evaluate(session: Session, options: Options) -> str:
     for path, edit in edits.items():
         if edit.weights:
             _ask([_Model(edit.name, session, _with_weights(session, path, edit), edit)], every, options)
-    skills = scored_skills(session)
+    wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     for data in every:
         scores = scored_solutions(session, data)
         for edit in edits.values():
-            row, each = compare(session, data, edit, scores, skills)
+            row, each = compare(data, edit, wrote, scores, skills, session.config.seed)
             rows.append(row)
             by_problem += each
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
