@@ -281,7 +281,7 @@ def test_the_comparison_is_with_what_can_be_matched(finished: Run) -> None:
         if row["kind"] == "matched":
             assert max(abs(row["steps_smd"]), abs(row["update_size_smd"])) <= drawn["matching"]["largest_smd"]
             assert abs(math.log(row["mean_steps"] / row["target_mean_steps"])) <= CALIPER
-    assert any("have no equal" in note for note in finished.notes)
+    assert any("have no counterpart" in note for note in finished.notes)
 
 
 def test_weights_are_as_before(finished: Run) -> None:

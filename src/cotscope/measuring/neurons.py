@@ -134,7 +134,7 @@ def neuron_sets(session: Session, known: ActiveNeurons, count_matched: int, coun
         steps = [sum(known.traits[n].steps for n in some) for some in (targets, reasoning)]
         run.note(
             f"{len(reasoning) - len(targets)} of {len(reasoning)} reasoning neurons (with "
-            f"{1 - steps[0] / steps[1]:.0%} of their active steps) have no equal among the other active neurons. "
+            f"{1 - steps[0] / steps[1]:.0%} of their active steps) have no counterpart among the other active neurons. "
             + ("Matched sets are compared with the others." if targets else "There are no matched sets.")
         )
         if targets:

@@ -202,7 +202,7 @@ export function pager({total, page, size}, go) {
   const last = Math.max(0, Math.ceil(total / size) - 1);
   const button = (text, to, label) => h("button", {type: "button", "aria-label": label, disabled: to < 0 || to > last || to === page, onclick: () => go({page: to})}, text);
   return h("div", {class: "pager"}, h("span", {role: "status"}, total ? `${number(page * size + 1, 0)}–${number(Math.min(total, (page + 1) * size), 0)} of ${number(total, 0)}` : "None is like that."),
-    button("⏮", 0, "first page"), button("◀", page - 1, "page before"), button("▶", page + 1, "next page"), button("⏭", last, "last page"));
+    button("«", 0, "first page"), button("‹", page - 1, "page before"), button("›", page + 1, "next page"), button("»", last, "last page"));
 }
 
 /** The head of a column that a list can be sorted by. */
