@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import TinyStudy
@@ -157,6 +158,24 @@ def test_worse_may_change_general_text_in_neither_direction(session: Session, mo
         for goal in ("better", "worse")
     }
     assert fitting == {"better": [("all", 0.0), ("all", 0.5), ("all", 2.0)], "worse": [("all", 0.5), ("all", 2.0)]}
+
+
+@pytest.mark.usefixtures("lenient")
+def test_the_last_candidates_are_held_against_the_whole_text(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leaves only the beginning of the text alone is not taken, however much worse it makes the model."""
+    best = steer(session, tmp_path / "a.json", "reasoning", WORSE).chosen["steered"]
+    chosen, fitting, asked = (best["group"], best["factor"]), steering._Trial.fitting, []
+
+    def fits(self: Any, candidates: Any, progress: Any = lambda: None, at_most: int | None = None) -> Any:
+        asked.append((len(candidates), at_most))
+        return [c for c in fitting(self, candidates, progress, at_most) if at_most or c != chosen]
+
+    monkeypatch.setattr(steering._Trial, "fitting", fits)
+    other = steer(session, tmp_path / "b.json", "reasoning", WORSE, null=True).chosen["steered"]
+    assert chosen not in [(group, factor) for group, factor, _ in other["survivors"]]
+    assert asked[0] == (best["candidates"], 1) and set(asked[1:]) == {(1, None)}
 
 
 def _tried(session: Session, to: Path, seed: int) -> Edit | None:
