@@ -37,6 +37,7 @@ from cotscope.data.numbers import format_number
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
 from cotscope.lm import cpu
+from cotscope.lm.engine import Engine
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Factors
@@ -503,6 +504,56 @@ def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_
     found = {p.question: text for p, text in worked_problems(session, str(data), 40, print, draws=1)}
     right = {q: d.text.strip() for q, d in zip(questions, drawn, strict=True) if answers[q] != "123456"}
     assert found == right and len(right) > 5
+
+
+def test_what_the_model_wrote_is_kept_in_a_file_of_problems(
+    run: Path, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there, and says what it says, is not written again; a killed process goes on; the file is data like any other."""
+    session = Session.reopen(run, quiet=True)
+    asked: list[int] = []
+    generate = Engine.generate
+    monkeypatch.setattr(Engine, "generate", lambda self, texts, **how: asked.append(len(texts)) or generate(self, texts, **how))
+    every = tuning_problems(session, tiny_study.data)
+
+    def written(wanted: int = len(every), **how: Any) -> list[tuple[Problem, str]]:
+        asked.clear()
+        return worked_problems(session, tiny_study.data, wanted, print, own=True, folder=tmp_path, **how)
+
+    found = written()
+    [path] = tmp_path.glob("own-solutions-*.jsonl")
+    whole = path.read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [r["question"] for r in rows] == [p.question for p in every] and sum(asked) == len(every)
+    assert [(r["question"], r["solution"]) for r in rows if r["solution"]] == [(p.question, said) for p, said in found]
+    assert written() == found and asked == []
+    right = [p.solution for p in load_problems(str(path)).problems if p.has_solution]
+    assert right == [said for _, said in found]
+
+    taken = next(i for i, r in enumerate(rows) if r["solution"])
+    wrong = {"solution": "The answer is 123456789."}
+    damaged = {
+        "half a line": whole[: whole.index("\n", len(whole) // 2) - 5],
+        "no text": "\xff",
+        "a wrong solution": "".join(json.dumps(r | wrong if r["solution"] else r) + "\n" for r in rows),
+        "other problems": "".join(json.dumps(r | {"question": "?"}) + "\n" for r in rows),
+        "no rows": "[]\n{}\n5\n",
+        "nothing": "",
+    }
+    for why, text in damaged.items():
+        path.write_text(text, encoding="latin-1" if why == "no text" else "utf-8")
+        assert written() == found and sum(asked) > 0, why
+        assert path.read_text() == whole, why
+    for how in ({"draws": 1}, {"draws": 1, "seed": 1}):
+        written(**how)
+        assert asked
+    assert len(list(tmp_path.glob("own-solutions-*.jsonl"))) == 3
+
+    path.unlink()
+    monkeypatch.setattr("cotscope.measuring.worked._WRITTEN", taken + 1)
+    [first] = written(1)
+    assert first == found[0] and len(path.read_text().splitlines()) == taken + 1 == sum(asked)
+    assert written() == found and sum(asked) == len(every) - taken - 1 and path.read_text() == whole
 
 
 def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:

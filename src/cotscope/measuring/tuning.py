@@ -136,7 +136,7 @@ def tune(
     some = {"first": first, "random": random, "concepts": concepts, "layers": layers}
     neurons, chosen = _neurons(session, by, settings, {k: v for k, v in some.items() if v is not None and v not in ((), [])})
     given = worked_problems(session, settings.data, settings.train + settings.validation, say,
-                            own=settings.own, draws=settings.draws, seed=settings.seed)  # fmt: skip
+                            own=settings.own, draws=settings.draws, seed=settings.seed, folder=to.parent)  # fmt: skip
     if settings.loss == FORMULAS:
         loaded, prompt = session.loaded, session.prompt
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]

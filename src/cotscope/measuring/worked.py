@@ -7,16 +7,18 @@ sampling, Yuan et al. 2023, arXiv:2308.01825).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..data.answers import is_right
+from ..data.answers import is_right, written_answer
 from ..data.load import load_problems
 from ..data.rows import question_key
 from ..predicting.templates import masked, templates
 from ..prompts.derive import render_solution
 from ..records import Problem, Prompt
-from ..runs.files import fingerprint
+from ..runs.files import fingerprint, write_text
 from ..runs.session import Session
 from .problems import STUDY
 
@@ -38,7 +40,15 @@ def tuning_problems(session: Session, data: str) -> list[Problem]:
 
 
 def worked_problems(
-    session: Session, data: str, wanted: int, say: Callable[[str], object], *, own: bool = False, draws: int = 0, seed: int = 0
+    session: Session,
+    data: str,
+    wanted: int,
+    say: Callable[[str], object],
+    *,
+    own: bool = False,
+    draws: int = 0,
+    seed: int = 0,
+    folder: Path | None = None,
 ) -> list[tuple[Problem, str]]:
     """The first of them that have a solution, so many: the data's; or where it has too few, what the model writes if that is
     right.
@@ -46,6 +56,7 @@ def worked_problems(
     Args:
         own: what the model writes in any case.
         draws: solutions sampled of each problem that its greedy one gets wrong, from `seed` on; a right one is taken.
+        folder: where a file of problems keeps what the model wrote, and is taken from if it was made from the same.
     """
     every = tuning_problems(session, data)
     worked = [(p, render_solution(p)) for p in every if p.has_solution]
@@ -53,8 +64,15 @@ def worked_problems(
         return worked[:wanted]
     why = "" if own else "the data has too few solutions: "
     say(f"{why}the model writes solutions, and those that are right are taken")
-    found = dict[int, str]()
-    for start in range(0, len(every), _WRITTEN):
+    path, found, asked = None, dict[int, str](), 0
+    if folder is not None:
+        path = folder / f"own-solutions-{_made_from(session, every, draws, seed)[:12]}.jsonl"
+        found, asked = _kept(path, every)
+    if asked:
+        say(f"{len(found)} of {asked} problems solved: {path}")
+    for start in range(asked, len(every), _WRITTEN):
+        if len(found) >= wanted:
+            break
         places = range(start, min(start + _WRITTEN, len(every)))
         for draw in range(1 + draws):  # the first is greedy
             wrong = [i for i in places if i not in found]
@@ -65,9 +83,39 @@ def worked_problems(
             )  # fmt: skip
             found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
         say(f"{len(found)} of {places.stop} problems solved")
-        if len(found) >= wanted:
-            break
+        if path is not None:
+            rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
+                    for i, p in enumerate(every[: places.stop])]  # fmt: skip
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def _made_from(session: Session, every: Sequence[Problem], draws: int, seed: int) -> str:
+    """The fingerprint of all that decides what the model writes to these problems."""
+    model, prompt = session.run.manifest["model"], session.prompt
+    way: list[Any] = [model[key] for key in ("weight_sha256", "dtype", "kernels")]
+    way += [prompt.text(""), prompt.stop, session.config.new_tokens(prompt), draws, seed if draws else 0]
+    return fingerprint(*way, [(p.question, written_answer(p.answer)) for p in every])
+
+
+def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
+    """Solutions by place, and how many problems were asked: of a file's first rows that say what such a file says."""
+    found = dict[int, str]()
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, ValueError):
+        return found, 0
+    for i, (line, problem) in enumerate(zip(lines, every, strict=False)):
+        try:
+            row = json.loads(line)
+            said = row["solution"] if row["question"] == problem.question else 0
+        except (ValueError, KeyError, TypeError, RecursionError):
+            said = 0
+        if not (said is None or (isinstance(said, str) and is_right(said, problem.answer))):
+            return found, i
+        if said is not None:
+            found[i] = said
+    return found, min(len(lines), len(every))
 
 
 def made_with(questions: Sequence[str]) -> dict[str, list[str]]:
