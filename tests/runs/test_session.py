@@ -1,4 +1,4 @@
-"""A study that is gone on with from another folder than that in which it was begun."""
+"""Where a study begins, or goes on; from another folder than that in which it was begun, and with another model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import pytest
 from conftest import TinyStudy
 
 from cotscope.cli import main
-from cotscope.errors import UserError
+from cotscope.errors import RunError, UserError
+from cotscope.runs.config import StudyConfig
+from cotscope.runs.inputs import Inputs
+from cotscope.runs.model import StudyModel
 from cotscope.runs.session import Session
+
+
+pytest_plugins = ("small_study",)
 
 
 @pytest.mark.slow
@@ -32,3 +38,30 @@ def test_relative_paths_are_found_from_elsewhere(
     (elsewhere / Path(tiny_study.data).name).write_text('{"question": "Another?", "answer": 1}\n')
     with pytest.raises(UserError, match="not what it was"):  # what is here comes first, and is compared
         _ = Session.reopen(here / "run").inputs.data
+
+
+@pytest.mark.slow
+def test_a_folder_is_refused_before_data_or_a_model_are_loaded(small_run: Path, tmp_path: Path) -> None:
+    """Neither is there: who asks for them fails otherwise."""
+    config = StudyConfig(model="absent/model", data="absent.jsonl")
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(RunError, match="not empty and is no run folder"):
+        Session.create(config, tmp_path)
+    with pytest.raises(RunError, match="another study: config differ"):
+        Session.create(config, small_run)
+    with pytest.raises(UserError, match=r"absent\.jsonl"):
+        Session.create(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_another_model_runs_on_the_kernels_that_suit_it(small_run: Path) -> None:
+    session = Session.reopen(small_run)
+    settled = session.run.manifest["model"] | {"kernels": "compiled"}
+    session.run.manifest["model"] = settled
+    model = settled["name"] if Path(settled["name"]).is_absolute() else session.config.model
+    other = session.with_model(model)
+    assert other.model._began["kernels"] == session.config.kernels == "auto"
+    assert other.loaded.kernels == "pytorch"  # of sizes that compiled kernels don't multiply
+    with pytest.raises(UserError, match="compiled kernels can't run this model"):
+        _ = StudyModel(Inputs(session.config), {**settled, "weight_sha256": "x"}).loaded

@@ -636,6 +636,12 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
+    settings, kept = to / "settings.json", (to / "settings.json").read_text()
+    for damaged in ("{", "[1]", "null", "[" * 100_000):
+        settings.write_text(damaged)
+        with pytest.raises(cotscope.UserError, match=r"settings\.json is damaged"):
+            compare.run(build_parser().parse_args(words))
+    settings.write_text(kept)
     other, more = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl"
     more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
     for wrong, said in (

@@ -20,7 +20,7 @@ from typing import Any
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
-from ..runs.files import json_text, replacing, write_text
+from ..runs.files import json_text, read_json, replacing, write_text
 from . import options
 
 COMMANDS = ("compare",)
@@ -138,7 +138,7 @@ def _same_settings(arguments: argparse.Namespace, path: Path) -> None:
     given = {name: getattr(arguments, name) for name in ("by", "first", *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
     if not path.exists():
         return write_text(path, json_text(given))
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     if other := [name for name, value in given.items() if before.get(name) != value]:
         raise UserError(
             f"{path.parent} holds a comparison with another --{other[0].replace('_', '-')}",

@@ -174,6 +174,8 @@ def _targets(path: Path) -> Iterator[Neuron | Pole]:
 
 def _lines(path: Path) -> list[str]:
     try:
+        if path.exists() and not path.is_file():  # to read a pipe could wait for ever
+            raise UserError(f"{path} can't be read", expected="a regular file")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:

@@ -7,17 +7,20 @@ with = + - @ for a formula; such cells get an apostrophe.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import MEBIBYTE, decode, read_bytes
 from ..errors import JudgeError
 from .audit import Item
 from .question import quoted, short, shown
 
 COLUMNS = ("id", "question", "promoted", "suppressed", "texts", "answer")
+_LARGEST = 64 * MEBIBYTE
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _WORDS = {"yes": True, "y": True, "1": True, "true": True, "no": False, "n": False, "0": False, "false": False}
 
@@ -73,38 +76,31 @@ def read_labels(path: Path) -> dict[str, bool]:
 
     Raises: JudgeError if it is no such file, an answer is neither yes nor no, or an id is absent or stands there twice.
     """
-    name = _name(path)
+    name = f"labels file {path}"
+    text = decode(read_bytes(path, "labels file", JudgeError, _LARGEST), name, JudgeError)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            if len(names) != len(set(names)) or not {"id", "answer"} <= set(names):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        names = reader.fieldnames or ()
+        if len(names) != len(set(names)) or not {"id", "answer"} <= set(names):
+            raise JudgeError(
+                f"{name} lacks columns, or has one twice", expected="id and answer, with commas between the columns",
+                got=short(", ".join(names), 100) or "an empty file",
+            )  # fmt: skip
+        found: dict[str, bool] = {}
+        for row in reader:
+            word, case = (row["answer"] or "").strip().lower(), (row["id"] or "").strip()
+            if not word:
+                continue
+            if word not in _WORDS or case in found or not case:
+                wrong = "a second answer" if case in found else "no answer" if case else "no id"
                 raise JudgeError(
-                    f"{name} lacks columns, or has one twice", expected="id and answer, with commas between the columns",
-                    got=short(", ".join(names), 100) or "an empty file",
-                )  # fmt: skip
-            found: dict[str, bool] = {}
-            for row in reader:
-                word, case = (row["answer"] or "").strip().lower(), (row["id"] or "").strip()
-                if not word:
-                    continue
-                if word not in _WORDS or case in found or not case:
-                    wrong = "a second answer" if case in found else "no answer" if case else "no id"
-                    raise JudgeError(
-                        f"{name}, line {reader.line_num}: {wrong}",
-                        expected="one answer per id: yes, no, or an empty cell",
-                        got=short(f"{word[:40]!r} for id {case[:40]!r}", 120),
-                    )
-                found[case] = _WORDS[word]
-    except UnicodeDecodeError as error:
-        raise JudgeError(f"{name} can't be read", expected="UTF-8", got=f"byte {error.start + 1} is not") from error
-    except (OSError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise JudgeError(f"{name} can't be read", got=why or short(str(error), 200)) from error
-    except ValueError as error:  # a zero byte in the name
-        if isinstance(error, JudgeError):
-            raise
-        raise JudgeError(f"{name} can't be read", got="a name that no file can have") from error
+                    f"{name}, line {reader.line_num}: {wrong}",
+                    expected="one answer per id: yes, no, or an empty cell",
+                    got=short(f"{word[:40]!r} for id {case[:40]!r}", 120),
+                )
+            found[case] = _WORDS[word]
+    except csv.Error as error:
+        raise JudgeError(f"{name} can't be read", got=short(str(error), 200)) from error
     if not found:
         raise JudgeError(f"{name} has no answers", expected="yes or no in the column answer")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts.lexicon import Candidate
+from ..data.reading import decode, read_bytes
 from ..errors import JudgeError
 from .question import (
     DATA,
@@ -31,7 +33,6 @@ The following words are promoted by one neuron of a language model: {tokens}. {q
 """Rai & Yao 2024 (arXiv:2406.12288) in our words: what they show (the promoted tokens alone, blanks stripped, in one
 line), the order (tokens, question, "yes or no" with an explanation), temperature 0 and 50 tokens are theirs; the
 sentence and the concepts' questions are not."""
-LONGEST_TEMPLATE = 100_000  # bytes of a prompt file: more is no question
 # "Yes or no?" repeats the question, "No doubt" is no "no": neither is a word.
 _FIRST_WORD = re.compile(
     r"\W*+(yes|no)(?![\w-])(?!\s*+(?:,\s*+)?+(?:(?:[/|\\]|or\b|and\b)\W*+(?:yes|no)\b|doubt\b|wonder\b))", re.IGNORECASE
@@ -91,20 +92,10 @@ def concept_form(prompt: str, questions: Mapping[str, str], max_tokens: int | No
 
 def _template(prompt: str) -> str:
     """The text of a prompt file. Raises: JudgeError."""
-    shown_as = short(prompt, 200)
-    try:
-        with Path(prompt).open("rb") as file:
-            raw = file.read(LONGEST_TEMPLATE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise JudgeError("unknown judge prompt", expected="cotscope, paper or a text file", got=shown_as + why) from error
-    if len(raw) > LONGEST_TEMPLATE:
-        raise JudgeError(f"the judge prompt {shown_as} is too long", expected=f"at most {LONGEST_TEMPLATE:,} bytes")
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        got = f"byte {error.start + 1} is not"
-        raise JudgeError(f"the judge prompt {shown_as} is no text", expected="UTF-8", got=got) from error
+    if not os.path.lexists(prompt.partition("\0")[0]):
+        raise JudgeError("unknown judge prompt", expected="cotscope, paper or a text file", got=short(prompt, 200))
+    raw = read_bytes(Path(prompt), "judge prompt", JudgeError)
+    return decode(raw, f"judge prompt {prompt}", JudgeError).replace("\r\n", "\n")
 
 
 NAMING = f"""\

@@ -185,7 +185,10 @@ def _hub_folder(repository: str) -> str:
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # the last says the licence
     try:
-        return snapshot_download(repository, allow_patterns=wanted)
+        folder = snapshot_download(repository, allow_patterns=wanted)
+        if not any(Path(folder).glob("*.safetensors")):  # older ones: read as weights alone
+            folder = snapshot_download(repository, allow_patterns=[*wanted, "pytorch_model*.bin"])
+        return folder
     except Exception as error:  # the hub client raises a dozen unrelated kinds when there is no network
         raise ModelError(
             f"model {repository!r} can't be had from the hub",

@@ -110,7 +110,7 @@ def _kept(path: Path, of: str) -> list[dict[str, Any]]:
     try:
         first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         return rows if first == {"of": of} else []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
 
 

@@ -248,7 +248,7 @@ def _about(path: Path, of: str) -> dict[str, Any] | None:
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}
             return dict(json.loads(said["about"])) if said["of"] == _of(of) else None
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -278,7 +278,7 @@ class _Memory:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["of"] == of:
                 self._values = dict(content["values"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # there is none, or a half of one: it begins anew
 
     def value(self, name: str, compute: Callable[[], Any]) -> Any:

@@ -68,8 +68,28 @@ class Run(InNotebook):
 
         Args:
             study: what defines the study (model, data, prompts, config with its seeds), JSON values that become keys
-                of the manifest. A folder whose manifest has other ones is refused.
+                of the manifest.
             defaults: of `study["config"]`: an option that the folder does not know had this value.
+
+        Raises: RunError if the folder holds another study or something else.
+        """
+        if (run := cls.begun(folder, study, defaults)) is not None:
+            return run
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder, {
+            "schema": manifests.SCHEMA,
+            "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {n: version(n) for n in ("cotscope", "torch", "transformers")}
+            | {"python": platform.python_version()},
+            **json.loads(json.dumps(study)),
+            **{key: kind() for key, kind in manifests.SECTIONS.items()},
+        })  # fmt: skip
+        run.save()
+        return run
+
+    @classmethod
+    def begun(cls, folder: Path, study: dict[str, Any], defaults: dict[str, Any]) -> Run | None:
+        """The run in `folder`, if what is known of the study is what its manifest says; None: one can begin there.
 
         Raises: RunError if the folder holds another study or something else.
         """
@@ -93,17 +113,7 @@ class Run(InNotebook):
             return run
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise RunError(f"{folder} is not empty and is no run folder", remedy="Give another --out.")
-        folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder, {
-            "schema": manifests.SCHEMA,
-            "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {n: version(n) for n in ("cotscope", "torch", "transformers")}
-            | {"python": platform.python_version()},
-            **study,
-            **{key: kind() for key, kind in manifests.SECTIONS.items()},
-        })  # fmt: skip
-        run.save()
-        return run
+        return None
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:

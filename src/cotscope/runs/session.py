@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..data.load import PARTS
-from ..errors import RunError
 from ..records import Prompt
 from ..stats.verdicts import RULE
 from .config import StudyConfig
@@ -64,7 +63,9 @@ class Session:
             command: what reproduces the study, for the manifest.
             checks: what must hold before the folder is made.
         """
-        began = _began(out, config)
+        defaults = {f.name: f.default for f in fields(StudyConfig)}
+        earlier = Run.begun(out, {"config": asdict(config)}, defaults)  # is refused before anything long
+        began = None if earlier is None else dict(earlier.manifest["model"])
         inputs = Inputs(config, folder=out)
         model = StudyModel(inputs, began, rows)
         inputs.split  # noqa: B018  a fault in the data is said before the model is loaded
@@ -88,7 +89,7 @@ class Session:
                 {"name": p.name, "source": p.source, "sha256": prompt_hash(p), "tokens": _tokens(model, p)} for p in prompts
             ],
         }
-        run = Run.create(out, study, {f.name: f.default for f in fields(StudyConfig)})
+        run = Run.create(out, study, defaults)
         session = cls(inputs, model, run, _quiet(quiet))
         with run.writing():
             manifest = run.manifest
@@ -119,8 +120,10 @@ class Session:
         return cls(inputs, StudyModel(inputs, run.manifest["model"], rows), run, _quiet(quiet))
 
     def with_model(self, source: str) -> Session:
-        """This study with another model, in its dtype, on its kernels, in batches as large."""
+        """This study with another model, in its dtype, on its kernels where they suit that, in batches as large."""
         began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"}
+        if began["kernels"] == "compiled":  # "auto" came to this for the study's model
+            began["kernels"] = self.config.kernels
         return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began))
 
     # What stages ask for most often.
@@ -151,17 +154,6 @@ class Session:
         """A progress bar with rate and time left; silent where the session is quiet."""
         columns, lines = shutil.get_terminal_size()  # 80 x 24 on a terminal that claims 0 x 0, where tqdm shows nothing
         return tqdm(total=total, desc=what, unit=unit, disable=self.quiet, leave=False, ncols=columns, nrows=lines)
-
-
-def _began(out: Path, config: StudyConfig) -> dict[str, Any] | None:
-    """What the model of the study that goes on was settled to be; None: it begins, or is another one's."""
-    try:
-        manifest = Run.open(out).manifest
-    except RunError:
-        return None  # there is none, or it is said when the folder is opened
-    stored, asked = manifest["config"], asdict(config)
-    differs = any(stored.get(k, asked[k]) != asked[k] for k in ("model", "dtype", "kernels"))
-    return None if differs else dict(manifest["model"])
 
 
 def _tokens(model: StudyModel, prompt: Prompt) -> int:
