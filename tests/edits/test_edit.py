@@ -289,6 +289,11 @@ def test_of_another_base_or_scope_is_not_put_together() -> None:
         with pytest.raises(EditError, match="one base and one scope"):
             one.then(other)
     assert one.then(one).factors == {Neuron(0, 1): (4.0, 4.0)} and one.then(one).chosen == {"composed": ["one", "one"]}
+    # What they were made with is kept: `evaluate` refuses to test on it.
+    made = replace(one, chosen={"questions": ["b", "a"], "templates": ["t"]}), replace(one, chosen={"questions": ["c"]})
+    both = {"questions": ["a", "b", "c"], "templates": ["t"]}
+    assert made[0].then(made[1]).chosen == both | {"composed": ["one", "one"]}
+    assert made[0].inverse().chosen == {"questions": ["a", "b"], "templates": ["t"], "inverse": "one"}
 
 
 def test_numbers_that_grow_beyond_all_bounds_are_an_error() -> None:

@@ -167,4 +167,7 @@ def test_gold_solutions(two: Exemplars) -> None:
         "First there are 4 frogs.\nSo there are 4 + 6 = 10 frogs.\nSo there are 10 * 3 = 30 eggs.\nThe answer is 30."
     )
     assert render_solution(Problem("p", "?", Fraction(5, 2), solution="Half of 5.\n")) == ("Half of 5.\nThe answer is 2.5.")
+    said = "2.5 is half.\nThe answer is 2.5."  # by itself: it is not said twice
+    assert render_solution(Problem("p", "?", Fraction(5, 2), solution=said)) == said
+    assert render_solution(Problem("p", "?", Fraction(3), solution=said)) == f"{said}\nThe answer is 3."
     assert render_solution(Problem("p", "?", Fraction(1, 3))) == "The answer is 1/3."

@@ -131,15 +131,21 @@ def test_what_was_trained_stands_in_one_table(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for seed, difference in ((0, 0.0625), (1, 0.1875)):
         about = {"method": "values", "chosen_by": f"size{HOSTILE}", "numbers": 51234, "rate": 0.01, "seed": seed}
-        about |= {"validation_base": 0.5123, "validation": 0.4 + seed / 8, "minutes": 2.5, "peak_gib": 3.25 + seed}
+        about |= {
+            "terms": "a",
+            "validation_base": 0.5123,
+            "validation": 0.4 + seed / 8,
+            "minutes": 2.5,
+            "peak_gib": 3.25 + seed,
+        }
         rows += [figures(f"v{seed}", data, 0.2, difference / scale, **about) for data, scale in (("study", 1), ("more", 2))]
-        rows.append(figures(f"r{seed}", "study", 0.2, -difference, **about | {"random": seed}))
+        rows.append(figures(f"r{seed}", "study", 0.2, -difference, **about | {"random": seed, "terms": "b", "written": 0.25}))
     rows.append(figures("by-hand", "study", 0.2, 0.3))
     did(complete(tmp_path), "evaluate", {"evaluations": rows})
     text = words(read(tmp_path))
     trained = text[text.index("What was trained") :]
     assert f"size{HOSTILE}51,23420.5120.463+0.125[+0.062, +0.188]+0.062[+0.031, +0.094]−0.050" in trained.replace(" [", "[")
-    assert f"random, like size{HOSTILE}51,23420.5120.463−0.125[−0.188, −0.062]–" in trained.replace(" [", "[")
+    assert f"random, like size{HOSTILE}51,23420.5120.463written 0.250−0.125[−0.188, −0.062]–" in trained.replace(" [", "[")
     assert "by-hand" not in trained[: trained.index("How often")]
     assert "<script>" not in (tmp_path / "report.html").read_text()
 

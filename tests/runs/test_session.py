@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import TinyStudy
 
 from cotscope.cli import main
+from cotscope.data.rows import question_key
 from cotscope.errors import RunError, UserError
 from cotscope.runs.config import StudyConfig
+from cotscope.runs.files import fingerprint
 from cotscope.runs.inputs import Inputs
 from cotscope.runs.model import StudyModel
 from cotscope.runs.session import Session
-
 
 pytest_plugins = ("small_study",)
 
@@ -65,3 +68,15 @@ def test_another_model_runs_on_the_kernels_that_suit_it(small_run: Path) -> None
     assert other.loaded.kernels == "pytorch"  # of sizes that compiled kernels don't multiply
     with pytest.raises(UserError, match="compiled kernels can't run this model"):
         _ = StudyModel(Inputs(session.config), {**settled, "weight_sha256": "x"}).loaded
+
+
+@pytest.mark.slow
+def test_a_model_that_was_made_with_test_problems_is_noted(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_study.model, tmp_path / "model"))
+    rows = [json.loads(line) for line in Path(tiny_study.data).read_text().splitlines()]
+    prints = [fingerprint(question_key(row["question"])) for row in rows]
+    for said, noted in ({"chosen": {"questions": prints}}, True), ({"chosen": {"questions": 7}}, False), (["?"], False):
+        (model / "edit.json").write_text(json.dumps(said))
+        given = {"data": tiny_study.data, "concepts": tiny_study.concepts, "prompt_files": (tiny_study.prompt,), "limit": 6}
+        notes = Inputs(StudyConfig(model=str(model), **given)).notes()
+        assert any("6 of the test problems are among those that this model was made with" in n for n in notes) == noted

@@ -129,11 +129,20 @@ def test_thirds_of_the_layers_and_concepts_are_tried_too(session: Session, tmp_p
         steer(session, tmp_path / "f.json", "reasoning", replace(search, groups=("colours",)))
 
 
+def _nobody() -> Any:
+    raise AssertionError("it was computed before")
+
+
 def test_a_control_that_finds_nothing_has_a_result(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 0.0, "worse": 0.0})
-    edit = steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1, null=True)
+    with pytest.raises(EditError, match="every candidate changes general text too much"):
+        steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1)
+    computed = steering._Memory.value
+    monkeypatch.setattr(steering._Memory, "value", lambda self, name, compute: computed(self, name, _nobody))
+    edit = steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1, null=True)  # all of it was kept
+    monkeypatch.setattr(steering._Memory, "value", computed)
     assert edit.nothing and edit.chosen["random"] == 1 and edit.chosen["steered"]["goal"] == "worse"
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
     same = Search("better", problems=8, factors=(1.0,), sizes=())
@@ -189,7 +198,7 @@ def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFix
     def refused(search: Search, to: str = "x.json") -> str:
         with pytest.raises(EditError) as error:
             steer(session, tmp_path / to, "reasoning", search)
-        assert not list(tmp_path.glob("*x.json*"))
+        assert not list(tmp_path.glob("x.json*"))
         return str(error.value)
 
     with pytest.MonkeyPatch.context() as patch:

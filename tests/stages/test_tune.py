@@ -221,6 +221,7 @@ def test_a_trained_model_is_a_plain_folder_that_says_what_was_trained(run: Path,
     other = session.with_model(str(to))
     assert other.loaded.weight_hash(torch.bfloat16) == edit.weights
     assert curve[taken]["validation"] == pytest.approx(loss(other, worked(session)[3]), abs=1e-3)
+    assert found["written"] == pytest.approx(curve[taken]["validation"], abs=1e-3)
     assert found["seconds"] > 0 and found["peak_memory"] > 1e6 and found["rate"] == float(RATE[method])
     text = session.prompt.text(worked(session)[3].question)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(to), AutoTokenizer.from_pretrained(to)
@@ -236,6 +237,20 @@ def test_a_trained_model_is_a_plain_folder_that_says_what_was_trained(run: Path,
         assert 0.3 * found["numbers"] < changed <= found["numbers"]
     card = (to / "README.md").read_text()
     assert "weights that were trained" in card and f"method {method}" in card
+
+
+def test_what_rounding_takes_away_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained in float32 and written in 16 bits, small changes of weights are gone: the folder's loss is the base's again."""
+    monkeypatch.setattr("cotscope.edits.fold.stored_dtype", lambda source: "bfloat16")
+    found = tuned(run, to := tmp_path / "full", "full", "--rate", "1e-6")
+    session, last = Session.reopen(run, quiet=True), worked(Session.reopen(run, quiet=True))[3]
+    before, after = (found["curve"][i]["validation"] for i in (0, found["taken"]))
+    assert found["written"] == pytest.approx(loss(session.with_model(str(to)), last), abs=0.02)
+    assert after < before and abs(found["written"] - after) > before - after
+    said = r"validation loss [\d.]+ as it is written; [\d.]+ as it was trained, [\d.]+ without"
+    assert re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("method", ["factors", "rows", "full"])
@@ -273,6 +288,18 @@ def test_a_control_that_gains_nothing_has_a_result(
         assert edit.nothing and to.is_file() and not (tmp_path / f".{method}.training").exists()
         tuned = edit.chosen["tuned"]
         assert (tuned["taken"], tuned["method"], edit.chosen["random"]) == (0, method, 0) and len(tuned["curve"]) >= 2
+
+
+def test_what_gained_nothing_is_not_trained_again_for_null(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, losses = tmp_path / "none.json", iter([0.5, 0.9])
+    monkeypatch.setattr(Training, "losses", lambda self, texts, progress: [next(losses)] * len(texts))
+    monkeypatch.setattr("cotscope.measuring.tuning.count_solved", lambda *args, **more: 1)
+    assert main(tune(run, to)) == 2
+    assert "nothing was gained" in capsys.readouterr().err and not to.exists()
+    assert main(tune(run, to, "factors", "--null")) == 0
+    assert Edit.read(to).nothing and not (tmp_path / ".none.json.training").exists()
 
 
 def test_no_time_for_a_step_is_no_result(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,6 +424,11 @@ def test_a_rate_that_was_dropped_is_begun_anew_if_it_is_the_only_one(tmp_path: P
     assert found.rate == 0.1 and not found.dropped and [p["validation"] for p in found.curve] == [0.9, 0.75]
     found.take()
 
+    again: dict[float, Course] = {}
+    assert search(plan(0.7), [0.1, 0.3], False, again, 2).rate == 0.3 and again[0.1].dropped
+    longer = search(plan(0.8, 0.6), [0.1], False, {}, 2)  # the state of what was dropped is empty
+    assert [p["validation"] for p in longer.curve] == [0.9, 0.8, 0.6] and longer.taken == 2
+
 
 def test_a_state_of_another_version_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(Scripted([0.9, 0.8]), tmp_path, "x", [None], [None], 1, 0, 2, math.inf, tqdm(disable=True), lambda: 0,  # type: ignore
@@ -441,7 +473,7 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main(["tune", str(run), "--to", str(tmp_path / "x.json"), *more]) == 2
         said = capsys.readouterr().err
         assert said.startswith("cotscope: error: ") and said.count("\n") == 1
-        assert not list(tmp_path.glob("*x.json*"))
+        assert not list(tmp_path.glob("x.json*"))
         return said
 
     assert "the run has no neurons chosen by attribution" in refused(*FEW)
@@ -646,7 +678,8 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
     for wrong, said in (
         (["--by", "magic"], "unknown way of choosing"),
-        (["--data", str(more)], "problems of more are among those to train on"),
+        (["--data", str(more)], "problems of more are among those that may be trained on"),
+        (["--data", str(more), "--own"], "problems of more are among those that may be trained on"),
     ):
         with pytest.raises(cotscope.UserError, match=said):
             compare.run(build_parser().parse_args([*other, *wrong, "--train-on", str(more)]))

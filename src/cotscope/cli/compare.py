@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError, shown
-from ..measuring.tuning import ALL, AUTO, FACTORS, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
+from ..measuring.tuning import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
 from ..runs.files import json_text, read_json, replacing, write_text
 from . import options
 
@@ -116,6 +117,9 @@ def _check(arguments: argparse.Namespace) -> None:
     from ..measuring.worked import tuning_problems
     from ..runs.session import Session
 
+    if (peft := [m for m in arguments.method or METHODS if m in (LORA, IA3)]) and find_spec("peft") is None:
+        raise UserError(f"{peft[0]} needs the package peft",
+                        remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.")  # fmt: skip
     session = Session.reopen(arguments.run, quiet=True)
     if any("--by" in words and ALL not in words for _, words in contenders(arguments.by, arguments.method or METHODS, 0)):
         choose(session, arguments.by, first=arguments.first)
@@ -123,12 +127,12 @@ def _check(arguments: argparse.Namespace) -> None:
     every = tuning_problems(session, arguments.train_on or STUDY)
     worked = [p for p in every if p.has_solution]
     if arguments.own or len(worked) < min(wanted, len(every)):
-        worked = []  # which ones the model solves is not known before
+        worked, wanted = every, len(every)  # which ones the model solves is not known before
     trained = {question_key(p.question) for p in worked[:wanted]}
     for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False):
         if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
             raise UserError(
-                f"problems of {data.label} are among those to train on", expected="none of them",
+                f"problems of {data.label} are among those that may be trained on", expected="none of them",
                 got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first", remedy="Give others to --data or --train-on.",
             )  # fmt: skip
 
@@ -159,7 +163,8 @@ def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> None:
     code, said = _process(whole, arguments.json)
     if code:
         last = (said.strip().splitlines() or [""])[-1].removeprefix("cotscope: error: ")
-        raise UserError(f"`cotscope {command}` ended with {code}", got=last, remedy="The same command goes on from there.")
+        remedy = "" if code == 2 else "The same command goes on from there."  # 2: it says what to do itself
+        raise UserError(f"`cotscope {command}` ended with {code}", got=last, remedy=remedy)
 
 
 def _process(words: Sequence[str], quiet: bool) -> tuple[int, str]:

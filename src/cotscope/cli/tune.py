@@ -75,7 +75,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     rates = ", ".join(f"{method} {rate:g}" for method, rate in RATES.items())
     tuning.add_argument("--rate", type=_rate, action="append", metavar="X",
                         help="Adam's learning rate; may be given several times: each is tried for a pass, that with the most "
-                        f"validation problems solved is kept; auto: so it is searched (default: {rates})")  # fmt: skip
+                        "validation problems solved (with --own: with the least validation loss) is kept; auto: so it is "
+                        f"searched (default: {rates})")  # fmt: skip
     tuning.add_argument("--checkpointing", action="store_true",
                         help="compute layers again on the way back: less memory, more time")  # fmt: skip
     tuning.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="begin no step after so many minutes")
@@ -114,6 +115,8 @@ def _steer(arguments: argparse.Namespace, session: Session, say: Callable[[str],
             f"{found['group']} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
             f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
         )
+        if abs(found["solved"] - found["untouched"]) < found["detectable"] * found["problems"]:
+            print(f"So few problems show a difference of {found['detectable']:.2f} and more: this one may be luck.")
         print("It was chosen on these problems: `cotscope evaluate` asks others.")
 
 

@@ -167,7 +167,7 @@ class Edit:
                 )
             factors[n] = p * f, q * g
             offsets[n] = o * f + other.offsets.get(n, 0.0)
-        chosen = {"composed": [self.name, other.name]}
+        chosen = {"composed": [self.name, other.name]} | _made_with(self, other)
         return Edit(f"{self.name}+{other.name}", self.base, factors, _some(offsets), self.scope, chosen)
 
     def inverse(self) -> Edit:
@@ -183,7 +183,9 @@ class Edit:
                 )
             factors[n] = 1 / p, 1 / q
             offsets[n] = -o / p
-        return Edit(f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, {"inverse": self.name})
+        return Edit(
+            f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, {"inverse": self.name} | _made_with(self)
+        )
 
     # -- applied -------------------------------------------------------------------------------------------------------
 
@@ -326,6 +328,16 @@ def _finite(loaded: LoadedModel, intervention: Intervention) -> bool:
     ids = torch.tensor([loaded.encode(_PROBE)], device=loaded.model.device)
     with torch.inference_mode(), coefficient_hooks(loaded.anatomy, replace(intervention, scope="all"), None, ids):
         return bool(loaded.model(input_ids=ids).logits.isfinite().all())
+
+
+def _made_with(*edits: Edit) -> dict[str, list[str]]:
+    """The problems that any of them was made with, and their templates: `evaluate` refuses to test on those."""
+    found = dict[str, list[str]]()
+    for key in ("questions", "templates"):
+        lists = [given for e in edits if isinstance(given := e.chosen.get(key), list | tuple)]
+        if lists:
+            found[key] = sorted({str(entry) for given in lists for entry in given})
+    return found
 
 
 def _some(offsets: Mapping[Neuron, float]) -> dict[Neuron, float]:

@@ -124,11 +124,19 @@ def stored_dtype(source: str) -> str:
     return "float32" if stored is None else str(stored).removeprefix("torch.")
 
 
-def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, say: Callable[[str], object]) -> Edit:
+def export_trained(
+    trained: Merging,
+    loaded: LoadedModel,
+    edit: Edit,
+    to: Path,
+    say: Callable[[str], object],
+    written: Callable[[Edit], Edit] = lambda edit: edit,
+) -> Edit:
     """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in the base's dtype.
 
     Args:
         edit: how it was made; its `weights` are not known yet.
+        written: adds to the edit what the model is once its weights are those that are written.
 
     Returns: the edit that is in the folder.
     """
@@ -141,7 +149,7 @@ def export_trained(trained: Merging, loaded: LoadedModel, edit: Edit, to: Path, 
     _compare(edit, expected, _said(loaded.model), loaded.dtype_name)
     for p in loaded.model.parameters():  # and no buffer: frequencies of positions stay in float32, as when it is loaded
         p.data = p.data.to(DTYPES[dtype])
-    edit = replace(edit, weights=loaded.weight_hash(torch.bfloat16))
+    edit = written(replace(edit, weights=loaded.weight_hash(torch.bfloat16)))
     _write(loaded.model, edit, to, edit.base.model, dtype, _said(loaded.model), say)
     return edit
 

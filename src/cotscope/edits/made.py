@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..runs.files import fingerprint
 from .edit import Edit
 
 _NUMBER = (int, float)
 _LONGEST = 60  # characters of a text that is shown
 _POINTS = 1000  # of a list
+_CHOSEN = ("by", "first", "concepts", "layers")
+_TRAINED = ("method", "data", "own", "draws", "loss", "trainable", "train", "validation", "passes", "patience", "batch", "rate",
+            "dtype")  # fmt: skip
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -32,22 +36,34 @@ def training(edit: Edit) -> dict[str, Any]:
         "random": of(int, "random"),
         "first": of(int, "first"),
         "trained_on": of(str, "tuned", "data"),
+        "train": of(int, "tuned", "train"),
         "own": tuned.get("own") is True if isinstance(tuned := edit.chosen.get("tuned"), Mapping) else None,
         "draws": of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
         "trained_dtype": of(str, "tuned", "dtype"),
         "numbers": of(int, "tuned", "numbers"),
+        "terms": _terms(edit),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
         "validation_base": of(_NUMBER, "tuned", "curve", 0, "validation"),
         "validation": of(_NUMBER, "tuned", "curve", of(int, "tuned", "taken"), "validation"),
+        "written": of(_NUMBER, "tuned", "written"),
     }
     if of(int, "tuned", "validation") == 0:
-        found |= {"validation_base": None, "validation": None}
+        found |= {"validation_base": None, "validation": None, "written": None}
     for name, key, unit in (("minutes", "seconds", 60), ("peak_gib", "peak_memory", 2**30)):
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
     return found
+
+
+def _terms(edit: Edit) -> str | None:
+    """The fingerprint of what edits share that differ by their seeds alone; None of one that was not trained."""
+    tuned = edit.chosen.get("tuned")
+    if not isinstance(tuned, Mapping):
+        return None
+    parts = [str(edit.chosen.get(key)) for key in _CHOSEN] + [str(tuned.get(key)) for key in _TRAINED]
+    return fingerprint(parts, edit.chosen.get("random") is not None)[:16]
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:

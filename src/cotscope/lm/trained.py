@@ -40,6 +40,16 @@ class Trained(Protocol):
         """Within the block, the model runs with the parameters of the moment, and gradients reach them."""
 
 
+class Nothing:
+    """Nothing: the model as it is."""
+
+    parameters: Mapping[str, nn.Parameter] = {}
+
+    def applied(self) -> AbstractContextManager[None]:
+        """It stays so."""
+        return nullcontext()
+
+
 class _OfNeurons:
     """Parameters of chosen neurons that act through hooks."""
 

@@ -19,7 +19,7 @@ from ..runs.files import fingerprint
 from ..stats import groups_difference, holm
 from .tuning import ALL
 
-_TERMS = ("data", "own", "draws", "loss", "train", "validation")  # what trainings have to share
+_TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class _Group:
         like: the fingerprint of both and of all else that a group of random neurons has to share; "": it is of the whole model.
         terms: the fingerprint of what it was trained on; "": it was not trained.
         dtype: in which it was trained; "": it was not, or its file does not say.
+        rate: Adam's; other neurons may have another. "": it was not trained, or its file does not say.
     """
 
     does: str
@@ -40,6 +41,7 @@ class _Group:
     terms: str
     random: bool
     dtype: str
+    rate: str
 
     @property
     def name(self) -> str:
@@ -52,10 +54,13 @@ class _Group:
 
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
-    groups: dict[_Group, list[str]] = {}
+    seeds: dict[_Group, dict[tuple[str, str], str]] = {}
     for edit in edits:
         if group := _group(edit):
-            groups.setdefault(group, []).append(edit.name)
+            tuned = edit.chosen.get("tuned")
+            seed = str(tuned.get("seed")) if isinstance(tuned, dict) else ""
+            seeds.setdefault(group, {}).setdefault((str(edit.chosen.get("random")), seed), edit.name)  # of two alike the first
+    groups = {group: list(of.values()) for group, of in seeds.items()}
     pairs = [
         (a, b)
         for a in groups
@@ -91,11 +96,11 @@ def _group(edit: Edit) -> _Group | None:
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
-    random, terms, dtype, done = chosen.get("random") is not None, "", "", list[str]([edit.scope])
+    random, terms, dtype, rate, done = chosen.get("random") is not None, "", "", "", list[str]([edit.scope])
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
         terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
-        dtype = str(tuned.get("dtype", ""))
+        dtype, rate = str(tuned.get("dtype", "")), str(tuned.get("rate", ""))
         done += [terms, dtype]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
@@ -106,4 +111,4 @@ def _group(edit: Edit) -> _Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return _Group(does, by, like, terms, random, dtype)
+    return _Group(does, by, like, terms, random, dtype, rate)

@@ -43,6 +43,7 @@ class Plan:
         by_solved: whether passes and rates are chosen by that first; not where the validation problems are those that the model
             solves anyway.
         say: is told how long it takes, and of every pass.
+        validating: seconds that the last validation took.
     """
 
     training: Training
@@ -58,6 +59,7 @@ class Plan:
     solves: Callable[[], int]
     by_solved: bool
     say: Callable[[str], object]
+    validating: float = 0.0
 
     @property
     def late(self) -> bool:
@@ -114,6 +116,8 @@ class Course:
         """Train until so many passes have ended, or it is late, or validation has not become better for long enough."""
         if self.passes >= until or self.ended:
             return
+        if self.dropped:  # another rate was better, which is not asked for any more
+            self.again()
         plan, training = self.plan, self.plan.training
         training.begin(self.rate)
         if self.step or self.passes:
@@ -121,10 +125,9 @@ class Course:
         texts, validation = len(plan.train), len(plan.validation)
         left = (until - self.passes) * (texts + validation) - self.step * plan.batch + (validation if not self.curve else 0)
         plan.bar.total = plan.bar.n + left
-        began = time.monotonic()
         if not self.curve:
             self._validated()
-        validating, first = time.monotonic() - began, True
+        first = True
         batches = -(-len(plan.train) // plan.batch)
         while self.passes < until and not self.ended and not plan.late:
             order = np.random.default_rng((plan.seed, self.passes)).permutation(len(plan.train))
@@ -137,7 +140,7 @@ class Course:
                 self._losses += losses
                 self.seconds += took
                 if first:
-                    self._estimate(took / len(batch), validating, until)
+                    self._estimate(took / len(batch), until)
                     first = False
                 plan.bar.set_postfix_str(
                     f"rate {self.rate:g}, loss {fmean(losses):.3f}, validation {self.curve[-1]['validation']:.3f}",
@@ -165,7 +168,8 @@ class Course:
                 f"rate {self.rate:g}, pass {self.passes}: validation loss {point['validation']:.3f} ({base['validation']:.3f} "
                 f"without), {point['solved']} of {len(self.plan.validation)} validation problems solved ({base['solved']})"
             )
-        self.seconds += time.monotonic() - start
+        self.plan.validating = time.monotonic() - start
+        self.seconds += self.plan.validating
         self._write()
 
     def take(self) -> None:
@@ -182,10 +186,10 @@ class Course:
         """Begin anew, from the base, what was dropped."""
         self.curve, self.step, self.taken, self.dropped = self.curve[:1], 0, 0, False
 
-    def _estimate(self, of_a_text: float, validating: float, until: int) -> None:
+    def _estimate(self, of_a_text: float, until: int) -> None:
         plan = self.plan
         left = max((until - self.passes) * len(plan.train) - self.step * plan.batch, 0)
-        minutes = (left * of_a_text + (until - self.passes) * validating) / 60
+        minutes = (left * of_a_text + (until - self.passes) * plan.validating) / 60
         if not math.isinf(plan.deadline):
             minutes = min(minutes, (plan.deadline - time.monotonic()) / 60)
         plan.say(f"rate {self.rate:g}: about {minutes:.1f} min more")
@@ -217,7 +221,7 @@ def search(plan: Plan, rates: Sequence[float], auto: bool, tried: dict[float, Co
             if other is not best:
                 other.drop()
     best = leading(tried)
-    if best.dropped:  # when it was tried another rate was better, which is not asked for any more
+    if best.dropped:  # as in `run`, which has nothing to do after as many passes
         best.again()
         best.run(1)
     return best

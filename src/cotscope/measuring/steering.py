@@ -99,14 +99,16 @@ def steer(
     problems, source = _to_write(session, search)
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
-    memory = _Memory(to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source))
+    memory = _Memory(
+        to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source, _asked(session))
+    )
     trial = _Trial(session, groups, search.goal, memory)
     left: list[Candidate] = [(name, f) for name in groups for f in search.factors]
     candidates = len(left)
+    detectable = detectable_difference(0.25, len(problems))
     say(
         f"{candidates} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
-        f"{len(problems)} problems change, a difference of {detectable_difference(0.25, len(problems)):.2f} is found in 4 of 5 "
-        "tries"
+        f"{len(problems)} problems change, a difference of {detectable:.2f} is found in 4 of 5 tries"
     )
     with session.bar("general text", len(left) + 1, "candidate") as bar:
         left = trial.fitting(left, bar.update, 1)
@@ -133,7 +135,6 @@ def steer(
         why = "every candidate changes general text too much"
         if null:
             return nothing(why, {})
-        memory.remove()
         raise EditError(why, expected=f"a perplexity within {PERPLEXITY[search.goal] - 1:.0%}")
     with session.bar("writing answers", (len(left) + 1) * len(problems), "problem") as bar:
         right = {c: trial.solved(c, problems, bar.update) for c in (None, *left)}
@@ -144,12 +145,12 @@ def steer(
     found = about | {
         "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
         "neurons": len(groups[best[0]]), "factor": best[1], "survivors": [[name, f, right[name, f]] for name, f in left],
+        "detectable": detectable,
     }  # fmt: skip
     if sign * (right[best] - untouched) <= 0:
         why = f"no candidate is {search.goal} than none on the tuning problems"
         if null:
             return nothing(why, found | {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched})
-        memory.remove()
         raise EditError(
             why,
             got=f"{untouched} of {len(problems)} solved without, {', '.join(str(right[c]) for c in left)} with",
@@ -266,6 +267,12 @@ class _Trial:
         )
         progress(len(problems))
         return int(found)
+
+
+def _asked(session: Session) -> tuple[str, ...]:
+    """Which model is asked, and how."""
+    model = session.run.manifest["model"]
+    return (model["weight_sha256"], model["dtype"], model["kernels"], session.prompt.text(""))
 
 
 class _Memory:

@@ -14,8 +14,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..data.roles import token_reckoning
@@ -226,18 +227,19 @@ class _Tuner:
             try:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
-                stop = f"stopped after {settings.minutes:g} min" if plan.late else ""
+                cut = plan.late and best.passes < settings.passes and not best.ended
+                stop = f"stopped after {settings.minutes:g} min" if cut else ""
             except KeyboardInterrupt:
-                if not any(c.taken for c in tried.values()):
+                gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
+                if not gained:
                     raise  # nothing to keep but the state, from which the same command goes on
-                best = leading(tried)
+                best = leading(gained)
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not any(course.passes for course in tried.values()):
             raise EditError("there was no time for a step", got=f"{settings.minutes:g} min",
                             remedy="Give more --minutes: the same command goes on from there.")  # fmt: skip
-        if not best.taken and not self.null:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not best.taken and not self.null:  # what is done stays for the same command with --null
             raise EditError(
                 "nothing was gained on the validation problems",
                 got=f"solved {[p.get('solved') for p in curve]}, loss {[p['validation'] for p in curve]}",
@@ -321,8 +323,21 @@ class _Tuner:
             edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
             edit.write(self.to)
             return edit
-        return export_trained(trained, model, Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be"), self.to,
-                              self.say)  # fmt: skip
+        edit = Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be")
+        return export_trained(trained, model, edit, self.to, self.say, lambda edit: self._as_written(model, edit))
+
+    def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
+        """With the validation loss of the weights as they are written: in 16 bits, small changes are rounded away."""
+        from ..lm.trained import Nothing
+        from ..lm.training import Training
+
+        tuned = edit.chosen["tuned"]
+        if not (validation := self.texts[len(self.texts) - self.settings.validation :] if self.settings.validation else []):
+            return edit
+        loss = fmean(Training(model, Nothing(), self.settings.checkpointing).losses(validation))
+        before, after = (tuned["curve"][i]["validation"] for i in (0, tuned["taken"]))
+        self.say(f"validation loss {loss:.3f} as it is written; {after:.3f} as it was trained, {before:.3f} without")
+        return replace(edit, chosen={**edit.chosen, "tuned": {**tuned, "written": _rounded(loss)}})
 
 
 def _rounded(value: float) -> float | None:

@@ -68,6 +68,9 @@ def worked_problems(
     if folder is not None:
         path = folder / f"own-solutions-{_made_from(session, every, draws, seed)[:12]}.jsonl"
         found, asked = _kept(path, every)
+        if asked < len(every):  # a row's draws are its own by its place among those asked with it
+            asked -= asked % _WRITTEN
+        found = {i: said for i, said in found.items() if i < asked}
     if asked:
         say(f"{len(found)} of {asked} problems solved: {path}")
     for start in range(asked, len(every), _WRITTEN):
@@ -94,7 +97,8 @@ def _made_from(session: Session, every: Sequence[Problem], draws: int, seed: int
     """The fingerprint of all that decides what the model writes to these problems."""
     model, prompt = session.run.manifest["model"], session.prompt
     way: list[Any] = [model[key] for key in ("weight_sha256", "dtype", "kernels")]
-    way += [prompt.text(""), prompt.stop, session.config.new_tokens(prompt), draws, seed if draws else 0]
+    way += [prompt.text(""), prompt.stop, session.config.new_tokens(prompt), draws]
+    way += [seed, _TEMPERATURE, _WRITTEN] if draws else []
     return fingerprint(*way, [(p.question, written_answer(p.answer)) for p in every])
 
 

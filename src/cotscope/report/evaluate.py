@@ -15,9 +15,7 @@ LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
-# Of edits that differ by their seeds.
-_SAME = ("method", "chosen_by", "numbers", "first", "trained_on", "own", "draws", "loss", "trained_dtype")
-_MEANS = ("validation_base", "validation", "battery_base", "battery", "perplexity_ratio", "kl")
+_MEANS = ("validation_base", "validation", "written", "battery_base", "battery", "perplexity_ratio", "kl")
 _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
@@ -55,13 +53,14 @@ def evaluate(run: Reading) -> dict[str, Any]:
 
 def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per way of training and of choosing neurons: means over its edits (of other seeds), and the ends of differences."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row.get("method"):
-            groups.setdefault((is_number(row["random"]), *(row[key] for key in _SAME)), []).append(row)
+            groups.setdefault(row["terms"], []).append(row)
     found = []
-    for (random, method, by, numbers, *_), of in groups.items():
+    for of in groups.values():
         edits = list({row["edit"]: row for row in of}.values())
+        random, (method, by, numbers) = is_number(of[0]["random"]), (of[0][key] for key in ("method", "chosen_by", "numbers"))
         by = "" if by == method else f"random, like {by}" if random else by
         about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits), "terms": _terms(of[0])}
         for key in _MEANS:
@@ -94,8 +93,10 @@ def _terms(row: Mapping[str, Any]) -> str:
         return ""
     own = "its own right solutions to " if row["own"] else ""
     terms = [f"on {own}{row['trained_on']}"]
+    terms += [f"at most {row['train']} problems"] if is_number(row["train"]) else []
     terms += [f"{row['loss']} only"] if row["loss"] == "formulas" else []
     terms += [f"in {row['trained_dtype']}"] if row["trained_dtype"] else []
+    terms += [f"rate {row['rate']:g}"] if is_number(row["rate"]) else []
     return ", ".join(terms)
 
 

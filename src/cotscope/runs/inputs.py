@@ -11,6 +11,7 @@ from typing import Any
 from ..concepts.sets import ConceptSet, load_concepts
 from ..data.answers import written_answer
 from ..data.load import Loaded, Split, load_problems, split
+from ..data.rows import question_key
 from ..errors import PromptError, RunError, shown
 from ..prompts.derive import derive_prompts, left_out
 from ..prompts.exemplars import Exemplars, load_exemplars
@@ -18,6 +19,7 @@ from ..prompts.extra import ExtraPrompt, extra_prompts
 from ..prompts.files import load_prompt_files
 from ..records import Prompt
 from .config import StudyConfig
+from .files import fingerprint, read_json
 
 
 class Inputs:
@@ -133,7 +135,18 @@ class Inputs:
             notes.append(f"{len(self.data.duplicates)} problems repeat a question and were left out.")
         if self.left_out:
             notes.append(f"The exemplars allow no prompt {', '.join(self.left_out)}: those were left out.")
+        if seen := len({fingerprint(question_key(p.question)) for p in parts.test} & _made_with(self.config.model)):
+            notes.append(f"{seen} of the test problems are among those that this model was made with (its edit.json).")
         return notes
+
+
+def _made_with(model: str) -> set[str]:
+    """Fingerprints of the questions that a model's folder says it was trained or searched on (`edits/edit.py`)."""
+    try:
+        said = read_json(Path(model) / "edit.json")["chosen"]["questions"]
+    except (RunError, OSError, KeyError, TypeError):
+        return set()
+    return {text for text in said if isinstance(text, str)} if isinstance(said, list) else set()
 
 
 def prompt_hash(prompt: Prompt) -> str:

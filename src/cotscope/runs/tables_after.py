@@ -25,7 +25,8 @@ EVALUATIONS_BY_PROBLEM = table(
 EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
-    "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB)",
+    "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); "
+    "written: of the weights in its folder, which are rounded; terms: the same where edits differ by their seeds alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
@@ -33,9 +34,9 @@ EVALUATIONS = table(
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL}
-    | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "own": YES,
-       "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "numbers": LONG, "rate": REAL, "seed": LONG,
-       "validation_base": REAL, "validation": REAL, "minutes": REAL, "peak_gib": REAL},
+    | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "train": LONG,
+       "own": YES, "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "numbers": LONG, "terms": TEXT, "rate": REAL,
+       "seed": LONG, "validation_base": REAL, "validation": REAL, "written": REAL, "minutes": REAL, "peak_gib": REAL},
 )  # fmt: skip
 EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",

@@ -167,9 +167,10 @@ def _finding(row: dict[str, Any]) -> str:
 
 
 def _contrast(row: dict[str, Any]) -> str:
+    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p {row['p_holm']:.3f}"
     return (
         f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
-        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], p {row['p_holm']:.3f} over all such"
+        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such"
     )
 
 
