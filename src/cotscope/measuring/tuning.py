@@ -2,7 +2,7 @@
 
 Some of the worked problems (`measuring/worked.py`) are kept for validation: the learning rate and the pass after which the most
 of them are solved are taken, of as many those with the least loss. Where the model wrote the solutions, and its right ones were
-taken, it solves them anyway: there the loss alone decides.
+taken, it solves most of them anyway: there the loss alone decides.
 
 Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
 in it that says of which base it is and how it was made (`Edit.weights`).
