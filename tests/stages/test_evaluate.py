@@ -209,6 +209,41 @@ def test_an_edit_that_changed_is_measured_again_and_only_it(copy: Path) -> None:
     assert kl > 0 and kl != rows_of(copy)["same", "study"]["kl"]
 
 
+def test_a_solution_that_is_too_long_is_named_before_anything_is_asked(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"id": "endless", "question": "How many?", "answer": "7", "solution": "3 + 4 = 7. " * 3000 + "\n#### 7"}
+    (more := copy / "more.jsonl").write_text(json.dumps(row) + "\n" + more.read_text())
+    monkeypatch.setattr(stage, "solve", lambda *args: pytest.fail("it was asked"))
+    capsys.readouterr()
+    assert main(evaluate(copy)) == 2
+    assert "the solution of problem endless is longer than the model's context" in capsys.readouterr().err
+
+
+def test_it_is_stale_when_an_edit_or_a_file_of_problems_changes(copy: Path) -> None:
+    """What an edit was measured to do is no change of it; a file that is gone leaves the figures what they were."""
+    assert main(evaluate(copy)) == 0
+
+    def found() -> tuple[str, str]:
+        return Run.open(copy / "run").state("evaluate")
+
+    assert found().status == "done"
+    edit, path = Edit.read(copy / "gone.json"), copy / "gone.json"
+    edit.with_measured({"data": "elsewhere", "n": 3}).write(path)
+    assert found().status == "done"
+    changed = replace(edit, factors=dict.fromkeys(edit.factors, (0.5, 0.5)))
+    changed.write(path)
+    assert found() == ("stale", f"{path} changed")
+    edit.write(path)
+    with (more := copy / "more.jsonl").open("a") as file:
+        file.write("\n")
+    assert found() == ("stale", f"{more} changed")
+    more.unlink(), path.unlink()
+    assert found().status == "done"
+    (path.mkdir(), changed.write(path / "edit.json"))  # a model's folder in its place
+    assert found() == ("stale", f"{path} changed")
+
+
 def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -8,12 +8,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
 from ..errors import RunError
+
+_LARGEST_EDIT = 2**28
 
 
 @contextmanager
@@ -46,6 +49,31 @@ def hash_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(named: str) -> str | None:
+    """What a file holds that an option names, or the edit file of a model's folder: SHA-256; None where there is none.
+
+    What an edit was `measured` to do is left out: that is written into it whenever it is evaluated.
+    """
+    path = Path(named) / "edit.json" if os.path.isdir(named) else Path(named)
+    try:
+        status = path.stat()
+        return _digest_of(path, status.st_mtime_ns, status.st_size) if S_ISREG(status.st_mode) else None
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache
+def _digest_of(path: Path, changed: int, size: int) -> str:
+    if path.suffix == ".json" and size < _LARGEST_EDIT:
+        try:
+            content = read_json(path)
+        except RunError:
+            return hash_of(path)
+        if content.pop("measured", None) is not None:
+            return fingerprint(json.dumps(content, sort_keys=True))
+    return hash_of(path)
 
 
 def fingerprint(*values: object) -> str:

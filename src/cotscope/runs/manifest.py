@@ -54,6 +54,7 @@ _NUMBER = _Maybe(float)
 _RECORD = {
     "status": str, "seconds": float, "options": _Each(object), "after": _TEXTS, "beside": _TEXTS, "reads": _TEXTS,
     "writes": _TEXTS, "read": _Each(str), "wrote": _Each(str), "summary": _FIGURES, "notes": _TEXTS, "finding": _Maybe(str),
+    "outside": _Maybe(_Each(str)),
 }  # fmt: skip
 _MANIFEST = {
     "begun": str, "versions": _Each(str), "config": _Each(object), "command": _Maybe(_TEXTS), "cwd": _Maybe(str),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..concepts.lexicon import normalise
 from ..concepts.sets import ConceptSet, check_vocabulary
 from ..errors import PromptError, UserError
-from ..records import Prompt
+from ..records import Problem, Prompt
 from .config import StudyConfig
 from .inputs import Inputs
 
@@ -107,20 +107,27 @@ class StudyModel:
         if self.config.k > width:
             raise UserError("--k is larger than a layer", expected=f"at most {width}", got=str(self.config.k))
 
-    def check_lengths(self, prompts: Sequence[Prompt]) -> int:
+    def check_lengths(
+        self, prompts: Sequence[Prompt], problems: Sequence[Problem] | None = None, given: int | None = None
+    ) -> int:
         """Tokens of the longest prompt with its question and what is generated, or with its reference solution.
+
+        Args:
+            problems: None: all of the study; else these, the first `given` of which are scored on their solutions.
 
         Raises: PromptError if that does not fit the model's context: before anything runs, and naming the problem.
         """
         from ..prompts.derive import render_solution
 
-        loaded, every = self.loaded, [p for part in self.inputs.split.parts().values() for p in part]
+        loaded, parts = self.loaded, self.inputs.split
+        every = [p for part in parts.parts().values() for p in part] if problems is None else problems
+        scored = parts.test[: self.config.given] if problems is None else [p for p in problems if p.has_solution][:given]
         long = max(every, key=lambda p: len(p.question))  # by characters first: tokenising a huge one takes long
         if len(long.question) > 16 * loaded.context:
             raise _too_long(f"the question of problem {long.id}", loaded.context, f"{len(long.question)} characters")
         lengths = {p.id: len(loaded.encode(p.question)) for p in every}
         longest = max(every, key=lambda p: lengths[p.id])
-        solved = [p for p in self.inputs.split.test[: self.config.given] if p.has_solution]
+        solved = [p for p in scored if p.has_solution]
         solutions = {p.id: len(loaded.encode(render_solution(p))) + 1 for p in solved if len(p.solution) <= 16 * loaded.context}
         if huge := next((p for p in solved if p.id not in solutions), None):
             raise _too_long(f"the solution of problem {huge.id}", loaded.context, f"{len(huge.solution)} characters")

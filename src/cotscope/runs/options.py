@@ -34,7 +34,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), where: str = "") -> Any:
+def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), where: str = "",
+           reads: bool = False) -> Any:  # fmt: skip
     """A field of an options class that the command line offers.
 
     Args:
@@ -43,8 +44,9 @@ def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: 
         flag: empty: `--` and the field's name.
         choices: the values allowed.
         where: "command": only the stage's own command has it; "study": only commands that begin a study.
+        reads: its values may name files that the stage reads: it is stale when what is in them changes.
     """
-    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "where": where}
+    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "where": where, "reads": reads}
     return field(default=default, metadata=about)
 
 

@@ -1,7 +1,8 @@
-"""What of a run is done, stale, stopped or missing: read off its manifest and the files that are whole. Pure.
+"""What of a run is done, stale, stopped or missing: read off its manifest and the files that are whole.
 
-A stage's record says what it declared to read and write (patterns), the digests of both when it ended, the stages that
-had to be done before it, and its options. It is stale as soon as one of these is not what it was.
+A stage's record says what it declared to read and write (patterns), the digests of both when it ended, those of files outside
+the run that its options name, the stages that had to be done before it, and its options. It is stale as soon as one of these is
+not what it was.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import copy
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
+
+from .files import digest_of
 
 Manifest = Mapping[str, Any]
 
@@ -75,6 +78,9 @@ def _state(manifest: Manifest, stage: str, whole: Collection[str], known: dict[s
     for pattern, before in record["read"].items():
         if digest(manifest, pattern, whole) != before:
             return State("stale", f"{pattern.rstrip('.')} changed")
+    for name, before in (record.get("outside") or {}).items():
+        if digest_of(name) not in (before, None):  # what is gone can't be asked; the figures are of what it was
+            return State("stale", f"{name} changed")
     options = record["options"]
     changed = [k for k, v in manifest["options"].get(stage, {}).items() if k in options and options[k] != v]
     return State("stale", f"option {changed[0]} changed") if changed else State("done")

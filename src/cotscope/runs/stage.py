@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
+from .files import digest_of
 from .options import NoOptions, check
 from .progress import State
 from .tables import TABLES, Table
@@ -38,6 +40,7 @@ class Stage:
         beside: stages that need not have run; but if one has begun, it must be done.
         reads, writes: tables, parts of them (`completions/study.`) or arrays (`arrays/reference`); `{first}` is the name
             of the study's first prompt. A stage sees nothing else, and is stale when any of it changes.
+            What an option names that `reads` is looked at too.
         units: what the keys of its part of the summary mean.
         chosen_by: which words after a flag of the verb choose it (`{"--prompts": {"variants": {"variants": 40}}}`), each
             with the options that the word sets where the user did not.
@@ -115,7 +118,7 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     try:
         with run.working(record):
             finding = stage.run(session, options)
-        record["status"], record["finding"] = "done", finding
+        record["status"], record["finding"], record["outside"] = "done", finding, _outside(options)
     except UserError:
         run.manifest["options"].pop(stage.name, None)  # what was refused is not asked for again
         run.manifest["options"] |= {} if before is None else {stage.name: before}
@@ -152,6 +155,13 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
         "summary": {},
         "notes": [],
     }
+
+
+def _outside(options: Any) -> dict[str, str]:
+    """Files that the options name and the stage has read, and what is in them."""
+    values = (getattr(options, f.name) for f in fields(options) if f.metadata.get("reads"))
+    named = [os.path.abspath(name) for value in values for name in (value if isinstance(value, tuple) else (value,))]
+    return {name: digest for name in named if (digest := digest_of(name)) is not None}
 
 
 def again_with(stage: str, folder: Path, verbs: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ class Options:
     judge_model: str | None = option(
         JudgeOptions.model, "the model to ask: its name at the endpoint, or for local whatever --model takes"
     )
-    judge_prompt: str = option(JudgeOptions.prompt, "cotscope, paper, or a text file with {tokens} and {question}")
+    judge_prompt: str = option(JudgeOptions.prompt, "cotscope, paper, or a text file with {tokens} and {question}", reads=True)
     judge_dtype: str = option(JudgeOptions.dtype, "of a local judge", choices=("auto", "bfloat16", "float32", "float16"))
     judge_timeout: float = option(
         JudgeOptions.timeout, "seconds to wait for a reply; servers on a CPU are slow", kind="seconds"

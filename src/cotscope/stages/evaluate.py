@@ -62,9 +62,13 @@ UNITS = {
 class Options:
     """Options of the stage."""
 
-    edit: tuple[str, ...] = option((), "an edit file, or a model folder with one; may be given several times", kind="path")
+    edit: tuple[str, ...] = option((), "an edit file, or a model folder with one; may be given several times", kind="path",
+                                   reads=True)  # fmt: skip
     data: tuple[str, ...] = option(
-        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command"
+        (),
+        f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)",
+        where="command",
+        reads=True,
     )
     test: int | None = option(
         None, "problems of each data set (default: as many as the study tests on)", kind="positive", where="command"
@@ -123,6 +127,8 @@ def evaluate(session: Session, options: Options) -> str:
                     f"edit {edit.name} was made with problems of {data.label}", expected="none of them among the test problems",
                     got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first",
                 )  # fmt: skip
+    for data in every:
+        session.model.check_lengths([session.prompt], data.problems, options.solutions)
     changing = [e for e in edits.values() if not e.weights and not e.nothing]
     together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in changing)]
     _ask(together, every, options)

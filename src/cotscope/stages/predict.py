@@ -80,8 +80,9 @@ class Options:
     """Options of the stage."""
 
     data: tuple[str, ...] = option(
-        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command"
-    )
+        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command",
+        reads=True,
+    )  # fmt: skip
     test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
     samples: int = option(0, "answers sampled per problem, for self-consistency beside", kind="natural", where="command")
     ask: bool = option(False, "ask the model whether its answer is true, beside (two more passes)", where="command")
