@@ -217,7 +217,7 @@ def test_a_solution_that_is_too_long_is_named_before_anything_is_asked(
     monkeypatch.setattr(stage, "solve", lambda *args: pytest.fail("it was asked"))
     capsys.readouterr()
     assert main(evaluate(copy)) == 2
-    assert "the solution of problem endless is longer than the model's context" in capsys.readouterr().err
+    assert "solution of problem endless is longer than the model's context" in capsys.readouterr().err
 
 
 def test_it_is_stale_when_an_edit_or_a_file_of_problems_changes(copy: Path) -> None:
