@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 import cotscope
 from cotscope.cli.commands import build_parser
 from cotscope.lm.models import DEFAULT_MODEL
+from cotscope.report.terminal import headline
 from cotscope.runs.tables import TABLES
 from cotscope.stages.registry import BY_NAME, VERBS
 
@@ -34,6 +36,15 @@ _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LITERAL = re.compile(r"(?<!`)`(cotscope [^`\n]+)`")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+
+
+def test_what_a_study_prints_is_what_it_prints() -> None:
+    """The README's first screen and the guide's block, together: of the run of a fresh clone that the README names."""
+    summary = json.loads((ROOT / "tests" / "report" / "fresh_study.json").read_text(encoding="utf-8"))
+    readme, guide = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "guide.md"))
+    first = _BLOCK.search(readme, readme.index("<!-- headline"))
+    rest = _BLOCK.search(guide, guide.index("## What a study prints"))
+    assert first and rest and f"{first[1]}\n{rest[1]}".split("\n") == [*headline(summary).rstrip("\n").split("\n"), ""]
 
 
 @pages

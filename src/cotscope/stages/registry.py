@@ -1,5 +1,4 @@
-"""All stages, in the order in which a study runs them, and which of them a command's words choose. A new stage is added here,
-and nowhere else."""
+"""All stages, in the order in which a study runs them, and which of them a command's words choose. A new stage is added here."""
 
 from __future__ import annotations
 
