@@ -1,4 +1,4 @@
-"""All stages, in the order in which a study runs them, and which of them a command's words choose. A new stage is added here."""
+"""All stages, in the order in which a study runs them, and which of them a command's words choose: a new one is added here."""
 
 from __future__ import annotations
 
