@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cotscope.measuring.carrying import WAYS, Answered, across
+from cotscope.measuring.prediction.carrying import WAYS, Answered, across
 
 N = 120
 rng = np.random.default_rng(0)

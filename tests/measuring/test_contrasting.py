@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cotscope.edits.edit import Base, Edit
-from cotscope.measuring.contrasting import contrasts
+from cotscope.measuring.editing.contrasting import contrasts
 from cotscope.records import Neuron
 from cotscope.stats import groups_difference, holm
 

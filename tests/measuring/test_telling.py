@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from cotscope.measuring.telling import others_apart
-from cotscope.measuring.tracing import Answer
+from cotscope.measuring.prediction.telling import others_apart
+from cotscope.measuring.prediction.tracing import Answer
 from cotscope.records import Problem
 
 

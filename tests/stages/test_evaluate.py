@@ -23,8 +23,8 @@ from cotscope.edits.edit import Base, Edit
 from cotscope.edits.made import curves, search
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
+from cotscope.measuring.editing.worked import made_with
 from cotscope.measuring.solutions import solution
-from cotscope.measuring.worked import made_with
 from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Pole

@@ -26,12 +26,12 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.lm.tracing import trace
-from cotscope.measuring import answering
-from cotscope.measuring.answering import unlike
-from cotscope.measuring.carrying import WAYS
-from cotscope.measuring.predictors import neuron_groups
-from cotscope.measuring.telling import SHUFFLES
-from cotscope.measuring.tracing import CONFIDENCE, STOPS
+from cotscope.measuring.prediction import answering
+from cotscope.measuring.prediction.answering import unlike
+from cotscope.measuring.prediction.carrying import WAYS
+from cotscope.measuring.prediction.predictors import neuron_groups
+from cotscope.measuring.prediction.telling import SHUFFLES
+from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS
 from cotscope.predicting.classifier import unpacked
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run

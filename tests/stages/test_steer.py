@@ -15,9 +15,9 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
 from cotscope.errors import EditError, UserError
 from cotscope.lm.engine import Engine
-from cotscope.measuring import steering
 from cotscope.measuring.choosing import choose
-from cotscope.measuring.steering import Search, steer
+from cotscope.measuring.editing import steering
+from cotscope.measuring.editing.steering import Search, steer
 from cotscope.records import Neuron
 from cotscope.runs.session import Session
 

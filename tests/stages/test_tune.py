@@ -42,10 +42,10 @@ from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
-from cotscope.measuring import courses
-from cotscope.measuring.courses import Course, Plan, next_rate, search
-from cotscope.measuring.tuning import Tuning, _Tuner
-from cotscope.measuring.worked import ended, parted, tuning_problems, worked_problems
+from cotscope.measuring.editing import courses
+from cotscope.measuring.editing.courses import Course, Plan, next_rate, search
+from cotscope.measuring.editing.tuning import Tuning, _Tuner
+from cotscope.measuring.editing.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Problem, Prompt
@@ -281,7 +281,7 @@ def test_a_control_that_gains_nothing_has_a_result(
     for method in ("factors", "values"):
         to, losses = tmp_path / method, iter([0.5, 0.9, 0.8])
         monkeypatch.setattr(Training, "losses", lambda self, texts, progress, losses=losses: [next(losses)] * len(texts))
-        monkeypatch.setattr("cotscope.measuring.tuning.count_solved", lambda *args, **more: 1)
+        monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
         assert main(tune(run, to, method, "--random", "0", "--null")) == 0
         assert "changes nothing" in capsys.readouterr().out
         edit = Edit.read(to)
@@ -295,7 +295,7 @@ def test_what_gained_nothing_is_not_trained_again_for_null(
 ) -> None:
     to, losses = tmp_path / "none.json", iter([0.5, 0.9])
     monkeypatch.setattr(Training, "losses", lambda self, texts, progress: [next(losses)] * len(texts))
-    monkeypatch.setattr("cotscope.measuring.tuning.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
     assert main(tune(run, to)) == 2
     assert "nothing was gained" in capsys.readouterr().err and not to.exists()
     assert main(tune(run, to, "factors", "--null")) == 0
@@ -582,7 +582,7 @@ def test_what_the_model_wrote_is_kept_in_a_file_of_problems(
     assert len(list(tmp_path.glob("own-solutions-*.jsonl"))) == 3
 
     path.unlink()
-    monkeypatch.setattr("cotscope.measuring.worked._WRITTEN", taken + 1)
+    monkeypatch.setattr("cotscope.measuring.editing.worked._WRITTEN", taken + 1)
     [first] = written(1)
     assert first == found[0] and len(path.read_text().splitlines()) == taken + 1 == sum(asked)
     assert written() == found and sum(asked) == len(every) - taken - 1 and path.read_text() == whole

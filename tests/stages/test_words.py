@@ -22,7 +22,7 @@ from cotscope.data.roles import ROLES
 from cotscope.data.rows import LONGEST_WORDS
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import load_model
-from cotscope.measuring.tracing import answers, trace_all
+from cotscope.measuring.prediction.tracing import answers, trace_all
 from cotscope.prompts.files import load_prompt_file
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError, shown
-from ..measuring.tuning import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
+from ..measuring.editing.tuning import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
 from ..runs.files import json_text, read_json, replacing, write_text
 from . import options
 
@@ -113,8 +113,8 @@ def _check(arguments: argparse.Namespace) -> None:
     on."""
     from ..data.rows import question_key
     from ..measuring.choosing import choose
+    from ..measuring.editing.worked import tuning_problems
     from ..measuring.problems import STUDY, trial_data
-    from ..measuring.worked import tuning_problems
     from ..runs.session import Session
 
     if (peft := [m for m in arguments.method or METHODS if m in (LORA, IA3)]) and find_spec("peft") is None:

@@ -10,9 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..measuring.editing.steering import GROUPS, Goal, Search, steer
+from ..measuring.editing.tuning import AUTO, LOSSES, METHODS, RATES, Tuning, tune
 from ..measuring.problems import STUDY
-from ..measuring.steering import GROUPS, Goal, Search, steer
-from ..measuring.tuning import AUTO, LOSSES, METHODS, RATES, Tuning, tune
 from ..report.text import visible
 from . import options
 

@@ -40,9 +40,9 @@ from ..data.builtin import generate
 from ..errors import UserError
 from ..measuring.generation import count_solved
 from ..measuring.neurons import active_neurons, with_promoted
-from ..measuring.predictors import attributed_neurons
+from ..measuring.prediction.predictors import attributed_neurons
+from ..measuring.prediction.shuffling import shuffle_labels
 from ..measuring.selections import attributions, strata_like
-from ..measuring.shuffling import shuffle_labels
 from ..measuring.solutions import Solution, mean_scores, score_paths, solution
 from ..prompts.derive import derive_prompt, problems_of, render_solution
 from ..records import Concept, Neuron, Pole, Prompt

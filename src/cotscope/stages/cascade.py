@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.generation import Condition, solve
-from ..measuring.predictors import NEURONS, flat, neuron_groups, templates_of, words
+from ..measuring.prediction.predictors import NEURONS, flat, neuron_groups, templates_of, words
+from ..measuring.prediction.tracing import answers, traced
 from ..measuring.problems import TrialData, trial_data
-from ..measuring.tracing import answers, traced
 from ..predicting.classifier import LEAST_CLASS, out_of_fold
 from ..runs.options import option
 from ..runs.session import Session

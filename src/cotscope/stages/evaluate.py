@@ -20,8 +20,8 @@ from ..edits.card import measured_again
 from ..edits.edit import Edit
 from ..edits.made import curves
 from ..errors import EditError, UserError, shown
-from ..measuring.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
-from ..measuring.contrasting import contrasts
+from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
+from ..measuring.editing.contrasting import contrasts
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved

@@ -1,7 +1,7 @@
 """Predict: which answers are right, and how many, without their labels?
 
-The model's own answers are traced (`measuring/tracing.py`), and classifiers learn to tell right from wrong ones: by the
-activity of the reasoning neurons, of as many random ones, of whole layers; and by what costs less or is known: how sure the
+The model's own answers are traced (`measuring/prediction/tracing.py`), and classifiers learn to tell right from wrong ones: by
+the activity of the reasoning neurons, of as many random ones, of whole layers; and by what costs less or is known: how sure the
 model was, a probe on the residual stream, the question's words, the formulas written. Every figure is of problems whose
 template the classifier never saw; all choices are made within the training problems.
 """
@@ -17,12 +17,12 @@ import numpy as np
 from ..data.answers import written_answer
 from ..data.rows import question_key
 from ..errors import UserError
-from ..measuring import carrying
-from ..measuring.answering import PREDICTOR, answer
 from ..measuring.choosing import REASONING
-from ..measuring.estimating import estimates
 from ..measuring.generation import Condition, solve
-from ..measuring.predictors import (
+from ..measuring.prediction import carrying
+from ..measuring.prediction.answering import PREDICTOR, answer
+from ..measuring.prediction.estimating import estimates
+from ..measuring.prediction.predictors import (
     BASELINE,
     CONTROL,
     NEURONS,
@@ -33,9 +33,9 @@ from ..measuring.predictors import (
     says_true,
     templates_of,
 )
+from ..measuring.prediction.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
+from ..measuring.prediction.tracing import STOPS, Answer, answers, token_probability, traced
 from ..measuring.problems import STUDY, TrialData, trial_data
-from ..measuring.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
-from ..measuring.tracing import STOPS, Answer, answers, token_probability, traced
 from ..predicting.classifier import enough, fit, out_of_fold, packed
 from ..predicting.shares import risk_coverage
 from ..records import Neuron

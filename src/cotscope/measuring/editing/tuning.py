@@ -1,8 +1,8 @@
 """Tune: train factors or vectors of chosen neurons on worked problems, or beside them adapters or all weights.
 
-Some of the worked problems (`measuring/worked.py`) are kept for validation: the learning rate and the pass after which the most
-of them are solved are taken, of as many those with the least loss. Where the model wrote the solutions, and its right ones were
-taken, it solves most of them anyway: there the loss alone decides.
+Some of the worked problems (`worked.py`) are kept for validation: the learning rate and the pass after which the most of them
+are solved are taken, of as many those with the least loss. Where the model wrote the solutions, and its right ones were taken,
+it solves most of them anyway: there the loss alone decides.
 
 Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
 in it that says of which base it is and how it was made (`Edit.weights`).
@@ -19,23 +19,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..data.roles import token_reckoning
-from ..edits.edit import Base, Edit
-from ..errors import EditError, UserError, shown
-from ..records import Neuron, Problem
-from ..runs.files import fingerprint
-from ..runs.session import Session
-from .attributing import differentiable, training_dtype
-from .choosing import choose
+from ...data.roles import token_reckoning
+from ...edits.edit import Base, Edit
+from ...errors import EditError, UserError, shown
+from ...records import Neuron, Problem
+from ...runs.files import fingerprint
+from ...runs.session import Session
+from ..attributing import differentiable, training_dtype
+from ..choosing import choose
+from ..generation import count_solved
+from ..problems import STUDY
 from .courses import Course, Plan, leading, search
-from .generation import count_solved
-from .problems import STUDY
 from .worked import ended, made_with, parted, worked_problems
 
 if TYPE_CHECKING:
-    from ..lm.loading import LoadedModel
-    from ..lm.trained import Factors, Merging
-    from ..lm.training import Text, Training
+    from ...lm.loading import LoadedModel
+    from ...lm.trained import Factors, Merging
+    from ...lm.training import Text, Training
 
 ALL, AUTO = "all", "auto"
 SOLUTION, FORMULAS = LOSSES = ("solution", "formulas")
@@ -190,7 +190,7 @@ class _Tuner:
         self.folder = to.with_name(f".{to.name}.training")
 
     def _text(self, problem: Problem, said: str) -> Text:
-        from ..lm.training import Text
+        from ...lm.training import Text
 
         loaded = self.session.loaded
         prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
@@ -204,8 +204,8 @@ class _Tuner:
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
-        from ..lm.passes import common_prefix
-        from ..lm.training import Training
+        from ...lm.passes import common_prefix
+        from ...lm.training import Training
 
         settings = self.settings
         model = self._model()
@@ -262,7 +262,7 @@ class _Tuner:
 
     def _solver(self, training: Training) -> Callable[[], int]:
         """Counts the validation problems that the model solves, with the parameters of the moment."""
-        from ..lm.engine import Engine
+        from ...lm.engine import Engine
 
         # Nothing is kept of a prefix: it would be of other parameters.
         engine = Engine(training.loaded, prefix_bytes=0)
@@ -276,8 +276,8 @@ class _Tuner:
 
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
-        from ..edits.fold import check_room, stored_dtype
-        from ..lm.training import BYTES, working_bytes
+        from ...edits.fold import check_room, stored_dtype
+        from ...lm.training import BYTES, working_bytes
 
         loaded, settings = self.session.loaded, self.settings
         hidden = loaded.model.config.get_text_config().hidden_size
@@ -297,7 +297,7 @@ class _Tuner:
         return differentiable(self.session, beside, float32=float32)
 
     def _trained(self, model: LoadedModel) -> Factors | Merging:
-        from ..lm.trained import Adapters, Factors, Vectors, Weights
+        from ...lm.trained import Adapters, Factors, Vectors, Weights
 
         settings = self.settings
         if settings.method == FACTORS:
@@ -310,8 +310,8 @@ class _Tuner:
         return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
 
     def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
-        from ..edits.fold import export_trained
-        from ..lm.trained import Factors
+        from ...edits.fold import export_trained
+        from ...lm.trained import Factors
 
         chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
         if not found["taken"]:
@@ -328,8 +328,8 @@ class _Tuner:
 
     def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
         """With the validation loss of the weights as they are written: in 16 bits, small changes are rounded away."""
-        from ..lm.trained import Nothing
-        from ..lm.training import Training
+        from ...lm.trained import Nothing
+        from ...lm.training import Training
 
         tuned = edit.chosen["tuned"]
         if not (validation := self.texts[len(self.texts) - self.settings.validation :] if self.settings.validation else []):

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..data.answers import read_answer, written_answer
-from ..data.load import load_questions
-from ..errors import UserError, shown
-from ..predicting.classifier import Classifier, unpacked
-from ..predicting.shares import expected_share, risk_coverage
-from ..records import Neuron, Problem
-from ..runs.files import fingerprint, hash_of, replacing, write_text
-from ..runs.session import Session
-from .choosing import REASONING
+from ...data.answers import read_answer, written_answer
+from ...data.load import load_questions
+from ...errors import UserError, shown
+from ...predicting.classifier import Classifier, unpacked
+from ...predicting.shares import expected_share, risk_coverage
+from ...records import Neuron, Problem
+from ...runs.files import fingerprint, hash_of, replacing, write_text
+from ...runs.session import Session
+from ..choosing import REASONING
 from .predictors import flat
 from .tracing import Answer, token_probability, trace_all
 

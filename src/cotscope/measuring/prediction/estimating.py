@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ..predicting.classifier import Floats, fit, out_of_fold
-from ..predicting.shares import difference_share, threshold_share
-from ..records import Neuron, Prompt
-from ..runs.session import Session
-from ..stats import auroc, clustered_error, spearman
-from .choosing import REASONING
+from ...predicting.classifier import Floats, fit, out_of_fold
+from ...predicting.shares import difference_share, threshold_share
+from ...records import Neuron, Prompt
+from ...runs.session import Session
+from ...stats import auroc, clustered_error, spearman
+from ..choosing import REASONING
+from ..problems import STUDY
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat, templates_of
-from .problems import STUDY
 from .telling import area_of, others_apart
 from .tracing import Answer, Traces, answers, token_probability, traced
 

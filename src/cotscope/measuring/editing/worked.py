@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.answers import is_right, written_answer
-from ..data.load import load_problems
-from ..data.rows import question_key
-from ..predicting.templates import masked, templates
-from ..prompts.derive import render_solution
-from ..records import Problem, Prompt
-from ..runs.files import fingerprint, write_text
-from ..runs.session import Session
-from .problems import STUDY
+from ...data.answers import is_right, written_answer
+from ...data.load import load_problems
+from ...data.rows import question_key
+from ...predicting.templates import masked, templates
+from ...prompts.derive import render_solution
+from ...records import Problem, Prompt
+from ...runs.files import fingerprint, write_text
+from ...runs.session import Session
+from ..problems import STUDY
 
 if TYPE_CHECKING:
-    from ..lm.loading import LoadedModel
+    from ...lm.loading import LoadedModel
 
 _TEMPERATURE = 0.7
 _WRITTEN = 48  # problems that the model writes solutions to at once

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..predicting.classifier import fit, out_of_fold
-from ..records import Neuron
-from ..runs.session import Session
-from ..stats import Area, auroc
-from .choosing import REASONING
+from ...predicting.classifier import fit, out_of_fold
+from ...records import Neuron
+from ...runs.session import Session
+from ...stats import Area, auroc
+from ..choosing import REASONING
+from ..problems import TrialData
 from .predictors import ACTIVITY, BASELINE, CONTROL, Predictor, flat, templates_of
-from .problems import TrialData
 from .tracing import STOPS, Answer, Traces
 
 SHUFFLES = 8

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from ..data.answers import written_answer
-from ..data.roles import ROLES
-from ..edits.edit import Edit
-from ..edits.made import search, training
-from ..predicting.templates import templates
-from ..runs.session import Session
-from ..stats import clustered_p, clustered_proportions, detectable_difference, mcnemar_exact, paired_bootstrap, wilson
-from .problems import TrialData
+from ...data.answers import written_answer
+from ...data.roles import ROLES
+from ...edits.edit import Edit
+from ...edits.made import search, training
+from ...predicting.templates import templates
+from ...runs.session import Session
+from ...stats import clustered_p, clustered_proportions, detectable_difference, mcnemar_exact, paired_bootstrap, wilson
+from ..problems import TrialData
 
 BASE = "base"
 

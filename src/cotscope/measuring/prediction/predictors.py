@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..predicting.templates import masked, templates
-from ..records import Neuron
-from ..runs.session import Session
-from ..runs.tables import ANNOTATIONS, ATTRIBUTIONS, CANDIDATES, KEYSTONES, POLES, SELECTIONS
-from .choosing import REASONING, choose
+from ...predicting.templates import masked, templates
+from ...records import Neuron
+from ...runs.session import Session
+from ...runs.tables import ANNOTATIONS, ATTRIBUTIONS, CANDIDATES, KEYSTONES, POLES, SELECTIONS
+from ..choosing import REASONING, choose
 from .tracing import CONFIDENCE, Answer, Traces, by_concept
 
 NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
@@ -131,7 +131,7 @@ def templates_of(given: Sequence[Answer]) -> list[int]:
 
 def says_true(session: Session, given: Sequence[Answer]) -> NDArray[np.float64]:
     """Log-odds with which the model calls its own answers true (P(True); Kadavath et al. 2022, arXiv:2207.05221)."""
-    from ..lm.scoring import Given, score
+    from ...lm.scoring import Given, score
 
     loaded = session.loaded
     start = len(loaded.encode(""))

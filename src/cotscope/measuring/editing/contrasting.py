@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..edits.edit import Edit
-from ..predicting.templates import templates
-from ..runs.files import fingerprint
-from ..stats import groups_difference, holm
+from ...edits.edit import Edit
+from ...predicting.templates import templates
+from ...runs.files import fingerprint
+from ...stats import groups_difference, holm
 from .tuning import ALL
 
 _TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share

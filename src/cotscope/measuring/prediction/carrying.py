@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..predicting.classifier import OUTER, fit
-from ..predicting.templates import templates
-from ..records import Neuron
-from ..runs.folder import Run
-from ..runs.session import Session
-from ..stats import auroc
-from .choosing import REASONING
+from ...errors import UserError
+from ...predicting.classifier import OUTER, fit
+from ...predicting.templates import templates
+from ...records import Neuron
+from ...runs.folder import Run
+from ...runs.session import Session
+from ...stats import auroc
+from ..choosing import REASONING
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat
 from .telling import Known, area_of
 from .tracing import CONFIDENCE, by_concept

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 
-from ..records import Neuron
-from ..runs.files import fingerprint
-from ..runs.session import Session
-from ..runs.tables import CALIBRATION_SHUFFLES
-from ..stats import wilson
-from .choosing import REASONING
+from ...records import Neuron
+from ...runs.files import fingerprint
+from ...runs.session import Session
+from ...runs.tables import CALIBRATION_SHUFFLES
+from ...stats import wilson
+from ..choosing import REASONING
 from .predictors import flat, reasoning_neurons
 from .telling import area_of, shuffled
 

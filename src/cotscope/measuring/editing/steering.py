@@ -17,21 +17,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..data.load import general_text
-from ..edits.edit import Base, Edit
-from ..errors import EditError, UserError, shown
-from ..records import Neuron
-from ..runs.files import fingerprint, write_text
-from ..runs.session import Session
-from ..stats import detectable_difference, wilson
-from .choosing import REASONING, choose
-from .generation import count_solved
-from .problems import STUDY
-from .solutions import Solution, fingerprint_of, score_roles, solution
+from ...data.load import general_text
+from ...edits.edit import Base, Edit
+from ...errors import EditError, UserError, shown
+from ...records import Neuron
+from ...runs.files import fingerprint, write_text
+from ...runs.session import Session
+from ...stats import detectable_difference, wilson
+from ..choosing import REASONING, choose
+from ..generation import count_solved
+from ..problems import STUDY
+from ..solutions import Solution, fingerprint_of, score_roles, solution
 from .worked import made_with, tuning_problems, worked_problems
 
 if TYPE_CHECKING:
-    from ..lm.interventions import Intervention
+    from ...lm.interventions import Intervention
 
 Goal = Literal["better", "worse"]
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0)
@@ -221,7 +221,7 @@ class _Trial:
         self.session, self.groups, self.goal, self.memory = session, groups, goal, memory
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
-        from ..lm.interventions import scale
+        from ...lm.interventions import scale
 
         if candidate is None:
             return None
@@ -233,7 +233,7 @@ class _Trial:
         """Those that do not change general text, or its first windows, too much beside the untouched model."""
 
         def compute() -> dict[str, float]:
-            from ..lm.scoring import text_scores
+            from ...lm.scoring import text_scores
 
             interventions = {str(c): self._intervention(c) for c in (None, *candidates)}
             texts = text_scores(self.session.loaded, general_text(), interventions, progress, at_most)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.roles import ROLES, token_roles
-from ..records import Neuron, Problem, Prompt
-from ..runs.files import fingerprint
-from ..runs.session import Session
+from ...data.roles import ROLES, token_roles
+from ...records import Neuron, Problem, Prompt
+from ...runs.files import fingerprint
+from ...runs.session import Session
 
 if TYPE_CHECKING:
-    from ..lm.scoring import TokenScore
+    from ...lm.scoring import TokenScore
 
 Floats = NDArray[np.float32]
 STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -120,7 +120,7 @@ def traced(
 
 def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], what: str) -> Traces:
     """Run the model over the answers; one without a token has zeros."""
-    from ..lm.tracing import trace
+    from ...lm.tracing import trace
 
     loaded, layers = session.loaded, session.loaded.anatomy.layers
     hidden = int(loaded.model.config.get_text_config().hidden_size)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..runs.files import replacing
+from ...runs.files import replacing
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ..lm.training import Text, Training
+    from ...lm.training import Text, Training
 
 VERSION = 3  # of a state's file: one of another is begun anew
 _STEP = 3.0  # from one rate to the next that is tried

@@ -1,0 +1,1 @@
+"""Which answers are right: traces of answers, what may tell, what it comes to on other data, and what is done with it."""
