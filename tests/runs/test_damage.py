@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_runs import REMADE, Command, Told, figures, files
+from broken_runs import FEW, REMADE, Command, Told, figures, files
+from conftest import TinyStudy
 
 from cotscope.cli import main
+from cotscope.data.answers import parse_flexible
+from cotscope.data.numbers import format_number
+from cotscope.edits.edit import Base, Edit
+from cotscope.records import Neuron
+from cotscope.runs.config import StudyConfig
 from cotscope.runs.folder import Run
 from cotscope.runs.places import path_of
 from cotscope.runs.progress import matches
+from cotscope.runs.session import Session
+from cotscope.runs.tables import TABLES
 
 pytest_plugins = ("small_study",)
 pytestmark = pytest.mark.slow
@@ -67,7 +75,7 @@ def concerned(run: Run, name: str) -> set[str]:
 
 def check_that_it_is_said(folder: Path, file: str, how: Damage, told: Told) -> None:
     """Damage a file: every command says so, the stages concerned are stale, and the report shows nothing of them."""
-    before, name = Run.open(folder), file.removeprefix("tables/").removesuffix(".parquet")
+    before, name = Run.open(folder), file.removeprefix("tables/").removesuffix(".parquet").removesuffix(".safetensors")
     assert all(found.current for found in before.states().values())
     how(folder / file)
     for command in ("status", "report"):
@@ -154,6 +162,69 @@ def test_the_same_command_brings_any_file_back(
         with restored(small_copy, small_run):
             check_that_it_is_said(small_copy, file, how, told)
             bring_back(small_copy, small_command(small_copy), figures(small_run), how, file)
+
+
+# -- every stage ----------------------------------------------------------------------------------------------------------
+
+
+Commands = Callable[[Path], list[list[str]]]
+
+
+@pytest.fixture(scope="module")
+def commands(tiny_study: TinyStudy, few_choices: None, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """What runs every stage on a folder but those that need a judge or a larger model."""
+    place = tmp_path_factory.mktemp("every")
+    given = {"model": tiny_study.model, "data": tiny_study.data, "concepts": tiny_study.concepts}
+    config = StudyConfig(**given, prompt_files=(tiny_study.prompt,), limit=8, dtype="float32")
+    session = Session.create(config, place / "first")
+    questions = [f"Is {i} {' '.join(chr(97 + (i * k) % 26) * 4 for k in (1, 3, 5, 7))} so?" for i in range(40)]
+    texts, stop = [session.prompt.text(q) for q in questions], session.prompt.stop
+    said = [parse_flexible(c.text) for c in session.engine.generate(texts, max_new_tokens=16, stop=stop)]
+    answers = ["123456" if s is None or i % 2 else format_number(s) for i, s in enumerate(said)]
+    rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
+    data, edit = place / "more.jsonl", place / "off.json"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Edit.scaled("off", Base.of(session.loaded, tiny_study.model), [Neuron(2, i) for i in range(9)], 0.0).write(edit)
+
+    def on(folder: Path) -> list[list[str]]:
+        run, beyond = str(folder), ["--sweep", "--variants", "3", "--sentences"]
+        return [
+            ["study", *tiny_study.options(), *FEW, *beyond, "--out", run],
+            ["attribute", run, "--solutions", "2", "--checked", "6", "--controls", "2", "--sums", "2", "--skills", "1"],
+            ["predict", run, "--data", str(data), "--rests", "3"],
+            ["calibrate", run, "--runs", "1", "--problems", "2", "--shuffles", "2"],
+            ["evaluate", run, "--edit", str(edit), "--solutions", "2", "--skills", "1"],
+        ]
+
+    return on
+
+
+@pytest.fixture(scope="module")
+def every_run(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    for command in commands(folder):
+        assert main(command) == 0, command
+    return folder
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_happens_to_a_file_of_any_stage_is_said(
+    every_run: Path, small_run: Path, tmp_path: Path, commands: Commands, how: Damage, told: Told
+) -> None:
+    """And the commands that made it bring it back: each that the small study has not, in one of the four ways."""
+    names, others = one_of_each(files(every_run)), set(files(small_run))
+    assert len({TABLES[n.split("/")[1].removesuffix(".parquet")] for n in names if n.startswith("tables/")}) > 50
+    assert any(name.startswith("arrays/") for name in names)
+    copy = Path(shutil.copytree(every_run, tmp_path / "run"))
+    for number, file in enumerate(names):
+        with restored(copy, every_run):
+            check_that_it_is_said(copy, file, how, told)
+            if DAMAGE[number % 4] is how and file not in others:
+                for command in commands(copy):
+                    assert main(command) == 0, (file, command)
+                assert figures(copy) == figures(every_run), file
+                assert all(found.current for found in Run.open(copy).states().values()), file
 
 
 # -- the manifest ---------------------------------------------------------------------------------------------------------
