@@ -111,4 +111,20 @@ def search(edit: Edit) -> str:
         return f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was"
     solved = f"{numbers['solved']} of {numbers['problems']} tuning problems solved, {numbers['untouched']} without"
     best = f"{texts['group']}, factor {numbers['factor']:g} ({solved})"
+    survivors = kept[:_POINTS] if isinstance(kept := found.get("survivors"), list) else []
+    others = [s for s in survivors if _is_survivor(s) and (s[0], s[1]) != (texts["group"], numbers["factor"])]
+    if others:
+        best += (
+            f"; the other last candidates: {', '.join(f'{name} × {factor:g}: {solved}' for name, factor, solved in others[:9])}"
+        )
+    shows, changed = found.get("detectable"), abs(found["solved"] - found["untouched"])
+    if isinstance(shows, float) and changed < shows * found["problems"]:
+        best += f"; so few problems show a difference of {shows:.2f} and more"
     return f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}"
+
+
+def _is_survivor(value: Any) -> bool:
+    """Whether it is the name of a group, a factor, and how many problems were solved."""
+    if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and len(value[0]) <= _LONGEST):
+        return False
+    return all(isinstance(v, _NUMBER) and not isinstance(v, bool) and abs(v) < 2**53 for v in value[1:])
