@@ -276,8 +276,8 @@ def test_a_search_says_who_was_left_and_what_may_be_luck() -> None:
     steered["survivors"] = [["the first 3", 0.0, 5], ["all 9", 0.5, 7], ["x" * 99, 1, 1], ["y", True, 1], ["z"], 4]
     edit = Edit("e", Base("m", "0" * 64, 3, 48), {MANY[0]: (0.0, 0.0)}, chosen={"steered": steered})
     assert search(edit) == (
-        "searched to be worse, the best of 6 candidates: the first 3, factor 0 (5 of 16 tuning problems solved, 9 without); the "
-        "other last candidates: all 9 × 0.5: 7; so few problems show a difference of 0.38 and more"
+        "searched to be worse, the best of 6 candidates: the first 3, factor 0 (5 of 16 tuning problems solved, 9 without); "
+        "the other last candidates: all 9 × 0.5: 7; so few problems show a difference of 0.38 and more"
     )
     plain = replace(edit, chosen={"steered": steered | {"survivors": 7, "detectable": 0.25}})
     assert search(plain).endswith("9 without)")
