@@ -76,6 +76,31 @@ def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:
     ]
 
 
+def test_what_is_no_seed_of_another_is_not_averaged_with_it() -> None:
+    def told(name: str, **tuned: Any) -> Edit:
+        edit, factors = trained(name, "values", "attribution"), {Neuron(0, ord(name[0]) % 48): (0.5, 0.5)}
+        return replace(edit, chosen=edit.chosen | {"tuned": edit.chosen["tuned"] | tuned}, factors=factors)
+
+    whole = [replace(told("l0", method="lora"), chosen={"by": "lora", "tuned": {"method": "lora", "data": "study", "seed": 0}})]
+
+    def groups(*edits: Edit) -> list[tuple[str, int]]:
+        every = [*edits, *whole]
+        rows = contrasts(every, answers(every, {e.name: [True, False] for e in every}))
+        return [(r["chosen"], r["edits"]) for r in rows]
+
+    # Seeds may have each a rate of their own.
+    assert groups(told("a0", rate=0.1), told("b1", rate=0.3)) == [("values by attribution", 2)]
+    # One seed at two rates is two trainings.
+    assert groups(told("a0", rate=0.1), told("b0", rate=0.3)) == [
+        ("values by attribution, rate 0.1", 1), ("values by attribution, rate 0.3", 1)
+    ]  # fmt: skip
+    # More numbers, or more passes (which the whole model was not given), are another training.
+    assert groups(told("a0", numbers=5), told("b1", numbers=6)) == [("values by attribution", 1), ("values by attribution", 1)]
+    assert groups(told("a0"), told("b1", passes=6)) == [("values by attribution", 1)]
+    # A renamed copy is no second seed.
+    assert groups(told("a0"), replace(told("a0"), name="c0")) == [("values by attribution", 1)]
+
+
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
     def steered(name: str, goal: str, **chosen: Any) -> Edit:
         found = {"goal": goal, "data": "study", "problems": 8, "candidates": 32}

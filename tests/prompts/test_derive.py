@@ -169,5 +169,7 @@ def test_gold_solutions(two: Exemplars) -> None:
     assert render_solution(Problem("p", "?", Fraction(5, 2), solution="Half of 5.\n")) == ("Half of 5.\nThe answer is 2.5.")
     said = "2.5 is half.\nThe answer is 2.5."  # by itself: it is not said twice
     assert render_solution(Problem("p", "?", Fraction(5, 2), solution=said)) == said
+    for other in ("2.5 it is.\n#### 2.5", "The answer is 2.5 cups. Check: 5 / 2 = 2.5."):  # not in these words
+        assert render_solution(Problem("p", "?", Fraction(5, 2), solution=other)) == f"{other}\nThe answer is 2.5."
     assert render_solution(Problem("p", "?", Fraction(3), solution=said)) == f"{said}\nThe answer is 3."
     assert render_solution(Problem("p", "?", Fraction(1, 3))) == "The answer is 1/3."

@@ -244,6 +244,19 @@ def test_it_is_stale_when_an_edit_or_a_file_of_problems_changes(copy: Path) -> N
     assert found() == ("stale", f"{path} changed")
 
 
+def test_what_changes_while_it_runs_was_not_what_it_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = stage.scored_skills
+
+    def meanwhile(*given: object) -> object:
+        with (copy / "more.jsonl").open("a") as file:
+            file.write("\n")
+        return scored(*given)
+
+    monkeypatch.setattr(stage, "scored_skills", meanwhile)
+    assert main(evaluate(copy)) == 0
+    assert Run.open(copy / "run").state("evaluate") == ("stale", f"{copy / 'more.jsonl'} changed")
+
+
 def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -70,6 +70,12 @@ def contenders(by: str, methods: Sequence[str], seed: int) -> Iterator[tuple[str
             yield f"{method}-{ALL}", ["--method", method, "--by", ALL]
 
 
+def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[str]]]:
+    """What is trained with one seed: where it goes, and the options of `tune`."""
+    for name, words in contenders(arguments.by, arguments.method or METHODS, seed):
+        yield arguments.to / (f"{name}-{seed}.json" if name.startswith(FACTORS) else f"{name}-{seed}"), words
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
     from ..runs.folder import Run
@@ -79,13 +85,13 @@ def run(arguments: argparse.Namespace) -> None:
     _same_settings(arguments, folder / "settings.json")
     edits = dict[str, Path]()
     for seed in range(arguments.seeds):
-        for contender, words in contenders(arguments.by, arguments.method or METHODS, seed):
-            name = f"{contender}-{seed}"
-            edits[name] = to = folder / (f"{name}.json" if contender.startswith(FACTORS) else name)
+        for to, words in _all(arguments, seed):
+            name = to.name.removesuffix(".json")
+            edits[name] = to
             if not to.exists():
                 for part in folder.glob(f".{name}-*.part"):  # of a model that was being written when it was ended
                     shutil.rmtree(part)
-                rate = Edit.read(edits[f"{contender}-0"]).chosen["tuned"]["rate"] if seed else AUTO
+                rate = Edit.read(edits[f"{name.rpartition('-')[0]}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
                 _cotscope(
@@ -117,7 +123,10 @@ def _check(arguments: argparse.Namespace) -> None:
     from ..measuring.problems import STUDY, trial_data
     from ..runs.session import Session
 
-    if (peft := [m for m in arguments.method or METHODS if m in (LORA, IA3)]) and find_spec("peft") is None:
+    missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
+    if not missing:
+        return
+    if (peft := [method for method in missing if method in (LORA, IA3)]) and find_spec("peft") is None:
         raise UserError(f"{peft[0]} needs the package peft",
                         remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.")  # fmt: skip
     session = Session.reopen(arguments.run, quiet=True)

@@ -136,7 +136,7 @@ def export_trained(
 
     Args:
         edit: how it was made; its `weights` are not known yet.
-        written: adds to the edit what the model is once its weights are those that are written.
+        written: adds to the edit what the model is with the weights that are written, in the dtype in which it was trained.
 
     Returns: the edit that is in the folder.
     """
@@ -147,9 +147,11 @@ def export_trained(
     say(f"merging it into {dtype} weights")
     trained.merge()
     _compare(edit, expected, _said(loaded.model), loaded.dtype_name)
+    for p in loaded.model.parameters():
+        p.data = p.data.to(DTYPES[dtype]).to(p.dtype)
+    edit = written(replace(edit, weights=loaded.weight_hash(torch.bfloat16)))
     for p in loaded.model.parameters():  # and no buffer: frequencies of positions stay in float32, as when it is loaded
         p.data = p.data.to(DTYPES[dtype])
-    edit = written(replace(edit, weights=loaded.weight_hash(torch.bfloat16)))
     _write(loaded.model, edit, to, edit.base.model, dtype, _said(loaded.model), say)
     return edit
 

@@ -12,8 +12,7 @@ _NUMBER = (int, float)
 _LONGEST = 60  # characters of a text that is shown
 _POINTS = 1000  # of a list
 _CHOSEN = ("by", "first", "concepts", "layers")
-_TRAINED = ("method", "data", "own", "draws", "loss", "trainable", "train", "validation", "passes", "patience", "batch", "rate",
-            "dtype")  # fmt: skip
+_TRAINED = ("method", "data", "own", "draws", "loss", "numbers", "train", "validation", "passes", "patience", "batch", "dtype")
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def training(edit: Edit) -> dict[str, Any]:
 
 
 def _terms(edit: Edit) -> str | None:
-    """The fingerprint of what edits share that differ by their seeds alone; None of one that was not trained."""
+    """The fingerprint of what edits share that differ by seed and learning rate alone; None of one that was not trained."""
     tuned = edit.chosen.get("tuned")
     if not isinstance(tuned, Mapping):
         return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from ..data.answers import is_correct, read_answer, written_answer
+from ..data.answers import written_answer
 from ..data.numbers import evaluate, format_number
 from ..records import OPERATIONS, SYMBOLS, Operation, Problem, Prompt, Step
 from .exemplars import Exemplars
@@ -106,8 +106,7 @@ def render_solution(problem: Problem) -> str:
     at the end.
     """
     if not problem.steps and problem.solution.strip():
-        said = read_answer(problem.solution, bool(problem.words)).strict
-        if is_correct(said, problem.answer):
+        if problem.solution.strip().rstrip(".").endswith(_closing(written_answer(problem.answer)).rstrip(".")):
             return problem.solution.strip()
         return f"{problem.solution.strip()}\n{_closing(written_answer(problem.answer))}"
     return _solution(problem, _right(problem), written_answer(problem.answer), "sentence")

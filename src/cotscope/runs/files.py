@@ -66,14 +66,16 @@ def digest_of(named: str) -> str | None:
 
 @lru_cache
 def _digest_of(path: Path, changed: int, size: int) -> str:
-    if path.suffix == ".json" and size < _LARGEST_EDIT:
-        try:
-            content = read_json(path)
-        except RunError:
-            return hash_of(path)
-        if content.pop("measured", None) is not None:
-            return fingerprint(json.dumps(content, sort_keys=True))
-    return hash_of(path)
+    with path.open("rb") as file:
+        may_be_an_edit = path.suffix == ".json" and size < _LARGEST_EDIT and file.read(1) == b"{"
+    try:
+        content = read_json(path) if may_be_an_edit else {}
+    except RunError:
+        content = {}
+    if "base" not in content:
+        return hash_of(path)
+    content.pop("measured", None)
+    return fingerprint(json.dumps(content, sort_keys=True))
 
 
 def fingerprint(*values: object) -> str:

@@ -118,7 +118,7 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     try:
         with run.working(record):
             finding = stage.run(session, options)
-        record["status"], record["finding"], record["outside"] = "done", finding, _outside(options)
+        record["status"], record["finding"] = "done", finding
     except UserError:
         run.manifest["options"].pop(stage.name, None)  # what was refused is not asked for again
         run.manifest["options"] |= {} if before is None else {stage.name: before}
@@ -152,13 +152,14 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
         "writes": [str(p).format(first=first) for p in stage.writes],
         "read": {},
         "wrote": {},
+        "outside": _outside(options),
         "summary": {},
         "notes": [],
     }
 
 
 def _outside(options: Any) -> dict[str, str]:
-    """Files that the options name and the stage has read, and what is in them."""
+    """Files that the options name and the stage is about to read, and what is in them."""
     values = (getattr(options, f.name) for f in fields(options) if f.metadata.get("reads"))
     named = [os.path.abspath(name) for value in values for name in (value if isinstance(value, tuple) else (value,))]
     return {name: digest for name in named if (digest := digest_of(name)) is not None}

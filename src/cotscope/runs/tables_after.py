@@ -26,7 +26,7 @@ EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
     "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); "
-    "written: of the weights in its folder, which are rounded; terms: the same where edits differ by their seeds alone",
+    "written: of the weights in its folder, which are rounded; terms: the same where edits differ by seed and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}

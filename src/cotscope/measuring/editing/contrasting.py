@@ -8,7 +8,7 @@ and, if it was trained, beside what was trained on the same terms of the whole m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ class _Group:
         like: the fingerprint of both and of all else that a group of random neurons has to share; "": it is of the whole model.
         terms: the fingerprint of what it was trained on; "": it was not trained.
         dtype: in which it was trained; "": it was not, or its file does not say.
-        rate: Adam's; other neurons may have another. "": it was not trained, or its file does not say.
+        numbers: how many were trained.
+        rate: Adam's, where a seed stands there with several; "": each has its own.
     """
 
     does: str
@@ -41,7 +42,8 @@ class _Group:
     terms: str
     random: bool
     dtype: str
-    rate: str
+    numbers: str
+    rate: str = ""
 
     @property
     def name(self) -> str:
@@ -49,18 +51,13 @@ class _Group:
         if self.by == self.does:
             return self.does
         neurons = f"random, like {self.by}" if self.random else "all neurons" if self.by == ALL else self.by
-        return f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
+        name = f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
+        return f"{name}, rate {self.rate}" if self.rate else name
 
 
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
-    seeds: dict[_Group, dict[tuple[str, str], str]] = {}
-    for edit in edits:
-        if group := _group(edit):
-            tuned = edit.chosen.get("tuned")
-            seed = str(tuned.get("seed")) if isinstance(tuned, dict) else ""
-            seeds.setdefault(group, {}).setdefault((str(edit.chosen.get("random")), seed), edit.name)  # of two alike the first
-    groups = {group: list(of.values()) for group, of in seeds.items()}
+    groups = _groups(edits)
     pairs = [
         (a, b)
         for a in groups
@@ -90,17 +87,40 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
     return rows
 
 
+def _groups(edits: Sequence[Edit]) -> dict[_Group, list[str]]:
+    """Names of the edits of each group. Of a seed's that do the same the first is taken; where a seed has several that do not,
+    each learning rate is a group."""
+    found: dict[_Group, dict[tuple[tuple[str, str], str], Edit]] = {}
+    for edit in edits:
+        if group := _group(edit):
+            seed = str(edit.chosen.get("random")), _trained(edit, "seed")
+            found.setdefault(group, {}).setdefault((seed, edit.key), edit)
+    groups: dict[_Group, list[str]] = {}
+    for group, of in found.items():
+        several = group.terms and len({seed for seed, _ in of}) < len(of)
+        for edit in of.values():
+            apart = replace(group, rate=_trained(edit, "rate")) if several else group
+            groups.setdefault(apart, []).append(edit.name)
+    return groups
+
+
+def _trained(edit: Edit, key: str) -> str:
+    """What its file says of how it was trained."""
+    tuned = edit.chosen.get("tuned")
+    return str(tuned.get(key)) if isinstance(tuned, dict) else ""
+
+
 def _group(edit: Edit) -> _Group | None:
     """None for an edit that does not say how its neurons were chosen; what its file says is of any kind."""
     chosen = edit.chosen
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
-    random, terms, dtype, rate, done = chosen.get("random") is not None, "", "", "", list[str]([edit.scope])
+    random, terms, dtype, numbers, done = chosen.get("random") is not None, "", "", "", list[str]([edit.scope])
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
         terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
-        dtype, rate = str(tuned.get("dtype", "")), str(tuned.get("rate", ""))
+        dtype, numbers = str(tuned.get("dtype", "")), str(tuned.get("numbers", ""))
         done += [terms, dtype]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
@@ -111,4 +131,4 @@ def _group(edit: Edit) -> _Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return _Group(does, by, like, terms, random, dtype, rate)
+    return _Group(does, by, like, terms, random, dtype, numbers)

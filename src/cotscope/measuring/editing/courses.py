@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...lm.training import Text, Training
 
-VERSION = 3  # of a state's file: one of another is begun anew
+VERSION = 4  # of a state's file: one of another is begun anew
 _STEP = 3.0  # from one rate to the next that is tried
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
@@ -77,13 +77,14 @@ class Course:
             last. The loss alone is no guide: it falls while accuracy does (`docs/log.md`, 2026-11-28).
         seconds: that it took.
         dropped: only its losses are kept.
+        cut: a pass of it was ended by the deadline.
     """
 
     def __init__(self, plan: Plan, rate: float, base: dict[str, float] | None = None) -> None:
         self.plan, self.rate = plan, rate
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
-        self.dropped = False
+        self.dropped = self.cut = False
         self._state, self._best = (plan.folder / f"{rate:g}{end}.safetensors" for end in ("", "-best"))
         self._written, self._took = 0.0, 0.0
         if (about := _about(self._state, plan.of)) is not None:
@@ -148,6 +149,7 @@ class Course:
                 )
                 self._write(by_the_way=True)
             if self.step:
+                self.cut = self.cut or self.step < batches
                 self._validated()
 
     def _validated(self) -> None:
@@ -184,7 +186,7 @@ class Course:
 
     def again(self) -> None:
         """Begin anew, from the base, what was dropped."""
-        self.curve, self.step, self.taken, self.dropped = self.curve[:1], 0, 0, False
+        self.curve, self.step, self.taken, self.dropped, self.cut = self.curve[:1], 0, 0, False, False
 
     def _estimate(self, of_a_text: float, until: int) -> None:
         plan = self.plan
@@ -205,7 +207,7 @@ class Course:
     def _save(self, path: Path, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        about = {key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "_losses")}
+        about = {key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "cut", "_losses")}
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
 

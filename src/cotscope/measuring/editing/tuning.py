@@ -29,7 +29,7 @@ from ..attributing import differentiable, training_dtype
 from ..choosing import choose
 from ..generation import count_solved
 from ..problems import STUDY
-from .courses import Course, Plan, leading, search
+from .courses import Course, Plan, leading, next_rate, search
 from .worked import ended, made_with, parted, worked_problems
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ class _Tuner:
             try:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
-                cut = plan.late and best.passes < settings.passes and not best.ended
-                stop = f"stopped after {settings.minutes:g} min" if cut else ""
+                more = (best.passes < settings.passes and not best.ended) or next_rate(tried, rates, auto) is not None
+                stop = f"stopped after {settings.minutes:g} min" if best.cut or (plan.late and more) else ""
             except KeyboardInterrupt:
                 gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
                 if not gained:
@@ -287,7 +287,8 @@ class _Tuner:
         if full:
             numbers = loaded.parameters()
         if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
-            check_room(self.to, 2 * 16 * numbers + 2 * loaded.parameters(), "what is trained, and the model")
+            kept = sum(p.stat().st_size for p in self.folder.glob("*"))
+            check_room(self.to, max(0, 2 * 16 * numbers - kept) + 2 * loaded.parameters(), "what is trained, and the model")
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
         float32 = full or (settings.method != FACTORS and stored_dtype(self.base.model) != "bfloat16")
         itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
@@ -335,9 +336,13 @@ class _Tuner:
         if not (validation := self.texts[len(self.texts) - self.settings.validation :] if self.settings.validation else []):
             return edit
         loss = fmean(Training(model, Nothing(), self.settings.checkpointing).losses(validation))
-        before, after = (tuned["curve"][i]["validation"] for i in (0, tuned["taken"]))
-        self.say(f"validation loss {loss:.3f} as it is written; {after:.3f} as it was trained, {before:.3f} without")
+        before, after = (_loss(tuned["curve"][i]["validation"]) for i in (0, tuned["taken"]))
+        self.say(f"validation loss {_loss(loss)} as it is written; {after} as it was trained, {before} without")
         return replace(edit, chosen={**edit.chosen, "tuned": {**tuned, "written": _rounded(loss)}})
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _rounded(value: float) -> float | None:
