@@ -255,7 +255,7 @@ def test_what_rounding_takes_away_is_said(
     assert before - after > 5e-4 and found["written"] == pytest.approx(before, abs=1e-4)
     made = load_file(to / "model.safetensors")
     same = [float((p == weights[name].bfloat16()).float().mean()) for name, p in made.items()]
-    assert min(same) > 0.9, "but for weights near 0, the base again"
+    assert sorted(same)[len(same) // 2] > 0.99, "but for what is near 0, the base again"
     said = r"validation loss [\d.]+ as it is written; [\d.]+ as it was trained, [\d.]+ without"
     assert re.search(said, capsys.readouterr().out)
 
