@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from cotscope.errors import RunError
 from cotscope.runs.config import StudyConfig
-from cotscope.runs.files import fingerprint, write_text
+from cotscope.runs.files import fingerprint, replacing, write_text
 from cotscope.runs.folder import Run
 from cotscope.runs.inputs import Inputs
 from cotscope.runs.model import StudyModel
@@ -317,6 +319,15 @@ def test_a_part_that_was_not_asked_for_goes(tmp_path: Path) -> None:
     assert run_stage(session, stage) == "three, two"  # while it runs it does not see what it did not ask for
     assert sorted(run.manifest["files"]) == ["battery/three", "battery/two"]
     assert sorted(p.stem for p in (run.folder / "tables/battery").iterdir()) == ["three", "two"]
+
+
+def test_a_full_disk_is_one_whoever_notices_it(tmp_path: Path) -> None:
+    """The command line says it in a line, which wants an OSError; safetensors has an error of its own."""
+    with pytest.raises(OSError) as error, replacing(tmp_path / "state.safetensors"):  # noqa: PT011
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")  # as on a full tmpfs
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match="another"), replacing(tmp_path / "state.safetensors"):
+        raise ValueError("another")
 
 
 def test_fingerprints_tell_apart() -> None:

@@ -22,6 +22,7 @@ from ..lm.families import Anatomy, anatomy, value_matrix
 from ..lm.loading import DTYPES, load_model
 from ..lm.models import resolve
 from ..lm.reading import check_run, not_finite, read_config, read_tokenizer, read_weights
+from ..runs.files import full_disk_is_said
 from .card import model_card
 from .edit import EDIT_FILE, Edit
 
@@ -165,7 +166,8 @@ def _write(
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
     try:
         say(f"writing {to}")
-        model.save_pretrained(temporary)
+        with full_disk_is_said(to):
+            model.save_pretrained(temporary)
         read_tokenizer(folder, source).save_pretrained(temporary)
         edit.write(temporary / EDIT_FILE)
         card = model_card(edit, source, Path(folder), dtype)

@@ -78,17 +78,18 @@ def choose(
     if random is not None:
         if poles:
             raise UserError("random neurons like poles are not drawn", expected="--random without --poles")
-        targets = random_like(targets, _sizes(run, known), random)
-        chosen |= {"random": random}
+        attributed = run.has(ATTRIBUTIONS) and run.state("attribute").current
+        targets = random_like(targets, _sizes(run, known, attributed), random)
+        chosen |= {"random": random, "like": "update sizes" if attributed else "activity in discovery"}
     if not targets:
         remedy = "" if run.manifest["stages"].get("annotate") else f"Run `cotscope annotate {run.folder}` first."
         raise UserError(f"no neurons are chosen by {by}", expected="at least one", remedy=remedy)
     return targets, chosen | {"neurons": len({Neuron(t.layer, t.index) for t in targets})}
 
 
-def _sizes(run: Run, known: ActiveNeurons) -> dict[Neuron, tuple[float, float]]:
+def _sizes(run: Run, known: ActiveNeurons, attributed: bool) -> dict[Neuron, tuple[float, float]]:
     """What random neurons are like: of all neurons that may be drawn."""
-    if not run.has(ATTRIBUTIONS):
+    if not attributed:
         return {n: (t.steps, t.update_size) for n, t in known.traits.items() if n not in known.keystones}
     rows = run.query("SELECT layer, index, solutions_size, text_size FROM attributions").to_pydict()
     every = zip(*(rows[k] for k in ("layer", "index", "solutions_size", "text_size")), strict=True)

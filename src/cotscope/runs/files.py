@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -29,10 +30,22 @@ def replacing(path: Path) -> Iterator[Path]:
     os.fchmod(handle, 0o666 & ~mask)  # mkstemp's files are for their owner alone
     os.close(handle)
     try:
-        yield Path(temporary)
+        with full_disk_is_said(path):
+            yield Path(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def full_disk_is_said(path: Path) -> Iterator[None]:
+    """A full disk is an OSError, whoever notices it: safetensors has an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and (said := os.strerror(errno.ENOSPC)) in str(error):
+            raise OSError(errno.ENOSPC, said, str(path)) from error
         raise
 
 
