@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -49,7 +50,7 @@ from cotscope.measuring.editing.worked import ended, parted, tuning_problems, wo
 from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Problem, Prompt
-from cotscope.runs.files import fingerprint
+from cotscope.runs.files import fingerprint, held
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 
@@ -295,6 +296,14 @@ def test_a_control_that_gains_nothing_has_a_result(
         assert edit.nothing and to.is_file() and not (tmp_path / f".{method}.training").exists()
         tuned = edit.chosen["tuned"]
         assert (tuned["taken"], tuned["method"], edit.chosen["random"]) == (0, method, 0) and len(tuned["curve"]) >= 2
+
+
+def test_two_processes_do_not_train_the_same(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder := tmp_path / ".tuned.json.training").mkdir()
+    with held(folder):
+        assert main(tune(run, tmp_path / "tuned.json")) == 2
+        assert f"is in use by another process; got process {os.getpid()}" in capsys.readouterr().err
+    assert tuned(run, tmp_path / "tuned.json")["taken"] and not folder.exists()
 
 
 def test_what_gained_nothing_is_not_trained_again_for_null(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -47,6 +48,25 @@ def full_disk_is_said(path: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and (said := os.strerror(errno.ENOSPC)) in str(error):
             raise OSError(errno.ENOSPC, said, str(path)) from error
         raise
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, by its `.lock`. Raises: RunError if another process holds it."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(handle, "r+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"{folder} is in use by another process",
+                got=f"process {lock.read(20).strip() or 'unknown'}",
+                remedy="Wait until it ends.",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ unit of work that made it is done again, and its stage is stale. That is the onl
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import logging
@@ -32,7 +31,7 @@ from safetensors.numpy import save_file
 
 from ..errors import RunError
 from . import manifest as manifests
-from .files import hash_of, json_text, json_values, replacing, write_text
+from .files import hash_of, held, json_text, json_values, replacing, write_text
 from .notebook import InNotebook
 from .places import check_own, inner_folders, is_taken, path_of
 from .progress import State, digest, lost, matches, state, states, summary_of
@@ -128,19 +127,7 @@ class Run(InNotebook):
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the folder for this process. Raises: RunError if another process holds it."""
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        with os.fdopen(handle, "r+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"{self.folder} is in use by another process",
-                    got=f"process {lock.read(20).strip() or 'unknown'}",
-                    remedy="Wait until it ends.",
-                ) from error
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with held(self.folder):
             self.manifest = Run.open(self.folder).manifest
             self.__dict__.pop("whole", None)
             for place in (self.folder, *inner_folders(self.folder)):

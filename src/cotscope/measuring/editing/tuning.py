@@ -23,7 +23,7 @@ from ...data.roles import token_reckoning
 from ...edits.edit import Base, Edit
 from ...errors import EditError, UserError, shown
 from ...records import Neuron, Problem
-from ...runs.files import fingerprint
+from ...runs.files import fingerprint, held
 from ...runs.session import Session
 from ..attributing import differentiable, training_dtype
 from ..choosing import choose
@@ -149,7 +149,14 @@ def tune(
             got=str(len(given)),
             remedy="Give more problems (--train-on FILE), or a smaller --validation.",
         )
-    return _Tuner(session, to, neurons, chosen, given, settings, say, null).run(*rates)
+    tuner = _Tuner(session, to, neurons, chosen, given, settings, say, null)
+    tuner.folder.mkdir(parents=True, exist_ok=True)
+    with held(tuner.folder):  # a process that `compare` began may outlive it
+        try:
+            return tuner.run(*rates)
+        finally:
+            if not any(tuner.folder.glob("*.safetensors")):
+                shutil.rmtree(tuner.folder, ignore_errors=True)
 
 
 def _neurons(session: Session, by: str, settings: Tuning, some: dict[str, Any]) -> tuple[list[Neuron], dict[str, Any]]:
