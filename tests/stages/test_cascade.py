@@ -166,4 +166,4 @@ def test_a_larger_model_that_says_the_same(
     assert "Sent on to a larger model" in (run.folder / "report.html").read_text()
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more[1:]))
     assert main(["cascade", folder, "--larger", str(tmp_path / "larger")]) == 2
-    assert "the data are not what they were when answers to them were predicted" in capsys.readouterr().err
+    assert f"is stale: {tmp_path / 'more.jsonl'} changed" in capsys.readouterr().err
