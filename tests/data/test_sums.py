@@ -37,6 +37,7 @@ def test_sums_are_right_and_of_their_level() -> None:
                 assert carries(int(a), int(b), symbol) >= level.carries
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_sums_and_more_items_begin_alike() -> None:
     assert load_sums(8) == load_sums(8) != load_sums(8, seed=1)
 

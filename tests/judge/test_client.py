@@ -70,6 +70,7 @@ def test_a_thousand_poles_and_every_fault(server: FaultServer, tmp_path: Path) -
     assert stored.execute("SELECT count(*), sum(valid) FROM replies").fetchone() == (1200, 1000)  # invalid ones kept too
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_reply(server: FaultServer, tmp_path: Path) -> None:
     server.slow = 0.02
     code = (

@@ -24,6 +24,8 @@ from cotscope.judge.question import SYSTEM, Answer, ConceptForm
 from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel
 
+pytestmark = pytest.mark.slow
+
 FORM = ConceptForm(QUESTIONS, LOCAL_TOKENS)
 
 

@@ -27,6 +27,8 @@ from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stats import wilson
 
+pytestmark = pytest.mark.slow
+
 
 def oracle(messages: list[dict[str, str]]) -> str:
     """Says yes where a third of the promoted tokens and more are digits of the kind that is asked about."""

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from folders import make_folder
 
 from cotscope.errors import UserError
@@ -75,6 +76,7 @@ def outcome(folder: Path) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_random_damage(tmp_path: Path) -> None:
     whole, spoilt = make_folder(tmp_path / "whole"), tmp_path / "spoilt"
     outcomes = []

@@ -72,6 +72,7 @@ def test_probabilities_are_calibrated() -> None:
         assert here.sum() > 50 and abs(np.mean(np.array(right)[here]) - found[here].mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_the_best_choice_is_taken() -> None:
     x, right, of = made()
     noise = np.random.default_rng(1).normal(size=x.shape)

@@ -27,6 +27,8 @@ from cotscope.stages.calibrate import KINDS, PACKAGED, PERMUTED, TEN, Options, _
 from cotscope.stats import LEAST_EFFECT, LEAST_MARGIN, MATTERS, NOT_SHOWN, PUSH, wilson
 from cotscope.stats.random_sets import Matched
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tested(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:

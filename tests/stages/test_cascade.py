@@ -86,6 +86,7 @@ def test_routers_are_compared_on_the_same_problems() -> None:
     assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
 
 
+@pytest.mark.slow
 def test_ratio_of_sums_over_clusters() -> None:
     rng = np.random.default_rng(1)
     ratio, low, high = clustered_ratio([1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 2])

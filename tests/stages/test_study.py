@@ -48,6 +48,8 @@ from cotscope.stats import (
 )
 from cotscope.stats.random_sets import CALIPER
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"matched": 2, "unmatched": 1, "permuted": 2, "battery": 1}
 FEW = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
 
