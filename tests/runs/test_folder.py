@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 
 from cotscope.errors import RunError
 from cotscope.runs.config import StudyConfig
-from cotscope.runs.files import fingerprint, replacing, write_text
+from cotscope.runs.files import digest_of, fingerprint, replacing, write_text
 from cotscope.runs.folder import Run
 from cotscope.runs.inputs import Inputs
 from cotscope.runs.model import StudyModel
 from cotscope.runs.session import Session
-from cotscope.runs.stage import NoOptions, Stage, require, run_stage
+from cotscope.runs.stage import NoOptions, Stage, fresh_record, require, run_stage
 from cotscope.runs.tables import BATTERY, DAMAGE, KEYSTONES, SWEEP_TEXT
+from cotscope.stages import annotate
 
 STUDY: dict[str, Any] = {
     "model": {"name": "m", "weight_sha256": "a", "parameters": 9, "layers": 2, "neurons_per_layer": 3, "dtype": "float32",
@@ -328,6 +329,15 @@ def test_a_full_disk_is_one_whoever_notices_it(tmp_path: Path) -> None:
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "state.safetensors")
     with pytest.raises(ValueError, match="another"), replacing(tmp_path / "state.safetensors"):
         raise ValueError("another")
+
+
+def test_a_judges_prompt_is_looked_at_too(tmp_path: Path) -> None:
+    """By its stage's record; `tests/stages/test_evaluate.py` has what comes of that."""
+    session, path = working(begun(tmp_path / "r")), tmp_path / "mine.txt"
+    path.write_text("{tokens} {question}")
+    record = fresh_record(session, annotate.STAGE, annotate.Options(judge_prompt=str(path)))
+    assert record["outside"] == {str(path): digest_of(str(path))} and digest_of(str(tmp_path / "absent")) is None
+    assert fresh_record(session, annotate.STAGE, annotate.Options())["outside"] == {}
 
 
 def test_fingerprints_tell_apart() -> None:

@@ -28,7 +28,7 @@ from ..choosing import REASONING, choose
 from ..generation import count_solved
 from ..problems import STUDY
 from ..solutions import Solution, fingerprint_of, score_roles, solution
-from .worked import made_with, tuning_problems, worked_problems
+from .worked import asked, made_with, tuning_problems, worked_problems
 
 if TYPE_CHECKING:
     from ...lm.interventions import Intervention
@@ -100,7 +100,7 @@ def steer(
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
     memory = _Memory(
-        to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source, _asked(session))
+        to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source, asked(session))
     )
     trial = _Trial(session, groups, search.goal, memory)
     left: list[Candidate] = [(name, f) for name in groups for f in search.factors]
@@ -267,12 +267,6 @@ class _Trial:
         )
         progress(len(problems))
         return int(found)
-
-
-def _asked(session: Session) -> tuple[str, ...]:
-    """Which model is asked, and how."""
-    model = session.run.manifest["model"]
-    return (model["weight_sha256"], model["dtype"], model["kernels"], session.prompt.text(""))
 
 
 class _Memory:

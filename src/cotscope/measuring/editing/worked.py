@@ -64,16 +64,16 @@ def worked_problems(
         return worked[:wanted]
     why = "" if own else "the data has too few solutions: "
     say(f"{why}the model writes solutions, and those that are right are taken")
-    path, found, asked = None, dict[int, str](), 0
+    path, found, done = None, dict[int, str](), 0
     if folder is not None:
         path = folder / f"own-solutions-{_made_from(session, every, draws, seed)[:12]}.jsonl"
-        found, asked = _kept(path, every)
-        if asked < len(every):  # a row's draws are its own by its place among those asked with it
-            asked -= asked % _WRITTEN
-        found = {i: said for i, said in found.items() if i < asked}
-    if asked:
-        say(f"{len(found)} of {asked} problems solved: {path}")
-    for start in range(asked, len(every), _WRITTEN):
+        found, done = _kept(path, every)
+        if done < len(every):  # a row's draws are its own by its place among those asked with it
+            done -= done % _WRITTEN
+        found = {i: said for i, said in found.items() if i < done}
+    if done:
+        say(f"{len(found)} of {done} problems solved: {path}")
+    for start in range(done, len(every), _WRITTEN):
         if len(found) >= wanted:
             break
         places = range(start, min(start + _WRITTEN, len(every)))
@@ -93,13 +93,17 @@ def worked_problems(
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
 
 
+def asked(session: Session) -> tuple[Any, ...]:
+    """Which model is asked, and how: what decides what it writes to a question."""
+    model, prompt = session.run.manifest["model"], session.prompt
+    way = [model[key] for key in ("weight_sha256", "dtype", "kernels")]
+    return (*way, prompt.text(""), prompt.stop, session.config.new_tokens(prompt))
+
+
 def _made_from(session: Session, every: Sequence[Problem], draws: int, seed: int) -> str:
     """The fingerprint of all that decides what the model writes to these problems."""
-    model, prompt = session.run.manifest["model"], session.prompt
-    way: list[Any] = [model[key] for key in ("weight_sha256", "dtype", "kernels")]
-    way += [prompt.text(""), prompt.stop, session.config.new_tokens(prompt), draws]
-    way += [seed, _TEMPERATURE, _WRITTEN] if draws else []
-    return fingerprint(*way, [(p.question, written_answer(p.answer)) for p in every])
+    sampled = (seed, _TEMPERATURE, _WRITTEN) if draws else ()
+    return fingerprint(*asked(session), draws, *sampled, [(p.question, written_answer(p.answer)) for p in every])
 
 
 def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
