@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cotscope.edits.edit import Base, Edit
-from cotscope.measuring.editing.contrasting import contrasts
+from cotscope.measuring.editing.contrasting import contrasts, grouped
 from cotscope.records import Neuron
 from cotscope.stats import groups_difference, holm
 
@@ -99,6 +99,11 @@ def test_what_is_no_seed_of_another_is_not_averaged_with_it() -> None:
     assert groups(told("a0"), told("b1", passes=6)) == [("values by attribution", 1)]
     # A renamed copy is no second seed.
     assert groups(told("a0"), replace(told("a0"), name="c0")) == [("values by attribution", 1)]
+    # A table tells groups apart by their keys: of seeds at two rates each, too, which are of one name otherwise.
+    of = grouped([told(f"{name}{seed}", rate=rate) for name, rate in (("a", 0.1), ("b", 0.3)) for seed in (0, 1)])
+    assert list(of.values()) == [["a0", "a1"], ["b0", "b1"]] and len({group.key for group in of}) == 2
+    again = grouped([told("a0"), told("b1", passes=6)])
+    assert len({group.key for group in again}) == 2 and len({group.name for group in again}) == 1
 
 
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..runs.files import fingerprint
 from .edit import Edit
 
 _NUMBER = (int, float)
 _LONGEST = 60  # characters of a text that is shown
 _POINTS = 1000  # of a list
-_CHOSEN = ("by", "first", "concepts", "layers")
-_TRAINED = ("method", "data", "own", "draws", "loss", "numbers", "train", "validation", "passes", "patience", "batch", "dtype")
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -41,7 +38,6 @@ def training(edit: Edit) -> dict[str, Any]:
         "loss": of(str, "tuned", "loss"),
         "trained_dtype": of(str, "tuned", "dtype"),
         "numbers": of(int, "tuned", "numbers"),
-        "terms": _terms(edit),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
         "validation_base": of(_NUMBER, "tuned", "curve", 0, "validation"),
@@ -54,15 +50,6 @@ def training(edit: Edit) -> dict[str, Any]:
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
     return found
-
-
-def _terms(edit: Edit) -> str | None:
-    """The fingerprint of what edits share that differ by seed and learning rate alone; None of one that was not trained."""
-    tuned = edit.chosen.get("tuned")
-    if not isinstance(tuned, Mapping):
-        return None
-    parts = [str(edit.chosen.get(key)) for key in _CHOSEN] + [str(tuned.get(key)) for key in _TRAINED]
-    return fingerprint(parts, edit.chosen.get("random") is not None)[:16]
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -55,12 +54,9 @@ def evaluate(run: Reading) -> dict[str, Any]:
 def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per way of training and of choosing neurons: means over its edits (of other seeds), and the ends of differences."""
     trained = [row for row in rows if row.get("method")]
-    told = {row["edit"]: (row["terms"], row["random"], row["seed"]) for row in trained}
-    apart = {terms for terms, n in Counter(told.values()).items() if n > 1}  # of one seed at several rates
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in trained:
-        rate = row["rate"] if any(told[row["edit"]][0] == terms for terms, *_ in apart) else None
-        groups.setdefault((row["terms"], rate), []).append(row)
+        groups.setdefault(row["terms"] or row["edit"], []).append(row)
     found = []
     for of in groups.values():
         edits = list({row["edit"]: row for row in of}.values())

@@ -21,7 +21,7 @@ from ..edits.edit import Edit
 from ..edits.made import curves
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
-from ..measuring.editing.contrasting import contrasts
+from ..measuring.editing.contrasting import contrasts, grouped
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
@@ -137,11 +137,12 @@ def evaluate(session: Session, options: Options) -> str:
             _ask([_Model(edit.name, session, _with_weights(session, path, edit), edit)], every, options)
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
+    terms = {name: group.key for group, names in grouped(list(edits.values())).items() for name in names}
     for data in every:
         scores = scored_solutions(session, data)
         for edit in edits.values():
             row, each = compare(data, edit, wrote, scores, skills, session.config.seed)
-            rows.append(row)
+            rows.append(row | {"terms": terms.get(edit.name)})
             by_problem += each
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = p

@@ -8,7 +8,7 @@ and, if it was trained, beside what was trained on the same terms of the whole m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batc
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Edits that differ by their seeds.
 
     Attributes:
@@ -46,6 +46,11 @@ class _Group:
     rate: str = ""
 
     @property
+    def key(self) -> str:
+        """The same for its edits, and for no others."""
+        return fingerprint(astuple(self))[:16]
+
+    @property
     def name(self) -> str:
         """For a table."""
         if self.by == self.does:
@@ -57,7 +62,7 @@ class _Group:
 
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
-    groups = _groups(edits)
+    groups = grouped(edits)
     pairs = [
         (a, b)
         for a in groups
@@ -87,15 +92,15 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
     return rows
 
 
-def _groups(edits: Sequence[Edit]) -> dict[_Group, list[str]]:
+def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
     """Names of the edits of each group. Of a seed's that do the same the first is taken; where a seed has several that do not,
     each learning rate is a group."""
-    found: dict[_Group, dict[tuple[tuple[str, str], str], Edit]] = {}
+    found: dict[Group, dict[tuple[tuple[str, str], str], Edit]] = {}
     for edit in edits:
         if group := _group(edit):
             seed = str(edit.chosen.get("random")), _trained(edit, "seed")
             found.setdefault(group, {}).setdefault((seed, edit.key), edit)
-    groups: dict[_Group, list[str]] = {}
+    groups: dict[Group, list[str]] = {}
     for group, of in found.items():
         several = group.terms and len({seed for seed, _ in of}) < len(of)
         for edit in of.values():
@@ -110,7 +115,7 @@ def _trained(edit: Edit, key: str) -> str:
     return str(tuned.get(key)) if isinstance(tuned, dict) else ""
 
 
-def _group(edit: Edit) -> _Group | None:
+def _group(edit: Edit) -> Group | None:
     """None for an edit that does not say how its neurons were chosen; what its file says is of any kind."""
     chosen = edit.chosen
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
@@ -131,4 +136,4 @@ def _group(edit: Edit) -> _Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return _Group(does, by, like, terms, random, dtype, numbers)
+    return Group(does, by, like, terms, random, dtype, numbers)
