@@ -5,8 +5,9 @@ MODEL ?= qwen2.5-coder-0.5b
 RUN ?= runs/study
 WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# One thread per worker: two processes with two threads each, on two cores, take many times as long as either alone.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+# One thread per worker: two processes with two threads each, on two cores, take many times as long as either alone. Compiled
+# tests are kept, whatever the environment says: each worker would take six seconds to compile them, at each run.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 
 .PHONY: setup study check style test test-faults test-browser bench docs picture clean
 

@@ -120,6 +120,14 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }  # fmt: skip
 
 
+_QUICK = ("falcon_alibi", "gemma2", "gpt2", "qwen2")  # each unlike the others
+
+
+def each_family(*without: str) -> list[Any]:
+    """For `parametrize`: every family; in the quick tests, four of them."""
+    return [pytest.param(f, marks=() if f in _QUICK else pytest.mark.slow) for f in sorted(FAMILIES) if f not in without]
+
+
 class CharacterTokenizer:
     """One token per character; ids 3… are the characters from U+0020 on."""
 
@@ -148,7 +156,7 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, *
     return LoadedModel(family, model, CharacterTokenizer(), anatomy(model))
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=each_family())
 def tiny(request: pytest.FixtureRequest) -> LoadedModel:
     """Each family's tiny random model in float32."""
     return tiny_model(request.param)

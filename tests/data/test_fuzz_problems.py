@@ -148,6 +148,7 @@ def test_answers() -> None:
     assert tries > 3000
 
 
+@pytest.mark.slow
 def test_no_repeated_text_takes_long() -> None:
     draw, began = random.Random(7), time.monotonic()
     for _ in range(60):

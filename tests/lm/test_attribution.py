@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
+from conftest import each_family, tiny_model
 
 from cotscope.errors import ModelError, PromptError
 from cotscope.lm.attribution import Outcome, attribute
@@ -36,7 +36,7 @@ def log_prob(loaded: LoadedModel, neuron: Neuron, factor: float, path: str) -> f
 
 
 @pytest.mark.parametrize("path", ["both", "direct"])
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gemma2"}))
+@pytest.mark.parametrize("family", each_family("gemma2"))
 def test_attributions_are_finite_differences(family: str, path: str) -> None:
     """(Gemma 2 caps its attention's scores: the engine's plain path runs it, and the next test.)"""
     loaded = tiny_model(family)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
+from conftest import each_family, tiny_model
 from torch import Tensor
 
 from cotscope.errors import ModelError
@@ -79,7 +79,7 @@ class _removing:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["direct", "indirect"])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", each_family())
 def test_scores_are_those_of_a_plain_pass_with_the_path_cut(family: str, path: str, kind: str) -> None:
     loaded = tiny_model(family)
     intervention = KINDS[kind](loaded).along(path)

@@ -187,16 +187,18 @@ def test_prefixes_of_earlier_jobs_are_used_and_change_nothing(tiny: LoadedModel,
     engine, work = Engine(tiny), 0
     if not engine.shares_prefix(70):
         pytest.skip("this model takes the plain path")
-    for group in (*texts, *texts):
-        for intervention in (None, *zeroed):
-            expected = Engine(tiny, prefix_bytes=0).generate(group, max_new_tokens=4, intervention=intervention)
-            given = Given(tuple(group), answers, intervention=intervention)
-            log_probs = [[t.log_prob for t in found] for found in score(Engine(tiny, prefix_bytes=0), given)]
-            computed.clear()
-            assert engine.generate(group, max_new_tokens=4, intervention=intervention) == expected
-            for mine, plain in zip(score(engine, given), log_probs, strict=True):
-                assert [t.log_prob for t in mine] == pytest.approx(plain, abs=1e-4)
-            work += len(computed)
+    jobs = [(group, Given(tuple(group), answers, intervention=i)) for group in texts for i in (None, *zeroed)]
+    expected = [
+        (plain.generate(group, max_new_tokens=4, intervention=given.intervention), score(plain, given))
+        for group, given in jobs
+        for plain in (Engine(tiny, prefix_bytes=0),)
+    ]
+    for (group, given), (written, scores) in zip(jobs * 2, expected * 2, strict=True):
+        computed.clear()
+        assert engine.generate(group, max_new_tokens=4, intervention=given.intervention) == written
+        for mine, plain in zip(score(engine, given), scores, strict=True):
+            assert [t.log_prob for t in mine] == pytest.approx([t.log_prob for t in plain], abs=1e-4)
+        work += len(computed)
     # The prompt of 60 letters serves the next two; one of 20 letters is its beginning; the last is another.
     assert work == 2 * 3, "prompts that differ times interventions that do"
 

@@ -51,6 +51,7 @@ def test_what_means_the_contrary_elsewhere_misleads() -> None:
     assert areas(mine, [answered("b", RIGHT[1], questions(2), ["tells"], sign=-1)])["concepts"] < 0.1
 
 
+@pytest.mark.slow
 def test_no_template_is_both_learned_and_judged() -> None:
     """Features that name the question: who learned on its answer by another model would know this model's."""
     asked = questions(1)

@@ -33,6 +33,7 @@ def test_finds_what_is_there() -> None:
     assert all(f is not None and f.trees is None and np.argmax(np.abs(f.weights)) == 0 for f in fitted)
 
 
+@pytest.mark.slow
 def test_finds_nothing_where_nothing_is() -> None:
     """With shuffled labels the areas lie about 0.5, however many features there are."""
     areas = []
@@ -43,6 +44,7 @@ def test_finds_nothing_where_nothing_is() -> None:
     assert abs(np.mean(areas) - 0.5) < 0.06
 
 
+@pytest.mark.slow
 def test_folds_part_no_template() -> None:
     """Where right answers go by template, features that name the template tell nothing of a new one."""
     rng = np.random.default_rng(0)
@@ -64,6 +66,7 @@ def test_many_features_are_fitted_in_the_span_of_the_problems() -> None:
     assert np.allclose(found.weights, plain.coef_[0], atol=2e-3 * np.abs(plain.coef_).max())
 
 
+@pytest.mark.slow
 def test_probabilities_are_calibrated() -> None:
     x, right, of = made(1500, 5)
     found, _ = out_of_fold(x, right, of)
@@ -119,6 +122,7 @@ def test_trees_say_what_scikit_learn_says(depth: int) -> None:
     assert np.allclose(found, last, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_constant_features_and_one_feature() -> None:
     x, right, of = made()
     x[:, 1:] = 7.0

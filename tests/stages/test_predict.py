@@ -268,12 +268,12 @@ def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monke
     monkeypatch.setattr(answering, "TOGETHER", 20)
     monkeypatch.setattr(Engine, "generate", killed)
     assert main([*command, str(to)]) == 130 and asked == [20, 20]
-    part = tmp_path / ".out.jsonl.part"
+    part = tmp_path / ".out.jsonl.kept"
     assert not to.exists() and part.exists()
     asked[:] = [0]
     assert main([*command, str(to)]) == 0 and asked == [0, 8]
     assert to.read_text() == whole.read_text() and not part.exists()
-    part.write_text('{"of": "another"}\n{"id"')  # of other questions, and cut
+    part.write_text('{"of": "another", "val')  # of other questions, and cut
     to.unlink()
     asked[:] = []
     monkeypatch.setattr(answering, "TOGETHER", 100)

@@ -139,10 +139,10 @@ def test_a_control_that_finds_nothing_has_a_result(
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 0.0, "worse": 0.0})
     with pytest.raises(EditError, match="every candidate changes general text too much"):
         steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1)
-    computed = steering._Memory.value
-    monkeypatch.setattr(steering._Memory, "value", lambda self, name, compute: computed(self, name, _nobody))
+    computed = steering.Kept.value
+    monkeypatch.setattr(steering.Kept, "value", lambda self, name, compute: computed(self, name, _nobody))
     edit = steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1, null=True)  # all of it was kept
-    monkeypatch.setattr(steering._Memory, "value", computed)
+    monkeypatch.setattr(steering.Kept, "value", computed)
     assert edit.nothing and edit.chosen["random"] == 1 and edit.chosen["steered"]["goal"] == "worse"
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
     same = Search("better", problems=8, factors=(1.0,), sizes=())

@@ -75,6 +75,7 @@ def test_answers_of_a_cluster_that_go_together() -> None:
     assert covered[False] / runs <= 0.83
 
 
+@pytest.mark.slow
 def test_few_clusters_of_one_class() -> None:
     """Wrong answers of four templates: the interval is wide enough. Of one: nothing can be said."""
     rng, of = np.random.default_rng(4), np.repeat(np.arange(30), 4)

@@ -54,6 +54,7 @@ def texts(lines: list[dict[str, Any]]) -> dict[str, str]:
     return {line["side"]: line["text"] for line in lines if "text" in line}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["study.plain", "discovery.plain"])
 def test_activity_by_token_sums_to_what_the_study_recorded(client: Any, run: Run, condition: str) -> None:
     """Accepted poles' active steps of each problem, as `activity` has them."""
@@ -159,6 +160,7 @@ def test_one_side_is_shown_where_the_other_can_not_be(small_copy: Path, viewer: 
     assert good["pieces"] and good["active"] and "does not hold what was done" in bad["error"]
 
 
+@pytest.mark.slow
 def test_an_edit_that_was_evaluated_is_made_again_if_it_is_the_same(small_copy: Path, viewer: Any, tmp_path: Path) -> None:
     other, file = viewer(small_copy), tmp_path / "mine.json"
     rows = Run.open(small_copy).rows("SELECT layer, index, sign FROM poles ORDER BY steps DESC LIMIT 30")

@@ -9,7 +9,6 @@ whole search among random neurons (`random`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, pairwise
@@ -21,7 +20,8 @@ from ...data.load import general_text
 from ...edits.edit import Base, Edit
 from ...errors import EditError, UserError, shown
 from ...records import Neuron
-from ...runs.files import fingerprint, write_text
+from ...runs.files import fingerprint
+from ...runs.kept import Kept
 from ...runs.session import Session
 from ...stats import detectable_difference, wilson
 from ..choosing import REASONING, choose
@@ -99,7 +99,7 @@ def steer(
     problems, source = _to_write(session, search)
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
-    memory = _Memory(
+    memory = Kept(
         to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source, asked(session))
     )
     trial = _Trial(session, groups, search.goal, memory)
@@ -217,7 +217,7 @@ def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
 class _Trial:
     """Scores candidates; what has been scored is remembered."""
 
-    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: Goal, memory: _Memory) -> None:
+    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: Goal, memory: Kept) -> None:
         self.session, self.groups, self.goal, self.memory = session, groups, goal, memory
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
@@ -267,28 +267,3 @@ class _Trial:
         )
         progress(len(problems))
         return int(found)
-
-
-class _Memory:
-    """Values that have been computed, in a file beside the edit."""
-
-    def __init__(self, to: Path, of: str) -> None:
-        self.path, self.of = to.with_name(f".{to.name}.steering"), of
-        self._values: dict[str, Any] = {}
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["of"] == of:
-                self._values = dict(content["values"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # there is none, or a half of one: it begins anew
-
-    def value(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A value by its name; computed if it is not there."""
-        if name not in self._values:
-            self._values[name] = compute()
-            write_text(self.path, json.dumps({"of": self.of, "values": self._values}))
-        return self._values[name]
-
-    def remove(self) -> None:
-        """It is done."""
-        self.path.unlink(missing_ok=True)

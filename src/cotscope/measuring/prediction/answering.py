@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ...errors import UserError, shown
 from ...predicting.classifier import Classifier, unpacked
 from ...predicting.shares import expected_share, risk_coverage
 from ...records import Neuron, Problem
-from ...runs.files import fingerprint, hash_of, replacing, write_text
+from ...runs.files import fingerprint, hash_of, replacing
+from ...runs.kept import Kept
 from ...runs.session import Session
 from ..choosing import REASONING
 from .predictors import flat
@@ -55,7 +57,7 @@ def answer(session: Session, questions: str, to: str | None) -> str:
             "the predictor was learned on another model", expected=about["model"], got=session.config.model,
             remedy=f"Run `cotscope predict {session.run.folder}` again.",
         )  # fmt: skip
-    rows = _answered(session, problems, classifier, about, hash_of(file), path.with_name(f".{path.name}.part"))
+    rows = _answered(session, problems, classifier, about, hash_of(file), path)
     found = [r["probability"] for r in rows]
     sure = np.array([r.pop("sure") for r in rows])
     _write(path, rows)
@@ -69,21 +71,21 @@ def answer(session: Session, questions: str, to: str | None) -> str:
 
 
 def _answered(
-    session: Session, problems: Sequence[Problem], classifier: Classifier, about: dict[str, Any], told: str, kept: Path
+    session: Session, problems: Sequence[Problem], classifier: Classifier, about: dict[str, Any], told: str, to: Path
 ) -> list[dict[str, Any]]:
     """A row of each question. What was answered is kept in a file until all are, and is not asked again.
 
     Args:
         about: what the classifier's file says of it.
         told: hash of that file.
+        to: the file that they are for.
     """
     prompt, neurons = session.prompt, [Neuron(*n) for n in about["neurons"]]
     of = fingerprint(told, [p.question for p in problems], session.config.new_tokens(prompt), session.prompt.text(""))
-    rows = _kept(kept, of)
+    kept, rows = Kept(to, of), list[dict[str, Any]]()
     with session.bar("answering", len(problems), "question") as bar:
-        bar.update(len(rows))
-        for start in range(len(rows), len(problems), TOGETHER):
-            some = problems[start : start + TOGETHER]
+
+        def answered(some: Sequence[Problem]) -> list[dict[str, Any]]:
             written = session.engine.generate(
                 [prompt.text(p.question) for p in some], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
                 progress=lambda ended, tokens: bar.update(ended),
@@ -95,23 +97,18 @@ def _answered(
             traces = trace_all(session, prompt, given, sorted(neurons), "tracing the answers")
             told_by = traces.sizes[:, :, traces.of(neurons)] if about["told_by"] == REASONING else traces.confidence[:, -1]
             probabilities, sure = classifier.probabilities(flat(told_by)), token_probability(traces)
-            rows += [
+            return [
                 {"id": a.problem.id, "question": a.problem.question, "answer": a.read, "text": a.text,
                  "probability": float(p), "sure": float(s)}
                 for a, p, s in zip(given, probabilities, sure, strict=True)
             ]  # fmt: skip
-            write_text(kept, "".join(f"{json.dumps(line)}\n" for line in ({"of": of}, *rows)))
-    kept.unlink(missing_ok=True)
+
+        for start in range(0, len(problems), TOGETHER):
+            some = problems[start : start + TOGETHER]
+            rows += kept.value(f"{start} to {start + len(some)}", partial(answered, some))
+            bar.update(len(rows) - bar.n)
+    kept.remove()
     return rows
-
-
-def _kept(path: Path, of: str) -> list[dict[str, Any]]:
-    """What a command that was stopped has kept; nothing of another one's, or of what is half a file."""
-    try:
-        first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return rows if first == {"of": of} else []
-    except (OSError, ValueError, RecursionError):
-        return []
 
 
 def unlike(here: NDArray[np.float64], there: Sequence[float]) -> str:
