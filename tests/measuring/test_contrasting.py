@@ -11,7 +11,7 @@ import pytest
 from cotscope.edits.edit import Base, Edit
 from cotscope.measuring.editing.contrasting import contrasts, grouped
 from cotscope.records import Neuron
-from cotscope.stats import groups_difference, holm
+from cotscope.stats import groups_difference, holm, share_of_gain
 
 BASE = Base("tiny", "0" * 64, 3, 48)
 
@@ -24,7 +24,7 @@ def trained(name: str, method: str, by: str, data: str = "study", **chosen: Any)
 def answers(edits: list[Edit], solved: dict[str, list[bool]], data: str = "study") -> list[dict[str, Any]]:
     words = ("apples", "rooms", "trains", "fish")  # two problems of each template
     return [
-        {"data": data, "edit": e.name, "problem_id": f"p{i}", "correct": right}
+        {"data": data, "edit": e.name, "problem_id": f"p{i}", "correct": right, "correct_base": i % 2 == 0}
         | {"question": f"{words[i // 2]} {words[i // 2]} and {i}?"}
         for e in edits
         for i, right in enumerate(solved[e.name])
@@ -46,8 +46,14 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
         ("values by attribution", "values of random, like attribution", 2, 2),
         ("values by attribution", "lora", 2, 1),
+        ("values by attribution", "base", 2, 0),
+        ("values of random, like attribution", "base", 2, 0),
     ]
-    first = rows[0]
+    first, untouched = rows[0], [float(i % 2 == 0) for i in range(8)]
+    assert rows[2]["difference"] == pytest.approx(np.mean([solved["a0"], solved["a1"]]) - 0.5)
+    shares = share_of_gain(untouched, [solved["a0"], solved["a1"]], [solved["lora0"]], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert tuple(rows[1][k] for k in ("share", "share_low", "share_high")) == pytest.approx(shares, nan_ok=True)
+    assert all(r["share"] is None for r in rows if r["beside"] != "lora")
     assert (first["n"], first["templates"]) == (8, 4)
     expected = groups_difference(
         [solved["a0"], solved["a1"]], [solved["r0"], solved["r1"]], [0, 0, 1, 1, 2, 2, 3, 3]
@@ -73,7 +79,22 @@ def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:
         ("values by attribution", "full", 2),
         ("values by attribution", "values of random, like attribution", 1),
         ("values by attribution", "full", 1),
+        ("values by attribution", "base", 2),
     ]
+
+
+def test_what_was_trained_of_the_whole_model_stands_beside_one_another() -> None:
+    edits = [*(trained(f"all{s}", "factors", "all") for s in (0, 1)), *(trained(f"full{s}", "full", "full") for s in (0, 1)),
+             trained("lora0", "lora", "lora", data="others")]  # fmt: skip
+    rows = contrasts(
+        edits,
+        [{"data": "study", "edit": e.name, "problem_id": f"p{i}", "correct": True, "correct_base": i % 2 == 0}
+         | {"question": f"How many {chr(97 + i) * 5} are {chr(97 + i) * 7}?"} for e in edits for i in range(24)],
+    )  # fmt: skip
+    assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
+        ("factors of all neurons", "full", 2, 2), ("factors of all neurons", "base", 2, 0), ("full", "base", 2, 0)
+    ]  # fmt: skip
+    assert [r["difference"] for r in rows] == [0, 0.5, 0.5] and rows[0]["share"] == 1
 
 
 def test_what_is_no_seed_of_another_is_not_averaged_with_it() -> None:
@@ -89,7 +110,7 @@ def test_what_is_no_seed_of_another_is_not_averaged_with_it() -> None:
         return [(r["chosen"], r["edits"]) for r in rows]
 
     # Seeds may have each a rate of their own.
-    assert groups(told("a0", rate=0.1), told("b1", rate=0.3)) == [("values by attribution", 2)]
+    assert groups(told("a0", rate=0.1), told("b1", rate=0.3)) == [("values by attribution", 2)] * 2  # beside lora, and the base
     # One seed at two rates is two trainings.
     assert groups(told("a0", rate=0.1), told("b0", rate=0.3)) == [
         ("values by attribution, rate 0.1", 1), ("values by attribution, rate 0.3", 1)

@@ -51,6 +51,8 @@ def edited(folder: Path) -> Path:
     each += [answer("less", f"lost-{i}", True, False) for i in range(4)]
     each[-4] |= {"text": f"one\n  two {HOSTILE}\x1b[31m\u202e", "text_base": "a" * 5 * LONGEST, "question": "<b>How</b> many?"}
     beside = [contrast("values by attribution", "lora", 0.0149, -0.2083), contrast(f"edit {HOSTILE}", "full", 0.2541, 0.0313)]
+    beside[0] |= {"share": 0.4512, "share_low": -0.0815, "share_high": 0.9371}
+    beside.append(contrast("lora", "base", 0.0321, 0.1511) | {"edits_beside": 0})
     went = [course("less", 0.00333, i, i == 2, 0.5 - i / 10) for i in range(3)]
     went += [course("less", 0.01, 1, False, 0.611), course(f"same {HOSTILE}", None, 0, False, None)]
     tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside, "evaluation_curves": went}
@@ -100,13 +102,15 @@ def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: P
     page = read(edited(tmp_path))
     text = words(page)
     assert (
-        "On study values by attribution solves 0.427, lora 0.635 of the problems: −0.208 [−0.380, −0.027], p = 0.015 over 2 "
-        "such: they solve fewer. Are these"
+        "On study values by attribution solves 0.427, lora 0.635 of the problems: −0.208 [−0.380, −0.027], p = 0.015 over 3 "
+        "such: they solve fewer. Of what lora gains it gains 0.45 [−0.08, 0.94]. On study"
     ) in text
     assert (
-        "solves 0.427, full 0.396 of the problems: +0.031 [−0.140, +0.213], p = 0.254 over 2 such: a difference is not shown. "
+        "solves 0.427, full 0.396 of the problems: +0.031 [−0.140, +0.213], p = 0.254 over 3 such: a difference is not shown. "
         "It speaks of one training, or search, only"
     ) in text
+    assert "lora solves 0.427 (mean of 3 edits), base 0.276 of the problems: +0.151" in text
+    assert "p = 0.032 over 3 such: they solve more. How often" in text or "p = 0.032 over 3 such: they solve more." in text
     for row in rows_of(tmp_path, "evaluation_contrasts"):
         assert {v for v in row.values() if isinstance(v, float)} <= page.figures
 

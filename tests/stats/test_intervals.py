@@ -19,6 +19,7 @@ from cotscope.stats import (
     mcnemar_exact,
     paired_bootstrap,
     paired_proportions,
+    share_of_gain,
     wilson,
 )
 
@@ -225,3 +226,40 @@ def test_problems_of_a_template_that_change_together() -> None:
             said[known] += clustered_p(before, after, of if known else list(range(160))) < 0.05
     assert covered[True] / runs >= 0.92 and covered[False] / runs <= 0.85
     assert said[True] / runs <= 0.08 and said[False] / runs >= 0.12
+
+
+def test_a_share_of_a_gain_has_fiellers_interval() -> None:
+    """Of one model each, problems apart: the roots of his quadratic."""
+    rng = np.random.default_rng(0)
+    base, ours, others = ((rng.random(200) < p).astype(float) for p in (0.4, 0.55, 0.75))
+    share, low, high = share_of_gain(base, [ours], [others], range(200))
+    gain, of = ours - base, others - base
+    assert share == pytest.approx(gain.mean() / of.mean())
+    t = scipy_stats.t.ppf(0.975, 199)
+    (vx, cxy), (_, vy) = np.cov(gain, of) / 200
+    roots = np.roots([of.mean() ** 2 - t**2 * vy, -2 * (gain.mean() * of.mean() - t**2 * cxy), gain.mean() ** 2 - t**2 * vx])
+    assert (low, high) == pytest.approx(tuple(sorted(roots.real)), abs=1e-6)
+    assert share_of_gain(base, [others], [others], range(200)) == (1, pytest.approx(1, abs=0.2), pytest.approx(1, abs=0.2))
+
+
+@pytest.mark.parametrize("others", [[0.0] * 4 + [1.0] * 6, [0.0] * 9 + [1.0], [0.0] * 10])
+def test_no_share_of_a_gain_that_is_not_shown(others: list[float]) -> None:
+    base = [0.0] * 5 + [1.0] * 5
+    assert all(map(math.isnan, share_of_gain(base, [[1.0] * 10], [others], range(10))))
+    assert all(map(math.isnan, share_of_gain(base, [[1.0] * 10], [[1.0] * 10], [0] * 10)))
+    assert all(map(math.isnan, share_of_gain([], [[]], [[]], [])))
+
+
+def test_a_share_of_a_gain_lies_in_its_interval_as_often_as_is_said() -> None:
+    """Three seeds each; templates whose problems go together."""
+    rng, hits, told, share = np.random.default_rng(1), 0, 0, 0.5
+    for _ in range(300):
+        hard = np.repeat(rng.random(60), 4)  # of a template, whose four problems are alike
+        base = (hard < 0.4).astype(float)
+        gained = np.repeat(rng.random(60), 4)
+        others = [np.maximum(base, gained * (hard >= 0.4) + 0.02 * rng.normal() > 0.6) for _ in range(3)]
+        ours = [np.where(rng.random(240) < share, o, base) for o in others]
+        found, low, high = share_of_gain(base, ours, others, np.repeat(np.arange(60), 4).tolist())
+        told += not math.isnan(found)
+        hits += low <= share <= high
+    assert told == 300 and hits >= 0.93 * told

@@ -40,11 +40,11 @@ EVALUATIONS = table(
 )  # fmt: skip
 EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",
-    "edits of chosen neurons beside those of others on one data set: mean share of the problems solved; difference: the "
-    "chosen neurons' less the others'",
+    "edits that differ by their seeds beside others, or beside the base, on one data set: mean share of the problems solved; "
+    "difference: the first's less the others'; share: of the gain of what was trained of the whole model, where it has any",
     {"data": TEXT, "chosen": TEXT, "beside": TEXT, "edits": WHOLE, "edits_beside": WHOLE, "n": WHOLE, "templates": WHOLE,
      "accuracy": REAL, "accuracy_beside": REAL}
-    | interval("difference") | {"p_value": REAL, "p_holm": REAL},
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL} | interval("share"),
 )  # fmt: skip
 EVALUATION_CURVES = table(
     "evaluation_curves",

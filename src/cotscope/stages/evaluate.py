@@ -8,6 +8,7 @@ and is loaded after the others are done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +176,11 @@ def _finding(row: dict[str, Any]) -> str:
 
 def _contrast(row: dict[str, Any]) -> str:
     p = "p < 0.001" if row["p_holm"] < 0.001 else f"p {row['p_holm']:.3f}"
+    share, low, high = (row[key] for key in ("share", "share_low", "share_high"))
+    of = f"; {share:.2f} [{low:.2f}, {high:.2f}] of its gain" if share is not None and math.isfinite(share) else ""
     return (
         f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
-        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such"
+        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such{of}"
     )
 
 

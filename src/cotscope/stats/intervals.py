@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -123,20 +124,64 @@ def groups_difference(
     from scipy import stats as scipy_stats
 
     both = [np.asarray(group, float) for group in (ours, others)]
-    n, count = both[0].shape[1], len(set(clusters))
-    if not n:
+    if not both[0].shape[1]:
         return (float("nan"),) * 4
-    each = both[0].mean(axis=0) - both[1].mean(axis=0)
-    difference = float(each.mean())
-    if count < 2:
-        return difference, -1.0, 1.0, 1.0
-    parts = [(max(clustered_error(each, clusters), 1 / (n + 2)) ** 2, count - 1)]
-    parts += [(float(g.mean(axis=1).var(ddof=1)) / len(g), len(g) - 1) for g in both if len(g) > 1]
-    variance = sum(v for v, _ in parts)
-    freedom = variance**2 / sum(v * v / df for v, df in parts)
-    half = float(scipy_stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance))
-    p = float(2 * scipy_stats.t.sf(abs(difference) / np.sqrt(variance), freedom))
+    if len(set(clusters)) < 2:
+        return float(both[0].mean() - both[1].mean()), -1.0, 1.0, 1.0
+    difference, error, freedom = _weighed([(1.0, both[0]), (-1.0, both[1])], clusters)
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, freedom)) * error
+    p = float(2 * scipy_stats.t.sf(abs(difference) / error, freedom))
     return difference, max(-1.0, difference - half), min(1.0, difference + half), p
+
+
+def share_of_gain(
+    base: Sequence[float],
+    ours: Sequence[Sequence[float]],
+    others: Sequence[Sequence[float]],
+    clusters: Sequence[Hashable],
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """What some models gain over a base, as a share of what others gain.
+
+    Fieller's interval (1954, J. R. Stat. Soc. B 16:175) with the errors of `groups_difference`: every share s for which ours
+    less s times the others' less (1 - s) times the base is not told from 0. It has ends only where the others' own gain is
+    told from 0.
+
+    Args:
+        base: a value (1: right) per problem.
+        ours, others: one row of such per model, at least one each.
+
+    Returns: share, low, high; NaN where the others' gain is not shown to be above 0.
+    """
+    from scipy import optimize
+    from scipy import stats as scipy_stats
+
+    if not groups_difference(others, [base], clusters, level)[1] > 0:
+        return (float("nan"),) * 3
+    untouched, mine, theirs = (np.asarray(values, float) for values in ([base], ours, others))
+    gain = float(theirs.mean() - untouched.mean())
+    share = float(mine.mean() - untouched.mean()) / gain
+
+    def beyond(s: float) -> float:
+        difference, error, freedom = _weighed([(1.0, mine), (-s, theirs), (s - 1, untouched)], clusters)
+        return abs(difference) - float(scipy_stats.t.ppf(0.5 + level / 2, freedom)) * error
+
+    ends = []
+    for step in (-1.0, 1.0):
+        while beyond(share + step) < 0 and abs(step) < 1e6:
+            step *= 2
+        last = share + step
+        ends.append(float(optimize.brentq(beyond, share, last)) if beyond(last) > 0 else math.copysign(math.inf, step))
+    return share, ends[0], ends[1]
+
+
+def _weighed(groups: Sequence[tuple[float, NDArray[np.float64]]], clusters: Sequence[Hashable]) -> tuple[float, float, float]:
+    """A weighted sum of groups' means. Returns: it, its error and degrees of freedom, as of `groups_difference`."""
+    each = np.sum([weight * group.mean(axis=0) for weight, group in groups], axis=0)
+    parts = [(max(clustered_error(each, clusters), 1 / (len(each) + 2)) ** 2, len(set(clusters)) - 1)]
+    parts += [(weight**2 * float(g.mean(axis=1).var(ddof=1)) / len(g), len(g) - 1) for weight, g in groups if len(g) > 1]
+    variance = sum(v for v, _ in parts)
+    return float(each.mean()), float(np.sqrt(variance)), variance**2 / sum(v * v / df for v, df in parts)
 
 
 def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tuple[float, float, bool]:

@@ -2,7 +2,8 @@
 
 An edit says how its neurons were chosen (`choosing.py`) and what was done with them (`tuning.py`, `steering.py`). Edits that
 say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done,
-and, if it was trained, beside what was trained on the same terms of the whole model.
+and, if it was trained, beside what was trained on the same terms of the whole model, which stand beside one another; a group of
+several edits beside the base.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from ...edits.edit import Edit
 from ...predicting.templates import templates
 from ...runs.files import fingerprint
-from ...stats import groups_difference, holm
+from ...stats import groups_difference, holm, share_of_gain
+from .comparing import BASE
 from .tuning import ALL
 
 _TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
@@ -59,33 +61,56 @@ class Group:
         name = f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
         return f"{name}, rate {self.rate}" if self.rate else name
 
+    def beside(self, other: Group) -> bool:
+        """Whether it is of chosen neurons, and the other of random ones like them, or trained on the same terms of all."""
+        if not self.like or self.random:
+            return False
+        return (other.random and self.like == other.like) or (not other.like and self.trained_like(other))
+
+    def trained_like(self, other: Group) -> bool:
+        """Whether both were trained, and on the same terms."""
+        return bool(self.terms) and self.terms == other.terms
+
+    def same_whole(self, other: Group) -> bool:
+        """Whether both were trained of the whole model, on the same terms."""
+        return not self.like and not other.like and self.trained_like(other)
+
 
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
     groups = grouped(edits)
-    pairs = [
-        (a, b)
-        for a in groups
-        for b in groups
-        if a.like and not a.random and ((b.random and a.like == b.like) or (a.terms and not b.like and a.terms == b.terms))
+    order = list(groups)
+    pairs: list[tuple[Group, Group | None]] = [
+        (a, b) for a in groups for b in groups if a.beside(b) or (a.same_whole(b) and order.index(a) < order.index(b))
     ]
+    pairs += [(group, None) for group, names in groups.items() if len(names) > 1]
     solved: dict[str, dict[str, dict[str, bool]]] = {}
     for r in answers:
         solved.setdefault(r["data"], {}).setdefault(r["edit"], {})[r["problem_id"]] = r["correct"]
+        solved[r["data"]].setdefault(BASE, {})[r["problem_id"]] = r["correct_base"]
     asked = {(r["data"], r["problem_id"]): r["question"] for r in answers}
     rows = list[dict[str, Any]]()
     for data, of in solved.items():
         for a, b in pairs:
-            ours, others = ([of[name] for name in groups[g]] for g in (a, b))
-            problems = list(ours[0])
+            problems = list(of[BASE])
             clusters = templates([asked[data, p] for p in problems])
-            right = [[[float(edit[p]) for p in problems] for edit in group] for group in (ours, others)]
-            difference, low, high, p_value = groups_difference(right[0], right[1], clusters)
+            ours, others, [base] = (
+                [[float(of[name][p]) for p in problems] for name in names]
+                for names in (groups[a], groups[b] if b else [BASE], [BASE])
+            )
+            difference, low, high, p_value = groups_difference(ours, others, clusters)
+            shares = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
             rows.append(
-                {"data": data, "chosen": a.name, "beside": b.name, "edits": len(ours), "edits_beside": len(others)}
-                | {"n": len(problems), "templates": len(set(clusters))}
-                | dict(zip(("accuracy", "accuracy_beside"), (float(np.mean(group)) for group in right), strict=True))
+                {"data": data, "chosen": a.name, "beside": b.name if b else BASE}
+                | {
+                    "edits": len(ours),
+                    "edits_beside": len(others) if b else 0,
+                    "n": len(problems),
+                    "templates": len(set(clusters)),
+                }
+                | {"accuracy": float(np.mean(ours)), "accuracy_beside": float(np.mean(others))}
                 | {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
+                | dict(zip(("share", "share_low", "share_high"), shares, strict=True))
             )
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = p
