@@ -23,6 +23,8 @@ from .runs.stage import Stage, options_of
 from .stages.registry import STAGES, VERBS, choose, chosen_by
 
 T = TypeVar("T")
+Folder = str | os.PathLike[str]
+"""A run folder, or a `Run`, which is the path of its folder."""
 
 
 def study(out: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
@@ -78,7 +80,7 @@ def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str,
 
 
 def _verb(verb: str) -> Callable[..., Run]:
-    def call(run: str | Path, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
+    def call(run: Folder, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
         options = {k: _paths_as_text(v) for k, v in options.items()}
         words = {flag: options.pop(name) for flag in chosen_by(verb) if (name := flag.lstrip("-")) in options}
         stages, asked = choose(verb, {flag: [w] if isinstance(w, str) else list(w) for flag, w in words.items()})
@@ -92,7 +94,7 @@ def _verb(verb: str) -> Callable[..., Run]:
     call.__doc__ = f"""{"; ".join(s.about for s in VERBS[verb])}.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the run.
         rows: rows per batch; None: what the study began with.
         quiet: no progress bars; None: only on a terminal.
         options: as of `cotscope {verb}` (docs/cli.md), the words that choose among its stages too (`outcomes="solutions"`).
@@ -120,7 +122,7 @@ def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = N
 
 
 def steer(
-    run: str | Path,
+    run: Folder,
     to: str | Path,
     *,
     by: str = "attribution",
@@ -135,7 +137,7 @@ def steer(
     """Search one factor of the neurons that a run has found which solves more, or less, of its tuning problems.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the run.
         to: the edit file to write.
         by, first, random, concepts, layers: as of `measuring/choosing.py: choose`.
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
@@ -150,7 +152,7 @@ def steer(
 
 
 def tune(
-    run: str | Path,
+    run: Folder,
     to: str | Path,
     *,
     by: str = "attribution",
@@ -165,7 +167,7 @@ def tune(
     """Train factors or vectors of the neurons that a run has found, and nothing else, on worked problems; or adapters, or all.
 
     Args:
-        run: the run folder.
+        run: the run folder, or the run.
         to: the edit file to write, or the model folder (`method`).
         by, first, random, concepts, layers: as of `measuring/choosing.py: choose`; `by` may be "all".
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
@@ -186,7 +188,7 @@ def _fields(of: type[T], options: Mapping[str, Any]) -> T:
     return of(**options)
 
 
-def status(run: str | Path) -> dict[str, State]:
+def status(run: Folder) -> dict[str, State]:
     """What is done, stale, stopped or missing in a run folder, by stage."""
     opened = Run.open(run)
     return {stage.name: opened.state(stage.name) for stage in STAGES}

@@ -221,6 +221,8 @@ def test_what_would_be_refused_later_is_refused_before_figures_are_lost(
     assert main(["ablate", str(out), "--outcomes", "push", "--matched", "3"]) == 2
     assert "'push' builds on 'ablate', which is stale once 'sets' is done again" in capsys.readouterr().err
     assert times(out) == before and all(found.current for found in Run.open(out).states().values())
-    assert cotscope.ablate(out, outcomes="solutions", matched=3).state("ablate").status == "stale"  # which was asked for
+    assert (
+        cotscope.ablate(Run.open(out), outcomes="solutions", matched=3).state("ablate").status == "stale"
+    )  # which was asked for
     with pytest.raises(UserError, match="--outcomes does not take this; expected accuracy or solutions or push or operations"):
         cotscope.ablate(out, outcomes=["colours"])

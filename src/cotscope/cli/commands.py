@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--thorough",
         action="store_true",
-        help="192 test problems, 20 matched sets, 40 variants, sentences, a sweep; other options still hold",
+        help="192 test problems, 20 matched sets, 40 variants, sentences, attribution, a sweep; other options still hold",
     )
     for verb, stages in VERBS.items():
         if verb == "discover":

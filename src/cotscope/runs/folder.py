@@ -59,6 +59,10 @@ class Run(InNotebook):
         self._touched: set[str] = set()  # files that it wrote, or found done
         self._said: set[str] = set()  # files that were said to be missing or changed
 
+    def __fspath__(self) -> str:
+        """The folder: a run can be given where a path is asked for."""
+        return os.fspath(self.folder)
+
     # -- opening --------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -115,7 +119,7 @@ class Run(InNotebook):
         return None
 
     @classmethod
-    def open(cls, folder: Path | str) -> Self:
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
         """Open a run folder.
 
         Raises: RunError if it is none, one of another schema version, damaged, or has links where its own files go.
