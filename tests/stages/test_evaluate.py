@@ -125,6 +125,19 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
             assert row["neurons"] == {"same": len(MANY), "gone": 31}[name] == len(Edit.read(place / f"{name}.json").neurons)
 
 
+def test_an_edit_of_generated_tokens_says_nothing_of_a_text_that_is_read(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = replace(Edit.read(copy / "gone.json"), name="late", scope="generated")
+    edit.write(copy / "late.json")
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "late.json"), *FEW]) == 0
+    assert "perplexity" not in capsys.readouterr().out.split("late on study")[1].split("\n")[0]
+    row = rows_of(copy)["late", "study"]
+    assert row["perplexity"] is row["perplexity_ratio"] is row["kl"] is None and row["perplexity_base"] > 1
+    assert Edit.read(copy / "late.json").measured[-1]["kl"] is None
+    assert 'id="evaluations-skills"' in (copy / "run/report.html").read_text()
+
+
 def test_reference_solutions_are_scored_as_the_engine_scores_them(place: Path) -> None:
     session, row = Session.reopen(place / "run"), rows_of(place)["gone", "more"]
     problems = [p for p in cotscope.load_problems(str(place / "more.jsonl")).problems if p.id.startswith("new")][:3]

@@ -283,6 +283,44 @@ def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pyte
     assert len(found["curve"]) == 2 and found["taken"] == 1 and found["ended"] == "stopped by Ctrl-C"
 
 
+@pytest.mark.parametrize("name", ["0.05-best-2.safetensors", "0.05.safetensors"])
+def test_ctrl_c_while_files_are_written_keeps_a_pass_that_is_whole(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The second pass is better: it is kept if its parameters were written, and else the first."""
+    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+    alone = [tuned(run, tmp_path / f"{n}.json", "factors", "--passes", str(n)) for n in (1, 2)]
+    assert [a["taken"] for a in alone] == [1, 2]
+    save = Course._save
+
+    def interrupted(self: Course, path: Path, tensors: dict[str, Any]) -> None:
+        if path.name == name and self.passes == 2:
+            raise KeyboardInterrupt
+        save(self, path, tensors)
+
+    monkeypatch.setattr(Course, "_save", interrupted)
+    found = tuned(run, tmp_path / "kept.json", "factors", "--passes", "2")
+    kept = 1 if "best" in name else 2
+    assert found["taken"] == kept and found["ended"] == "stopped by Ctrl-C"
+    assert Edit.read(tmp_path / "kept.json").factors == Edit.read(tmp_path / f"{kept}.json").factors
+
+
+def test_a_pass_that_was_cut_is_told_without_minutes_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Training.step
+    monkeypatch.setattr(Training, "step", lambda self, *args, **more: time.sleep(0.6) or step(self, *args, **more))
+    monkeypatch.setattr(
+        Training, "losses", lambda self, texts, progress: [0.5 if not self.state_of_step() else 0.9] * len(texts)
+    )
+    monkeypatch.setattr(Training, "state_of_step", lambda self: len(self._adam.state), raising=False)
+    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+    to = tmp_path / "cut.json"
+    assert main(tune(run, to, "factors", "--passes", "1", "--minutes", "0.008")) == 2
+    assert "nothing was gained" in capsys.readouterr().err
+    assert tuned(run, to, "factors", "--passes", "1", "--null")["ended"] == "stopped in a pass before"
+
+
 def test_a_control_that_gains_nothing_has_a_result(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,15 @@ def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:
         raise _few_templates(LEAST_OF_CLASS, ", ".join(f"{k} of {name} answers" for name, k in of.items()))
 
 
+def suffices(right: NDArray[np.bool_], templates: NDArray[Any]) -> bool:
+    """Whether a classifier can learn from so many (`enough`)."""
+    try:
+        enough(right, templates)
+    except UserError:
+        return False
+    return True
+
+
 def _few_templates(least: int, got: str) -> UserError:
     return UserError(
         "the problems are of too few templates to learn on some and test on others",

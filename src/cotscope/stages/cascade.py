@@ -23,7 +23,7 @@ from ..measuring.generation import Condition, solve
 from ..measuring.prediction.predictors import NEURONS, flat, neuron_groups, templates_of, words
 from ..measuring.prediction.tracing import answers, traced
 from ..measuring.problems import TrialData, trial_data
-from ..predicting.classifier import LEAST_CLASS, out_of_fold
+from ..predicting.classifier import out_of_fold
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage, never
@@ -175,11 +175,13 @@ def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> 
     def learned(features: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.asarray(out_of_fold(features, right.tolist(), templates, session.config.seed)[0], float)
 
-    one, teaches = np.ones_like(small), min(better.sum(), (~better).sum()) >= LEAST_CLASS
-    routers = {LOG_PROB: Routed(trusted[LOG_PROB], small)}
-    if teaches:
+    one, routers = np.ones_like(small), {LOG_PROB: Routed(trusted[LOG_PROB], small)}
+    try:
         gain = trusted[QUESTION] - learned(words([a.problem.question for a in given]), better)
         routers[QUESTION + GAINS] = Routed(gain, np.zeros_like(small), GAINS_BEFORE)
+    except UserError:  # too few of the larger model's answers are right, or wrong, to learn which
+        pass
+    teaches = QUESTION + GAINS in routers
     with session.bar(f"routers on {data.label}", len(SOURCES), "source") as bar:
         for name in SOURCES:
             if name == "confidence":

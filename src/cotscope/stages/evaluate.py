@@ -169,8 +169,10 @@ def _finding(row: dict[str, Any]) -> str:
     return (
         f"{row['edit']} on {row['data']}: accuracy {row['accuracy_base']:.3f} → {row['accuracy']:.3f} "
         f"({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], n = {row['n']} of "
-        f"{row['templates']} templates" + (f", {seen} of such as it was made with" if seen else "") + "), "
-        f"perplexity × {row['perplexity_ratio']:.3f}"
+        f"{row['templates']} templates"
+        + (f", {seen} of such as it was made with" if seen else "")
+        + ")"
+        + ("" if row["perplexity_ratio"] is None else f", perplexity × {row['perplexity_ratio']:.3f}")
     )
 
 
@@ -254,7 +256,9 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
 
     session, text = models[0].session, general_text()
     run = session.run
-    of = {m.name: fingerprint(m.key, options.skills) for m in models}
+    # A text that is only read has no generated tokens: an edit of these does nothing there.
+    unread = {m.name for m in models if m.edit is not None and m.edit.scope == "generated"}
+    of = {m.name: fingerprint(m.key, options.skills, *(["unread"] if m.name in unread else [])) for m in models}
     missing = [m for m in models if run.done(f"evaluation_skills/{m.name}", of[m.name]) is None]
     if missing:
         total = len(missing) * (windows(session.loaded, text) + 1)
@@ -262,9 +266,10 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
             done = {m.name: m.session.loaded if m.weights else m.intervention for m in missing}
             texts: dict[str, TextScore] = text_scores(models[0].base.loaded, text, done, bar.update)
             for m in missing:
+                score = None if m.name in unread else texts[m.name]
+                about = {"perplexity": score and score.perplexity, "kl": score and score.kl}
                 rows = [
-                    {"edit": m.name, "task": h.task, "item": h.item, "hit": h.hit, "perplexity": texts[m.name].perplexity,
-                     "kl": texts[m.name].kl}
+                    {"edit": m.name, "task": h.task, "item": h.item, "hit": h.hit} | about
                     for h in score_battery(session.engine, options.skills, m.intervention)
                 ]  # fmt: skip
                 run.write(EVALUATION_SKILLS, rows, m.name, of[m.name])

@@ -113,7 +113,7 @@ def compare(
         "battery_p": mcnemar_exact(there["hits"], here["hits"]),
         "perplexity_base": there["perplexity"],
         "perplexity": here["perplexity"],
-        "perplexity_ratio": here["perplexity"] / there["perplexity"],
+        "perplexity_ratio": None if here["perplexity"] is None else here["perplexity"] / there["perplexity"],
         "kl": here["kl"],
     }
     return row | training(edit) | {"search": search(edit)}, each

@@ -18,6 +18,8 @@ from ...edits.edit import Edit
 from ...predicting.templates import templates
 from ...runs.files import fingerprint
 from ...stats import groups_difference, holm, share_of_gain
+from ..choosing import REASONING
+from ..selections import WAYS
 from .comparing import BASE
 from .tuning import ALL
 
@@ -158,7 +160,9 @@ def _group(edit: Edit) -> Group | None:
     else:
         does = "an edit"
         done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
+        if by not in (REASONING, *WAYS):  # a list of somebody's: another one is no second seed of it
+            done.append(fingerprint(sorted(map(str, edit.neurons))))
     whole = by in (ALL, does)
-    some = [str(chosen.get(k)) for k in ("first", "concepts", "layers")]
+    some = [str(chosen.get(k)) for k in ("run", "study", "first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
     return Group(does, by, like, terms, random, dtype, numbers)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...lm.training import Text, Training
 
-VERSION = 4  # of a state's file: one of another is begun anew
+VERSION = 5  # of a state's file: one of another is begun anew
 _STEP = 3.0  # from one rate to the next that is tried
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
@@ -85,7 +85,7 @@ class Course:
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
         self.dropped = self.cut = False
-        self._state, self._best = (plan.folder / f"{rate:g}{end}.safetensors" for end in ("", "-best"))
+        self._state = plan.folder / f"{rate:g}.safetensors"
         self._written, self._took = 0.0, 0.0
         if (about := _about(self._state, plan.of)) is not None:
             for key, value in about.items():
@@ -162,8 +162,9 @@ class Course:
             self.step, self._losses = 0, []
         self.curve.append(point)
         if self.passes and (not self.plan.validation or self._rank(point) < self._rank(self.curve[self.taken])):
+            # Written before it counts, and under its own name: whenever this is interrupted, the pass that is taken is there.
+            self._save(self._best(self.passes), {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
             self.taken = self.passes
-            self._save(self._best, {k: v for k, v in self.plan.training.state().items() if k.startswith("value ")})
         if self.passes and self.plan.validation:
             base = self.curve[0]
             self.plan.say(
@@ -173,20 +174,30 @@ class Course:
         self.plan.validating = time.monotonic() - start
         self.seconds += self.plan.validating
         self._write()
+        self._forget(self.taken)
 
     def take(self) -> None:
         """Put the parameters of the pass that is taken into the model."""
-        self.plan.training.restore(_tensors(self._best))
+        self.plan.training.restore(_tensors(self._best(self.taken)))
 
     def drop(self) -> None:
         """Keep its losses only: another rate is better."""
         self.dropped = True
         self._save(self._state, {})
-        self._best.unlink(missing_ok=True)
+        self._forget(0)
 
     def again(self) -> None:
         """Begin anew, from the base, what was dropped."""
         self.curve, self.step, self.taken, self.dropped, self.cut = self.curve[:1], 0, 0, False, False
+
+    def _best(self, passes: int) -> Path:
+        return self._state.with_name(f"{self.rate:g}-best-{passes}.safetensors")
+
+    def _forget(self, but: int) -> None:
+        """Parameters of passes that are not taken any more."""
+        for file in self._state.parent.glob(f"{self.rate:g}-best-*.safetensors"):
+            if file != self._best(but):
+                file.unlink()
 
     def _estimate(self, of_a_text: float, until: int) -> None:
         plan = self.plan

@@ -235,7 +235,8 @@ class _Tuner:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
                 more = (best.passes < settings.passes and not best.ended) or next_rate(tried, rates, auto) is not None
-                stop = f"stopped after {settings.minutes:g} min" if best.cut or (plan.late and more) else ""
+                if best.cut or (plan.late and more):  # a pass may have been cut when this was asked with --minutes
+                    stop = "stopped in a pass before" if settings.minutes is None else f"stopped after {settings.minutes:g} min"
             except KeyboardInterrupt:
                 gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
                 if not gained:
@@ -244,7 +245,7 @@ class _Tuner:
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not any(course.passes for course in tried.values()):
-            raise EditError("there was no time for a step", got=f"{settings.minutes:g} min",
+            raise EditError("there was no time for a step", got=f"{settings.minutes or 0:g} min",
                             remedy="Give more --minutes: the same command goes on from there.")  # fmt: skip
         if not best.taken and not self.null:  # what is done stays for the same command with --null
             raise EditError(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...predicting.classifier import OUTER, fit
+from ...predicting.classifier import OUTER, fit, suffices
 from ...predicting.templates import templates
 from ...records import Neuron
 from ...runs.folder import Run
@@ -50,7 +50,10 @@ class Answered:
 def keep(session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]) -> list[Answered]:
     """Keep in the run what other models' runs can learn from (`arrays/carried.<data>`), a data set each."""
     run, found = session.run, []
-    places = dict(zip(groups[REASONING], groups["random 1"], strict=False))  # a layer may have too few for all
+    places = dict[Neuron, Neuron]()
+    for layer in sorted({n.layer for n in groups[REASONING]}):  # it may have too few for all
+        own, others = ([n for n in groups[name] if n.layer == layer] for name in (REASONING, "random 1"))
+        places |= zip(own, others, strict=False)
     for k in known:
         arrays = {"confidence": k.traces.confidence[:, -1]}
         names, arrays["concepts"] = by_concept(session, k.traces)
@@ -136,15 +139,18 @@ def across(mine: Sequence[Answered], theirs: Sequence[Answered], seed: int) -> l
     for m in mine if theirs else ():
         of = np.array(templates([q for t in (m, *theirs) for q in t.questions]))
         own, apart = of[: len(m.questions)], of[len(m.questions) :]
-        folds = list(GroupKFold(OUTER, shuffle=True, random_state=seed % 2**32).split(own, groups=own))
+        count = min(OUTER, len(np.unique(own)))  # with the others' questions templates may be fewer, and larger
+        if count < 2:
+            continue
+        folds = list(GroupKFold(count, shuffle=True, random_state=seed % 2**32).split(own, groups=own))
         for way, kind in WAYS.items():
             names = list(dict.fromkeys(name for t in (m, *theirs) for name in t.features[way]))
             here, there = _matrix([m], way, names), _matrix(theirs, way, names)
             said = np.full(len(own), labels.mean())
             for _, test in folds:
                 seen = ~np.isin(apart, own[test])
-                if not 0 < labels[seen].sum() < seen.sum():
-                    continue  # nothing is left to learn
+                if not suffices(labels[seen], apart[seen]):
+                    continue  # too little is left to learn from
                 said[test] = fit(there[seen], labels[seen].tolist(), apart[seen].tolist(), seed).probabilities(here[test])
             rows.append(
                 {"data": m.data, "model": ", ".join(dict.fromkeys(t.model for t in theirs)),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...predicting.classifier import Floats, fit, out_of_fold
+from ...predicting.classifier import Floats, fit, out_of_fold, suffices
 from ...predicting.shares import difference_share, threshold_share
 from ...records import Neuron, Prompt
 from ...runs.session import Session
@@ -72,8 +72,8 @@ def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequ
     right, traces = np.array([a.right for _, given, _ in known for a in given]), Traces.together([t for *_, t in known])
     features = _features(traces, groups)
     for (label, given, own), (here, apart, of) in zip(known, others_apart([g for _, g, _ in known]), strict=True):
-        if not 0 < right[apart].sum() < len(apart):
-            continue  # nothing is left to learn
+        if not suffices(right[apart], of[apart]):
+            continue  # too little is left to learn from
         found = {
             name: float(
                 fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed).probabilities(x[here]).mean()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...predicting.classifier import fit, out_of_fold
+from ...predicting.classifier import fit, out_of_fold, suffices
 from ...records import Neuron
 from ...runs.session import Session
 from ...stats import Area, auroc
@@ -106,8 +106,8 @@ def transfers(session: Session, known: Sequence[Known]) -> list[dict[str, Any]]:
     right = np.array([r for k in known for r in k.right])
     features = {name: np.vstack([k.way(name).features for k in known]) for name in CARRIED}
     for k, (here, apart, of) in zip(known, others_apart([k.answers for k in known]), strict=True):
-        if not 0 < right[apart].sum() < len(apart):
-            continue  # nothing is left to learn
+        if not suffices(right[apart], of[apart]):
+            continue  # too little is left to learn from
         for name, x in features.items():
             fitted = fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed)
             found = fitted.probabilities(x[here])
