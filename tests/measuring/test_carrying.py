@@ -62,3 +62,13 @@ def test_no_template_is_both_learned_and_judged() -> None:
 
 def test_without_other_models_nothing_is_carried() -> None:
     assert across([answered("a", RIGHT[0], questions(1), ["x"])], [], 0) == []
+
+
+def test_of_too_few_templates_nothing_is_carried_and_nothing_ends_in_an_error() -> None:
+    same = [f"How many {'pens'} are {i}?" for i in range(N)]
+    alone = Answered("a", "some", same, RIGHT[0], answered("a", RIGHT[0], same, ["x"]).features)
+    assert across([alone], [answered("b", RIGHT[1], questions(2), ["x"])], 0) == []  # its one template can't be parted
+    few = [*questions(3)[: N - 3], *questions(2)[:3]]  # of the other's questions three are not of these templates
+    mine, theirs = answered("a", RIGHT[0], questions(3), ["x"]), answered("b", RIGHT[1], few, ["x"])
+    for row in across([mine], [theirs], 0):
+        assert row["n"] == N and 0.3 < row["auroc"] < 0.7

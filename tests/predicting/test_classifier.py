@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cotscope.errors import UserError
-from cotscope.predicting.classifier import Classifier, fit, folds_of, out_of_fold, packed, unpacked
+from cotscope.predicting.classifier import Classifier, fit, folds_of, out_of_fold, packed, suffices, unpacked
 from cotscope.predicting.trees import COUNTS, boosted, staged
 
 
@@ -205,3 +205,10 @@ def test_a_broken_file_is_refused(tmp_path: Path, how: str) -> None:
         path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="holds no predictor"):
         unpacked(path)
+
+
+def test_whether_there_is_enough_is_asked_without_an_error() -> None:
+    right, templates = np.arange(40) % 2 == 0, np.arange(40)
+    assert suffices(right, templates)
+    assert not suffices(right[:20], templates[:20]) and not suffices(right, templates % 3)
+    assert not suffices(templates < 3, templates) and not suffices(right[:0], templates[:0])

@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from conftest import TinyStudy, as_if_written, assert_same, times
+from conftest import CharacterTokenizer, TinyStudy, as_if_written, assert_same, times, tiny_model
 
 from cotscope.cli import main
+from cotscope.data.load import general_text
 from cotscope.data.sums import LEVELS
 from cotscope.errors import ModelError
 from cotscope.lm.interventions import scale
@@ -186,3 +187,14 @@ def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Pat
     assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
     after = times(out, "calibration_runs")
     assert {name for name in before if before[name] != after[name]} == {"calibration_runs/attribution_0"}, "of other neurons"
+
+
+def test_the_general_text_begins_as_every_text_does() -> None:
+    """With the tokenizer's start token, where it has one: a model that never saw a text without is in an odd state there."""
+    model = tiny_model("llama")
+    first, text = attributing._prose(model)
+    whole = model.encode(general_text())
+    assert first == model.encode("") == [1] and text == whole[-len(text) :] and len(first) + len(text) == model.context
+    model.tokenizer = type("Bare", (CharacterTokenizer,), {"__call__": lambda self, text: {"input_ids": [9] * len(text)}})()
+    first, text = attributing._prose(model)
+    assert len(first) == 1 and len(text) == model.context - 1

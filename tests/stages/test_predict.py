@@ -337,6 +337,7 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (wrong := tmp_path / "wrong.jsonl").write_text("".join(json.dumps(r | {"answer": "77777"}) + "\n" for r in rows))
     assert "right" in (said := refused("--data", str(wrong))) and "0 right, 48 wrong" in said
     assert "a folder" in refused("--on", str(tmp_path), "--to", str(tmp_path / "x.csv"))
+    assert "a folder" in refused("--on", "") and "a folder" in refused("--on", ".")
     assert "unknown kind" in refused("--on", str(few), "--to", str(tmp_path / "x.txt"))
     (empty := tmp_path / "empty.jsonl").write_text("")
     assert "no problems" in refused("--on", str(empty), "--to", str(tmp_path / "x.csv"))

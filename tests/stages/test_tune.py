@@ -726,6 +726,16 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
+    settings, problems = to / "settings.json", tmp_path / "problems.jsonl"
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another choice of neurons"):
+        compare._same_settings(build_parser().parse_args(words), settings, "others")
+    problems.write_text("{}")
+    on = build_parser().parse_args([*words[:-1], str(tmp_path / "other"), "--train-on", str(problems)])
+    compare._same_settings(on, tmp_path / "other.json", "n")
+    compare._same_settings(on, tmp_path / "other.json", None)  # nothing is left to train
+    problems.write_text("[]")
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another file of --train-on"):
+        compare._same_settings(on, tmp_path / "other.json", "n")
     settings, kept = to / "settings.json", (to / "settings.json").read_text()
     for damaged in ("{", "[1]", "null", "[" * 100_000):
         settings.write_text(damaged)

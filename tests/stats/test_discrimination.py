@@ -92,3 +92,13 @@ def test_few_clusters_of_one_class() -> None:
     assert (area.low, area.high) == (0, 1)
     difference, p = auroc_difference(of >= 1, draw(), draw(), of)
     assert (difference.low, difference.high, p) == (-1, 1, 1)
+
+
+def test_what_never_varies_is_as_sure_as_its_clusters_are_many() -> None:
+    """Thirty wrong answers of two templates that are told perfectly are two observations, not thirty."""
+    right, scores, templates = [True] * 30 + [False] * 30, [1.0] * 30 + [0.0] * 30, [*range(30), *([30] * 15), *([31] * 15)]
+    assert auroc(right, scores, templates) == (1, 0, 1) and auroc(right, scores)[1] == pytest.approx(0.9)
+    difference, p = auroc_difference(right, scores, [-s for s in scores], templates)
+    assert difference == (1, -0.5, 1) and p == 0.5
+    assert auroc_difference(right, scores, [-s for s in scores])[1] == pytest.approx(2.0**-29)
+    assert auroc_difference(right, scores, scores, templates) == ((0, 0, 0), 1)

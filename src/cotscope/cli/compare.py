@@ -21,7 +21,7 @@ from typing import Any
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.editing.tuning import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
-from ..runs.files import json_text, read_json, replacing, write_text
+from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
 from . import options
 
 COMMANDS = ("compare",)
@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..runs.folder import Run
 
     folder: Path = arguments.to
-    _check(arguments)
-    _same_settings(arguments, folder / "settings.json")
+    neurons = _check(arguments)
+    _same_settings(arguments, folder / "settings.json", neurons)
     edits = dict[str, Path]()
     for seed in range(arguments.seeds):
         for to, words in _all(arguments, seed):
@@ -114,9 +114,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{len(edits)} trained{none}: {table}; the report has a part on them.")
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: argparse.Namespace) -> str | None:
     """What would end it after hours. Raises: UserError for neurons that the run has not, or test problems among those to train
-    on."""
+    on.
+
+    Returns: the fingerprint of the neurons that are trained; None if none are, any more.
+    """
     from ..data.rows import question_key
     from ..measuring.choosing import choose
     from ..measuring.editing.worked import tuning_problems
@@ -125,13 +128,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
     missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not missing:
-        return
+        return None
     if (peft := [method for method in missing if method in (LORA, IA3)]) and find_spec("peft") is None:
         raise UserError(f"{peft[0]} needs the package peft",
                         remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.")  # fmt: skip
     session = Session.reopen(arguments.run, quiet=True)
+    neurons = None
     if any("--by" in words and ALL not in words for _, words in contenders(arguments.by, arguments.method or METHODS, 0)):
-        choose(session, arguments.by, first=arguments.first)
+        neurons = fingerprint(choose(session, arguments.by, first=arguments.first)[0])
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
     worked = [p for p in every if p.has_solution]
@@ -144,19 +148,27 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"problems of {data.label} are among those that may be trained on", expected="none of them",
                 got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first", remedy="Give others to --data or --train-on.",
             )  # fmt: skip
+    return neurons
 
 
-def _same_settings(arguments: argparse.Namespace, path: Path) -> None:
-    """What is trained with; what stands in the folder was trained with the same. Raises: UserError."""
+def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | None) -> None:
+    """What is trained with; what stands in the folder was trained with the same. Raises: UserError.
+
+    Args:
+        neurons: as `_check` returns it.
+    """
     given = {name: getattr(arguments, name) for name in ("by", "first", *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
-    if not path.exists():
-        return write_text(path, json_text(given))
-    before = read_json(path)
-    if other := [name for name, value in given.items() if before.get(name) != value]:
-        raise UserError(
-            f"{path.parent} holds a comparison with another --{other[0].replace('_', '-')}",
-            expected=shown(before.get(other[0])), got=shown(given[other[0]]), remedy="Give another --to.",
-        )  # fmt: skip
+    content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
+    given |= {name: value for name, value in content.items() if value is not None}
+    before = read_json(path) if path.exists() else {}
+    for name, value in given.items() if before else ():
+        if before.get(name, value if name in content else None) != value:
+            raise UserError(
+                f"{path.parent} holds a comparison with another {name if name in content else '--' + name.replace('_', '-')}",
+                expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",
+            )  # fmt: skip
+    if before | given != before:
+        write_text(path, json_text(before | given))
 
 
 def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> None:

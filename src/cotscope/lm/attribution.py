@@ -27,6 +27,7 @@ from ..records import Neuron
 from .families import Anatomy, value_matrix
 from .loading import LoadedModel
 from .passes import common_prefix
+from .stream import check_writes
 
 Measure = Literal["log_prob", "margin"]
 
@@ -95,10 +96,11 @@ def attribute(
         progress: called per text and model.
 
     Raises: PromptError if a prompt and its continuation do not fit the model's context; ModelError if it has no norm before
-        its unembedding.
+        its unembedding, or as `check_writes`.
     """
     if loaded.anatomy.final_norm is None:
         raise ModelError(f"{loaded.name} has no norm before its unembedding: what neurons do can't be attributed")
+    check_writes(loaded)
     longest = max((len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)), default=0)
     if longest > loaded.context:
         raise PromptError(
@@ -190,9 +192,10 @@ def _gradients(
         *of_m, of_r = torch.autograd.grad(value, [*seen.coefficients, seen.residual], retain_graph=i < len(wanted) - 1)
         total = [_over_places(m * g) for m, g in zip(seen.raw, of_m, strict=True)]
         direct = [
-            _over_places(m * (_through(norm, y, of_r) @ value_matrix(down).detach().to(m.dtype)).reshape(m.shape))
-            * anatomy.residual
-            for m, y, norm, down in zip(seen.raw, seen.outputs, anatomy.post_norm, anatomy.down, strict=True)
+            _over_places(m * (_through(norm, y, of_r) @ value_matrix(down).detach().to(m.dtype)).reshape(m.shape)) * residual
+            for m, y, norm, down, residual in zip(
+                seen.raw, seen.outputs, anatomy.post_norm, anatomy.down, anatomy.residual, strict=True
+            )
         ]
         found[name] = _Gradient(value.item(), -torch.stack(total), -torch.stack(direct))
     return found, seen.raw

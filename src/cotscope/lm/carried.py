@@ -73,7 +73,7 @@ class Carried:
                 other = (here + (part.written if part.intervention.path == "direct" else -part.written)).to(y.dtype)
                 difference = (norm(other[None]) - norm(here[None]))[0].float()
                 part.written = difference if part.intervention.path == "direct" else -difference
-            part.written = part.written * self.anatomy.residual
+            part.written = part.written * self.anatomy.residual[layer]
             self._parts.append(part)
         self._waiting.clear()
 

@@ -7,6 +7,7 @@ vectors v (Geva et al. 2022, arXiv:2203.14680). To add a family, add its names t
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,8 +30,10 @@ _DOWN = (
     "mlp.fc_out",
     "ffn.down_proj",
 )
-# A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4).
-_POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4; HyperCLOVA X).
+_POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
+# What a layer's stream is multiplied by, in its own way, which is refused if it is not 1 (Doge).
+_WEIGHED = ("input_residual", "post_attention_residual")
 _EXPERTS = ("experts", "router")  # of a mixture, whose neurons are not those of one down-projection
 _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
@@ -64,7 +67,8 @@ class Anatomy:
         final_norm: the norm before the unembedding, or None.
         head: the module that unembeds.
         readout: what makes logits of what it says.
-        residual: what a block's output is multiplied by before it is added to the residual stream (Granite).
+        residual: by layer, what its block's output is multiplied by until it reaches the final norm: before it is added to
+            the residual stream (Granite, MiniCPM 3), and with the stream in that layer and those after it (Gemma 4).
         stack: the decoder layers: what each returns is the residual stream after it.
     """
 
@@ -74,7 +78,7 @@ class Anatomy:
     final_norm: nn.Module | None
     head: nn.Module
     readout: Readout = Readout()
-    residual: float = 1.0
+    residual: tuple[float, ...] = ()
     stack: tuple[nn.Module, ...] = ()
 
     @property
@@ -154,14 +158,15 @@ def norm_gamma(norm: nn.Module | None) -> tuple[Tensor | None, bool]:
     for hooks in (probe._forward_hooks, probe._forward_pre_hooks):
         hooks.clear()
     weight = next(probe.parameters(), None)
-    if weight is None:
-        return None, isinstance(norm, nn.LayerNorm)
-    x = torch.ones_like(weight.detach())
+    shape = getattr(norm, "normalized_shape", None) if weight is None else weight.shape
+    if shape is None:  # what norms any width does not centre
+        return None, False
+    x = torch.ones(tuple(shape), device=None if weight is None else weight.device)
     x[1::2] = -1
     with torch.no_grad():
         gamma = (probe(x) - probe(-x)) / 2 * x
         centred = torch.allclose(probe(x + 1), probe(x), atol=1e-3, rtol=1e-3)
-    return gamma, centred
+    return None if weight is None else gamma, centred
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
@@ -198,10 +203,27 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
     config = model.config.get_text_config()
-    multiplier = getattr(config, "residual_multiplier", None) or 1.0
     return Anatomy(
-        tuple(down), tuple(blocks), post, final, model.get_output_embeddings(), _readout(config), multiplier, tuple(stack)
-    )
+        tuple(down), tuple(blocks), post, final, model.get_output_embeddings(), _readout(config), _residual(config, stack),
+        tuple(stack),
+    )  # fmt: skip
+
+
+def _residual(config: object, stack: nn.ModuleList) -> tuple[float, ...]:
+    """Of each layer; whether that is all, `stream.check_writes` finds out. Raises: ModelError where no number says it."""
+    weights = [w for layer in stack for name in _WEIGHED if isinstance(w := getattr(layer, name, None), Tensor)]
+    if not all(torch.equal(w, torch.ones_like(w)) for w in weights):
+        raise ModelError("the layers of this model multiply their residual stream by learned vectors",
+                         expected="a stream that what is written to it stays in as it is")  # fmt: skip
+    factor = getattr(config, "residual_multiplier", None) or 1.0
+    if (depth := getattr(config, "scale_depth", None)) is not None:
+        factor = depth / math.sqrt(len(stack))
+    found = list[float]()
+    for layer in reversed(stack):
+        scalar = getattr(layer, "layer_scalar", None)
+        factor *= float(scalar) if isinstance(scalar, Tensor) else 1.0
+        found.append(factor)
+    return tuple(reversed(found))
 
 
 def _readout(config: object) -> Readout:

@@ -30,6 +30,7 @@ from .families import Anatomy, value_matrix
 from .interventions import Intervention, scale
 from .recorders import ChosenNeurons
 from .scoring import Given, TokenScore, score, token_scores
+from .stream import check_writes
 
 Path = Literal["total", "direct", "indirect"]
 PATHS: tuple[Path, ...] = ("total", "direct", "indirect")
@@ -68,13 +69,14 @@ class PathEffects:
         disrupt: the intervention under which a set is gone, and, of no neurons, that which all sets have in common (the
             untouched model is then one with shuffled value vectors, say); None: the set is zeroed, and nothing else.
 
-    Raises: ModelError if the model's logits are not what `Anatomy` says of its final norm, unembedding and readout.
+    Raises: ModelError if what its blocks write, or its logits, are not what `Anatomy` says of them.
     """
 
     def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron], disrupt: Disrupt | None = None) -> None:
         assert given.recorder is None and given.intervention is None and given.scored is None
         if engine.loaded.anatomy.final_norm is None:
             raise ModelError(f"{engine.loaded.name} has no norm before its unembedding, so that paths can't be told apart")
+        check_writes(engine.loaded)
         self._engine, self._given = engine, given
         self._disrupt = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)
         self._targets = [t for tokens in given.continuations for t in tokens]
@@ -135,7 +137,7 @@ class PathEffects:
             norm, y = anatomy.post_norm[layer], seen.outputs[layer]
             if norm is not None and y is not None:  # what of the normalised output is gone with the set
                 written = (norm(y[None]) - norm((y - written.to(y.dtype))[None]))[0].float()
-            push += written * anatomy.residual
+            push += written * anatomy.residual[layer]
         return push
 
     # -- logits ------------------------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
             "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"
         )
     given = _fitting(session, given)
-    of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS)
+    start = session.loaded.encode("")
+    of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS, *start)
     check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
     if run.done("attributions", of) is None:
@@ -71,6 +72,14 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
     if options.checked and run.done("attribution_checks", check_of) is None:
         _check(session, model or _exact(session), given[:CHECK_SOLUTIONS], options.checked, check_of)
     return _summary(session, len(given), bool(options.checked))
+
+
+def _prose(model: LoadedModel) -> tuple[list[int], list[int]]:
+    """The end of the general text: what is given of it, the tokenizer's start tokens or else a token, and what is scored."""
+    start = model.encode("")
+    text = model.encode(general_text())[len(start) :]
+    first = start or text[-min(TEXT_TOKENS, model.context - 1) - 1 :][:1]
+    return first, text[-min(TEXT_TOKENS, model.context - len(first)) :]
 
 
 def _fitting(session: Session, given: Sequence[Solution]) -> tuple[Solution, ...]:
@@ -147,9 +156,9 @@ def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], 
             every = {"battery": Outcome("margin", tuple(frozenset(range(len(t))) for t in tokens))}
             asked = [model.encode(task.prompt(item)) for item in items]
             tasks.append(attribution(model, asked, tokens, every, progress=bar.update).outcomes["battery"])
-        text = model.encode(general_text())[-min(TEXT_TOKENS, model.context) - 1 :]
-        whole = {"text": Outcome("log_prob", (frozenset(range(len(text) - 1)),))}
-        prose = attribution(model, [text[:1]], [text[1:]], whole, progress=bar.update)
+        first, text = _prose(model)
+        whole = {"text": Outcome("log_prob", (frozenset(range(len(text))),))}
+        prose = attribution(model, [first], [text], whole, progress=bar.update)
     each: dict[str, Attribution] = found.outcomes | prose.outcomes
     columns = {name: (a.total.numpy(), a.direct.numpy()) for name, a in each.items()}
     columns["battery"] = tuple(np.mean([getattr(t, part).numpy() for t in tasks], axis=0) for part in ("total", "direct"))

@@ -38,8 +38,7 @@ def auroc(right: Sequence[bool], scores: Sequence[float], clusters: Sequence[int
         return Area(float(value), 0.0, 1.0)
     spread = float(np.sqrt(max(0.0, covariance[0, 0])))
     if not 0 < value < 1 or spread < 1e-12:  # no spread among so few: what a rule of three would say
-        n = min(sum(map(bool, right)), len(right) - sum(map(bool, right)))
-        return Area(float(value), max(0.0, float(value) - 3 / n), min(1.0, float(value) + 3 / n))
+        return Area(float(value), max(0.0, float(value) - 3 / fewest), min(1.0, float(value) + 3 / fewest))
     half = float(stats.t.ppf(0.5 + level / 2, fewest - 1)) * spread / (value * (1 - value))
     centre = special.logit(value)
     return Area(float(value), float(special.expit(centre - half)), float(special.expit(centre + half)))
@@ -63,8 +62,10 @@ def auroc_difference(
     spread = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
     if fewest < 2:
         return Area(difference, -1.0, 1.0), 1.0
-    if spread < 1e-12:
-        return Area(difference, difference, difference), 1.0 if abs(difference) < 1e-12 else 0.0
+    if spread < 1e-12:  # as if by the signs of so many clusters
+        width = 3 / fewest if abs(difference) > 1e-12 else 0.0
+        ends = max(-1.0, difference - width), min(1.0, difference + width)
+        return Area(difference, *ends), float(2.0 ** (1 - fewest)) if width else 1.0
     t = stats.t(fewest - 1)
     half = float(t.ppf(0.5 + level / 2)) * spread
     return Area(difference, difference - half, difference + half), float(2 * t.sf(abs(difference) / spread))

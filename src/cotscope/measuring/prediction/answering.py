@@ -39,6 +39,7 @@ def answer(session: Session, questions: str, to: str | None) -> str:
 
     Raises: UserError for a file that exists or of another kind, if the run has no predictor, or one of another model.
     """
+    problems = load_questions(questions)
     path = Path(to) if to else Path(questions).with_suffix(".answers.jsonl")
     if path.suffix not in KINDS:
         raise UserError(f"{path}: unknown kind of file", expected=" or ".join(KINDS), got=shown(path.suffix))
@@ -51,7 +52,6 @@ def answer(session: Session, questions: str, to: str | None) -> str:
             got=session.run.state("predict").status, remedy=f"Run `cotscope predict {session.run.folder}` first.",
         )  # fmt: skip
     classifier, about = unpacked(file)
-    problems = load_questions(questions)
     if about["weight_sha256"] != session.loaded.weight_hash():
         raise UserError(
             "the predictor was learned on another model", expected=about["model"], got=session.config.model,
