@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..errors import ModelError, PromptError
+from ..errors import PromptError
 from ..records import Neuron
 from .families import Anatomy, value_matrix
 from .loading import LoadedModel
@@ -95,11 +95,8 @@ def attribute(
         scaled: sets of neurons and factors; gradients are averaged over the models in which a set is so scaled.
         progress: called per text and model.
 
-    Raises: PromptError if a prompt and its continuation do not fit the model's context; ModelError if it has no norm before
-        its unembedding, or as `check_writes`.
+    Raises: PromptError if a prompt and its continuation do not fit the model's context; ModelError as `check_writes`.
     """
-    if loaded.anatomy.final_norm is None:
-        raise ModelError(f"{loaded.name} has no norm before its unembedding: what neurons do can't be attributed")
     check_writes(loaded)
     longest = max((len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)), default=0)
     if longest > loaded.context:

@@ -74,8 +74,6 @@ class PathEffects:
 
     def __init__(self, engine: Engine, given: Given, neurons: Sequence[Neuron], disrupt: Disrupt | None = None) -> None:
         assert given.recorder is None and given.intervention is None and given.scored is None
-        if engine.loaded.anatomy.final_norm is None:
-            raise ModelError(f"{engine.loaded.name} has no norm before its unembedding, so that paths can't be told apart")
         check_writes(engine.loaded)
         self._engine, self._given = engine, given
         self._disrupt = disrupt or (lambda some: scale(engine.loaded.anatomy, some, 0.0) if some else None)

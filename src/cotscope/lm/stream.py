@@ -18,9 +18,12 @@ _checked: WeakSet[nn.Module] = WeakSet()
 def check_writes(loaded: LoadedModel) -> None:
     """No list of families is whole: with the last layer's block silenced, its output must lack what the block wrote.
 
-    Raises: ModelError where the model multiplies or norms that in a way that lm/families.py does not know.
+    Raises: ModelError where the model multiplies or norms that in a way that lm/families.py does not know, or has no norm
+        before its unembedding.
     """
     anatomy, model = loaded.anatomy, loaded.model
+    if anatomy.final_norm is None:
+        raise ModelError(f"{loaded.name} has no norm before its unembedding: what neurons do can't be told apart by path")
     if model in _checked:
         return
     layer, down, norm = anatomy.stack[-1], anatomy.down[-1], anatomy.post_norm[-1]

@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..data.roles import ROLES
+from ..errors import ModelError
 from ..measuring.generation import Condition, solve
 from ..measuring.neurons import comparison, read_sets
 from ..measuring.solutions import BASELINE, Solution, fingerprint_of, reference_solutions, score_roles
@@ -56,6 +57,7 @@ def push(session: Session, options: NoOptions) -> str:
     """Run the stage. What the model has written is not written again."""
     from ..lm.families import norm_gamma
     from ..lm.interventions import logit_bias, scale, without_component
+    from ..lm.stream import check_writes
 
     run, anatomy = session.run, session.loaded.anatomy
     sets = read_sets(run)
@@ -69,10 +71,11 @@ def push(session: Session, options: NoOptions) -> str:
     tokens = {} if session.inputs.words else {role: _tokens(session, pieces) for role, pieces in PUSHED.items()}
     zeroed = scale(anatomy, neurons, 0.0)
     ways = {"zeroed": zeroed}
-    if anatomy.final_norm is None:
-        run.note("This model has no norm before its unembedding: the neurons' own push can't be told from the rest.")
-    else:
+    try:
+        check_writes(session.loaded)
         ways |= {"direct": zeroed.along("direct"), "indirect": zeroed.along("indirect")}
+    except ModelError as error:
+        run.note(f"The neurons' own push can't be told from the rest: {error}.")
     # Behind a norm value vectors have no direction of their own.
     if tokens and all(norm is None for norm in anatomy.post_norm):
         gamma, centred = norm_gamma(anatomy.final_norm)
