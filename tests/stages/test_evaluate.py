@@ -125,6 +125,20 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
             assert row["neurons"] == {"same": len(MANY), "gone": 31}[name] == len(Edit.read(place / f"{name}.json").neurons)
 
 
+def test_what_an_edit_was_asked_is_kept_while_others_are(copy: Path) -> None:
+    """An edit that comes back is not asked again; the tables are of those that were named last."""
+    run, gone, same = copy / "run", copy / "gone.json", copy / "same.json"
+    before = rows_of(copy)["gone", "study"]
+    assert main(["evaluate", str(run), "--edit", str(same), *FEW]) == 0
+    assert {edit for edit, _ in rows_of(copy)} == {"same"}
+    made = times(run)
+    assert main(["evaluate", str(run), "--edit", str(gone), "--edit", str(same), *FEW]) == 0
+    again = times(run)
+    parts = [n for n in made if n.startswith(("completions/evaluation.", "evaluation_scores/", "evaluation_skills/"))]
+    assert len(parts) >= 9 and all(again[n] == made[n] for n in parts)
+    assert rows_of(copy)["gone", "study"] == before | {"p_holm": rows_of(copy)["gone", "study"]["p_holm"]}
+
+
 def test_an_edit_of_generated_tokens_says_nothing_of_a_text_that_is_read(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

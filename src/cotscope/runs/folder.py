@@ -265,9 +265,9 @@ class Run(InNotebook):
         self._touched.add(name)
         return dict(self.manifest["files"][name])
 
-    def keep(self, table: Table, of: str | None = None) -> list[str]:
-        """Parts of a table that are there, all or those made from `of`; they stay when the stage ends."""
-        found = [n for n in sorted(self.whole) if n.partition("/")[0] == table.name]
+    def keep(self, table: Table, of: str | None = None, begins: str = "") -> list[str]:
+        """Parts of a table that are there, all or those made from `of`, of such names; they stay when the stage ends."""
+        found = [n for n in sorted(self.whole) if n == table.name or n.startswith(f"{table.name}/{begins}")]
         found = [n for n in found if of is None or self.manifest["files"][n].get("of") == of]
         self._touched.update(found)
         return [n.partition("/")[2] for n in found]

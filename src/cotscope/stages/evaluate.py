@@ -32,6 +32,7 @@ from ..runs.places import path_of
 from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import (
+    COMPLETIONS,
     EVALUATION_CONTRASTS,
     EVALUATION_CURVES,
     EVALUATION_SCORES,
@@ -116,6 +117,8 @@ def evaluate(session: Session, options: Options) -> str:
     taken = [*names, BASE, "none"]  # "none" is where nothing is done (`completions.neuron_set`)
     if twice := next((n for n in taken if taken.count(n) > 1), None):
         raise UserError("two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice))
+    for table, begins in ((COMPLETIONS, "evaluation."), (EVALUATION_SCORES, ""), (EVALUATION_SKILLS, "")):
+        run.keep(table, begins=begins)  # what other edits were asked is not asked again when they come back
     count = options.test or len(session.inputs.split.test)
     every = trial_data(session, options.data, count)
     _check_names([BASE, *names], [d.label for d in every])
