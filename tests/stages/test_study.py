@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
@@ -490,10 +489,13 @@ def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
     """Small, but real: the direction of the main finding on the real model."""
     few = ("--discover-limit", "10", "--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1", "--permuted", "0")
     options = ["--limit", "12", "--max-new-tokens", "56", *few]
-    built_in = (files(cotscope) / "prompts/exemplars.toml").read_text(encoding="utf-8").split("[[")[1:]
-    some = [e for i, e in enumerate(built_in) if [x.split("]")[0] for x in built_in[:i]].count(e.split("]")[0]) < 3]
-    (tmp_path / "some.toml").write_text("[[" + "[[".join(some), encoding="utf-8")  # three of each kind
-    assert main(["study", "--exemplars", str(tmp_path / "some.toml"), *options, "--out", str(tmp_path / "run")]) == 0
+    from cotscope.prompts.derive import derive_prompts
+    from cotscope.prompts.exemplars import load_exemplars
+
+    prompt = tmp_path / "worked.txt"
+    prefix = derive_prompts(load_exemplars(None))[0].prefix
+    prompt.write_text(prefix[: prefix.index("Question:", 1200)])  # three or four exemplars
+    assert main(["study", "--prompt-file", str(prompt), *options, "--out", str(tmp_path / "run")]) == 0
     summary = Run.open(tmp_path / "run").summary
     assert summary["baseline"]["accuracy"] > 0.3
     assert summary["ablation"]["reasoning"]["accuracy"] < summary["baseline"]["accuracy"] - 0.2
