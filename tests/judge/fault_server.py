@@ -40,8 +40,10 @@ def completion(content: Any, finish: Any = "stop", **changes: Any) -> dict[str, 
 
 
 def says(raw: bytes, status: int = 200, headers: str = "") -> Callable[[_Handler, dict[str, Any]], None]:
-    """What sends these bytes as the body of a reply."""
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n{headers}\r\n"
+    """What sends these bytes as the body of a reply, and says that it closes the connection then: else the next request could
+    be sent into one that is just being closed."""
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
+    head += f"Connection: close\r\n{headers}\r\n"
     return lambda handler, body: handler.wfile.write(head.encode() + raw) and None
 
 
