@@ -60,12 +60,13 @@ def test_a_set_that_is_put_back_at_the_last_layer_is_not_missed(scaled: None, fa
 
 
 def test_what_is_scaled_in_a_way_that_nobody_knows_is_refused(scaled: None) -> None:
+    given = Given(("one",), ((20,),))
     with pytest.raises(ModelError, match="multiply their residual stream by learned vectors"):
-        tiny_model("doge")
+        dict(path_effects(Engine(tiny_model("doge")), given, {"set": [Neuron(0, 1)]}))
     loaded = tiny_model("qwen2")
     loaded.anatomy.blocks[-1].register_forward_hook(lambda module, args, out: 0.5 * out)
-    with pytest.raises(ModelError, match="is not what reaches its residual stream.*off by 1?50%|off by 50%"):
-        dict(path_effects(Engine(loaded), Given(("one",), ((20,),)), {"set": [Neuron(0, 1)]}))
+    with pytest.raises(ModelError, match="is not what reaches its residual stream"):
+        dict(path_effects(Engine(loaded), given, {"set": [Neuron(0, 1)]}))
 
 
 def test_a_layer_norm_without_weights_centres(scaled: None) -> None:

@@ -110,7 +110,7 @@ def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: P
         "It speaks of one training, or search, only"
     ) in text
     assert "lora solves 0.427 (mean of 3 edits), base 0.276 of the problems: +0.151" in text
-    assert "p = 0.032 over 3 such: they solve more. How often" in text or "p = 0.032 over 3 such: they solve more." in text
+    assert "p = 0.032 over 3 such: they solve more." in text
     for row in rows_of(tmp_path, "evaluation_contrasts"):
         assert {v for v in row.values() if isinstance(v, float)} <= page.figures
 

@@ -32,7 +32,7 @@ _DOWN = (
 )
 # A norm that the FF output passes before it is added to the residual stream (Gemma 2/3, OLMo 2, GLM-4; HyperCLOVA X).
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
-# What a layer's stream is multiplied by, in its own way, which is refused if it is not 1 (Doge).
+# Learned vectors that the stream is multiplied by in a layer (Doge).
 _WEIGHED = ("input_residual", "post_attention_residual")
 _EXPERTS = ("experts", "router")  # of a mixture, whose neurons are not those of one down-projection
 _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -68,7 +68,8 @@ class Anatomy:
         head: the module that unembeds.
         readout: what makes logits of what it says.
         residual: by layer, what its block's output is multiplied by until it reaches the final norm: before it is added to
-            the residual stream (Granite, MiniCPM 3), and with the stream in that layer and those after it (Gemma 4).
+            the residual stream (Granite, MiniCPM 3), and with the stream in that layer and those after it (Gemma 4). Empty: no
+            numbers say it.
         stack: the decoder layers: what each returns is the residual stream after it.
     """
 
@@ -210,11 +211,10 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 
 
 def _residual(config: object, stack: nn.ModuleList) -> tuple[float, ...]:
-    """Of each layer; whether that is all, `stream.check_writes` finds out. Raises: ModelError where no number says it."""
+    """Of each layer; whether that is all, `stream.check_writes` finds out."""
     weights = [w for layer in stack for name in _WEIGHED if isinstance(w := getattr(layer, name, None), Tensor)]
     if not all(torch.equal(w, torch.ones_like(w)) for w in weights):
-        raise ModelError("the layers of this model multiply their residual stream by learned vectors",
-                         expected="a stream that what is written to it stays in as it is")  # fmt: skip
+        return ()
     factor = getattr(config, "residual_multiplier", None) or 1.0
     if (depth := getattr(config, "scale_depth", None)) is not None:
         factor = depth / math.sqrt(len(stack))

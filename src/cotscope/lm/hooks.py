@@ -48,9 +48,11 @@ def arrival_hook(anatomy: Anatomy, arrive: Callable[[Tensor], Tensor | None], ca
     Args:
         carried: whether something will be carried there (`Carried`).
 
-    Raises: ModelError if something will, and the model has no final norm.
+    Raises: ModelError if something will, and the model has no final norm, or no numbers say what reaches it.
     """
     norm = anatomy.final_norm
+    if carried and not anatomy.residual:
+        raise ModelError("this model multiplies its residual stream by learned vectors, so that paths can't be cut")
     if norm is None:
         if carried:
             raise ModelError("this model has no norm before its unembedding, so that direct and indirect paths can't be cut")

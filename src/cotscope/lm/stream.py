@@ -24,6 +24,9 @@ def check_writes(loaded: LoadedModel) -> None:
     anatomy, model = loaded.anatomy, loaded.model
     if anatomy.final_norm is None:
         raise ModelError(f"{loaded.name} has no norm before its unembedding: what neurons do can't be told apart by path")
+    if not anatomy.residual:
+        raise ModelError(f"the layers of {loaded.name} multiply their residual stream by learned vectors",
+                         expected="a stream that what is written to it stays in as it is")  # fmt: skip
     if model in _checked:
         return
     layer, down, norm = anatomy.stack[-1], anatomy.down[-1], anatomy.post_norm[-1]

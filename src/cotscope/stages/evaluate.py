@@ -266,10 +266,10 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
     if missing:
         total = len(missing) * (windows(session.loaded, text) + 1)
         with session.bar("other skills and general text", total, "pass") as bar:
-            done = {m.name: m.session.loaded if m.weights else m.intervention for m in missing}
-            texts: dict[str, TextScore] = text_scores(models[0].base.loaded, text, done, bar.update)
+            done = {m.name: m.session.loaded if m.weights else m.intervention for m in missing if m.name not in unread}
+            texts: dict[str, TextScore] = text_scores(models[0].base.loaded, text, done, bar.update) if done else {}
             for m in missing:
-                score = None if m.name in unread else texts[m.name]
+                score = texts.get(m.name)
                 about = {"perplexity": score and score.perplexity, "kl": score and score.kl}
                 rows = [
                     {"edit": m.name, "task": h.task, "item": h.item, "hit": h.hit} | about

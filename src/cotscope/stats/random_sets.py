@@ -146,6 +146,12 @@ def permuted_within(stratum: Mapping[Neuron, Hashable], targets: Collection[Neur
     return Matched(tuple(sorted(kept)), tuple(sets))
 
 
+def in_place_of(targets: Sequence[Neuron], drawn: Sequence[Neuron]) -> dict[Neuron, Neuron]:
+    """Which of the neurons that `random_like` drew stands for each target; where a layer had too few, the last have none."""
+    left = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in targets}}
+    return {n: left[n.layer].pop(0) for n in targets if left[n.layer]}
+
+
 def random_like(
     targets: Sequence[Neuron], traits: Mapping[Neuron, Sequence[float]], seed: int, nearest: int = 10
 ) -> list[Neuron]:

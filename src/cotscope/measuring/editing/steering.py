@@ -24,6 +24,7 @@ from ...runs.files import fingerprint
 from ...runs.kept import Kept
 from ...runs.session import Session
 from ...stats import detectable_difference, wilson
+from ...stats.random_sets import in_place_of
 from ..choosing import REASONING, choose
 from ..generation import count_solved
 from ..problems import STUDY
@@ -192,9 +193,7 @@ def _groups(
     groups = {name: group for name, group in found.items() if name in distinct.values()}
     if random is not None:
         drawn, chosen = _chosen(session, by, random=random, **some)
-        left = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in neurons}}
-        # In the order of those that they stand for; where a layer had too few others the last ones have none.
-        instead = {n: left[n.layer].pop(0) for n in neurons if left[n.layer]}
+        instead = in_place_of(neurons, drawn)
         groups = {name: [instead[n] for n in group if n in instead] for name, group in groups.items()}
         groups = {name: group for name, group in groups.items() if group}
     return groups, chosen

@@ -23,6 +23,7 @@ from ...records import Neuron
 from ...runs.folder import Run
 from ...runs.session import Session
 from ...stats import auroc
+from ...stats.random_sets import in_place_of
 from ..choosing import REASONING
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat
 from .telling import Known, area_of
@@ -50,10 +51,7 @@ class Answered:
 def keep(session: Session, known: Sequence[Known], groups: Mapping[str, Sequence[Neuron]]) -> list[Answered]:
     """Keep in the run what other models' runs can learn from (`arrays/carried.<data>`), a data set each."""
     run, found = session.run, []
-    places = dict[Neuron, Neuron]()
-    for layer in sorted({n.layer for n in groups[REASONING]}):  # it may have too few for all
-        own, others = ([n for n in groups[name] if n.layer == layer] for name in (REASONING, "random 1"))
-        places |= zip(own, others, strict=False)
+    places = in_place_of(groups[REASONING], groups["random 1"])
     for k in known:
         arrays = {"confidence": k.traces.confidence[:, -1]}
         names, arrays["concepts"] = by_concept(session, k.traces)
