@@ -226,6 +226,25 @@ def test_what_layers_compute_is_not_kept_with_checkpointing() -> None:
     assert kept == [1, 2]  # computed again on the way back
 
 
+def test_the_rate_rises_as_pytorch_has_it_after_a_state_too() -> None:
+    training, plain = begun(tiny_model("qwen2"), "factors"), torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=0.01)
+    rising = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: min(1.0, (step + 1) / 4))
+    training.begin(0.01, warmup=4)
+    for number in range(6):
+        expected = rising.get_last_lr()
+        training.step(texts(training.loaded))
+        assert [group["lr"] for group in training._adam.param_groups] == pytest.approx(expected)
+        if number == 0:
+            moved = [float((p.detach() - 1).abs().max()) for p in training.trained.parameters.values()]
+            assert max(moved) == pytest.approx(0.0025, rel=1e-2)  # Adam's first step is the rate
+        if number == 2:
+            state = {name: t.clone() for name, t in training.state().items()}
+            training.begin(0.01, warmup=4)
+            training.restore(state)
+        plain.step()
+        rising.step()
+
+
 def test_the_first_step_goes_against_the_gradient() -> None:
     """Adam's first step is the rate, in the direction that attribution says (with one prompt nothing is shared)."""
     loaded = tiny_model("qwen2")

@@ -83,6 +83,19 @@ def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:
     ]
 
 
+def test_trainings_that_are_written_in_other_dtypes_are_named_apart() -> None:
+    edits = [trained(f"full{s}", "full", "full") for s in range(4)]
+    for edit in edits[2:]:
+        edit.chosen["tuned"] |= {"stored": "float32", "warmup": 8}
+    groups = grouped(edits)
+    assert {g.name: names for g, names in groups.items()} == {
+        "full": ["full0", "full1"],
+        "full, written in float32, warm-up of 8 steps": ["full2", "full3"],
+    }
+    rows = contrasts(edits, answers(edits, {e.name: [True, False] for e in edits}))
+    assert ("full", "full, written in float32, warm-up of 8 steps") in {(r["chosen"], r["beside"]) for r in rows}
+
+
 def test_what_was_trained_of_the_whole_model_stands_beside_one_another() -> None:
     edits = [*(trained(f"all{s}", "factors", "all") for s in (0, 1)), *(trained(f"full{s}", "full", "full") for s in (0, 1)),
              trained("lora0", "lora", "lora", data="others")]  # fmt: skip

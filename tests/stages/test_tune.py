@@ -259,6 +259,16 @@ def test_what_rounding_takes_away_is_said(
     assert sorted(same)[len(same) // 2] > 0.99, "but for what is near 0, the base again"
     said = r"validation loss [\d.]+ as it is written; [\d.]+ as it was trained, [\d.]+ without"
     assert re.search(said, capsys.readouterr().out)
+    kept = tuned(run, whole := tmp_path / "again" / "full", "full", "--rate", "1e-6", "--dtype", "float32")
+    assert kept["curve"] == found["curve"] and kept["stored"] == "float32" and "stored" not in found
+    assert kept["written"] == pytest.approx(kept["curve"][kept["taken"]]["validation"], abs=2e-5)  # what was trained
+    made = load_file(whole / "model.safetensors")
+    assert {p.dtype for p in made.values()} == {torch.float32} and Edit.read(whole).weights == Edit.read(to).weights
+    scores = []
+    for folder in (to, whole):  # one name, and one hash as bfloat16: another model all the same
+        assert main(["evaluate", str(run), "--edit", str(folder), "--test", "2", "--solutions", "2", "--skills", "1"]) == 0
+        scores.append(Run.open(run).rows("SELECT log_prob FROM evaluation_scores WHERE edit = 'full' ORDER BY ALL"))
+    assert scores[0] != scores[1]
 
 
 @pytest.mark.parametrize("method", ["factors", "rows", "full"])
@@ -437,7 +447,7 @@ class Scripted:
         self.told = iter(losses)
         self.trained = SimpleNamespace()
 
-    def begin(self, rate: float) -> None: ...
+    def begin(self, rate: float, warmup: int) -> None: ...
 
     def step(self, batch: Sequence[object], update: object) -> list[float]:
         return [0.0] * len(batch)
@@ -543,6 +553,7 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "all neurons can't be trained as some of them, or as random ones" in refused("--by", "all", "--random", "3", *FEW)
     assert "full can't be trained as some of them" in refused("--method", "full", "--first", "3", *FEW)
     assert "--trainable with --method lora only" in refused("--by", "all", *FEW, "--trainable", "9")
+    assert "an edit file, which has no weights" in refused("--by", "all", *FEW, "--dtype", "float32")
     monkeypatch.setattr(LoadedModel, "free_memory", lambda self: 300_000)
     assert re.search(r"does not fit into memory .*; expected 0.0 GiB", refused("--method", "full", *FEW))
     monkeypatch.undo()
@@ -690,7 +701,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(compare, "_process", process)
     to = tmp_path / "comparison"
     words = ["compare", str(run), "--by", "reasoning", "--method", "factors", "--method", "values", "--seeds", "2"]
-    words += ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "1"]
+    words += ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "1", "--warmup", "1", "--dtype", "float32"]
     words += ["--test", "4", "--solutions", "2", "--skills", "1", "--to", str(to)]
     assert main(words) == 0
     rows = list(csv.DictReader((to / "comparison.csv").open()))
@@ -698,6 +709,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
                                            "values-random") for seed in (0, 1)}  # fmt: skip
     assert {r["edit"] for r in rows} == names
     done = [r for r in rows if float(r["validation"]) < float(r["validation_base"])]
+    assert {r["how"] for r in rows} == {"warm-up of 1 steps", "written in float32, warm-up of 1 steps"}
     assert len(done) >= 6 and {r["difference"] for r in rows if r not in done} <= {"0.0"}  # these gained nothing
     assert {(r["method"], r["chosen_by"], r["seed"]) for r in done} >= {("factors", "all", "0"), ("values", "reasoning", "1")}
     rates: dict[str, set[str]] = {}
@@ -708,7 +720,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     report = (run / "report.html").read_text()
     assert 'id="evaluations-trainings"' in report and "random, like reasoning" in report
     beside = {(r["chosen"], r["beside"]): r for r in Run.open(run).rows("SELECT * FROM evaluation_contrasts")}
-    row = beside["factors by reasoning", "factors of random, like reasoning"]
+    row = beside["factors by reasoning, warm-up of 1 steps", "factors of random, like reasoning, warm-up of 1 steps"]
     assert (row["edits"], row["edits_beside"], row["n"]) == (2, 2, 4)
     assert beside and 'id="evaluations-contrasts"' in report
     courses_of: dict[str, list[dict[str, Any]]] = {}

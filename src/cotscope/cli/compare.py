@@ -26,7 +26,7 @@ from . import options
 
 COMMANDS = ("compare",)
 _PASSED_ON = {
-    "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "minutes"),
+    "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "warmup", "dtype", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
 }
 
@@ -49,6 +49,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
                        ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
         sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")
+    sub.add_argument("--warmup", type=options.NUMBERS["natural"], metavar="N", help="as of `tune` (default 0)")
+    sub.add_argument("--dtype", choices=options.DTYPES, help="of the models that are written, as of `tune`")
     sub.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="of one training, at most")
     sub.add_argument("--data", action="append", default=[], metavar="DATA",
                      help="problems to evaluate on, as of `evaluate`; may be given several times")  # fmt: skip
@@ -174,6 +176,8 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
 def _cotscope(arguments: argparse.Namespace, command: str, *words: str) -> None:
     """Run a command on the run folder. Raises: UserError with what it says if it fails."""
     given: dict[str, Any] = {name: getattr(arguments, name) for name in _PASSED_ON[command]}
+    if FACTORS in words:
+        given["dtype"] = None  # they are no model
     passed = list[str]()
     for name, value in given.items():
         if value is not None and value is not False:

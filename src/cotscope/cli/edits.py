@@ -46,7 +46,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
     for sub in (apply, export):
         sub.add_argument("--model", metavar="MODEL", help="the base, if it is elsewhere than where the edit was made")
-        sub.add_argument("--dtype", choices=("bfloat16", "float32", "float16"),
+        sub.add_argument("--dtype", choices=options.DTYPES,
                          help="of the weights (default: " + ("of the base's files)" if sub is export else "what suits this "
                          "machine)"))  # fmt: skip
 

@@ -27,6 +27,7 @@ def number(kind: Kind) -> Callable[[str], Any]:
 
 
 NUMBERS: dict[str, Callable[[str], Any]] = {name: number(kind) for name, kind in KINDS.items()}
+DTYPES = ("bfloat16", "float32", "float16")  # `lm/loading.py` has their tensors, and loads PyTorch
 _METAVAR = {"natural": "N", "sets": "N", "positive": "N", "seconds": "S", "amount": "X", "share": "X", "path": "FILE"}
 
 

@@ -55,6 +55,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         (tuning, Tuning, "passes", "positive", "passes over them, at most"),
         (tuning, Tuning, "patience", "positive", "passes without a better validation that end it"),
         (tuning, Tuning, "batch", "positive", "problems per step"),
+        (tuning, Tuning, "warmup", "natural", "steps over which the rate rises evenly to its own"),
         (tuning, Tuning, "seed", "natural", "of their order"),
         (tuning, Tuning, "draws", "natural", "where the model writes: solutions sampled of each problem that it gets wrong; a "
          "right one is taken"),
@@ -79,6 +80,9 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                         f"searched (default: {rates})")  # fmt: skip
     tuning.add_argument("--checkpointing", action="store_true",
                         help="compute layers again on the way back: less memory, more time")  # fmt: skip
+    tuning.add_argument("--dtype", dest="stored", choices=options.DTYPES, default="",
+                        help="of the weights that are written (default: of the base's files); 16 bits round away what is small "
+                        "beside a weight")  # fmt: skip
     tuning.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="begin no step after so many minutes")
     for sub in (steering, tuning):
         what = "the edit file" if sub is steering else "the edit file, or model folder,"

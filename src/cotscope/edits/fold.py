@@ -120,9 +120,9 @@ def export(
 
 
 def stored_dtype(source: str) -> str:
-    """The dtype of a model's files."""
-    stored = getattr(read_config(resolve(source), source), "dtype", None)
-    return "float32" if stored is None else str(stored).removeprefix("torch.")
+    """The dtype of a model's files; float32 if it is one that models are not loaded in."""
+    stored = str(getattr(read_config(resolve(source), source), "dtype", None)).removeprefix("torch.")
+    return stored if stored in DTYPES else "float32"
 
 
 def export_trained(
@@ -130,10 +130,11 @@ def export_trained(
     loaded: LoadedModel,
     edit: Edit,
     to: Path,
+    dtype: str,
     say: Callable[[str], object],
     written: Callable[[Edit], Edit] = lambda edit: edit,
 ) -> Edit:
-    """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in the base's dtype.
+    """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in a dtype.
 
     Args:
         edit: how it was made; its `weights` are not known yet.
@@ -141,8 +142,6 @@ def export_trained(
 
     Returns: the edit that is in the folder.
     """
-    stored = stored_dtype(edit.base.model)
-    dtype = stored if stored in DTYPES else "float32"
     with trained.applied():
         expected = _said(loaded.model)
     say(f"merging it into {dtype} weights")

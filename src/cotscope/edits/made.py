@@ -37,6 +37,7 @@ def training(edit: Edit) -> dict[str, Any]:
         "draws": of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
         "trained_dtype": of(str, "tuned", "dtype"),
+        "how": ", ".join(_how(of(str, "tuned", "stored"), of(int, "tuned", "warmup"))),
         "numbers": of(int, "tuned", "numbers"),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
@@ -50,6 +51,11 @@ def training(edit: Edit) -> dict[str, Any]:
         value = of(_NUMBER, "tuned", key)
         found[name] = None if value is None else value / unit
     return found
+
+
+def _how(stored: str | None, warmup: int | None) -> list[str]:
+    said = [f"written in {stored[:_LONGEST]}"] if stored else []
+    return said + ([f"warm-up of {warmup} steps"] if warmup else [])
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:

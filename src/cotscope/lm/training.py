@@ -70,8 +70,9 @@ class Training:
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
                 layer.training = True  # of itself alone: nothing within it drops out
 
-    def begin(self, rate: float) -> None:
-        """From the beginning, with a learning rate."""
+    def begin(self, rate: float, warmup: int = 0) -> None:
+        """From the beginning, with a learning rate, to which it rises evenly over so many steps."""
+        self._rate, self._warmup = rate, warmup
         for name, p in self.trained.parameters.items():
             p.data.copy_(self._untouched[name])
         cpu = self.loaded.model.device.type == "cpu"  # there one pass over it all; elsewhere its step would lie on the device
@@ -93,6 +94,9 @@ class Training:
                     (loss / len(batch)).backward()
                 losses.append(loss.item())
                 progress()
+        done = max((int(state["step"]) for state in self._adam.state.values()), default=0)
+        for group in self._adam.param_groups:
+            group["lr"] = self._rate * min(1.0, (done + 1) / max(self._warmup, 1))
         self._adam.step()
         self._adam.zero_grad()
         return losses

@@ -96,6 +96,7 @@ def _terms(row: Mapping[str, Any]) -> str:
     terms += [f"at most {row['train']} problems"] if is_number(row["train"]) else []
     terms += [f"{row['loss']} only"] if row["loss"] == "formulas" else []
     terms += [f"in {row['trained_dtype']}"] if row["trained_dtype"] else []
+    terms += [row["how"]] if row["how"] else []
     terms += [f"rate {row['rate']:g}"] if is_number(row["rate"]) else []
     return ", ".join(terms)
 

@@ -26,7 +26,8 @@ EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
     "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); "
-    "written: of the weights in its folder, which are rounded; terms: the same where edits differ by seed and rate alone",
+    "written: of the weights in its folder, which may be rounded; how: what else is its own of its training; terms: the "
+    "same where edits differ by seed and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
@@ -35,8 +36,9 @@ EVALUATIONS = table(
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
        "perplexity_ratio": REAL, "kl": REAL}
     | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "train": LONG,
-       "own": YES, "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "numbers": LONG, "terms": TEXT, "rate": REAL,
-       "seed": LONG, "validation_base": REAL, "validation": REAL, "written": REAL, "minutes": REAL, "peak_gib": REAL},
+       "own": YES, "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "how": TEXT, "numbers": LONG, "terms": TEXT,
+       "rate": REAL, "seed": LONG, "validation_base": REAL, "validation": REAL, "written": REAL, "minutes": REAL,
+       "peak_gib": REAL},
 )  # fmt: skip
 EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",

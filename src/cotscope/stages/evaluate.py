@@ -85,12 +85,14 @@ class _Model:
 
     Attributes:
         base: the study itself.
+        weights: the hash of other weights as they are held (as bfloat16, `Edit.weights`, two may be one); "": the base's.
     """
 
     name: str
     base: Session
     session: Session
     edit: Edit | None = None
+    weights: str = ""
 
     @property
     def intervention(self) -> Intervention | None:
@@ -100,11 +102,9 @@ class _Model:
 
     @property
     def key(self) -> str:
-        return "" if self.edit is None else self.edit.key
-
-    @property
-    def weights(self) -> str:
-        return "" if self.edit is None else self.edit.weights
+        if self.edit is None:
+            return ""
+        return self.edit.key if self.weights in ("", self.edit.weights) else fingerprint(self.edit.key, self.weights)
 
 
 def evaluate(session: Session, options: Options) -> str:
@@ -138,7 +138,8 @@ def evaluate(session: Session, options: Options) -> str:
     _ask(together, every, options)
     for path, edit in edits.items():
         if edit.weights:
-            _ask([_Model(edit.name, session, _with_weights(session, path, edit), edit)], every, options)
+            other = _with_weights(session, path, edit)
+            _ask([_Model(edit.name, session, other, edit, other.loaded.weight_hash())], every, options)
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     terms = {name: group.key for group, names in grouped(list(edits.values())).items() for name in names}
@@ -206,11 +207,16 @@ def _with_weights(session: Session, path: str, edit: Edit) -> Session:
     """The study with the model that an edit file lies beside. Raises: EditError if it is not the edit's; ModelError."""
     import torch
 
+    from ..edits.fold import stored_dtype
+
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     other = session.with_model(str(folder))
     if (found := other.loaded.weight_hash(torch.bfloat16)) != edit.weights:
         raise EditError(f"the weights in {folder} are not those of edit {edit.name}", expected=f"{edit.weights[:12]}…",
                         got=f"{found[:12]}…", remedy="Train it again, or export it in the dtype of this study.")  # fmt: skip
+    if stored_dtype(str(folder)) == "float32" != (ours := session.loaded.dtype_name):
+        session.run.note(f"The weights of {shown(edit.name)} are float32, and this study asks them in {ours}, which rounds "
+                         "away what is small beside a weight. A study with --dtype float32 asks them as they are.")  # fmt: skip
     return other
 
 

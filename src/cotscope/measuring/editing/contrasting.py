@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...edits.edit import Edit
+from ...edits.made import training
 from ...predicting.templates import templates
 from ...runs.files import fingerprint
 from ...stats import groups_difference, holm, share_of_gain
@@ -37,6 +38,7 @@ class Group:
         terms: the fingerprint of what it was trained on; "": it was not trained.
         dtype: in which it was trained; "": it was not, or its file does not say.
         numbers: how many were trained.
+        how: what else is its own of the training, in words.
         rate: Adam's, where a seed stands there with several; "": each has its own.
     """
 
@@ -47,6 +49,7 @@ class Group:
     random: bool
     dtype: str
     numbers: str
+    how: str = ""
     rate: str = ""
 
     @property
@@ -57,11 +60,10 @@ class Group:
     @property
     def name(self) -> str:
         """For a table."""
-        if self.by == self.does:
-            return self.does
         neurons = f"random, like {self.by}" if self.random else "all neurons" if self.by == ALL else self.by
         name = f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
-        return f"{name}, rate {self.rate}" if self.rate else name
+        rate = f"rate {self.rate}" if self.rate else ""
+        return ", ".join(filter(None, (self.does if self.by == self.does else name, self.how, rate)))
 
     def beside(self, other: Group) -> bool:
         """Whether it is of chosen neurons, and the other of random ones like them, or trained on the same terms of all."""
@@ -148,12 +150,14 @@ def _group(edit: Edit) -> Group | None:
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
-    random, terms, dtype, numbers, done = chosen.get("random") is not None, "", "", "", list[str]([edit.scope])
+    random, terms, dtype, numbers, how = chosen.get("random") is not None, "", "", "", ""
+    done = [edit.scope]
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
         terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
         dtype, numbers = str(tuned.get("dtype", "")), str(tuned.get("numbers", ""))
-        done += [terms, dtype]
+        how = training(edit)["how"]
+        done += [terms, dtype, how]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
         done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups")]))
@@ -165,4 +169,4 @@ def _group(edit: Edit) -> Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("run", "study", "first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return Group(does, by, like, terms, random, dtype, numbers)
+    return Group(does, by, like, terms, random, dtype, numbers, how)

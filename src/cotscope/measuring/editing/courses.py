@@ -59,6 +59,7 @@ class Plan:
     solves: Callable[[], int]
     by_solved: bool
     say: Callable[[str], object]
+    warmup: int = 0
     validating: float = 0.0
 
     @property
@@ -120,7 +121,7 @@ class Course:
         if self.dropped:  # another rate was better, which is not asked for any more
             self.again()
         plan, training = self.plan, self.plan.training
-        training.begin(self.rate)
+        training.begin(self.rate, plan.warmup)
         if self.step or self.passes:
             training.restore(_tensors(self._state))
         texts, validation = len(plan.train), len(plan.validation)

@@ -64,9 +64,12 @@ class Tuning:
         batch: problems per step.
         rate: Adam's learning rate; of several each is tried for one pass and the best is kept; "auto": three times and a third
             of the best are tried for as long as that is better; None: `RATES`.
+        warmup: steps over which the rate rises evenly to its own.
         minutes: no new step after so many; None: no limit.
         seed: of the order of problems, and of LoRA's first values.
         checkpointing: less memory, more time (`lm/training.py: Training`).
+        stored: the dtype of the weights that are written; empty: that of the base's files. 16 bits round away what is small
+            beside a weight. An edit file has none.
     """
 
     data: str = STUDY
@@ -81,9 +84,11 @@ class Tuning:
     patience: int = 1
     batch: int = 8
     rate: float | str | Sequence[float | str] | None = None
+    warmup: int = 0
     minutes: float | None = None
     seed: int = 0
     checkpointing: bool = False
+    stored: str = ""
 
     def rates(self) -> tuple[list[float], bool]:
         """Those to try, and whether to go on beyond them. Raises: UserError for one that is none."""
@@ -131,6 +136,8 @@ def tune(
         raise UserError(
             f"how much is trainable follows from {settings.method}", expected=f"--trainable with --method {LORA} only"
         )
+    if settings.stored and settings.method == FACTORS:
+        raise UserError("factors are an edit file, which has no weights", expected="no --dtype with --method factors")
     rates = settings.rates()
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
@@ -190,11 +197,14 @@ class _Tuner:
         given: Sequence[tuple[Problem, str]], settings: Tuning, say: Callable[[str], object],
         null: bool = False,
     ) -> None:  # fmt: skip
+        from ...edits.fold import stored_dtype
+
         self.session, self.to, self.neurons, self.chosen, self.say = session, to, neurons, chosen, say
         self.settings, self.given, self.null = settings, given, null
         self.base = Base.of(session.loaded, session.config.model)
         self.texts = [self._text(*g) for g in given]
         self.folder = to.with_name(f".{to.name}.training")
+        self.stored = settings.stored or stored_dtype(self.base.model)
 
     def _text(self, problem: Problem, said: str) -> Text:
         from ...lm.training import Text
@@ -222,7 +232,7 @@ class _Tuner:
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
-        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "stored": "", "dtype": model.dtype_name}
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
@@ -230,7 +240,8 @@ class _Tuner:
         stop = ""
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
-                        settings.patience, deadline, bar, self._solver(training), by_solved, self.say)  # fmt: skip
+                        settings.patience, deadline, bar, self._solver(training), by_solved, self.say,
+                        settings.warmup)  # fmt: skip
             try:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
@@ -256,7 +267,7 @@ class _Tuner:
             )
         if best.taken:
             best.take()
-        found = {k: v for k, v in asdict(settings).items() if v is not None} | {
+        found = {k: v for k, v in asdict(settings).items() if v is not None and not (k in ("stored", "warmup") and not v)} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "dtype": model.dtype_name,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
@@ -284,7 +295,7 @@ class _Tuner:
 
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
-        from ...edits.fold import check_room, stored_dtype
+        from ...edits.fold import check_room
         from ...lm.training import BYTES, working_bytes
 
         loaded, settings = self.session.loaded, self.settings
@@ -294,11 +305,12 @@ class _Tuner:
         full = settings.method == FULL
         if full:
             numbers = loaded.parameters()
-        if settings.method != FACTORS:  # two courses' states with their best, and the model in 16 bits, as most are stored
+        if settings.method != FACTORS:  # two courses' states with their best, and the model
             kept = sum(p.stat().st_size for p in self.folder.glob("*"))
-            check_room(self.to, max(0, 2 * 16 * numbers - kept) + 2 * loaded.parameters(), "what is trained, and the model")
+            size = 4 if self.stored == "float32" else 2
+            check_room(self.to, max(0, 2 * 16 * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
-        float32 = full or (settings.method != FACTORS and stored_dtype(self.base.model) != "bfloat16")
+        float32 = full or (settings.method != FACTORS and self.stored != "bfloat16")
         itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
         working = working_bytes(loaded, self.texts, settings.checkpointing, itemsize)
         beside = numbers * (BYTES - 4 * full) + working
@@ -333,7 +345,7 @@ class _Tuner:
             edit.write(self.to)
             return edit
         edit = Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be")
-        return export_trained(trained, model, edit, self.to, self.say, lambda edit: self._as_written(model, edit))
+        return export_trained(trained, model, edit, self.to, self.stored, self.say, lambda edit: self._as_written(model, edit))
 
     def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
         """With the validation loss of the weights as they are written: in 16 bits, small changes are rounded away."""
