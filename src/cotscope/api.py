@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from .edits.edit import Edit
 from .errors import UserError
 from .executors.local import Listener, run_study, run_verb
+from .measuring.editing.methods import Tuning
 from .measuring.editing.steering import Search
 from .measuring.editing.steering import steer as search_factor
-from .measuring.editing.tuning import Tuning
 from .measuring.editing.tuning import tune as train_factors
 from .runs.config import StudyConfig
 from .runs.folder import Run
@@ -172,7 +172,7 @@ def tune(
         by, first, random, concepts, layers: as of `measuring/choosing.py: choose`; `by` may be "all".
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
         quiet: no progress bars; None: only on a terminal.
-        options: fields of `measuring/editing/tuning.py: Tuning`.
+        options: fields of `measuring/editing/methods.py: Tuning`.
 
     Raises: UserError as `cotscope tune` says.
     """

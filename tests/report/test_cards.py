@@ -45,7 +45,7 @@ def carded(folder: Path) -> Path:
 
 
 def test_a_card_has_what_the_tables_have(tmp_path: Path) -> None:
-    found = {(c["pole"]["index"], c["pole"]["sign"]): c for c in cards(Reading(Run.open(carded(tmp_path))), "full")}
+    found = {(c["pole"]["index"], c["pole"]["sign"]): c for c in cards(Reading(Run.open(carded(tmp_path))))}
     assert len(found) == CARDS
     one = found[0, 1]
     assert one["places"] == [("operator", 0.75), ("result", 0.0), ("elsewhere", 0.5)]
@@ -101,7 +101,7 @@ def test_text_from_right_to_left_is_isolated(tmp_path: Path) -> None:
 
 def test_cards_of_the_neurons_that_the_prediction_rests_on(tmp_path: Path) -> None:
     run = Reading(Run.open(carded(tmp_path)))
-    found = cards(run, "full", [(2, 3), (2, 0), (5, 5)])
+    found = cards(run, [(2, 3), (2, 0), (5, 5)])
     assert [(c["pole"]["index"], c["pole"]["sign"]) for c in found] == [(3, -1), (0, 1)]
     assert sorted(found[1]["concepts"]) == sorted(CONCEPTS) and found[1]["effect"]["result_margin"] == -0.125
     assert "by activity rests on most" not in read(predicted(tmp_path)).text
@@ -116,5 +116,5 @@ def test_the_strongest_of_each_concept_come_by_turns(tmp_path: Path) -> None:
         for i in range(12)
     ]
     did(tmp_path, "annotate", {"annotations": words})
-    shown = [c["pole"]["index"] for c in cards(Reading(Run.open(tmp_path)), "full")]
+    shown = [c["pole"]["index"] for c in cards(Reading(Run.open(tmp_path)))]
     assert set(shown[:2]) == {0, 11} and shown[2:] == list(range(1, 11))

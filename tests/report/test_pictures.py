@@ -9,7 +9,6 @@ from pathlib import Path
 from made_runs import complete, did, read
 
 from cotscope.report import judge
-from cotscope.report.build import KINDS
 from cotscope.report.charts import PAPER
 from cotscope.report.damage import damage, operations
 from cotscope.report.first import changes
@@ -44,7 +43,7 @@ def test_pictures_say_of_how_many(tmp_path: Path) -> None:
     test = {"contrast": -0.5, "ci": [-0.9, -0.1], "p_value": 0.04}
     did(tmp_path, "operations", summary={"operations": {"operator": test, "problems": 12}})
     run = Reading(Run.open(tmp_path))
-    part = damage(run, KINDS)
+    part = damage(run)
     assert part["chart"].figure and part["paths"].figure
     assert part["chart"].n == part["paths"].n == "20 to 24 reference solutions"
     assert operations(run)["chart"].n == "12 problems of each operation"

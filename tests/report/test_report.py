@@ -11,11 +11,11 @@ import pytest
 from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_of
 
 from cotscope.errors import RunError
-from cotscope.report.build import KINDS, write_report
+from cotscope.report.build import write_report
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.svg import text_width
 from cotscope.report.terminal import headline
-from cotscope.report.text import chip, counted, interval, number, p_value, seconds, visible, with_interval
+from cotscope.report.text import KINDS, chip, counted, interval, number, p_value, seconds, visible, with_interval
 from cotscope.runs.files import hash_of
 from cotscope.runs.folder import Run
 

@@ -45,7 +45,8 @@ from cotscope.lm.trained import Factors
 from cotscope.lm.training import Training
 from cotscope.measuring.editing import courses
 from cotscope.measuring.editing.courses import Course, Plan, next_rate, search
-from cotscope.measuring.editing.tuning import Tuning, _Tuner
+from cotscope.measuring.editing.methods import Tuning
+from cotscope.measuring.editing.trainer import Trainer
 from cotscope.measuring.editing.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
@@ -169,7 +170,7 @@ def test_validation_problems_are_solved_with_the_parameters_of_the_moment(
     # Right is what is written with the factors, but for every third question.
     answers = [Fraction(123456) if t is None or i % 3 == 0 else t for i, t in enumerate(trained)]
     given = [(Problem(str(i), q, a), "1 + 1 = 2") for i, (q, a) in enumerate(zip(questions, answers, strict=True))]
-    solves = _Tuner(session, tmp_path / "x", neurons, {}, given, Tuning(validation=24), print)._solver(training)
+    solves = Trainer(session, tmp_path / "x", neurons, {}, given, Tuning(validation=24), print)._solver(training)
     for factor, said in ((1.0, base), (3.0, trained), (1.0, base)):
         for p in training.trained.parameters.values():
             p.data.fill_(factor)
@@ -298,7 +299,7 @@ def test_ctrl_c_while_files_are_written_keeps_a_pass_that_is_whole(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The second pass is better: it is kept if its parameters were written, and else the first."""
-    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
     alone = [tuned(run, tmp_path / f"{n}.json", "factors", "--passes", str(n)) for n in (1, 2)]
     assert [a["taken"] for a in alone] == [1, 2]
     save = Course._save
@@ -324,7 +325,7 @@ def test_a_pass_that_was_cut_is_told_without_minutes_too(
         Training, "losses", lambda self, texts, progress: [0.5 if not self.state_of_step() else 0.9] * len(texts)
     )
     monkeypatch.setattr(Training, "state_of_step", lambda self: len(self._adam.state), raising=False)
-    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
     to = tmp_path / "cut.json"
     assert main(tune(run, to, "factors", "--passes", "1", "--minutes", "0.008")) == 2
     assert "nothing was gained" in capsys.readouterr().err
@@ -337,7 +338,7 @@ def test_a_control_that_gains_nothing_has_a_result(
     for method in ("factors", "values"):
         to, losses = tmp_path / method, iter([0.5, 0.9, 0.8])
         monkeypatch.setattr(Training, "losses", lambda self, texts, progress, losses=losses: [next(losses)] * len(texts))
-        monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+        monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
         assert main(tune(run, to, method, "--random", "0", "--null")) == 0
         assert "changes nothing" in capsys.readouterr().out
         edit = Edit.read(to)
@@ -359,7 +360,7 @@ def test_what_gained_nothing_is_not_trained_again_for_null(
 ) -> None:
     to, losses = tmp_path / "none.json", iter([0.5, 0.9])
     monkeypatch.setattr(Training, "losses", lambda self, texts, progress: [next(losses)] * len(texts))
-    monkeypatch.setattr("cotscope.measuring.editing.tuning.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
     assert main(tune(run, to)) == 2
     assert "nothing was gained" in capsys.readouterr().err and not to.exists()
     assert main(tune(run, to, "factors", "--null")) == 0
@@ -519,8 +520,9 @@ def test_it_says_how_long_it_takes_from_a_step_that_was_measured(
     assert said and float(said[1]) == 0.0  # at most the minutes given
     one = tuned(run, tmp_path / "c.json", "factors", "--passes", "1", "--minutes", "0.008")
     assert one["ended"] == "stopped after 0.008 min" and len(one["curve"]) == 2, "its only pass was cut short"
-    whole = tuned(run, tmp_path / "b.json", "factors", "--passes", "30", "--batch", "3")
-    assert "ended" not in whole
+    interrupt(monkeypatch, 3)
+    stopped = tuned(run, tmp_path / "b.json", "factors", "--passes", "30", "--batch", "3")
+    assert stopped["ended"] == "stopped by Ctrl-C"
     said = re.search(r"rate 0.05: about ([\d.]+) min more", capsys.readouterr().out)
     assert said and 0.2 <= float(said[1]) < 3  # 29 steps of 0.6 s and more
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError, shown
-from ..measuring.editing.tuning import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
+from ..measuring.editing.methods import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
 from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
 from . import options
 

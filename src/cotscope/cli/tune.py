@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..measuring.editing.methods import AUTO, LOSSES, METHODS, RATES, Tuning
 from ..measuring.editing.steering import GROUPS, Goal, Search, steer
-from ..measuring.editing.tuning import AUTO, LOSSES, METHODS, RATES, Tuning, tune
+from ..measuring.editing.tuning import tune
 from ..measuring.problems import STUDY
 from ..report.text import visible
 from . import options

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ..data.roles import ROLES
-from .reading import Reading
+from .reading import Reading, part
 from .text import Chip, chip
 
 CARDS = 12
@@ -50,11 +50,10 @@ _ALONE_SQL = f'SELECT layer, "index", sign, kl, perplexity_ratio FROM keystones 
 Key = tuple[int, int, int]
 
 
-def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Any]]:
+def cards(run: Reading, neurons: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Any]]:
     """The strongest accepted poles (steps active × mean update size), of each concept in turn; or those of some neurons.
 
     Args:
-        prompt: under which their activity by place is shown: the study's first.
         neurons: (layer, index), in whose order their cards come.
     """
     chosen = _strongest(run) if neurons is None else _of(run, neurons)
@@ -64,8 +63,8 @@ def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None =
     words, evidence = _by_pole(run, "annotations", _WORDS_SQL, where), _by_pole(run, "candidates", _EVIDENCE_SQL, where)
     contexts, effects = _by_pole(run, "contexts", _CONTEXTS_SQL, where), _by_pole(run, "attributions", _EFFECTS_SQL, where)
     checks, alone = _by_pole(run, "attribution_checks", _CHECKS_SQL, where), _by_pole(run, "keystones", _ALONE_SQL, where)
-    tokens = {row["role"]: row["tokens"] for row in run.rows("completions", _TOKENS_SQL, [prompt])}
-    places = _by_pole(run, "activity", _PLACES_SQL, [*where, prompt]) if tokens else {}
+    tokens = {row["role"]: row["tokens"] for row in run.rows("completions", _TOKENS_SQL, [run.first_prompt])}
+    places = _by_pole(run, "activity", _PLACES_SQL, [*where, run.first_prompt]) if tokens else {}
     made = []
     for key, (concepts, pole) in chosen.items():
         seeds = {t.strip().lower() for row in (*evidence.get(key, ()), *words.get(key, ())) for t in row["evidence"] or ()}
@@ -83,6 +82,12 @@ def cards(run: Reading, prompt: str, neurons: Sequence[tuple[int, int]] | None =
             "alone": next(iter(alone.get(key, ())), None),
         })  # fmt: skip
     return made
+
+
+def rests_on(run: Reading) -> list[dict[str, Any]]:
+    """The cards of the neurons that the prediction rests on most."""
+    found = part(run.summary, "prediction").get("rests_on") or ()
+    return cards(run, [(n["layer"], n["index"]) for n in found])
 
 
 def _of(run: Reading, neurons: Sequence[tuple[int, int]]) -> dict[Key, tuple[list[str], dict[str, Any]]]:

@@ -17,7 +17,7 @@ FEW_SETS = 10
 """With fewer matched sets an interval that takes in their spread is rough."""
 
 
-def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
+def damage(run: Reading) -> dict[str, Any]:
     """What each set does to the reference solutions, by path, to other skills and to general text; what is specific in it."""
     solutions = run.rows("damage_solutions")
     of_set = {row["neuron_set"]: {"kind": row["kind"], "perplexity": None, "kl": None} for row in solutions}
@@ -25,7 +25,7 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
     rows = [of_set[row["neuron_set"]] | row for row in run.rows("damage") if row["neuron_set"] in of_set]
     of_kind = [row["kind"] for row in rows]
     for row in rows:
-        row["label"], row["several"] = kinds.get(row["kind"], row["kind"]), of_kind.count(row["kind"]) > 1
+        row["label"], row["several"] = text.KINDS.get(row["kind"], row["kind"]), of_kind.count(row["kind"]) > 1
     total = [row for row in solutions if row["path"] == "total"]
     summary = run.summary.get("damage") or {}
     headline = summary.get("headline") or {}
@@ -35,7 +35,7 @@ def damage(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
         "rows": rows,
         "roles": list(dict.fromkeys(row["role"] for row in total)),
         "given": {(row["neuron_set"], row["role"]): row for row in total},
-        "effects": _effects(summary, kinds),
+        "effects": _effects(summary),
         "chart": _specific_chart(beyond, n),
         "paths": _paths_chart(summary, n),
         "paths_say": _paths_say(summary),
@@ -79,10 +79,10 @@ def _says(rows: list[dict[str, Any]]) -> str:
     return says
 
 
-def _effects(summary: Mapping[str, Any], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+def _effects(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per role and set (the target, the means of matched and permuted sets), with a cell per measure and path."""
     effects, target = summary.get("effects") or {}, summary.get("target") or ""
-    labels = {target: kinds.get(target, target), "matched_mean": "matched random, mean", "permuted_mean": "permuted, mean"}
+    labels = {target: text.KINDS.get(target, target), "matched_mean": "matched random, mean", "permuted_mean": "permuted, mean"}
     return [
         {"role": role, "label": label, "cells": [effects[name][role].get(w, {}).get(m, {}) for m in MEASURES for w in WAYS]}
         for role in effects.get(target) or {}

@@ -9,9 +9,8 @@ from typing import Any
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
 from .svg import short
-from .text import counted, is_number, p_value, shortened, visible
+from .text import LEVEL, counted, is_number, p_value, shortened, visible
 
-LEVEL = 0.05
 EXAMPLES = 5
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""

@@ -64,12 +64,8 @@ class Stretch(NamedTuple):
     lost: bool
 
 
-def first(run: Reading, prompt: str) -> dict[str, Any]:
-    """What the first screen shows.
-
-    Args:
-        prompt: the study's first one, under which sets are zeroed.
-    """
+def first(run: Reading) -> dict[str, Any]:
+    """What the first screen shows."""
     ablation = run.summary.get("ablation") or {}
     rows = {row["neuron_set"]: row for row in run.rows("ablation") if is_number(row["accuracy"])}
     target = "comparable" if ablation.get("target") == "comparable" else "reasoning"
@@ -80,7 +76,7 @@ def first(run: Reading, prompt: str) -> dict[str, Any]:
         "unasked": _unasked(run.summary),
         "ranks": _ranks((run.summary.get("damage") or {}).get("headline") or {}),
         "picture": _picture(rows, target, _shares(run, rows)),
-        "problem": problem(run, prompt, target),
+        "problem": problem(run, run.first_prompt, target),
         "phenomena": phenomena,
         "explained": _explained([each["verdict"] for each in phenomena]),
         "changes": changes(changed),

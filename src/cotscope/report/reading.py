@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,12 @@ class Reading:
         self._view = Run(run.folder, run.manifest)
         self._view.whole = run.whole & OF_STUDY.union(*(record["wrote"] for record in current))
 
+    @property
+    def first_prompt(self) -> str:
+        """The prompt under which the set was discovered: the first of the study."""
+        prompts = self.manifest.get("prompts") or [{}]
+        return str(prompts[0].get("name") or part(self.summary, "baseline").get("prompt") or "")
+
     def state(self, stage: str) -> State:
         """What became of a stage."""
         return self.states.get(stage, State("missing"))
@@ -74,3 +80,12 @@ class Reading:
             yield
         except duckdb.Error as error:
             raise RunError(f"a table of {self.folder} can't be read", got=f"{table}: {error}") from error
+
+
+def part(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A nested part of a JSON file; empty where it, or a part above it, is missing."""
+    for key in keys:
+        content = content.get(key) or {}
+        if not isinstance(content, dict):
+            return {}
+    return dict(content)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from .charts import Chart
 from .reading import Reading
 from .svg import WIDTH, decimals, fill, round_range, scale, svg, text_at, ticks, x_axis
-from .text import counted, is_number, number, with_interval
+from .text import KINDS, counted, is_number, number, with_interval
 
 OUTCOMES = {
     "operator": ("operators", "log-probability of operators"),
@@ -44,12 +44,8 @@ PANELS = (
 )
 
 
-def sweep(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """The part's content.
-
-    Args:
-        kinds: what the report calls each kind of set.
-    """
+def sweep(run: Reading) -> dict[str, Any]:
+    """The part's content."""
     rows = [row for row in run.rows("sweep") if row["set_kind"] != "none"]
     if not rows:
         return {"rows": []}
@@ -68,8 +64,8 @@ def sweep(run: Reading, kinds: Mapping[str, str]) -> dict[str, Any]:
               for i, o in enumerate(outcomes) if o != "perplexity"]  # fmt: skip
     return {
         "rows": rows,
-        "sets": [(name, kind, kinds.get(kind, kind)) for name, kind in sets.items()],
-        "target": kinds.get(sets.get(target, ""), target),
+        "sets": [(name, kind, KINDS.get(kind, kind)) for name, kind in sets.items()],
+        "target": KINDS.get(sets.get(target, ""), target),
         "matched": len(summary.get("matched") or ()),
         "outcomes": [(o, OUTCOMES.get(o, (o, o))[0]) for o in outcomes],
         "ways": [(way, _label(*way[:2]), SCOPES.get(way[2], way[2])) for way in ways],

@@ -19,6 +19,20 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 
+KINDS = {
+    "none": "nothing disrupted",
+    "reasoning": "reasoning neurons",
+    "comparable": "reasoning with counterparts",
+    "matched": "matched random",
+    "unmatched": "unmatched random",
+    "lexicon": "all candidates (lexicon only)",
+    "rejected": "rejected candidates",
+}
+"""What the report calls each kind of set, in the order in which it shows them."""
+LEVEL = 0.05
+"""The p above which nothing is called shown."""
+
+
 class Piece(NamedTuple):
     """A stretch of a token: as it is, or (`sign`) characters that stand for invisible ones."""
 

@@ -35,7 +35,7 @@ _FOUND_SQL = """
 """
 
 
-def section(run: Reading) -> dict[str, Any]:
+def variants(run: Reading) -> dict[str, Any]:
     """What the template shows: figures, the table of correlations, kinds of sentences, and how the poles were found."""
     correlation = run.summary.get("correlation") or {}
     rows = run.rows("prompts", "SELECT * FROM prompts WHERE family != 'study'")

@@ -22,7 +22,7 @@ from ...stats import groups_difference, holm, share_of_gain
 from ..choosing import REASONING
 from ..selections import WAYS
 from .comparing import BASE
-from .tuning import ALL
+from .methods import ALL
 
 _TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
 
@@ -151,7 +151,7 @@ def _group(edit: Edit) -> Group | None:
     if not isinstance(by, str):
         return None
     random, terms, dtype, numbers, how = chosen.get("random") is not None, "", "", "", ""
-    done = [edit.scope]
+    done: list[str] = [edit.scope]
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
         terms = fingerprint([str(tuned.get(k)) for k in _TERMS])

@@ -1,0 +1,213 @@
+"""One training of something of a model: its texts, its model, its courses, and what is written of it.
+
+Factors become an edit file. Whatever else is trained is merged into the weights, and becomes a model folder with an edit file
+in it that says of which base it is and how it was made (`Edit.weights`).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ...data.roles import token_reckoning
+from ...edits.edit import Base, Edit
+from ...errors import EditError, UserError
+from ...records import Neuron, Problem
+from ...runs.files import fingerprint
+from ...runs.session import Session
+from ..attributing import differentiable, training_dtype
+from ..generation import count_solved
+from .courses import Course, Plan, leading, next_rate, search
+from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
+from .worked import ended, made_with
+
+if TYPE_CHECKING:
+    from ...lm.loading import LoadedModel
+    from ...lm.trained import Factors, Merging
+    from ...lm.training import Text, Training
+
+
+class Trainer:
+    """One training: its texts, its model, its courses."""
+
+    def __init__(
+        self, session: Session, to: Path, neurons: Sequence[Neuron], chosen: dict[str, Any],
+        given: Sequence[tuple[Problem, str]], settings: Tuning, say: Callable[[str], object],
+        null: bool = False,
+    ) -> None:  # fmt: skip
+        from ...edits.fold import stored_dtype
+
+        self.session, self.to, self.neurons, self.chosen, self.say = session, to, neurons, chosen, say
+        self.settings, self.given, self.null = settings, given, null
+        self.base = Base.of(session.loaded, session.config.model)
+        self.texts = [self._text(*g) for g in given]
+        self.folder = to.with_name(f".{to.name}.training")
+        self.stored = settings.stored or stored_dtype(self.base.model)
+
+    def _text(self, problem: Problem, said: str) -> Text:
+        from ...lm.training import Text
+
+        loaded = self.session.loaded
+        prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
+        continuation = ended(loaded, self.session.prompt, said)
+        counted = token_reckoning(loaded, continuation, problem.words) if self.settings.loss == FORMULAS else ()
+        text = Text(prompt, continuation, counted)
+        if (length := len(prompt) + len(text.continuation)) > loaded.context:
+            raise UserError("a problem with its solution is longer than the model's context",
+                            expected=f"at most {loaded.context} tokens", got=str(length))  # fmt: skip
+        return text
+
+    def run(self, rates: Sequence[float], auto: bool) -> Edit:
+        """Train, and write what came of it."""
+        from ...lm.passes import common_prefix
+        from ...lm.training import Training
+
+        settings = self.settings
+        model = self._model()
+        trained = self._trained(model)
+        shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
+        training = Training(model, trained, settings.checkpointing, shared)
+        count = len(self.texts) - settings.validation
+        self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
+                 "validation")  # fmt: skip
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "stored": "", "dtype": model.dtype_name}
+        of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
+        deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+        tried: dict[float, Course] = {}
+        by_solved = settings.validation > 0 and not settings.own and all(p.has_solution for p, _ in self.given)
+        stop = ""
+        with self.session.bar("tuning", 0, "text") as bar:
+            plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
+                        settings.patience, deadline, bar, self._solver(training), by_solved, self.say,
+                        settings.warmup)  # fmt: skip
+            try:
+                best = search(plan, rates, auto, tried, settings.passes)
+                best.run(settings.passes)
+                more = (best.passes < settings.passes and not best.ended) or next_rate(tried, rates, auto) is not None
+                if best.cut or (plan.late and more):  # a pass may have been cut when this was asked with --minutes
+                    stop = "stopped in a pass before" if settings.minutes is None else f"stopped after {settings.minutes:g} min"
+            except KeyboardInterrupt:
+                gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
+                if not gained:
+                    raise  # nothing to keep but the state, from which the same command goes on
+                best = leading(gained)
+                stop = "stopped by Ctrl-C"
+        curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
+        if not any(course.passes for course in tried.values()):
+            raise EditError("there was no time for a step", got=f"{settings.minutes or 0:g} min",
+                            remedy="Give more --minutes: the same command goes on from there.")  # fmt: skip
+        if not best.taken and not self.null:  # what is done stays for the same command with --null
+            raise EditError(
+                "nothing was gained on the validation problems",
+                got=f"solved {[p.get('solved') for p in curve]}, loss {[p['validation'] for p in curve]}",
+                remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons; --null "
+                "writes an edit that changes nothing.",
+            )
+        if best.taken:
+            best.take()
+        found = {k: v for k, v in asdict(settings).items() if v is not None and not (k in ("stored", "warmup") and not v)} | {
+            "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
+            "dtype": model.dtype_name,
+            "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
+        }  # fmt: skip
+        if len(tried) > 1:
+            firsts = [(c.rate, c.curve[1]) for c in tried.values() if c.passes]
+            found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]
+        edit = self._written(model, trained, found | ({"ended": stop} if stop else {}))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return edit
+
+    def _solver(self, training: Training) -> Callable[[], int]:
+        """Counts the validation problems that the model solves, with the parameters of the moment."""
+        from ...lm.engine import Engine
+
+        # Nothing is kept of a prefix: it would be of other parameters.
+        engine = Engine(training.loaded, prefix_bytes=0)
+        problems = [p for p, _ in self.given[len(self.given) - self.settings.validation :]]
+
+        def solves() -> int:
+            with training.writing():
+                return count_solved(self.session, problems, engine=engine)
+
+        return solves
+
+    def _model(self) -> LoadedModel:
+        """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
+        from ...edits.fold import check_room
+        from ...lm.training import BYTES, working_bytes
+
+        loaded, settings = self.session.loaded, self.settings
+        hidden = loaded.model.config.get_text_config().hidden_size
+        each = {FACTORS: 1, VALUES: hidden, ROWS: 3 * hidden, LORA: hidden}.get(settings.method, 0)
+        numbers = settings.trainable or len(self.neurons) * each
+        full = settings.method == FULL
+        if full:
+            numbers = loaded.parameters()
+        if settings.method != FACTORS:  # two courses' states with their best, and the model
+            kept = sum(p.stat().st_size for p in self.folder.glob("*"))
+            size = 4 if self.stored == "float32" else 2
+            check_room(self.to, max(0, 2 * 16 * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
+        # In 16 bits all weights would be rounded by merging, those too that are not trained.
+        float32 = full or (settings.method != FACTORS and self.stored != "bfloat16")
+        itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
+        working = working_bytes(loaded, self.texts, settings.checkpointing, itemsize)
+        beside = numbers * (BYTES - 4 * full) + working
+        self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
+        return differentiable(self.session, beside, float32=float32)
+
+    def _trained(self, model: LoadedModel) -> Factors | Merging:
+        from ...lm.trained import Adapters, Factors, Vectors, Weights
+
+        settings = self.settings
+        if settings.method == FACTORS:
+            return Factors(model, self.neurons)
+        if settings.method in (VALUES, ROWS):
+            return Vectors(model, self.neurons, rows=settings.method == ROWS)
+        if settings.method == FULL:
+            return Weights(model)
+        hidden = model.model.config.get_text_config().hidden_size
+        return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
+
+    def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
+        from ...edits.fold import export_trained
+        from ...lm.trained import Factors
+
+        chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
+        if not found["taken"]:
+            edit = Edit(self.to.stem, self.base, {}, chosen=chosen | {"nothing": "nothing was gained on validation problems"})
+            edit.write(self.to)
+            return edit
+        if isinstance(trained, Factors):
+            factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
+            edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
+            edit.write(self.to)
+            return edit
+        edit = Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be")
+        return export_trained(trained, model, edit, self.to, self.stored, self.say, lambda edit: self._as_written(model, edit))
+
+    def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
+        """With the validation loss of the weights as they are written: in 16 bits, small changes are rounded away."""
+        from ...lm.trained import Nothing
+        from ...lm.training import Training
+
+        tuned = edit.chosen["tuned"]
+        if not (validation := self.texts[len(self.texts) - self.settings.validation :] if self.settings.validation else []):
+            return edit
+        loss = fmean(Training(model, Nothing(), self.settings.checkpointing).losses(validation))
+        before, after = (_loss(tuned["curve"][i]["validation"]) for i in (0, tuned["taken"]))
+        self.say(f"validation loss {_loss(loss)} as it is written; {after} as it was trained, {before} without")
+        return replace(edit, chosen={**edit.chosen, "tuned": {**tuned, "written": _rounded(loss)}})
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
