@@ -292,6 +292,9 @@ def test_answers_in_words_are_read(text: str, strict: str | None, flexible: str 
         ("The answer is Fridays.", "Friday", False),
         ("The answer is whale.", "blue whale", False),
         ("The answer is Monday.\nFriday", "Friday", False),
+        ("The answer is no, because of that.", "No", True),
+        ("The answer is yes or no.", "no", False),
+        ("The answer is yes, not no.", "no", False),
         ("", "Friday", False),
     ],
 )

@@ -126,6 +126,21 @@ def test_answers_may_be_words(tmp_path: Path) -> None:
     assert load(tmp_path, row("3"))[0].words == ""
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["Friday", "One Direction", "two"], ["Friday", "One Direction", "two"]),
+        (["seven", "One Direction", "Friday"], ["seven", "One Direction", "Friday"]),
+        (["two apples", "3"], [2, 3]),
+        (["3", "two apples"], [3, 2]),
+        (["two", "three"], [2, 3]),
+    ],
+)
+def test_a_number_in_words_is_what_the_others_are(tmp_path: Path, answers: list[str], expected: list[object]) -> None:
+    problems = load(tmp_path, "\n".join(row(json.dumps(a), json.dumps(f"Q{i}?")) for i, a in enumerate(answers)))
+    assert [p.answer for p in problems] == expected and [p.id for p in problems] == sorted(p.id for p in problems)
+
+
 @pytest.mark.parametrize(("first", "second", "said"), [("3", '"many"', "words"), ('"many"', "3", "a number")])
 def test_answers_are_of_one_kind(tmp_path: Path, first: str, second: str, said: str) -> None:
     with pytest.raises(DataError, match=f"line 2: the answer is {said}; expected"):

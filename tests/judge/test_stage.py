@@ -243,6 +243,9 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
     assert people["n"] == len(kept)
     assert people["same"] == sum(i % 10 != 0 for i in kept)
     assert people["ci"][0] <= people["kappa"] <= people["ci"][1]
+    some = [row for row in rows if words[row["id"]]["kind"] not in ("candidate", "repeat")][-1:]  # the last decoy alone
+    labels.write_text("id,answer\n" + "".join(f"{row['id']},{row['answer']}\n" for row in some))
+    assert main(["annotate", str(folder), "--import", str(labels)]) == 0
     labels.write_text("id,answer\n0123456789ab,yes\n")
     assert main(["annotate", str(folder), "--import", str(labels)]) == 2
     assert "is not of this run" in capsys.readouterr().err
@@ -259,6 +262,7 @@ def test_bad_input_is_one_clear_line(folder: Path, server: FaultServer, monkeypa
     assert "does not know the model; got gpt-9" in fails("--annotator", "llm", "--judge-model", "gpt-9")
     assert "unknown judge prompt" in fails(*LLM, "--judge-prompt", "nothing.txt")
     assert "--max-cost needs prices" in fails(*LLM, "--max-cost", "1")
+    assert "one price is not enough" in fails(*LLM, "--max-cost", "1", "--price-in", "2.5")
     assert "--poles-per-call needs" in fails(*LLM, "--judge-prompt", "paper", "--poles-per-call", "2")
     assert "--naming needs a model" in fails("--naming", "3")
     assert "there is no model" in fails("--annotator", "local", "--judge-model", "gpt-9")

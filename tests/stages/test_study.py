@@ -322,7 +322,8 @@ def test_the_same_command_runs_nothing_again(finished: Run, tiny_study: TinyStud
     exemplars = finished.manifest["config"]["exemplars"]
     options = [*tiny_study.options(), "--exemplars", exemplars, "--battery", "4", "--out", str(finished.folder)]
     assert main(["study", *options, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["run"] == str(finished.folder)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["run"] == str(finished.folder) and printed["findings"]["ablate"] == records["ablate"]["finding"]
     assert main(["study", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     wanted = [s.name for s in STAGES if s.name in records]

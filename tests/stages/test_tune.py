@@ -737,7 +737,8 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
         assert {(r["rate"], r["validation"]) for r in of} >= {(rate, loss) for rate, loss, _ in told.get("rates", ())}
     before = len(called)
     assert main(words) == 0
-    assert [words[0] for words in called[before:]] == ["evaluate"]  # nothing is trained again
+    [again] = called[before:]  # nothing is trained again
+    assert again[0] == "evaluate" and again[again.index("--data") :][:2] == ["--data", "study"] and "--test" in again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
     settings, problems = to / "settings.json", tmp_path / "problems.jsonl"

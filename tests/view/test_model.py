@@ -19,7 +19,7 @@ from cotscope.lm.interventions import scale
 from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
-from cotscope.runs.tables import COMPLETIONS, PREDICTED, SELECTED, SELECTIONS
+from cotscope.runs.tables import COMPLETIONS, PREDICTED, SELECTED, SELECTIONS, SETS
 from cotscope.view import desk
 from cotscope.view.solutions import Marks, differing, intervention_of, words
 
@@ -138,6 +138,24 @@ def test_predicted_answers_are_watched_with_their_own_questions(client: Any, sma
     for condition in ("prediction.zeroed rests", "cascade.more"):
         said = post(other, "activity", {"problem": "p1", "condition": condition}, 400)["error"]
         assert "does not hold what was done" in said, "of another model the words alone are known"
+
+
+def test_what_was_zeroed_may_be_another_set_by_now(small_copy: Path, viewer: Any) -> None:
+    """The text of a stale stage is shown, with a word on it; no set of now is zeroed for it."""
+    run = Run.open(small_copy)
+    run.write(SETS, [row | {"index": row["index"] + 1} for row in run.rows("SELECT * FROM sets")])
+    run.save()
+    other, asked = viewer(small_copy), {"problem": "p0", "condition": "ablation.reasoning"}
+    [one] = run.rows("SELECT problem_id FROM completions WHERE condition = 'discovery.plain' LIMIT 1")
+    found = other.get("/api/runs/run/solution", params=asked).json()
+    assert found["sides"][0]["stale"].startswith("ablate is stale")
+    assert "may be something else by now" in post(other, "activity", asked, 400)["error"]
+    assert (
+        other.get("/api/runs/run/solution", params={"problem": one["problem_id"], "condition": "discovery.plain"}).json()[
+            "sides"
+        ][0]["stale"]
+        == ""
+    )
 
 
 def test_one_side_is_shown_where_the_other_can_not_be(small_copy: Path, viewer: Any) -> None:

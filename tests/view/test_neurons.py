@@ -70,7 +70,7 @@ def test_order(client: Any) -> None:
 def test_what_filters_can_be_set_to(client: Any) -> None:
     about = found(client)["about"]
     assert about["layers"] == [2, 4] and about["neurons"] == 14 and about["attributed"]
-    assert about["concepts"] == dict.fromkeys(CONCEPTS, 12)
+    assert about["concepts"] == dict.fromkeys(CONCEPTS, 12) and about["accepted"] == sorted(CONCEPTS)
     assert about["verdicts"] == {"accepted": 11, "rejected": 1, "none": 2}
 
 

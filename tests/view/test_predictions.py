@@ -9,7 +9,7 @@ import pytest
 from made_runs import HOSTILE, complete, predicted
 
 from cotscope.runs.folder import Run
-from cotscope.runs.tables import PROBLEMS
+from cotscope.runs.tables import COMPLETIONS, EVALUATIONS_BY_PROBLEM, PROBLEMS
 from cotscope.view.listing import PAGE
 from cotscope.view.solutions import question
 
@@ -79,10 +79,20 @@ def test_a_problem_of_one_name_is_that_of_its_data(folder: Path, client: Any) ->
                          {"problem_id": "p", "split": "test", "question": "Its own", "answer": "2"}])  # fmt: skip
     run.save()
     run = Run.open(folder)
-    assert question(run, {"problem_id": name, "split": "study"})["question"] == f"How many {name}?"
-    assert question(run, {"problem_id": name, "split": "discovery"})["question"] == "Another"
-    assert question(run, {"problem_id": "p", "split": "study"})["question"] == "Its own"
+    assert question(run, {"family": "prediction", "problem_id": name, "split": "study"})["question"] == f"How many {name}?"
+    assert question(run, {"family": "prediction", "problem_id": name, "split": "discovery"})["question"] == "Another"
+    assert question(run, {"family": "prediction", "problem_id": "p", "split": "study"})["question"] == "Its own"
     asked = {"condition": "prediction.study", "problem": name}
     assert client.get("/api/runs/made/solution", params=asked).json()["problem"]["question"] == f"How many {name}?"
     [problem] = [p for p in client.get("/api/runs/made/problems", params=asked).json() if p["problem_id"] == name]
     assert problem["question"] == f"How many {name}?"
+    [written] = run.rows("SELECT * FROM completions WHERE condition = 'prediction.study' AND problem_id = ?", [name])
+    about = {"condition": "evaluation.base on study", "family": "evaluation"}  # of another file of that name
+    run.write(COMPLETIONS, [written | about], "evaluation.base on study")
+    run.write(
+        EVALUATIONS_BY_PROBLEM, [{"edit": "mine", "data": "study", "problem_id": name, "question": "Others'", "answer": "3"}]
+    )
+    run.save()
+    for condition, expected in (("prediction.study", f"How many {name}?"), ("evaluation.base on study", "Others'")):
+        found = client.get("/api/runs/made/solution", params={"condition": condition, "problem": name}).json()
+        assert found["problem"]["question"] == expected

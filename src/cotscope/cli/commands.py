@@ -137,17 +137,19 @@ def _prints(as_json: bool) -> Listener:
                 print(f"[{time.monotonic() - began:5.0f} s] {stage.name} …", file=sys.stderr, flush=True)
 
         def ends(self, stage: Stage, finding: str) -> None:
+            self.findings[stage.name] = finding
             if not as_json:
                 print(f"[{time.monotonic() - began:5.0f} s] {stage.name}: {visible(finding)}", flush=True)
 
         def stands(self, stage: Stage, finding: str) -> None:
+            self.findings[stage.name] = finding
             if not as_json:
                 print(f"[  done ] {stage.name}: {visible(finding)}", flush=True)
 
     return Prints()
 
 
-def _study(arguments: argparse.Namespace) -> Session:
+def _study(arguments: argparse.Namespace, listener: Listener) -> Session:
     from ..api import begin
     from ..executors.local import run_study, run_verb
 
@@ -156,7 +158,6 @@ def _study(arguments: argparse.Namespace) -> Session:
     given = options.given(arguments, found)
     if getattr(arguments, "thorough", False):
         given = {k: v for part in THOROUGH.values() for k, v in part.items()} | given
-    listener = _prints(arguments.json)
     session = begin(arguments.out, given, rows=arguments.rows, quiet=_quiet(arguments), command=("cotscope", *arguments.argv))
     if not arguments.json:
         model = session.run.manifest["model"]
@@ -168,7 +169,7 @@ def _study(arguments: argparse.Namespace) -> Session:
     return session
 
 
-def _verb(arguments: argparse.Namespace) -> Session:
+def _verb(arguments: argparse.Namespace, listener: Listener) -> Session:
     from ..executors.local import run_verb
     from ..runs.session import Session
 
@@ -181,7 +182,7 @@ def _verb(arguments: argparse.Namespace) -> Session:
         if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options, begins=False)):
             asked[stage.name] = own
     session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
-    run_verb(session, verb, asked, stages, _prints(arguments.json))
+    run_verb(session, verb, asked, stages, listener)
     return session
 
 
@@ -207,10 +208,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
         run = Run.open(arguments.run)
         return _status(run, arguments.json) if arguments.command == "status" else _report(run, arguments.json)
-    session = _study(arguments) if arguments.command in ("study", "discover") else _verb(arguments)
+    listener = _prints(arguments.json)
+    session = (_study if arguments.command in ("study", "discover") else _verb)(arguments, listener)
     run, report = session.run, session.run.folder / "report.html"
     if arguments.json:
-        print(json.dumps({"run": str(run.folder), "report": str(report), "summary": run.summary}))
+        found = {"run": str(run.folder), "report": str(report), "findings": listener.findings, "summary": run.summary}
+        print(json.dumps(found))
     else:
         from ..report.reading import showing
         from ..report.terminal import headline

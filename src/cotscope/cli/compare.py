@@ -21,6 +21,7 @@ from typing import Any
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.editing.methods import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
+from ..measuring.problems import STUDY
 from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
 from . import options
 
@@ -99,7 +100,9 @@ def run(arguments: argparse.Namespace) -> None:
                 _cotscope(
                     arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
                 )
-    data = [word for source in arguments.data for word in ("--data", source)]
+    # Said whatever was: else what `evaluate` was asked before stands, which is not what was checked.
+    data = [word for source in arguments.data or [STUDY] for word in ("--data", source)]
+    arguments.test = arguments.test or Run.open(arguments.run).summary["data"]["test"]
     _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
     nothing = [name for name, to in edits.items() if Edit.read(to).nothing]
     rows = Run.open(arguments.run).rows("SELECT * FROM evaluations")
@@ -125,7 +128,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..data.rows import question_key
     from ..measuring.choosing import choose
     from ..measuring.editing.worked import tuning_problems
-    from ..measuring.problems import STUDY, trial_data
+    from ..measuring.problems import trial_data
     from ..runs.session import Session
 
     missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]

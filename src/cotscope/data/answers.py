@@ -161,7 +161,7 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
     """Whether `parsed` gives `answer`.
 
     Words do if they are the same but for case, blanks, a first article and punctuation around them; or begin or end with
-    them ("on Friday"), and say neither "or" nor "not".
+    them ("on Friday"), and say neither "or" nor "not" beside them.
 
     A number does if the two are equal. It also does if all of these hold: `answer` is no decimal of at most 6 places (as 1/3,
     or a file's 0.3333333333333333); `parsed` is a decimal with 2 or more places, so that it can be a rounded `answer`;
@@ -172,7 +172,9 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
         return False
     if isinstance(parsed, str) or isinstance(answer, str):
         said, right = (_plain(written_answer(a)) for a in (parsed, answer))
-        return said == right or (bool(right) and right in (said[: len(right)], said[-len(right) :]) and not _UNSURE & set(said))
+        if said == right or not right:
+            return said == right
+        return right in (said[: len(right)], said[-len(right) :]) and not (_UNSURE - {*right}) & {*said}
     if parsed == answer:
         return True
     if _is_short_decimal(answer) or (parsed * 10).denominator == 1:

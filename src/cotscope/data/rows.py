@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
@@ -66,11 +67,14 @@ def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str, labelled: boo
     """
     places: dict[str, str] = {}
     kind = ""
+    waiting = list[tuple[Problem, str]]()  # whose answer is a number in words ("one"), and words where the others' are
     for index, place, row in rows:
         problem = _problem(row, place, f"{stem}-{index}", labelled)
-        here = "words" if problem.words else "a number"
-        if (kind := kind or here) != here:
-            raise DataError(f"{place}: the answer is {here}", expected=f"{kind}, as before it", got=shown(row["answer"]))
+        either = "" if problem.words or not labelled else _number_words(row["answer"])
+        if not either:
+            here = "words" if problem.words else "a number"
+            if (kind := kind or here) != here:
+                raise DataError(f"{place}: the answer is {here}", expected=f"{kind}, as before it", got=shown(row["answer"]))
         if problem.id in places:
             raise DataError(
                 f"{place}: the id {shown(problem.id)} is used twice",
@@ -79,7 +83,11 @@ def read_problems(rows: Iterable[tuple[int, str, Any]], stem: str, labelled: boo
                 remedy="Give each problem its own id, or none: it is then named after its line.",
             )
         places[problem.id] = place
-        yield problem
+        waiting.append((problem, either))
+        if kind:
+            yield from (replace(p, answer=words) if words and kind == "words" else p for p, words in waiting)
+            waiting.clear()
+    yield from (problem for problem, _ in waiting)
 
 
 def _problem(row: Any, place: str, default_id: str, labelled: bool) -> Problem:
@@ -160,6 +168,11 @@ def _words(value: Any) -> str | None:
     words = " ".join(value.split()) if isinstance(value, str) else ""
     fits = len(words) <= LONGEST_WORDS and any(map(str.isalpha, words)) and not any(map(str.isdigit, words))
     return words if fits and words.isprintable() else None
+
+
+def _number_words(value: Any) -> str:
+    """A number's text if it is words as well: no digit is in it; else ""."""
+    return "" if not isinstance(value, str) or _MARKER in value else _words(value) or ""
 
 
 def _float(text: str) -> Any:

@@ -17,7 +17,14 @@ Asked = Mapping[str, Mapping[str, Any]]
 
 
 class Listener:
-    """Is told what happens. This one does nothing."""
+    """Is told what happens. This one says nothing.
+
+    Attributes:
+        findings: of the stages that ended or stand.
+    """
+
+    def __init__(self) -> None:
+        self.findings: dict[str, str] = {}
 
     def begins(self, stage: Stage) -> None:
         """A stage begins."""

@@ -117,9 +117,10 @@ class JudgeAnnotator:
 
 
 def _budget(options: JudgeOptions) -> Budget:
-    prices = None
-    if options.price_in is not None or options.price_out is not None:
-        prices = Prices(options.price_in or 0.0, options.price_out or 0.0)
+    if (options.price_in is None) != (options.price_out is None):
+        raise JudgeError("one price is not enough", expected="--price-in and --price-out, per million tokens, or neither",
+                         got="--price-in" if options.price_out is None else "--price-out")  # fmt: skip
+    prices = None if options.price_in is None or options.price_out is None else Prices(options.price_in, options.price_out)
     return Budget(prices, options.max_cost, options.max_calls)
 
 
@@ -152,6 +153,8 @@ def _local(setting: Setting) -> Annotator:
 
     if not setting.options.model:
         raise JudgeError("the local annotator needs a model", expected="--judge-model NAME, FOLDER or FILE.gguf")
+    if setting.options.max_cost is not None:
+        raise JudgeError("a model of this machine has no price", expected="--max-calls, or no limit", got="--max-cost")
     budget, cache = _budget(setting.options), Cache(setting.cache)
     backend = LocalModel(load_model(setting.options.model, dtype=setting.options.dtype), budget)
     return JudgeAnnotator("local", setting, backend, cache, budget)

@@ -13,6 +13,7 @@ from ..records import Problem
 from ..runs.session import Session
 
 STUDY = "study"
+_LONGEST = 160  # bytes of a label, beside which a table's name has an edit's
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def _trial_data(session: Session, source: str, count: int | None, noted: bool) -
         session.run.note(f"{left} problems of {source} were used to find neurons or stand in the prompt: they are left out.")
     if not new:
         raise UserError(f"{source} has no problem that the study has not used", expected="at least one")
-    label = Path(source).stem if Path(source).suffix else source.replace("/", "_")
+    label = (Path(source).stem if Path(source).suffix else source.replace("/", "_")).lstrip(".") or "data"
+    if len(label.encode("utf-8", "replace")) > _LONGEST:
+        raise UserError("the name of a data set is too long to name parts of a run", expected=f"at most {_LONGEST} bytes",
+                        got=shown(label, 60), remedy="Give the file a shorter name.")  # fmt: skip
     if label in (STUDY, *PARTS):
         label = f"{label} (file)"
     return TrialData(label, source, loaded.sha256, tuple(new[:count]))

@@ -85,11 +85,14 @@ def hash_of(path: Path) -> str:
 
 
 def digest_of(named: str) -> str | None:
-    """What a file holds that an option names, or the edit file of a model's folder: SHA-256; None where there is none.
+    """What a file holds that an option names, the edit file of a model's folder, or what a run folder predicts: SHA-256; None
+    where there is none.
 
     What an edit was `measured` to do is left out: that is written into it whenever it is evaluated.
     """
-    path = Path(named) / "edit.json" if os.path.isdir(named) else Path(named)
+    path = Path(named)
+    if os.path.isdir(path):
+        path /= "tables/predictions.parquet" if (path / "manifest.json").is_file() else "edit.json"
     try:
         status = path.stat()
         return _digest_of(path, status.st_mtime_ns, status.st_size) if S_ISREG(status.st_mode) else None

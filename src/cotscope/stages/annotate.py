@@ -27,6 +27,8 @@ from ..judge.question import Answer
 from ..lm.models import cache_dir
 from ..measuring.contexts import contexts, keep_contexts
 from ..records import Annotation, Pole
+from ..runs.files import fingerprint
+from ..runs.folder import Run
 from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage
@@ -94,9 +96,9 @@ def annotate(session: Session, options: Options) -> str:
     Raises: UserError for an unknown annotator; JudgeError as a judge does (what it said so far is kept); DiscoveryError
     if nothing is accepted.
     """
-    session.run.keep(JUDGEMENTS)  # of other annotators, for the audit
+    session.run.keep(JUDGEMENTS, _found(session.run))  # of other annotators, for the audit
     keep_contexts(session.run)
-    session.run.keep(NAMES)
+    session.run.keep(NAMES, _found(session.run))
     with session.bar("asking", 0, "call") as bar:
 
         def begin(calls: int) -> None:
@@ -141,13 +143,18 @@ def _annotate(session: Session, maker: Annotator, options: JudgeOptions, plain: 
             _book(session, maker)
     if not plain:
         rows = [{"id": item.id, "kind": item.kind} | _word(a) for item, a in zip(cases, said, strict=True)]
-        run.write(JUDGEMENTS, rows, _part(maker.name))
+        run.write(JUDGEMENTS, rows, _part(maker.name), _found(run))
     kept = [a for item, a in zip(cases, said) if item.kind == "candidate"]
     _write(session, maker.name, kept)
     _audit(session)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
+
+
+def _found(run: Run) -> str:
+    """Of the poles and candidates that a word is on."""
+    return fingerprint(*(run.manifest["files"][table.name]["sha256"] for table in (POLES, CANDIDATES)))
 
 
 def _questions(session: Session) -> dict[str, str]:
@@ -256,7 +263,11 @@ def _name(session: Session, maker: JudgeAnnotator, count: int) -> None:
             }
             for row, case, word in zip(rows, cases, (words[i] for i in range(len(cases))))
         ],
+        of=_found(session.run),
     )
+
+
+_DECOYS = (100, 1_000, 10_000)
 
 
 # -- people and the audit ---------------------------------------------------------------------------------------------
@@ -265,7 +276,10 @@ def _name(session: Session, maker: JudgeAnnotator, count: int) -> None:
 def _import(session: Session, file: Path) -> str:
     """People's answers, as one more annotator's; the annotations stay what they are."""
     said = read_labels(file)
-    known = {item.id: item for item in _items(session, len(said), described=False)}
+    known: dict[str, Item] = {}
+    for decoys in (len(said), *_DECOYS):  # of how many, the file does not say: rows that nobody filled in are left out
+        if not said.keys() <= known.keys():
+            known = {item.id: item for item in _items(session, decoys, described=False)}
     if unknown := sorted(set(said) - set(known)):
         raise UserError(
             f"{file} is not of this run", expected="ids that --export wrote", got=f"{len(unknown)} others, as {unknown[0]}"
@@ -274,7 +288,7 @@ def _import(session: Session, file: Path) -> str:
         {"id": i, "kind": known[i].kind} | _word(Annotation(known[i].case.pole, known[i].case.concept, accepted, PEOPLE))
         for i, accepted in said.items()
     ]
-    session.run.write(JUDGEMENTS, rows, _part(PEOPLE))
+    session.run.write(JUDGEMENTS, rows, _part(PEOPLE), _found(session.run))
     _audit(session)
     return f"{len(rows)} labels of people taken into the audit"
 

@@ -88,7 +88,7 @@ class Options:
     ask: bool = option(False, "ask the model whether its answer is true, beside (two more passes)", where="command")
     others: tuple[str, ...] = option(
         (), "run folder of another model in which `predict` was run: what its answers teach is tried on this model's",
-        where="command",
+        where="command", reads=True,
     )  # fmt: skip
     rests: int = option(
         50, "zero so many neurons that the prediction rests on most, to see whether they cause anything", kind="natural",

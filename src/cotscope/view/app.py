@@ -149,6 +149,7 @@ def _solution(run: OpenRun, problem: str, condition: str, beside: str) -> dict[s
     sides = [
         {k: row[k] for k in ("condition", "prompt", "neuron_set", "finish", "flexible", "correct")}
         | {"words": words, "differs": differs, "tokens": len(row["token_ids"])}
+        | {"stale": solutions.stale(run, row["condition"])}
         for row, words, differs in zip(wrote, parts, marked)
     ]
     return {"problem": asked, "sides": sides, "fault": fault}

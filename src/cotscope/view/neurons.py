@@ -126,9 +126,13 @@ class Neurons(Listing):
         concepts = cursor.execute(
             "SELECT concept, count(*) FROM (SELECT unnest(concepts) AS concept FROM listed) GROUP BY ALL ORDER BY concept"
         ).fetchall()
+        accepted = cursor.execute(
+            "SELECT DISTINCT unnest(concepts) AS concept FROM listed WHERE verdict = 'accepted' ORDER BY concept"
+        ).fetchall()
         verdicts = cursor.execute("SELECT verdict, count(*) FROM listed GROUP BY ALL").fetchall()
         return {
             "layers": layers[:2], "neurons": layers[2], "attributed": bool(layers[3]), "concepts": dict(concepts),
+            "accepted": [concept for (concept,) in accepted],
             "verdicts": {v: n for v in get_args(Verdict) for w, n in verdicts if v == w},
         }  # fmt: skip
 

@@ -19,7 +19,7 @@ SELECT p.data, p.predictor, p.problem_id, p.template, p.correct, p.probability, 
        c.problem_id IS NOT NULL AS written, lower(concat_ws(' ', p.problem_id, q.question)) AS searched
 FROM predictions p
 LEFT JOIN completions c ON c.condition = 'prediction.' || p.data AND c.problem_id = p.problem_id
-LEFT JOIN {PROBLEM_TEXTS} q ON q.split = p.data AND q.problem_id = p.problem_id
+LEFT JOIN {PROBLEM_TEXTS} q ON q.family = 'prediction' AND q.split = p.data AND q.problem_id = p.problem_id
 """
 
 

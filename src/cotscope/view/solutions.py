@@ -23,8 +23,9 @@ from ..measuring.neurons import comparison, read_sets
 from ..records import Neuron, Pole, Prompt
 from ..runs.files import fingerprint
 from ..runs.folder import Run
+from ..runs.progress import matches
 from ..runs.session import Session
-from ..runs.stage import options_of
+from ..runs.stage import options_of, stale_because
 from ..stages.registry import BY_NAME
 from .neurons import Neurons
 
@@ -38,13 +39,16 @@ _KEPT = 64  # completions whose activity is kept
 _LARGEST_EDIT = 2**26  # bytes: whoever made a run folder says where its edits lie
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 OTHER_MODEL = "cascade"  # the family of what another model wrote
-# Texts of problems; a study's test problems are "study" where other data stand beside them (`measuring/problems.py`).
+# Texts of problems as each family has them: files of one name may hold other problems. A study's test problems are "study"
+# where other data stand beside them (`measuring/problems.py`).
 PROBLEM_TEXTS = """(
-    SELECT problem_id, split, any_value(question) AS question, any_value(answer) AS answer FROM (
-        SELECT problem_id, split, question, answer FROM problems
-        UNION ALL SELECT problem_id, 'study', question, answer FROM problems WHERE split = 'test'
-        UNION ALL SELECT problem_id, data, question, answer FROM predicted
-        UNION ALL SELECT problem_id, data, question, answer FROM evaluations_by_problem
+    SELECT family, problem_id, split, arg_min(question, later) AS question, arg_min(answer, later) AS answer FROM (
+        SELECT unnest(['prediction', 'cascade']) AS family, problem_id, data AS split, question, answer, 0 AS later
+        FROM predicted
+        UNION ALL SELECT 'evaluation', problem_id, data, question, answer, 0 FROM evaluations_by_problem
+        UNION ALL SELECT family, problem_id, name, question, answer, 1
+        FROM problems, (SELECT unnest([split, 'study']) AS name), (SELECT DISTINCT family FROM completions)
+        WHERE name = split OR split = 'test'
     ) GROUP BY ALL
 )"""
 _COMPLETION = (
@@ -70,7 +74,7 @@ def problems(run: Run, condition: str, beside: str = "") -> list[dict[str, Any]]
     return run.rows(
         f"""WITH asked AS (
                 SELECT c.condition, c.problem_id, p.question, p.answer, c.flexible, c.correct
-                FROM completions c LEFT JOIN {PROBLEM_TEXTS} p USING (problem_id, split) WHERE c.condition IN (?, ?)
+                FROM completions c LEFT JOIN {PROBLEM_TEXTS} p USING (family, problem_id, split) WHERE c.condition IN (?, ?)
             )
             SELECT a.* EXCLUDE (condition), o.correct AS beside
             FROM asked a LEFT JOIN asked o ON o.condition = ? AND o.problem_id = a.problem_id AND o.question = a.question
@@ -98,12 +102,20 @@ def answer_to(run: Run, condition: str, problem: str, asked: str) -> dict[str, A
 def question(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     """The text and answer of the problem that a row of `completions` is of. Raises: UserError if the run has none."""
     found = run.rows(
-        f"SELECT question, answer, split FROM {PROBLEM_TEXTS} WHERE problem_id = ? AND split = ?",
-        [row["problem_id"], row["split"]],
+        f"SELECT question, answer, split FROM {PROBLEM_TEXTS} WHERE family = ? AND problem_id = ? AND split = ?",
+        [row["family"], row["problem_id"], row["split"]],
     )
     if not found:
         raise UserError(f"the run has no text of problem {shown(row['problem_id'])}")
     return found[0]
+
+
+def stale(run: Run, condition: str) -> str:
+    """Which stage wrote under a condition and is stale, and why, in words; "" if none is, or another one holds that has it."""
+    stages = [n for n, record in run.manifest["stages"].items() if matches(f"completions/{condition}", record["writes"])]
+    states = {name: run.state(name) for name in stages}
+    said = [f"{name} is {stale_because(found)}" for name, found in states.items() if found.status == "stale"]
+    return said[0] if said and not any(found.current for found in states.values()) else ""
 
 
 def words(text: str) -> list[str]:
@@ -131,7 +143,7 @@ def prompt_of(session: Session, name: str) -> Prompt:
             f"the study's prompts can't be had: {error}",
             remedy="If their files are still there: start the viewer in the folder in which the study was begun.",
         ) from error
-    if name not in {p.name for p in every} and inputs.derives:
+    if name not in {p.name for p in every}:
         asked = session.run.manifest["options"].get("variants", {})
         every += [e.prompt for e in inputs.extra_prompts(int(asked.get("variants", 0)), bool(asked.get("sentences")))]
     found = next((p for p in every if p.name == name), None)
@@ -152,6 +164,9 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
         return None
     if family == "evaluation":
         return evaluated(session, name).intervention(session.loaded.anatomy)
+    if why := stale(run, row["condition"]):
+        raise UserError(f"what was done to the model under {row['condition']} may be something else by now: {why}",
+                        remedy="Its text can be read; its activity can't be computed again.")  # fmt: skip
     sets, path = read_sets(run), "both"
     neurons: list[Neuron] = []
     if family == "ablation" and name in sets:

@@ -13,8 +13,9 @@ export async function solutions(here) {
   const found = await ask(runPath(here.run, "/conditions"));
   if (!found.conditions.length) return [h("h1", {}, "Solutions"), note("The model has not written anything in this run, or its tables are missing.")];
   const values = {...here.values}, names = found.conditions.map((one) => one.condition);
-  values.condition = names.includes(values.condition) ? values.condition : names[0];
-  if (!names.includes(values.beside)) values.beside = values.condition !== names[0] || here.values.condition ? "" : names.includes("ablation.reasoning") ? "ablation.reasoning" : "";
+  const ofStudy = `study.${found.prompts[0]}`, first = names.includes(ofStudy) ? ofStudy : names[0];  // sets are zeroed under it
+  values.condition = names.includes(values.condition) ? values.condition : first;
+  if (!names.includes(values.beside)) values.beside = values.condition !== first || here.values.condition ? "" : names.includes("ablation.reasoning") ? "ablation.reasoning" : "";
   const unknown = [here.values.condition, here.values.beside].filter((name) => name && !names.includes(name));
   const problems = await ask(runPath(here.run, `/problems?${query({condition: values.condition, beside: values.beside})}`));
   const differ = (one) => one.beside !== null && one.beside !== one.correct;
@@ -83,7 +84,7 @@ async function solution(here, values, go) {
   if (model.loaded) colouring();
   else bar.append(h("div", {class: "pager"}, show, note(`Loads the model (about ${number(model.gigabytes, 1)} GB) and makes it write the same tokens again.`, model.other ? " Another run's model makes room for it." : "")));
   return [h("p", {class: "problem"}, h("bdi", {}, seen(found.problem.question)), " ", h("b", {}, `Answer: ${seen(found.problem.answer)}`)), bar,
-    h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.tokens, side.wrong,
+    h("div", {class: "sides"}, sides.map((side) => h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(titleOf(side))), " ", verdict(side.correct)), side.stale ? warning(`${side.stale}: the study may write something else now.`) : "", side.tokens, side.wrong,
       note(`Says ${seen(side.flexible ?? "no answer")}; ${found.sides[sides.indexOf(side)].tokens} tokens, ${side.finish === "stop" ? "ended by itself" : "cut at its limit"}.`))),
       found.fault && h("section", {class: "side"}, h("h2", {}, h("bdi", {}, seen(values.beside))), warning(found.fault))), sides.length > 1 ? note("Underlined in red: what the other one does not have.") : "", below];
 }

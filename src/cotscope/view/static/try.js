@@ -17,7 +17,7 @@ export async function tryIt(here) {
   const by = select(ways, isThere ? way : "nothing", {name: "by", onchange: () => options()});
   const more = h("div"), sides = h("div", {class: "sides", "aria-live": "off"}), status = h("p", {role: "status", class: "meta"});
   let stopping = null;
-  const concepts = Object.keys(neurons.about.concepts);
+  const concepts = neurons.about.accepted;
   const scaled = () => [field("Factor", h("input", {name: "factor", type: "number", step: "any", value: values.factor ?? 0}), "0 switches off, 2 doubles"),
     field("At", select(SCOPES, values.scope ?? "all", {name: "scope"}))];
   const options = () => more.replaceChildren(...[{
