@@ -141,6 +141,11 @@ def test_random_neurons_in_their_place(run: Run, by: str) -> None:
     for neurons in drawn:
         assert len(set(neurons)) == len(chosen) == 6
         assert [n.layer for n in neurons] == [n.layer for n in chosen] and not set(neurons) & set(chosen)
+    whole, _ = choose(session, by)
+    assert len(whole) > 6
+    every = [choose(session, by, random=seed)[0] for seed in range(8)]
+    for seed, neurons in enumerate(every):  # what was chosen, but not among the first, is in no control of these
+        assert not {*choose(session, by, first=6, random=seed)[0]} & {*whole} and not {*neurons} & {*whole}
     _, said = choose(session, by, first=6, random=2)
     assert said["random"] == 2 and said["neurons"] == 6
 

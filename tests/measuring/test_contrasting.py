@@ -156,6 +156,13 @@ def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
     assert {r["difference"] for r in rows} == {0} and all(r["difference_low"] < 0 < r["difference_high"] for r in rows)
 
 
+def test_searches_of_one_seed_that_chose_otherwise_are_no_seeds() -> None:
+    found = {"goal": "better", "data": "study", "problems": 32, "candidates": 40, "groups": ["first"], "last": 2}
+    edits = [Edit.scaled(f"s{i}", BASE, [Neuron(0, i)], 1.5, chosen={"by": "attribution", "steered": found}) for i in range(2)]
+    assert sorted(map(len, grouped(edits).values())) == [1, 1]
+    assert [g.alone for g in grouped(edits)] == ["s0", "s1"]
+
+
 def test_nothing_to_compare() -> None:
     edits = [trained("a0", "values", "attribution"), trained("b0", "factors", "attribution", random=1)]
     edits.append(Edit.scaled("x", BASE, [Neuron(0, 1)], 2.0, chosen={"by": ["?"], "tuned": 7}))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotscope.predicting.shares import difference_share, expected_share, risk_coverage, threshold_share
+from cotscope.predicting.shares import correlation_within, difference_share, expected_share, risk_coverage, threshold_share
 from cotscope.predicting.templates import templates
 
 scores = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50, unique_by=lambda p: p[0])
@@ -56,3 +56,27 @@ def test_templates() -> None:
     first, second, train, jorg, ruth = templates(questions)
     assert first == second != train and jorg == ruth
     assert templates(["7"]) == [0]
+
+
+@pytest.mark.parametrize("together", [0.0, 0.4])
+def test_answers_of_one_template_are_right_together(together: float) -> None:
+    """The correlation is found, and with it the interval covers; without it, by far not."""
+    rng = np.random.default_rng(3)
+    of = np.repeat(np.arange(60), 6)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        p = np.repeat(rng.uniform(0.2, 0.9, 60), 6)
+        whole = np.repeat(rng.random(60), 6)  # with this probability a template's answers are all of one draw
+        own = np.where(np.repeat(rng.random(60) < together, 6), whole, rng.random(360))
+        return p, own < p
+
+    found = [correlation_within(p.tolist(), right.tolist(), of.tolist()) for p, right in (draw() for _ in range(60))]
+    assert np.mean(found) == pytest.approx(together, abs=0.05)
+    covered = np.zeros(2)
+    for _ in range(400):
+        p, right = draw()
+        for way, known in enumerate((together, 0.0)):
+            _, low, high = expected_share(p.tolist(), 0.0, of.tolist(), known)
+            covered[way] += low <= right.mean() <= high
+    assert 0.92 <= covered[0] / 400 <= 0.98 and (together == 0 or covered[1] / 400 < 0.85)
+    assert expected_share(p.tolist(), 0.0, list(range(360)), 0.4) == pytest.approx(expected_share(p.tolist()))

@@ -15,6 +15,7 @@ from statsmodels.stats.proportion import proportion_confint
 from cotscope.stats import (
     clustered_p,
     clustered_proportions,
+    clustered_share,
     equivalence,
     mcnemar_exact,
     paired_bootstrap,
@@ -40,6 +41,24 @@ def test_wilson_of_all_and_none(n: int, level: float) -> None:
         scipys = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
         assert wilson(successes, n, level) == pytest.approx(tuple(scipys), abs=1e-12)
     assert wilson(0, n, level)[0] == 0.0 and wilson(n, n, level)[1] == 1.0
+
+
+def test_a_share_of_clustered_hits() -> None:
+    """Wilson's where each is its own; longer where clusters agree, and then it covers."""
+    rng = np.random.default_rng(5)
+    hits = (rng.random(50) < 0.7).tolist()
+    assert clustered_share(hits, list(range(50))) == pytest.approx(wilson(sum(hits), 50), abs=0.02)
+    assert clustered_share([True] * 30, [0] * 10 + [1] * 20) == wilson(2, 2)
+    covered, naive = 0, 0
+    for _ in range(500):
+        of = np.repeat(np.arange(40), 5)
+        whole = np.repeat(rng.random(40) < 0.7, 5)
+        drawn = np.where(np.repeat(rng.random(40) < 0.6, 5), whole, rng.random(200) < 0.7).tolist()
+        low, high = clustered_share(drawn, of.tolist())
+        covered += low <= 0.7 <= high
+        low, high = wilson(sum(drawn), 200)
+        naive += low <= 0.7 <= high
+    assert 0.92 <= covered / 500 <= 0.98 and naive / 500 < 0.85
 
 
 def test_wilson_of_nothing() -> None:

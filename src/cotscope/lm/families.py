@@ -36,7 +36,7 @@ _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
 _WEIGHED = ("input_residual", "post_attention_residual")
 _EXPERTS = ("experts", "router")  # of a mixture, whose neurons are not those of one down-projection
 _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "layer_norm")
 # Of the configuration: what logits are multiplied by (Cohere, Falcon H1), divided by (Granite), and the cap that they then
 # approach (Gemma 2; RecurrentGemma, xLSTM).
 _MULTIPLIED, _DIVIDED = ("logit_scale", "lm_head_multiplier", "output_multiplier"), ("logits_scaling",)

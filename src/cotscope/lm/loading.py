@@ -87,6 +87,14 @@ class LoadedModel:
             )
         return ids
 
+    def following(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that stands after others: without start tokens, nor the blank that some tokenizers put before
+        whatever they are given (Llama 2, Phi-3)."""
+        before, whole = self.encode("\n"), self.encode("\n" + text)
+        if whole[: len(before)] == before:
+            return tuple(whole[len(before) :])
+        return tuple(self.encode(text)[len(self.encode("")) :])  # the newline went into a token with what follows it
+
     def piece(self, token: int) -> str:
         """One token decoded by itself (half characters become U+FFFD)."""
         if (text := self._pieces.get(token)) is None:

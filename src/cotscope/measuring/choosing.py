@@ -11,7 +11,7 @@ from ..runs.folder import Run
 from ..runs.session import Session
 from ..runs.stage import stale_because
 from ..runs.tables import ATTRIBUTIONS
-from ..stats.random_sets import random_like
+from ..stats.random_sets import in_place_of, random_like
 from .neurons import ActiveNeurons, active_neurons
 from .selections import WAYS
 
@@ -37,7 +37,8 @@ def choose(
         poles: of "reasoning" the poles, that is neurons at one sign of their coefficients.
         layers: only those of the layers from the one to the other, both among them; before the first so many are taken.
         random: the seed of random neurons in their place, one for each: of the same layer, and about as large on solutions and
-            on text, or where nothing was attributed about as often and as strongly active in discovery.
+            on text, or where nothing was attributed about as often and as strongly active in discovery. They are drawn for the
+            whole choice: no neuron that `by` chose, among the first so many or not, stands in its own control.
 
     Raises: UserError for an unknown way or concept, if what chose them is stale, or if nothing is left.
     """
@@ -56,9 +57,10 @@ def choose(
         names = sorted({r["concept"] for r in rows})
         if unknown := [c for c in concepts if c not in names]:
             raise UserError("no accepted neuron is of this concept", expected=" or ".join(names), got=shown(unknown[0]))
+        rows = [r for r in rows if Neuron(r["layer"], r["index"]) not in known.keystones]
+        every = sorted({Neuron(r["layer"], r["index"]) for r in rows})
         rows = [r for r in rows if not concepts or r["concept"] in concepts]
         found = sorted({Pole(r["layer"], r["index"], r["sign"]) for r in rows})
-        found = [p for p in found if Neuron(p.layer, p.index) not in known.keystones]
         targets: list[Any] = found if poles else sorted({Neuron(p.layer, p.index) for p in found})
         chosen |= {"concepts": list(concepts)} if concepts else {}
     elif by in WAYS:
@@ -67,7 +69,7 @@ def choose(
                 f"the run has no neurons chosen by {by}", remedy=f"Run `cotscope attribute {run.folder} --by {by}` first."
             )
         rows = run.rows("SELECT layer, index FROM selections WHERE selection = ? ORDER BY rank", [by])
-        targets = [Neuron(r["layer"], r["index"]) for r in rows]
+        targets = every = [Neuron(r["layer"], r["index"]) for r in rows]
     else:
         raise UserError("unknown way of choosing", expected=" or ".join((REASONING, *WAYS)), got=shown(by))
     if layers is not None:
@@ -79,7 +81,8 @@ def choose(
         if poles:
             raise UserError("random neurons like poles are not drawn", expected="--random without --poles")
         attributed = run.has(ATTRIBUTIONS) and run.state("attribute").current
-        targets = random_like(targets, _sizes(run, known, attributed), random)
+        instead = in_place_of(every, random_like(every, _sizes(run, known, attributed), random))
+        targets = [instead[t] for t in targets if t in instead]
         chosen |= {"random": random, "like": "update sizes" if attributed else "activity in discovery"}
     if not targets:
         remedy = "" if run.manifest["stages"].get("annotate") else f"Run `cotscope annotate {run.folder}` first."

@@ -58,8 +58,8 @@ class Solution:
 
 def solution(loaded: LoadedModel, problem: Problem, source: str, text: str) -> Solution:
     """A text that ends a line, as tokens without the tokenizer's start tokens."""
-    tokens = loaded.encode(text + "\n")[len(loaded.encode("")) :]
-    return Solution(problem, source, text, tuple(tokens), token_roles(loaded, tokens, problem.words))
+    tokens = loaded.following(text + "\n")
+    return Solution(problem, source, text, tokens, token_roles(loaded, tokens, problem.words))
 
 
 def fingerprint_of(given: Sequence[Solution]) -> str:
@@ -190,8 +190,7 @@ def score_tasks(
 
 def answers(loaded: LoadedModel, task: AskedTask, items: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], ...]:
     """The answers to a task's items as tokens."""
-    start = len(loaded.encode(""))
-    return tuple(tuple(loaded.encode(task.continuation(item))[start:]) for item in items)
+    return tuple(loaded.following(task.continuation(item)) for item in items)
 
 
 def solved(session: Session, condition: str, problems: Sequence[Problem], count: int) -> tuple[Solution, ...]:

@@ -26,18 +26,38 @@ def difference_share(source: Sequence[float], right: Sequence[bool], target: Seq
     return float(np.clip(np.mean(np.asarray(right, bool)) + moved, 0, 1))
 
 
-def expected_share(probabilities: Sequence[float], off: float = 0.0) -> tuple[float, float, float]:
+def expected_share(
+    probabilities: Sequence[float], off: float = 0.0, templates: Sequence[int] | None = None, together: float = 0.0
+) -> tuple[float, float, float]:
     """The share that calibrated probabilities expect to be right, with a 95 % interval.
 
-    The spread of a count of independent answers (normal; Poisson's binomial), and that of the probabilities' own mean. That
-    they hold for problems unlike those they were learned on is not in it.
+    The spread of a count of answers (normal; Poisson's binomial, and what those of one template have in common), and that of
+    the probabilities' own mean. That they hold for problems unlike those they were learned on is not in it.
 
     Args:
         off: standard error of how far the probabilities lie from the truth on average.
+        templates: of each answer's question; None: none share one.
+        together: correlation of answers of one template about their probabilities (`correlation_within`).
     """
     p = np.asarray(probabilities, float)
-    mean, half = float(p.mean()), 1.96 * float(np.hypot(np.sqrt((p * (1 - p)).sum()) / len(p), off))
+    spread = np.sqrt(p * (1 - p))
+    own = (spread**2).sum()
+    whole = own if templates is None else sum(spread[np.asarray(templates) == t].sum() ** 2 for t in set(templates))
+    mean, half = float(p.mean()), 1.96 * float(np.hypot(np.sqrt(own + together * (whole - own)) / len(p), off))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def correlation_within(probabilities: Sequence[float], right: Sequence[bool], templates: Sequence[int]) -> float:
+    """How far answers of one template are right or wrong together, beyond what their probabilities say: the mean product of two
+    of one template, each less its probability and in its standard deviation; 0 for less, or where none share a template."""
+    p = np.clip(np.asarray(probabilities, float), 0.01, 0.99)
+    apart = (np.asarray(right, float) - p) / np.sqrt(p * (1 - p))
+    products, pairs = 0.0, 0
+    for t in set(templates):
+        of = apart[np.asarray(templates) == t]
+        products += (of.sum() ** 2 - (of**2).sum()) / 2
+        pairs += len(of) * (len(of) - 1) // 2
+    return float(np.clip(products / pairs, 0, 1)) if pairs else 0.0
 
 
 def risk_coverage(scores: Sequence[float], right: Sequence[float]) -> list[tuple[float, float]]:

@@ -19,8 +19,8 @@ from ..data.rows import question_key
 from ..errors import UserError
 from ..measuring.choosing import REASONING
 from ..measuring.generation import Condition, solve
-from ..measuring.prediction import carrying
-from ..measuring.prediction.answering import PREDICTOR, answer
+from ..measuring.prediction import carrying, resting
+from ..measuring.prediction.answering import PREDICTOR, answer, by_template
 from ..measuring.prediction.estimating import estimates
 from ..measuring.prediction.predictors import (
     BASELINE,
@@ -37,7 +37,7 @@ from ..measuring.prediction.telling import SHUFFLES, Known, area_of, early, shuf
 from ..measuring.prediction.tracing import STOPS, Answer, answers, token_probability, traced
 from ..measuring.problems import STUDY, TrialData, trial_data
 from ..predicting.classifier import enough, fit, out_of_fold, packed
-from ..predicting.shares import risk_coverage
+from ..predicting.shares import correlation_within, risk_coverage
 from ..records import Neuron
 from ..runs.files import fingerprint
 from ..runs.options import option
@@ -55,7 +55,7 @@ from ..runs.tables import (
     STOPPING,
     TRANSFERS,
 )
-from ..stats import LEVEL, auroc, auroc_difference, clustered_error, holm, mcnemar_exact
+from ..stats import LEVEL, auroc, auroc_difference, clustered_error, holm
 
 TEMPERATURE = 0.7
 CARDS = 12  # neurons that the report shows
@@ -71,7 +71,8 @@ UNITS = {
     "over data sets)",
     "prediction.rests_on": "the neurons that the prediction by reasoning neurons rests on most: how far each moves the "
     "log-odds (standard deviation, summed over roles)",
-    "prediction.cause": "the neurons that the prediction rests on most, zeroed: what the study's test problems lose",
+    "prediction.cause": "the neurons that the prediction rests on most, zeroed: what test problems of half of the templates "
+    "lose, the ranking being of answers of the others; p over templates",
 }
 
 
@@ -166,7 +167,7 @@ def predict(session: Session, options: Options) -> str:
     weights = _keep(session, known, groups[REASONING], told_by, expected)
     ranked = sorted(weights, key=lambda n: -weights[n])
     rests_on = [{"layer": n.layer, "index": n.index, "weight": weights[n]} for n in ranked[:CARDS]]
-    cause = _cause(session, ranked, options.rests)
+    cause = resting.without(session, known, groups[REASONING], options.rests)
     run.summarise("prediction", said | {"cause": cause, "told_by": told_by, "rests_on": rests_on})
     return _against_confidence(said, told_by) + "; " + _finding(said)
 
@@ -258,46 +259,18 @@ def _keep(
     templates = templates_of([a for k in known for a in k.answers])
     features = {name: np.vstack([k.way(name).features for k in known]) for name in {REASONING, told_by}}
     fitted = {name: fit(x, labels, templates, session.config.seed) for name, x in features.items()}
+    sure = [float(p) for k in known for p in token_probability(k.traces)]
     about = {
         "model": session.config.model, "weight_sha256": session.loaded.weight_hash(), "prompt": session.prompt.name,
         "told_by": told_by, "neurons": [list(n) for n in neurons], "right": float(np.mean(labels)),
         "off": clustered_error(np.array(labels, float) - np.array(expected), templates),
-        "sure": [round(float(p), 4) for k in known for p in token_probability(k.traces)],
+        "together": correlation_within(expected, labels, templates),
+        "sure": [round(float(p), 4) for p in by_template(sure, templates)],
         "trained_on": [{"data": k.data.source, "sha256": k.data.sha256, "answers": len(k.answers)} for k in known],
     }  # fmt: skip
     arrays, header = packed(fitted[told_by], about)
     session.run.write_arrays(PREDICTOR, arrays, header, "")
-    weight = fitted[REASONING].moved_by(features[REASONING]).reshape(-1, len(neurons)).sum(axis=0)  # over roles
-    return dict(zip(neurons, weight.tolist(), strict=True))
-
-
-def _cause(session: Session, ranked: Sequence[Neuron], count: int) -> dict[str, Any] | None:
-    """What the study's test problems lose without the neurons that the prediction rests on most, and without random ones."""
-    count = min(count, len(ranked) // 2)  # as many others have to be left
-    if not count:
-        return None
-    most, rest = sorted(ranked[:count]), sorted(ranked[count:])
-    drawn = [rest[i] for i in np.random.default_rng(session.config.seed).permutation(len(rest))[:count]]
-    sets = {"untouched": (), "rests": tuple(most), "others": tuple(sorted(drawn))}
-    solve(
-        session,
-        [
-            Condition("prediction", session.prompt, "test", name if some else "none", some, label=f"zeroed {name}")
-            for name, some in sets.items()
-        ],
-        "zeroing what the prediction rests on",
-    )
-    right = {}
-    for name in sets:
-        found = {a.problem.id: a.right for a in answers(session, f"prediction.zeroed {name}", session.inputs.split.test)}
-        right[name] = [found[p.id] for p in session.inputs.split.test]
-    return {
-        "neurons": len(most),
-        "n": len(right["untouched"]),
-        **{name: float(np.mean(hits)) for name, hits in right.items()},
-        "p_untouched": mcnemar_exact(right["untouched"], right["rests"]),
-        "p_others": mcnemar_exact(right["others"], right["rests"]),
-    }
+    return resting.weights_of(fitted[REASONING], features[REASONING], neurons)
 
 
 def _against_confidence(said: dict[str, dict[str, Any]], told_by: str) -> str:

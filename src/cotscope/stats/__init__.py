@@ -15,6 +15,7 @@ from .intervals import RESAMPLES as RESAMPLES
 from .intervals import clustered_error as clustered_error
 from .intervals import clustered_proportions as clustered_proportions
 from .intervals import clustered_ratio as clustered_ratio
+from .intervals import clustered_share as clustered_share
 from .intervals import equivalence as equivalence
 from .intervals import groups_difference as groups_difference
 from .intervals import paired_bootstrap as paired_bootstrap

@@ -16,7 +16,7 @@ LEAST_EQUIVALENT = 5
 """Pairs below which no equivalence is said: of fewer not even the sign test shows at 0.05 that they lie above a bound."""
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927). (0, 1) for n = 0."""
     from scipy import stats as scipy_stats
 
@@ -28,6 +28,17 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # Of none and of all the bound is 0 or 1 itself; rounding would miss it.
     return float(centre - half) if successes else 0.0, float(centre + half) if successes < n else 1.0
+
+
+def clustered_share(hits: Sequence[bool], clusters: Sequence[Hashable], level: float = 0.95) -> tuple[float, float]:
+    """`wilson`'s interval of a proportion where hits of one cluster may go together: with as many independent hits as have its
+    standard error (`clustered_error`), at most as many as there are (Korn & Graubard 1998, Survey Methodology 24:193)."""
+    n, share = len(hits), float(np.mean(hits)) if len(hits) else 0.0
+    if not 0 < share < 1 or len(set(clusters)) < 2:
+        return wilson(share * len(set(clusters)), len(set(clusters)), level)
+    error = clustered_error(np.asarray(hits, float), clusters)
+    effective = min(float(n), share * (1 - share) / error**2) if error > 0 else float(n)
+    return wilson(share * effective, effective, level)
 
 
 def paired_bootstrap(differences: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:

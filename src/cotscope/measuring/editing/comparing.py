@@ -15,7 +15,7 @@ from ...edits.edit import Edit
 from ...edits.made import search, training
 from ...predicting.templates import templates
 from ...runs.session import Session
-from ...stats import clustered_p, clustered_proportions, detectable_difference, mcnemar_exact, paired_bootstrap, wilson
+from ...stats import clustered_p, clustered_proportions, clustered_share, detectable_difference, mcnemar_exact, paired_bootstrap
 from ..problems import TrialData
 
 BASE = "base"
@@ -87,7 +87,7 @@ def compare(
     row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
     row["templates_trained_on"] = None if trained is None else sum(t in together[n:] for t in together[:n])
     for end, hits in (("_base", before), ("", after)):
-        low, high = wilson(sum(hits), n)
+        low, high = clustered_share(hits, of)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
     difference, low, high, independent = clustered_proportions(before, after, of)
     row |= {"difference": difference, "difference_low": low, "difference_high": high}

@@ -39,7 +39,9 @@ class Group:
         dtype: in which it was trained; "": it was not, or its file does not say.
         numbers: how many were trained.
         how: what else is its own of the training, in words.
+        matched: in what random neurons are like the chosen ones.
         rate: Adam's, where a seed stands there with several; "": each has its own.
+        alone: the edit's name, where a seed stands there with several for another reason.
     """
 
     does: str
@@ -50,7 +52,9 @@ class Group:
     dtype: str
     numbers: str
     how: str = ""
+    matched: str = ""
     rate: str = ""
+    alone: str = ""
 
     @property
     def key(self) -> str:
@@ -63,7 +67,7 @@ class Group:
         neurons = f"random, like {self.by}" if self.random else "all neurons" if self.by == ALL else self.by
         name = f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
         rate = f"rate {self.rate}" if self.rate else ""
-        return ", ".join(filter(None, (self.does if self.by == self.does else name, self.how, rate)))
+        return ", ".join(filter(None, (self.does if self.by == self.does else name, self.how, rate, self.alone)))
 
     def beside(self, other: Group) -> bool:
         """Whether it is of chosen neurons, and the other of random ones like them, or trained on the same terms of all."""
@@ -123,7 +127,7 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
 
 def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
     """Names of the edits of each group. Of a seed's that do the same the first is taken; where a seed has several that do not,
-    each learning rate is a group."""
+    each learning rate is a group, or if they do not differ by that each edit."""
     found: dict[Group, dict[tuple[tuple[str, str], str], Edit]] = {}
     for edit in edits:
         if group := _group(edit):
@@ -131,9 +135,12 @@ def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
             found.setdefault(group, {}).setdefault((seed, edit.key), edit)
     groups: dict[Group, list[str]] = {}
     for group, of in found.items():
-        several = group.terms and len({seed for seed, _ in of}) < len(of)
+        several = len({seed for seed, _ in of}) < len(of)
+        each_rate = len({(seed, _trained(edit, "rate")) for (seed, _), edit in of.items()}) == len(of)
         for edit in of.values():
-            apart = replace(group, rate=_trained(edit, "rate")) if several else group
+            apart = group
+            if several:
+                apart = replace(group, rate=_trained(edit, "rate")) if each_rate else replace(group, alone=edit.name)
             groups.setdefault(apart, []).append(edit.name)
     return groups
 
@@ -160,7 +167,7 @@ def _group(edit: Edit) -> Group | None:
         done += [terms, dtype, how]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
-        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups")]))
+        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups", "last")]))
     else:
         does = "an edit"
         done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
@@ -169,4 +176,4 @@ def _group(edit: Edit) -> Group | None:
     whole = by in (ALL, does)
     some = [str(chosen.get(k)) for k in ("run", "study", "first", "concepts", "layers")]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return Group(does, by, like, terms, random, dtype, numbers, how)
+    return Group(does, by, like, terms, random, dtype, numbers, how, str(chosen.get("like")) if random else "")

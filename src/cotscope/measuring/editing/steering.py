@@ -124,7 +124,7 @@ def steer(
     base = Base.of(loaded, session.config.model)
     used = [p.question for p in (*problems, *(p for p, _ in worked))]
     about: dict[str, Any] = {"goal": search.goal, "data": search.data, "problems": len(problems), "candidates": candidates,
-                             "groups": list(groups)}  # fmt: skip
+                             "groups": list(groups), "last": search.survivors}  # fmt: skip
 
     def nothing(why: str, found: dict[str, Any]) -> Edit:
         edit = Edit(to.stem, base, {}, chosen=chosen | {"steered": about | found, "nothing": why} | made_with(used))

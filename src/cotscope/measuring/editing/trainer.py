@@ -175,7 +175,8 @@ class Trainer:
         return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
 
     def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
-        from ...edits.fold import export_trained
+        from ...edits.fold import export_trained, fold
+        from ...lm.loading import DTYPES
         from ...lm.trained import Factors
 
         chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
@@ -187,12 +188,18 @@ class Trainer:
             factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
             edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
             edit.write(self.to)
+            fold(edit, model.model)
+            for p in model.model.parameters():
+                p.data = p.data.to(DTYPES[self.stored]).to(p.dtype)
+            edit = self._as_written(model, edit)
+            edit.write(self.to)
             return edit
         edit = Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be")
         return export_trained(trained, model, edit, self.to, self.stored, self.say, lambda edit: self._as_written(model, edit))
 
     def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
-        """With the validation loss of the weights as they are written: in 16 bits, small changes are rounded away."""
+        """With the validation loss of the weights as they are written, or would be with factors folded into them: in 16 bits,
+        small changes are rounded away."""
         from ...lm.trained import Nothing
         from ...lm.training import Training
 

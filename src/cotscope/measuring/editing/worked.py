@@ -82,7 +82,7 @@ def worked_problems(
             written = session.engine.generate(
                 [session.prompt.text(every[i].question) for i in wrong],
                 max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
-                temperature=_TEMPERATURE if draw else 0.0, seed=seed + draw,
+                temperature=_TEMPERATURE if draw else 0.0, seed=seed * (1 + draws) + draw,
             )  # fmt: skip
             found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
         say(f"{len(found)} of {places.stop} problems solved")
@@ -156,5 +156,5 @@ def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
     """
     blank = "\n\n"
     ends = blank in prompt.stop
-    tokens = loaded.encode(said + blank * ends)[len(loaded.encode("")) :]
+    tokens = loaded.following(said + blank * ends)
     return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))

@@ -17,6 +17,7 @@ from ...data.load import load_questions
 from ...errors import UserError, shown
 from ...predicting.classifier import Classifier, unpacked
 from ...predicting.shares import expected_share, risk_coverage
+from ...predicting.templates import templates
 from ...records import Neuron, Problem
 from ...runs.files import fingerprint, hash_of, replacing
 from ...runs.kept import Kept
@@ -57,11 +58,14 @@ def answer(session: Session, questions: str, to: str | None) -> str:
             "the predictor was learned on another model", expected=about["model"], got=session.config.model,
             remedy=f"Run `cotscope predict {session.run.folder}` again.",
         )  # fmt: skip
+    if "together" not in about:
+        raise UserError("the predictor was learned by an older cotscope",
+                        remedy=f"Run `cotscope predict {session.run.folder}` again.")  # fmt: skip
     rows = _answered(session, problems, classifier, about, hash_of(file), path)
-    found = [r["probability"] for r in rows]
-    sure = np.array([r.pop("sure") for r in rows])
+    found, of = [r["probability"] for r in rows], templates([r["question"] for r in rows])
+    sure = by_template([r.pop("sure") for r in rows], of)
     _write(path, rows)
-    share, low, high = expected_share(found, about["off"])
+    share, low, high = expected_share(found, about["off"], of, about["together"])
     half = next(right for coverage, right in risk_coverage(found, found) if coverage >= KEPT)
     but = unlike(sure, about["sure"])
     return (
@@ -111,11 +115,17 @@ def _answered(
     return rows
 
 
+def by_template(sure: Sequence[float], of: Sequence[int]) -> NDArray[np.float64]:
+    """Mean token probability (`token_probability`) of each template's answers: answers of one are no two findings."""
+    known = np.asarray(sure, float)
+    return np.array([known[np.asarray(of) == t].mean() for t in dict.fromkeys(of)])
+
+
 def unlike(here: NDArray[np.float64], there: Sequence[float]) -> str:
     """A warning if the answers are worded more or less surely than those that were learned on: probabilities are then off.
 
     Args:
-        here, there: mean token probability of each answer (`token_probability`).
+        here, there: mean token probability of each template's answers (`by_template`).
     """
     from scipy.stats import ks_2samp
 

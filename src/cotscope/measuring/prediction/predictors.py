@@ -133,12 +133,10 @@ def says_true(session: Session, given: Sequence[Answer]) -> NDArray[np.float64]:
     """Log-odds with which the model calls its own answers true (P(True); Kadavath et al. 2022, arXiv:2207.05221)."""
     from ...lm.scoring import Given, score
 
-    loaded = session.loaded
-    start = len(loaded.encode(""))
     texts = tuple(ASKED.format(question=a.problem.question, answer=a.text.strip()) for a in given)
     found = []
     for word in (" true", " false"):
-        tokens = tuple(loaded.encode(word)[start:])
+        tokens = session.loaded.following(word)
         scores = score(session.engine, Given(texts, (tokens,) * len(texts)))
         found.append(np.array([sum(t.log_prob for t in s) for s in scores]))
     return found[0] - found[1]

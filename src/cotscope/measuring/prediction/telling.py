@@ -17,7 +17,7 @@ from ...stats import Area, auroc
 from ..choosing import REASONING
 from ..problems import TrialData
 from .predictors import ACTIVITY, BASELINE, CONTROL, Predictor, flat, templates_of
-from .tracing import STOPS, Answer, Traces
+from .tracing import CONFIDENCE, STOPS, Answer, Traces
 
 SHUFFLES = 8
 CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
@@ -80,7 +80,9 @@ def early(
     for at, stop in enumerate(STOPS):
         ways = [(name, kind, flat(k.traces.so_far[:, at, k.traces.of(groups[name])]))
                 for name, kind in ((REASONING, ACTIVITY), ("random 1", CONTROL))]  # fmt: skip
-        ways.append(("confidence", BASELINE, flat(k.traces.confidence[:, at])))
+        # On the way, how many tokens a share of the answer is would tell how long it becomes.
+        columns = [i for i, name in enumerate(CONFIDENCE) if stop in (0, 1) or name not in ("tokens", "log_prob_sum")]
+        ways.append(("confidence", BASELINE, flat(k.traces.confidence[:, at, columns])))
         seen = np.maximum(1, np.round(stop * lengths))
         for name, kind, features in ways:
             found, _ = out_of_fold(features, k.right, k.templates, session.config.seed)

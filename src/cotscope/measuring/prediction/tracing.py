@@ -20,6 +20,7 @@ from ...runs.files import fingerprint
 from ...runs.session import Session
 
 if TYPE_CHECKING:
+    from ...lm.loading import LoadedModel
     from ...lm.scoring import TokenScore
 
 Floats = NDArray[np.float32]
@@ -31,6 +32,7 @@ CONFIDENCE = (
 )  # fmt: skip
 """How sure the model was of an answer's tokens (nats), and how many they are."""
 _ARRAYS = ("sizes", "so_far", "layers", "confidence", "residual")
+LARGEST = 65_504  # that float16 holds
 _BATCH = 64  # answers traced at once
 
 
@@ -105,7 +107,7 @@ def traced(
     """
     run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
-    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE)
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen")
     if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
         arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
@@ -133,7 +135,7 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
     }
     kept: dict[str, NDArray[Any]] = {}
     for name, shape in shapes.items():
-        kept[name] = np.zeros((len(given), *shape), np.float32 if name == "confidence" else np.float16)
+        kept[name] = np.zeros((len(given), *shape), np.float16 if name == "residual" else np.float32)
     written = sorted((i for i, a in enumerate(given) if a.tokens), key=lambda i: -len(given[i].tokens))
     with session.bar(what, len(written), "answer") as bar:
         for start in range(0, len(written), _BATCH):
@@ -142,15 +144,18 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
             for i, found in zip(part, trace(session.engine, texts, [given[i].tokens for i in part], neurons, bar.update)):
                 # In words the answer that was given, not the right one: whoever predicts must not know that.
                 said = (given[i].read or "") if session.inputs.words else ""
-                roles = np.array([ROLES.index(r) for r in token_roles(loaded, given[i].tokens, said)])
+                roles = _roles(loaded, given[i].tokens, said)
                 for role in np.unique(roles):
-                    kept["sizes"][i, role] = _small(found.updates[roles == role].mean(axis=0))
-                    kept["layers"][i, role] = _small(found.layers[roles == role].mean(axis=0))
+                    kept["sizes"][i, role] = found.updates[roles == role].mean(axis=0)
+                    kept["layers"][i, role] = found.layers[roles == role].mean(axis=0)
                 for stop, share in enumerate(STOPS):
                     tokens = max(1, round(share * len(roles)))
-                    kept["so_far"][i, stop] = _small(found.updates[:tokens].mean(axis=0))
-                    kept["confidence"][i, stop] = confidence(found.scores[:tokens], roles[:tokens])
-                kept["residual"][i] = _small(found.residual)
+                    kept["so_far"][i, stop] = found.updates[:tokens].mean(axis=0)
+                    seen = roles if share == 1 else _roles(loaded, given[i].tokens[:tokens])  # what comes is not known there
+                    kept["confidence"][i, stop] = confidence(found.scores[:tokens], seen)
+                kept["residual"][i] = np.clip(found.residual, -LARGEST, LARGEST)
+                if np.abs(found.residual).max() > LARGEST:
+                    session.run.note(f"The residual stream is beyond ±{LARGEST:,} at some tokens: the probe sees it cut there.")
     return Traces(tuple(neurons), **kept)
 
 
@@ -170,9 +175,8 @@ def token_probability(traces: Traces) -> NDArray[np.float64]:
     return np.asarray(np.exp(traces.confidence[:, -1, CONFIDENCE.index("log_prob_mean")].astype(float)))
 
 
-def _small(values: NDArray[Any]) -> NDArray[Any]:
-    """What float16 can hold of it."""
-    return np.clip(values, -65504, 65504)
+def _roles(loaded: LoadedModel, tokens: Sequence[int], said: str = "") -> NDArray[np.intp]:
+    return np.array([ROLES.index(r) for r in token_roles(loaded, tokens, said)])
 
 
 def by_concept(session: Session, traces: Traces, places: Mapping[Neuron, Neuron] | None = None) -> tuple[list[str], Floats]:
