@@ -33,6 +33,7 @@ from cotscope.measuring.prediction.predictors import neuron_groups
 from cotscope.measuring.prediction.telling import SHUFFLES
 from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS
 from cotscope.predicting.classifier import unpacked
+from cotscope.predicting.templates import templates
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
@@ -106,7 +107,12 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     assert said["more"]["n"] == 48 and 0.3 <= said["more"]["shuffled"]["mean"] <= 0.7
     assert len(said["rests_on"]) == min(12, len(neuron_groups(Session.reopen(place / "run"))["reasoning"]))
     assert (weights := [n["weight"] for n in said["rests_on"]]) == sorted(weights, reverse=True)
-    assert said["cause"]["neurons"] == 3 and said["cause"]["n"] == 8
+    cause = said["cause"]  # of half of the templates of the study's eight test problems
+    zeroed = run.rows("SELECT DISTINCT problem_id FROM completions WHERE condition = 'prediction.zeroed rests'")
+    every = Session.reopen(place / "run").inputs.split.test
+    of = dict(zip([p.id for p in every], templates([p.question for p in every])))
+    assert cause["neurons"] == 3 and cause["n"] == len(zeroed) <= 8
+    assert len({of[r["problem_id"]] for r in zeroed}) == (len(set(of.values())) + 1) // 2
     early = run.rows("SELECT * FROM early WHERE data = 'more' AND predictor = 'confidence' ORDER BY stop")
     assert [r["stop"] for r in early] == list(STOPS) and early[0]["tokens"] == 1
     transfers = run.rows("SELECT * FROM transfers WHERE data = 'other'")
