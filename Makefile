@@ -14,8 +14,9 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 setup: $(VENV)/.ready
 	$(VENV)/bin/cotscope models --install $(MODEL)
 
-# torch comes first and pinned: an unpinned one brings gigabytes of CUDA to machines without a GPU.
+# torch comes first: where the index has a build for CPUs, the pin in constraints.txt takes it.
 $(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[test]'

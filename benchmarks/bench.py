@@ -157,9 +157,9 @@ def own(arguments: argparse.Namespace) -> None:
         gemm = gemm_rate(1024, hidden, loaded.anatomy.width, loaded.dtype)
         print(f"projection of {what} ({len(neurons):,} neurons, both signs, top 20): {took:.1f} s, {rate / 1e9:.0f} of "
               f"{gemm / 1e9:.0f} GFLOP/s ({rate / gemm:.2f}), {peak_gib() - before:.2f} GiB over the peak before")  # fmt: skip
-    for what in ("-m cotscope.cli --help", "-c 'import cotscope'"):
+    for what in ("-m cotscope --help", "-c 'import cotscope'"):
         command = f"{sys.executable} {what}"
-        took = median_seconds(lambda c=command: subprocess.run(c, shell=True, stdout=subprocess.DEVNULL), 1)
+        took = median_seconds(lambda c=command: subprocess.run(c, shell=True, check=True, stdout=subprocess.DEVNULL), 1)
         print(f"python {what}: {took:.2f} s")
 
 

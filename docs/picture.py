@@ -5,7 +5,7 @@
     python docs/picture.py runs/study pictures --model    # and what the model writes, which is loaded for it
 
 Needs `pip install 'cotscope[browser]'` and a headless Chromium: the system's (Debian: `apt install chromium-headless-shell`)
-or playwright's own (`playwright install chromium-headless-shell`).
+or playwright's own (`playwright install chromium-headless-shell`), with which there are pictures, but no tests of pages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A first study in Python: find the neurons of a concept, zero them, look at the strongest ones with SQL.
 
-    python examples/first_study.py                                   # the default model, 16 built-in problems
-    python examples/first_study.py --model Qwen/Qwen2.5-1.5B         # any hub id, local folder or .gguf file
+    python examples/first_study.py                                               # the default model, 16 built-in problems
+    python examples/first_study.py --model Qwen/Qwen2.5-1.5B --out runs/larger   # any hub id, local folder or .gguf file
     python examples/first_study.py --concept equality --out runs/here
 
 The default model is the one that `make setup` installs (`cotscope models --install qwen2.5-coder-0.5b`). Stop the script
@@ -82,7 +82,10 @@ def main() -> None:
     parser.add_argument("--out", default="runs/example", help="the run folder")
     parser.add_argument("--concept", default="", help="whose strongest poles to print")
     arguments = parser.parse_args()
-    first_study(arguments.out, arguments.concept, model=arguments.model, **SMALL)
+    try:
+        first_study(arguments.out, arguments.concept, model=arguments.model, **SMALL)
+    except cotscope.UserError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

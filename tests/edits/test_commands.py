@@ -209,6 +209,10 @@ def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[
     assert main(["apply", str(half), *TEXTS, "--tokens", "9", "--dtype", "float32"]) == 0
     out = capsys.readouterr().out
     assert all(f"--- {name}\n{row[name]}" in out for row in expected for name in row)
+    assert main(["apply", str(half), TEXTS[0], "--tokens", "9", "--json", "--dtype", "float32", *TEXTS[1:]]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert main(["apply", str(half), "--tokens", "9", "--json", "--dtype", "float32", *TEXTS]) == 0  # argparse of 3.11 does not
+    assert json.loads(capsys.readouterr().out) == expected
     monkeypatch.setattr("sys.stdin", io.StringIO("x\n\n  \nWhat is it?\n"))
     assert main(["apply", str(half), "--tokens", "9", "--dtype", "float32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == by_engine(Edit.read(half), ("x", "What is it?"), 9)

@@ -235,6 +235,13 @@ def test_common_prefix_leaves_a_token_to_each_row() -> None:
     assert common_prefix([[7, 8, 9]]) == 2
 
 
+def test_a_prompt_without_a_token_is_refused_and_spoils_no_other(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = tiny.encode
+    monkeypatch.setattr(LoadedModel, "encode", lambda self, text: encode(text) if text else [])
+    with pytest.raises(PromptError, match="a prompt has no tokens"):
+        Engine(tiny).generate(["A question", ""], max_new_tokens=2)
+
+
 def naive(loaded: LoadedModel, text: str, written: tuple[int, ...], steps: int, k: int) -> tuple[Tensor, Tensor]:
     """Active poles by one pass over the whole sequence without a cache: indices and coefficients (steps, layers, k)."""
     ids = loaded.encode(text) + list(written)

@@ -389,7 +389,7 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
     before = times(out)
     line = refused("correlate")
     assert "stage 'annotate', which 'correlate' builds on, is stale: annotations changed" in line
-    assert line.endswith(f"Run `cotscope annotate {out}` first, or `cotscope study` for all.")
+    assert line.endswith(f"Run `cotscope annotate {out}` first.")
     assert "missing or changed" not in line
     with manifest_of(out) as manifest:
         manifest["stages"].pop("keystones")

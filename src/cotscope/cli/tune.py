@@ -81,7 +81,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                         f"searched (default: {rates})")  # fmt: skip
     tuning.add_argument("--checkpointing", action="store_true",
                         help="compute layers again on the way back: less memory, more time")  # fmt: skip
-    tuning.add_argument("--dtype", dest="stored", choices=options.DTYPES, default="",
+    tuning.add_argument("--dtype", choices=options.DTYPES, default="",
                         help="of the weights that are written (default: of the base's files); 16 bits round away what is small "
                         "beside a weight")  # fmt: skip
     tuning.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="begin no step after so many minutes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
@@ -101,6 +102,7 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
         DataError: the source is missing, unreachable, empty or malformed (file name and line are said), an answer is
             no number, or an id is used twice.
     """
+    source = os.fspath(source)  # from Python it may be a path
     kind, _, count = source.partition(":")
     if kind == "builtin":
         number, part = _builtin_count(source, count)

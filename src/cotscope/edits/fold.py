@@ -52,7 +52,9 @@ def foldable(edit: Edit, found: Anatomy) -> None:
         why = f"it has an offset in layer {bare[0].layer}, and this architecture's down-projections have no bias"
     if why:
         raise EditError(
-            f"edit {edit.name} can't be folded into weights", got=why, remedy="`cotscope apply` runs the model with it."
+            f"edit {edit.name} can't be folded into weights",
+            got=why,
+            remedy="Take that folder: it is a plain model." if edit.weights else "`cotscope apply` runs the model with it.",
         )
 
 
@@ -98,6 +100,7 @@ def export(
     Raises: EditError if the edit can't be folded, is of another model, or the folder exists or has no room;
         ModelError as `load_model`.
     """
+    to = Path(to)  # from Python it may be a text
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new folder", remedy="Give another one, or move it away.")
     source = source or edit.base.model

@@ -76,14 +76,15 @@ def write_sources(run: Reading, to: Path) -> list[Path]:
             for p in poles
         ])  # fmt: skip
         _write_batches(folder / "activations", [
-            key | {"id": _id(source, row["index"], row["problem_id"], place), "index": str(row["index"]), "creatorId": CREATOR,
-                   "dataSource": run.manifest["data"]["source"], "tokens": [row["before"], row["token"], row["after"]],
+            key | {"id": _id(model, source, row["index"], row["problem_id"], place), "index": str(row["index"]),
+                   "creatorId": CREATOR, "dataSource": run.manifest["data"]["source"],
+                   "tokens": [row["before"], row["token"], row["after"]],
                    "values": [0.0, abs(row["coefficient"]), 0.0], "maxValue": abs(row["coefficient"]), "minValue": 0.0,
                    "maxValueTokenIndex": 1}
             for place, row in enumerate(contexts)
         ])  # fmt: skip
         _write_batches(folder / "explanations", [
-            key | {"id": _id(source, row["index"], row["concept"]), "index": str(row["index"]), "authorId": CREATOR,
+            key | {"id": _id(model, source, row["index"], row["concept"]), "index": str(row["index"]), "authorId": CREATOR,
                    "description": f"{row['concept']}: {row['description']}" if row["description"] else row["concept"],
                    "notes": row["annotator"], "typeName": None, "explanationModelName": None}
             for row in run.rows("annotations", _WORDS_SQL, [layer, sign])

@@ -85,7 +85,7 @@ class Engine:
         In float32 greedy tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
         batch, the padding and the order. `finished` is called as each job's last row has ended.
 
-        Raises: PromptError if a prompt and its new tokens do not fit the model's context.
+        Raises: PromptError if a prompt has no tokens, or does not fit the model's context with its new ones.
         """
         works = [Work(i, job, [self.loaded.encode(p) for p in job.prompts]) for i, job in enumerate(jobs)]
         lengths = [self.check_length(work) for work in works]
@@ -110,7 +110,10 @@ class Engine:
         return [[work.done[i] for i in range(len(work.ids))] for work in works]
 
     def check_length(self, work: Work) -> int:
-        """Tokens of the longest row when it has ended. Raises: PromptError if they do not fit the model's context."""
+        """Tokens of the longest row when it has ended. Raises: PromptError if they do not fit the model's context, or a prompt
+        has none."""
+        if not all(work.ids):
+            raise PromptError("a prompt has no tokens", expected="a text: this tokenizer puts nothing before it", got="''")
         longest, new, context = max(map(len, work.ids), default=0), work.job.max_new_tokens, self.loaded.context
         if longest + new > context:
             raise PromptError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ def load_model(
 
     Raises: ModelError if it is unknown, not whole, or no decoder that cotscope can read, or if the kernels can't be had.
     """
-    device = on_device(device)
+    source, device = os.fspath(source), on_device(device)
     if dtype == "auto":
         dtype = cpu.choose_dtype(device).dtype
     if dtype not in DTYPES:

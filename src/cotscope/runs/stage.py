@@ -90,7 +90,7 @@ def require(session: Session, stage: Stage, verbs: Mapping[str, str]) -> None:
             said = {"missing": "has not run", "stopped": "was stopped", "stale": f"is stale: {found.why}"}[found.status]
             raise RunError(
                 f"{session.run.folder}: stage {earlier!r}, which {stage.name!r} builds on, {said}",
-                remedy=f"Run {again_with(earlier, session.run.folder, verbs)} first, or `cotscope study` for all.",
+                remedy=f"Run {again_with(earlier, session.run.folder, verbs)} first.",
             )
 
 

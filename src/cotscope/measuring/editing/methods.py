@@ -40,8 +40,8 @@ class Tuning:
         minutes: no new step after so many; None: no limit.
         seed: of the order of problems, and of LoRA's first values.
         checkpointing: less memory, more time (`lm/training.py: Training`).
-        stored: the dtype of the weights that are written; empty: that of the base's files. 16 bits round away what is small
-            beside a weight. An edit file has none.
+        dtype: of the weights that are written; empty: that of the base's files. 16 bits round away what is small beside a
+            weight. An edit file has none.
     """
 
     data: str = STUDY
@@ -60,7 +60,7 @@ class Tuning:
     minutes: float | None = None
     seed: int = 0
     checkpointing: bool = False
-    stored: str = ""
+    dtype: str = ""
 
     def rates(self) -> tuple[list[float], bool]:
         """Those to try, and whether to go on beyond them. Raises: UserError for one that is none."""

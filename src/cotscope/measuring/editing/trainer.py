@@ -48,7 +48,7 @@ class Trainer:
         self.base = Base.of(session.loaded, session.config.model)
         self.texts = [self._text(*g) for g in given]
         self.folder = to.with_name(f".{to.name}.training")
-        self.stored = settings.stored or stored_dtype(self.base.model)
+        self.stored = settings.dtype or stored_dtype(self.base.model)
 
     def _text(self, problem: Problem, said: str) -> Text:
         from ...lm.training import Text
@@ -76,7 +76,7 @@ class Trainer:
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
-        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "stored": "", "dtype": model.dtype_name}
+        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
@@ -111,11 +111,13 @@ class Trainer:
             )
         if best.taken:
             best.take()
-        found = {k: v for k, v in asdict(settings).items() if v is not None and not (k in ("stored", "warmup") and not v)} | {
+        found = {k: v for k, v in asdict(settings).items() if v is not None and (k != "warmup" or v)} | {
             "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "dtype": model.dtype_name,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
+        if settings.dtype:
+            found["stored"] = settings.dtype
         if len(tried) > 1:
             firsts = [(c.rate, c.curve[1]) for c in tried.values() if c.passes]
             found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]

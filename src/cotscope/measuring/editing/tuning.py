@@ -58,7 +58,7 @@ def tune(
         raise UserError(
             f"how much is trainable follows from {settings.method}", expected=f"--trainable with --method {LORA} only"
         )
-    if settings.stored and settings.method == FACTORS:
+    if settings.dtype and settings.method == FACTORS:
         raise UserError("factors are an edit file, which has no weights", expected="no --dtype with --method factors")
     rates = settings.rates()
     if to.exists() or to.is_symlink():
