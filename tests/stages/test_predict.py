@@ -278,7 +278,10 @@ def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monke
     assert not to.exists() and part.exists()
     asked[:] = [0]
     assert main([*command, str(to)]) == 0 and asked == [0, 8]
-    assert to.read_text() == whole.read_text() and not part.exists()
+    [ours, theirs] = [list(map(json.loads, file.read_text().splitlines())) for file in (to, whole)]
+    for one, other in zip(ours, theirs, strict=True):  # batches of another size round otherwise
+        assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-5) and one == other
+    assert not part.exists()
     part.write_text('{"of": "another", "val')  # of other questions, and cut
     to.unlink()
     asked[:] = []

@@ -802,6 +802,8 @@ def test_the_end_of_a_solution_is_learned_too() -> None:
         def encode(self, text: str) -> list[int]:
             return [1, *map(ord, text)]
 
+        following = LoadedModel.following
+
     loaded: Any = Characters()
     said = "The answer is 8."
     few = Prompt("few", "Question: a\n\n", "\n")
