@@ -14,10 +14,10 @@ import transformers
 from conftest import TinyStudy, as_if_written, hashes
 
 import cotscope
-from cotscope.cli import main
+from cotscope.cli import main, options
 from cotscope.edits.edit import Base, Edit
 from cotscope.lm.engine import Engine
-from cotscope.lm.loading import load_model
+from cotscope.lm.loading import DTYPES, load_model
 from cotscope.measuring.choosing import choose
 from cotscope.records import Neuron, Pole
 from cotscope.runs.folder import Run
@@ -215,6 +215,10 @@ def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[
     monkeypatch.setattr("sys.stdin", io.StringIO("x\n\n  \nWhat is it?\n"))
     assert main(["apply", str(half), "--tokens", "9", "--dtype", "float32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == by_engine(Edit.read(half), ("x", "What is it?"), 9)
+
+
+def test_the_dtypes_that_are_offered_are_those_that_models_are_loaded_in() -> None:
+    assert tuple(DTYPES) == options.DTYPES
 
 
 def test_a_base_that_was_moved(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -261,10 +261,10 @@ def _status(run: Any, as_json: bool) -> None:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f} s"
         said = r["why"] if r["why"] else r["finding"] if r["status"] == "done" else ""
         print(f"{r['stage']:12}{r['command']:11}{r['status']:9}{seconds:>9}  {visible(said or '')}".rstrip())
-    again = [s for s in STAGES if run.state(s.name).status in ("stale", "stopped")]
+    again = dict.fromkeys(again_with(r["stage"], run.folder, VERB_OF) for r in rows if r["status"] in ("stale", "stopped"))
     if again:
-        print("\nTo make them again: " + ", ".join(dict.fromkeys(again_with(s.name, run.folder, VERB_OF) for s in again)) + ". "
-              "`cotscope study` with the options that the study began with makes all that are part of it.")  # fmt: skip
+        print(f"\nTo make them again: {', '.join(again)}. `cotscope study` with the options that the study began with makes "
+              "all that are part of it.")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -128,6 +128,12 @@ def stored_dtype(source: str) -> str:
     return stored if stored in DTYPES else "float32"
 
 
+def round_to(model: PreTrainedModel, dtype: str) -> None:
+    """Take away from weights what another dtype can't hold, in place; they keep their own."""
+    for p in model.parameters():
+        p.data = p.data.to(DTYPES[dtype]).to(p.dtype)
+
+
 def export_trained(
     trained: Merging,
     loaded: LoadedModel,
@@ -150,8 +156,7 @@ def export_trained(
     say(f"merging it into {dtype} weights")
     trained.merge()
     _compare(edit, expected, _said(loaded.model), loaded.dtype_name)
-    for p in loaded.model.parameters():
-        p.data = p.data.to(DTYPES[dtype]).to(p.dtype)
+    round_to(loaded.model, dtype)
     edit = written(replace(edit, weights=loaded.weight_hash(torch.bfloat16)))
     for p in loaded.model.parameters():  # and no buffer: frequencies of positions stay in float32, as when it is loaded
         p.data = p.data.to(DTYPES[dtype])

@@ -177,8 +177,7 @@ class Trainer:
         return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
 
     def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
-        from ...edits.fold import export_trained, fold
-        from ...lm.loading import DTYPES
+        from ...edits.fold import export_trained, fold, round_to
         from ...lm.trained import Factors
 
         chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
@@ -191,8 +190,7 @@ class Trainer:
             edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
             edit.write(self.to)
             fold(edit, model.model)
-            for p in model.model.parameters():
-                p.data = p.data.to(DTYPES[self.stored]).to(p.dtype)
+            round_to(model.model, self.stored)
             edit = self._as_written(model, edit)
             edit.write(self.to)
             return edit
