@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cotscope.lm.families import anatomy
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.models import DEFAULT_MODEL, resolve
 from cotscope.predicting import classifier, trees
+from cotscope.records import Completion
 from cotscope.runs.folder import Run
 from cotscope.runs.progress import digest
 from cotscope.runs.tables import Table
@@ -79,6 +80,17 @@ def few_choices() -> Iterator[None]:
             patch.setattr(module, "COUNTS", (5, 10))
         patch.setattr(trees, "COUNT", 10)
         yield
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model, which goes on until it is cut, counts as having ended: what it writes can be learned from."""
+    generate = Engine.generate
+
+    def ended(self: Engine, *args: Any, **how: Any) -> list[Completion]:
+        return [replace(c, finish="stop") for c in generate(self, *args, **how)]
+
+    monkeypatch.setattr(Engine, "generate", ended)
 
 
 _SHAPE = {

@@ -321,9 +321,9 @@ def test_another_encoding_is_not_kept_twice(tiny_study: TinyStudy, tmp_path: Pat
     assert "größe 中".encode() in manifest and "gröÃ".encode() not in manifest
     [note] = named["stages"]["discover"]["notes"]  # it rests on few problems, under this prompt
     assert note.endswith("under größe 中.")
-    for environment in ({}, C_LOCALE):  # it goes on, and nothing is encoded again
-        assert run("annotate", str(folder), **environment).returncode == 0
-        assert run(*command, **environment).returncode == 0
+    for runs in (main, lambda words: run(*words, **C_LOCALE).returncode):  # it goes on, and nothing is encoded again
+        assert runs(["annotate", str(folder)]) == 0
+        assert runs(command) == 0
         again = json.loads((folder / "manifest.json").read_bytes())
         assert again["prompts"] == named["prompts"] and again["files"].keys() >= named["files"].keys()
         assert again["stages"]["discover"]["notes"] == [note]

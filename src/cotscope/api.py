@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from .edits.edit import Edit
 from .errors import UserError
 from .executors.local import Listener, run_study, run_verb
+from .measuring.choosing import Choice
 from .measuring.editing.methods import Tuning
 from .measuring.editing.steering import Search
 from .measuring.editing.steering import steer as search_factor
@@ -121,71 +122,50 @@ def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = N
     return session.run
 
 
-def steer(
-    run: Folder,
-    to: str | Path,
-    *,
-    by: str = "attribution",
-    first: int | None = None,
-    random: int | None = None,
-    concepts: Sequence[str] = (),
-    layers: tuple[int, int] | None = None,
-    null: bool = False,
-    quiet: bool | None = None,
-    **options: Any,
-) -> Edit:
+def steer(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None = None, **options: Any) -> Edit:
     """Search one factor of the neurons that a run has found which solves more, or less, of its tuning problems.
 
     Args:
         run: the run folder, or the run.
         to: the edit file to write.
-        by, first, random, concepts, layers: as of `measuring/choosing.py: choose`.
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
         quiet: no progress bars; None: only on a terminal.
-        options: fields of `measuring/editing/steering.py: Search`.
+        options: fields of `measuring/choosing.py: Choice` and `measuring/editing/steering.py: Search`.
 
     Raises: UserError as `cotscope steer` says.
     """
-    session = Session.reopen(Path(run), quiet=quiet)
-    some: dict[str, Any] = {"first": first, "random": random, "concepts": concepts, "layers": layers, "null": null}
-    return search_factor(session, Path(to), by, _fields(Search, options), **some)
+    _all_known(options, Choice, Search)
+    choice, search = _made(options, Choice), _made(options, Search)
+    return search_factor(Session.reopen(Path(run), quiet=quiet), Path(to), choice, search, null=null)
 
 
-def tune(
-    run: Folder,
-    to: str | Path,
-    *,
-    by: str = "attribution",
-    first: int | None = None,
-    random: int | None = None,
-    concepts: Sequence[str] = (),
-    layers: tuple[int, int] | None = None,
-    null: bool = False,
-    quiet: bool | None = None,
-    **options: Any,
-) -> Edit:
+def tune(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None = None, **options: Any) -> Edit:
     """Train factors or vectors of the neurons that a run has found, and nothing else, on worked problems; or adapters, or all.
 
     Args:
         run: the run folder, or the run.
         to: the edit file to write, or the model folder (`method`).
-        by, first, random, concepts, layers: as of `measuring/choosing.py: choose`; `by` may be "all".
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
         quiet: no progress bars; None: only on a terminal.
-        options: fields of `measuring/editing/methods.py: Tuning`.
+        options: fields of `measuring/choosing.py: Choice` (`by` may be "all") and `measuring/editing/methods.py: Tuning`.
 
     Raises: UserError as `cotscope tune` says.
     """
-    session = Session.reopen(Path(run), quiet=quiet)
-    some: dict[str, Any] = {"first": first, "random": random, "concepts": concepts, "layers": layers, "null": null}
-    return train_factors(session, Path(to), by, _fields(Tuning, options), **some)
+    _all_known(options, Choice, Tuning)
+    choice, settings = _made(options, Choice), _made(options, Tuning)
+    return train_factors(Session.reopen(Path(run), quiet=quiet), Path(to), choice, settings, null=null)
 
 
-def _fields(of: type[T], options: Mapping[str, Any]) -> T:
-    known = {f.name for f in fields(of)}  # type: ignore[arg-type]
-    if unknown := sorted(set(options) - known):
-        raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
-    return of(**options)
+def _made(options: Mapping[str, Any], of: type[T]) -> T:
+    """An options class with those of the options that are its own."""
+    names = {f.name for f in fields(of)}  # type: ignore[arg-type]
+    return of(**{k: _paths_as_text(v) for k, v in options.items() if k in names})
+
+
+def _all_known(options: Mapping[str, Any], *classes: type) -> None:
+    known = sorted(f.name for of in classes for f in fields(of))
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(known)}")
 
 
 def status(run: Folder) -> dict[str, State]:

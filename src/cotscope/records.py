@@ -5,6 +5,7 @@ Axis order, everywhere: rows (problems), then generated tokens (steps), then lay
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -154,3 +155,14 @@ class Annotation:
     confidence: float | None = None
     description: str = ""
     status: Literal["answered", "failed"] = "answered"
+
+
+def factors_of(targets: Iterable[Neuron | Pole], factor: float) -> dict[Neuron, tuple[float, float]]:
+    """One factor for neurons (either sign) or poles (their sign only): of positive and of negative coefficients."""
+    factors: dict[Neuron, tuple[float, float]] = {}
+    for t in targets:
+        neuron = Neuron(t.layer, t.index)
+        positive, negative = factors.get(neuron, (1.0, 1.0))
+        sign = t.sign if isinstance(t, Pole) else 0
+        factors[neuron] = factor if sign >= 0 else positive, factor if sign <= 0 else negative
+    return factors

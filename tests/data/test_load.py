@@ -271,8 +271,10 @@ def test_split_refuses(n: int, limit: int | None, discover: int | None) -> None:
         split(problems(9), 3, 3, 0)
 
 
-def test_general_text() -> None:
-    text = general_text()
-    assert 1000 <= len(text.split()) <= 1500
+@pytest.mark.parametrize(("tuning", "words"), [(False, 1000), (True, 800)])
+def test_general_text(tuning: bool, words: int) -> None:
+    text = general_text(tuning)
+    assert words <= len(text.split()) <= 1500
     assert not any(character.isdigit() for character in text)
     assert text.count("\n\n") >= 6
+    assert not set(text.split("\n\n")) & set(general_text(not tuning).split("\n\n"))

@@ -14,13 +14,16 @@ import transformers
 from conftest import TinyStudy, as_if_written, hashes
 
 import cotscope
-from cotscope.cli import main, options
+from cotscope.cli import main
+from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import DTYPES, load_model
-from cotscope.measuring.choosing import choose
+from cotscope.measuring.choosing import Choice, choose, choose_poles
 from cotscope.records import Neuron, Pole
+from cotscope.runs.files import fingerprint
 from cotscope.runs.folder import Run
+from cotscope.runs.options import DTYPES as OFFERED
 from cotscope.runs.session import Session
 from cotscope.runs.tables import ANNOTATIONS
 
@@ -55,7 +58,8 @@ def made(capsys: pytest.CaptureFixture[str], run: Run, to: Path, *arguments: str
     before = hashes(run.folder)
     assert main(["edit", str(run.folder), *arguments, "--to", str(to), "--json"]) == 0
     edit, said = Edit.read(to), json.loads(capsys.readouterr().out)
-    assert said == {"edit": str(to), "neurons": len(edit.neurons)} | edit.chosen
+    told = {k: v for k, v in edit.chosen.items() if k != "questions"}
+    assert said == {"edit": str(to), "neurons": len(edit.neurons)} | told
     assert hashes(run.folder) == before
     return edit
 
@@ -137,16 +141,25 @@ def test_a_ways_neurons_in_its_order(run: Run, capsys: pytest.CaptureFixture[str
 def test_random_neurons_in_their_place(run: Run, by: str) -> None:
     """None that was chosen, among the first or not, is in their control. A layer may have too few others for all."""
     session = Session.reopen(run.folder)
-    (chosen, _), (whole, _) = choose(session, by, first=6), choose(session, by)
+    (chosen, _), (whole, _) = choose(session, Choice(by, first=6)), choose(session, Choice(by))
     assert len(whole) > len(chosen) == 6
-    drawn = [choose(session, by, first=6, random=seed)[0] for seed in (1, 1, 2, 3)]
+    drawn = [choose(session, Choice(by, first=6, random=seed))[0] for seed in (1, 1, 2, 3)]
     assert drawn[0] == drawn[1] and (by != "attribution" or len({tuple(sorted(d)) for d in drawn}) > 1)
     for neurons in drawn:
         assert not {*neurons} & {*whole} and 5 <= len({*neurons}) == len(neurons) <= 6
         assert not Counter(n.layer for n in neurons) - Counter(n.layer for n in chosen)
-    every, said = choose(session, by, random=2)
+    every, said = choose(session, Choice(by, random=2))
     assert drawn[2] == every[: len(drawn[2])] and not {*every} & {*whole}
     assert said["random"] == 2 and said["neurons"] == len(every)
+
+
+def test_an_edit_keeps_the_problems_that_its_neurons_were_found_with(run: Run) -> None:
+    """Another run, too, must not test on them."""
+    session = Session.reopen(run.folder)
+    discovery = [fingerprint(question_key(p.question)) for p in session.inputs.split.discovery]
+    for choice in (Choice("reasoning"), Choice("attribution", first=3, random=1)):
+        assert choose(session, choice)[1]["questions"] == sorted(set(discovery))
+    assert choose_poles(session, Choice("reasoning"))[1]["questions"] == sorted(set(discovery))
 
 
 def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -155,9 +168,9 @@ def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp
         (["--by", "tarot"], "unknown way of choosing; expected reasoning or lexicon"),
         (["--by", "contrast"], f"no neurons chosen by contrast. Run `cotscope attribute {run.folder} --by contrast`"),
         (["--concept", "huge"], "no accepted neuron is of this concept; expected large or small; got 'huge'"),
-        (["--by", "lexicon", "--poles"], "concepts and poles are of reasoning neurons"),
-        (["--by", "lexicon", "--concept", "small"], "concepts and poles are of reasoning neurons"),
-        (["--poles", "--random", "3"], "random neurons like poles are not drawn"),
+        (["--by", "lexicon", "--poles"], "poles are of reasoning neurons, and random ones are not drawn"),
+        (["--by", "lexicon", "--concept", "small"], "concepts are of reasoning neurons"),
+        (["--poles", "--random", "3"], "poles are of reasoning neurons, and random ones are not drawn"),
         (["--first", "0"], "--first"), (["--random", "-1"], "--random"), (["--scope", "some"], "--scope"),
         (["--factor", "nan"], "expected a finite number; got nan"), (["--factor", "1e999"], "finite"),
         (["--factor", "x"], "finite"),
@@ -218,7 +231,7 @@ def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_dtypes_that_are_offered_are_those_that_models_are_loaded_in() -> None:
-    assert tuple(DTYPES) == options.DTYPES
+    assert tuple(DTYPES) == OFFERED
 
 
 def test_a_base_that_was_moved(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ def test_it_writes_what_the_engine_writes_with_the_edit(folder: Path, tmp_path: 
     assert made.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.parametrize("folder", ["qwen2"], indirect=True)
+def test_a_model_made_of_a_made_one_knows_the_problems_of_both(folder: Path, tmp_path: Path) -> None:
+    first = replace(edit_of(folder), chosen={"by": "reasoning", "questions": ["a", "b"], "templates": ["t"]})
+    between = export(first, tmp_path / "between")
+    second = replace(edit_of(between), chosen={"by": "attribution", "questions": ["b", "c"]})
+    chosen = Edit.read(export(second, tmp_path / "made") / "edit.json").chosen
+    assert chosen == {"by": "attribution", "questions": ["a", "b", "c"], "templates": ["t"]}
+
+
 @pytest.mark.parametrize("folder", ["qwen2", "llama"], indirect=True)
 def test_offsets_need_a_bias(folder: Path, tmp_path: Path) -> None:
     refused = edit_of(folder, offsets={Neuron(1, 5): 0.1})

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import TinyStudy
 
 from cotscope.cli import main
+from cotscope.judge.client import Patience
 from cotscope.lm.models import resolve
 from cotscope.runs.folder import Run
 
@@ -96,6 +98,7 @@ def test_a_small_model_behind_transformers_serve(folder: Path, tmp_path: Path, m
 
 def test_a_model_that_the_server_does_not_have(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("COTSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("cotscope.judge.annotators.Patience", partial(Patience, pause=0.02))
     assert main(["annotate", str(folder), "--annotator", "llm", "--judge-model", "no-such-model"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("cotscope: error: "), told

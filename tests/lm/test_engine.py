@@ -339,16 +339,21 @@ def test_a_pole_is_zeroed_with_its_sign_only(qwen: LoadedModel) -> None:
 
 @pytest.mark.model
 def test_default_model_writes_what_transformers_writes(default_model) -> None:
-    """5 real few-shot prompts in float32, in batches of 3, against `generate` on each prompt alone."""
+    """5 real few-shot prompts in float32, in batches of 3, against transformers on each prompt alone: `generate` on one, and of
+    each a pass over prompt and text, whose most likely token must be the next one everywhere."""
     loaded = default_model("float32")
     full = derive_prompts(load_exemplars(None))[0]
-    prefix = full.prefix[: full.prefix.index("Question:", 900)]  # two or three exemplars: the reference runs 5 times
+    prefix = full.prefix[: full.prefix.index("Question:", 900)]  # two or three exemplars
     texts = [f"{prefix}Question: {p.question}{full.cue}" for p in generate(5, seed=5)]
-    expected = [alone(loaded, text, 20) for text in texts]
     engine = Engine(loaded, rows=3)
     assert engine.shares_prefix(500)
-    got = engine.generate(texts, max_new_tokens=20)
-    assert [c.token_ids for c in got] == expected
+    got = [c.token_ids for c in engine.generate(texts, max_new_tokens=20)]
+    assert got[0] == alone(loaded, texts[0], 20)
+    for text, written in zip(texts, got, strict=True):
+        ids = torch.tensor([[*loaded.encode(text), *written]])
+        with torch.inference_mode():
+            best = loaded.model(input_ids=ids, logits_to_keep=len(written) + 1).logits[0].argmax(-1).tolist()
+        assert tuple(best[:-1]) == written and (len(written) == 20 or best[-1] in loaded.end_tokens)
 
 
 def test_sampled_rows_are_their_own_draws(tiny: LoadedModel) -> None:

@@ -198,13 +198,14 @@ def test_full_fine_tuning_is_what_pytorch_does() -> None:
         assert torch.allclose(p[clear], other[name][clear], atol=1e-4)
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-def test_checkpointing_computes_the_same(way: str) -> None:
-    loaded = tiny_model("gpt2")  # which drops out in training
-    [text] = texts(loaded)[:1]
+@pytest.mark.parametrize(("way", "family"), [*((way, "gpt2") for way in WAYS), ("factors", "opt")])
+def test_checkpointing_computes_the_same(way: str, family: str) -> None:
+    """Families that drop out in training: GPT-2 in modules of its layers, OPT in the layers themselves."""
+    dropout = {"opt": {"dropout": 0.5}}.get(family, {})
+    [text] = texts(tiny_model(family))[:1]
     found = []
     for checkpointing in (False, True):
-        training = begun(tiny_model("gpt2"), way, 0.01, checkpointing)
+        training = begun(tiny_model(family, **dropout), way, 0.01, checkpointing)
         found.append([training.step([text])[0] for _ in range(3)] + training.losses([text]))
     assert found[1] == pytest.approx(found[0], abs=1e-4)
 

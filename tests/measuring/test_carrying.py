@@ -72,3 +72,11 @@ def test_of_too_few_templates_nothing_is_carried_and_nothing_ends_in_an_error() 
     mine, theirs = answered("a", RIGHT[0], questions(3), ["x"]), answered("b", RIGHT[1], few, ["x"])
     for row in across([mine], [theirs], 0):
         assert row["n"] == N and 0.3 < row["auroc"] < 0.7
+
+
+def test_where_a_fold_cannot_be_learned_nothing_is_said() -> None:
+    """The other model got ten wrong, on the same questions: every fold of its own takes some of them away."""
+    asked = questions(1)
+    nearly = np.arange(N) >= 10
+    mine, theirs = answered("a", RIGHT[0], asked, ["x"]), answered("b", nearly, asked, ["x"])
+    assert across([mine], [theirs], 0) == []

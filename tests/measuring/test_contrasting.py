@@ -140,6 +140,35 @@ def test_what_is_no_seed_of_another_is_not_averaged_with_it() -> None:
     assert len({group.key for group in again}) == 2 and len({group.name for group in again}) == 1
 
 
+def test_trainings_of_one_name_on_other_problems_are_no_seeds() -> None:
+    """`study` of two runs, or a file that has changed: its name does not tell, the fingerprint of what is in it does."""
+
+    def on(name: str, method: str, by: str, of: str, **chosen: Any) -> Edit:
+        edit = trained(name, method, by, **chosen)
+        return replace(edit, chosen=edit.chosen | {"tuned": edit.chosen["tuned"] | {"of": of}})
+
+    here, there = (on(f"l{i}", "lora", "lora", of) for i, of in enumerate("ab"))
+    assert list(grouped([here, there]).values()) == [["l0"], ["l1"]]
+    assert list(grouped([here, on("l1", "lora", "lora", "a")]).values()) == [["l0", "l1"]]
+    chosen = on("v0", "values", "attribution", "a")
+    rows = contrasts(
+        [chosen, here, there], answers([chosen, here, there], {name: [True, False] for name in ("v0", "l0", "l1")})
+    )
+    assert [(r["chosen"], r["beside"], r["edits_beside"]) for r in rows] == [("values by attribution", "lora", 1)]
+    # Neurons that were found with other problems are others, whatever the run's folder is called.
+    found = [trained(f"a{i}", "values", "attribution", found=of) for i, of in enumerate("ab")]
+    assert list(grouped(found).values()) == [["a0"], ["a1"]]
+
+
+def test_a_training_that_was_cut_is_no_seed_of_one_that_was_not() -> None:
+    edits = [trained(f"a{i}", "values", "attribution") for i in range(3)]
+    for edit, more in zip(edits[1:], ({"ended": "stopped after 10 min"}, {"checkpointing": True}), strict=True):
+        edit.chosen["tuned"].update(more)
+    assert [g.name for g in grouped(edits)] == [
+        "values by attribution", "values by attribution, stopped after 10 min", "values by attribution, prompts trained through"
+    ]  # fmt: skip
+
+
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
     def steered(name: str, goal: str, **chosen: Any) -> Edit:
         found = {"goal": goal, "data": "study", "problems": 8, "candidates": 32}

@@ -58,7 +58,7 @@ def test_the_judges_pictures(tmp_path: Path) -> None:
 def test_the_phenomena_have_a_picture(tmp_path: Path) -> None:
     assert "phenomena-accuracy-title" in str(changes(Reading(Run.open(complete(tmp_path))).rows("phenomena")).figure)
     ends = {f"{of}_{end}": CHANGE[end] for of in ("accuracy", "activity", "fixed") for end in ("change", "low", "high")}
-    row = {"phenomenon": "without_text", "n": 40, "verdict": "explained"} | ends
+    row = {"phenomenon": "without_text", "n": 40, "verdict": "activity goes with accuracy"} | ends
     chart = changes([row])
     assert chart.figure.count("Examples without words: −0.50 [−0.90, −0.10]</title>") == 3 and chart.n == "40 problems"
     assert chart.rows == [row] and "teacher-forced" in chart.figure

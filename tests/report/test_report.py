@@ -395,7 +395,7 @@ def test_the_terminal_says_what_can_be_told_and_what_the_rest_needs() -> None:
             },
             "phenomena": {
                 "without_text": change | {"verdict_needs": 260},
-                "without_formulas": change | {"verdict": "explained", "verdict_needs": None},
+                "without_formulas": change | {"verdict": "activity goes with accuracy", "verdict_needs": None},
             },
         }
     )  # fmt: skip
@@ -407,7 +407,7 @@ def test_the_terminal_says_what_can_be_told_and_what_the_rest_needs() -> None:
         "",
         "change from the first prompt accuracy detectable active poles/token verdict",
         "without_text -0.500 0.625 -0.29 too few problems to tell (at least 260 problems)",
-        "without_formulas -0.500 0.625 -0.29 explained",
+        "without_formulas -0.500 0.625 -0.29 activity goes with accuracy",
     ]
 
 
@@ -429,7 +429,7 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     [row] = rows_of(tmp_path, "phenomena")
     row |= {"detectable": 0.1234, "activity_p_holm": 0.0321, "fixed_change": -0.7777, "fixed_low": -0.9, "fixed_high": -0.6}
     row |= {"verdict_first": "<first>", "verdict_fixed_first": "no change"}
-    row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "explained", "verdict_fixed": "no <change>"}
+    row |= {"fixed_p_holm": 0.0456, "fixed_n": 24, "verdict": "activity goes with accuracy", "verdict_fixed": "no <change>"}
     row |= {"activity_p_beyond_holm": 0.0234, "activity_low90": -0.6789, "activity_high90": -0.2345, "activity_bound": 0.345}
     row |= {"verdict_needs": None, "verdict_fixed_needs": 1234}
     did(tmp_path, "correlate", {"phenomena": [row]})

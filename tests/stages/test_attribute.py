@@ -15,7 +15,7 @@ from cotscope.data.sums import LEVELS
 from cotscope.errors import ModelError
 from cotscope.lm.interventions import scale
 from cotscope.measuring import attributing
-from cotscope.measuring.selections import attributions
+from cotscope.measuring.selections import WAYS, attributions
 from cotscope.measuring.solutions import reference_solutions, score_roles
 from cotscope.measuring.trials import CALCULATES, NOT_SHOWN, RESTS
 from cotscope.records import Neuron
@@ -33,7 +33,7 @@ ASKED = ["--solutions", "4", "--checked", "12", "--controls", "19", "--sums", "2
 def finished(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "attribute"
     assert main(["study", *tiny_study.options(), *FEW, "--out", str(out)]) == 0
-    assert main(["attribute", str(out), *ASKED]) == 0
+    assert main(["attribute", str(out), *ASKED, "--by", "lexicon", "--by", "attribution"]) == 0  # the others: below
     return Run.open(out)
 
 
@@ -163,9 +163,13 @@ def test_ways_can_be_named_and_unknown_ones_are_one_line(
     assert [r["selection"] for r in Run.open(out).rows("SELECT * FROM selected")] == ["lexicon"]
     before = times(out, "selection_scores", "completions")
     assert before.keys() >= times(finished.folder, "selection_scores", "completions").keys(), "what others asked for stays"
-    assert main(["attribute", str(out), *ASKED, "--by", "all", "--generation"]) == 0
+    assert main(["attribute", str(out), *ASKED, "--by", "lexicon", "--by", "attribution", "--generation"]) == 0
     assert times(out, "selection_scores", "completions") == before
     assert_same(Run.open(out).rows("SELECT * FROM selected"), finished.rows("SELECT * FROM selected"))
+    assert main(["attribute", str(out), *ASKED, "--controls", "1", "--by", "all", "--no-generation"]) == 0
+    rows = {r["neuron_set"]: r for r in Run.open(out).rows("SELECT * FROM selected")}
+    chosen = {r["selection"] for r in rows.values()}
+    assert set(WAYS) - {"words"} <= chosen <= set(WAYS) and all(r["neurons"] > 0 for r in rows.values())
 
 
 def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Path) -> None:
@@ -181,9 +185,11 @@ def test_calibrate_asks_of_attributions_neurons_too(finished: Run, tmp_path: Pat
     assert rows["attribution_0"]["neurons"] == chosen["n"]
     assert run.summary["placebo"]["by_kind"]["attribution"]["runs"] == 1 and run.summary["placebo"]["runs"] == 0
     assert "chosen by attribution" in (out / "report.html").read_text()
-    before, neurons = times(out, "calibration_runs"), run.rows("SELECT * FROM selections")
-    assert main(["attribute", str(out), *ASKED, "--solutions", "2", "--no-generation"]) == 0
-    assert Run.open(out).rows("SELECT * FROM selections") != neurons
+    sql = "SELECT * FROM selections WHERE selection = 'attribution' ORDER BY rank"
+    before, neurons = times(out, "calibration_runs"), run.rows(sql)
+    few = ["--solutions", "2", "--no-generation", "--by", "attribution", "--controls", "0"]
+    assert main(["attribute", str(out), *ASKED, *few]) == 0
+    assert Run.open(out).rows(sql) != neurons
     assert main(["calibrate", str(out), "--runs", "1", "--problems", "2"]) == 0
     after = times(out, "calibration_runs")
     assert {name for name in before if before[name] != after[name]} == {"calibration_runs/attribution_0"}, "of other neurons"

@@ -337,7 +337,7 @@ def test_a_control_that_gained_nothing_counts_as_the_base(copy: Path, capsys: py
     run, rows = Run.open(copy / "run"), rows_of(copy)
     own, none = rows["own", "study"], rows["control", "study"]
     assert none["accuracy"] == none["accuracy_base"] == own["accuracy_base"] and none["p_value"] == none["p_mcnemar"] == 1
-    assert none["log_prob"] == none["kl"] == 0 or none["kl"] == pytest.approx(0, abs=1e-6)
+    assert none["log_prob"] == 0 and none["kl"] == pytest.approx(0, abs=1e-6)
     assert "evaluation.control on study" not in {r["condition"] for r in run.rows("SELECT DISTINCT condition FROM completions")}
     [beside] = run.rows("SELECT * FROM evaluation_contrasts WHERE data = 'study'")
     assert (beside["chosen"], beside["beside"]) == ("steered to be worse by size", "steered to be worse of random, like size")
@@ -420,7 +420,7 @@ def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.Capture
 def test_problems_of_templates_that_the_edit_was_made_with(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problem = Session.reopen(copy / "run").inputs.split.test[2]
     other = re.sub(r"\d+", lambda found: found[0] + "7", problem.question)
-    replace(Edit.read(copy / "gone.json"), chosen=made_with([other])).write(copy / "gone.json")
+    replace(Edit.read(copy / "gone.json"), chosen=made_with({}, [other])).write(copy / "gone.json")
     assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW]) == 0
     [row] = Run.open(copy / "run").rows("SELECT * FROM evaluations WHERE data = 'study'")
     said = f"{row['templates_trained_on']} of such as it was made with"

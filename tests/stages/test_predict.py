@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TinyStudy, times
+from conftest import TinyStudy, manifest_of, times
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
@@ -57,6 +57,7 @@ def place(few_choices: None, tiny_study: TinyStudy, tmp_path_factory: pytest.Tem
     place = tmp_path_factory.mktemp("predict")
     assert main(["discover", *tiny_study.options(), "--out", str(place / "run")]) == 0
     assert main(["annotate", str(place / "run")]) == 0
+    assert main(["ablate", str(place / "run"), "--outcomes", "operations"]) == 0  # what `calibrate` needs; keystones are beside
     session = Session.reopen(place / "run")
     neurons = neuron_groups(session)["reasoning"]
     for name in ("more", "other"):
@@ -125,9 +126,12 @@ def test_calibrate_puts_the_verdict_to_shuffled_labels(place: Path, tmp_path: Pa
     folder = tmp_path / "run"
     shutil.copytree(place / "run", folder)
     calibrate = ["calibrate", str(folder), "--runs", "1", "--problems", "2", "--shuffles"]
-    assert main(["ablate", str(folder), "--by", "operation"]) == 0
+    with manifest_of(folder) as manifest:
+        whole = manifest["stages"]["predict"]
+        manifest["stages"]["predict"] = whole | {"read": whole["read"] | {"annotations": "changed"}}
     assert main([*calibrate, "10"]) == 2 and "stage 'predict', which 'calibrate' builds on" in capsys.readouterr().err
-    assert main(["predict", str(folder), *predict(place)[2:]]) == 0
+    with manifest_of(folder) as manifest:
+        manifest["stages"]["predict"] = whole
     assert main([*calibrate, "10"]) == 0
     run = Run.open(folder)
     rows = run.rows("SELECT * FROM calibration_shuffles ORDER BY data, shuffle")
@@ -229,14 +233,22 @@ def test_answers_under_another_prompt_are_told_by_what_was_learned_under_the_fir
     assert "under other prompts by what was learned under the first" in (run.folder / "report.html").read_text()
 
 
-def test_nothing_is_done_twice(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run.open(place / "run")
-    before = {n: r["sha256"] for n, r in run.manifest["files"].items() if "prediction" in n or "traces" in n}
-    times = {n: (run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns for n in before if n.startswith("arrays")}
-    assert main(predict(place, "--samples", "2", "--ask")) == 0
-    again = Run.open(place / "run")
-    assert {n: again.manifest["files"][n]["sha256"] for n in before} == before
-    assert all((run.folder / "arrays" / f"{n[7:]}.safetensors").stat().st_mtime_ns == t for n, t in times.items())
+def test_nothing_is_done_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither answers nor samples, traces, or the model's own word."""
+    folder = tmp_path / "run"
+    shutil.copytree(place / "run", folder)
+    arrays = {p.name: p.stat().st_mtime_ns for p in (folder / "arrays").iterdir() if p.name.startswith(("traces", "asked"))}
+    before = times(folder, "completions")
+    assert len(arrays) >= 3 and before
+    for name in ("generate", "run"):
+        monkeypatch.setattr(Engine, name, lambda *a, **k: pytest.fail("the model wrote again"))
+    monkeypatch.setattr("cotscope.measuring.prediction.tracing.trace_all", lambda *a, **k: pytest.fail("traced again"))
+    guess = lambda f, right, *a, **k: (np.full(len(right), np.mean(right)), [None] * len(right))  # noqa: E731
+    monkeypatch.setattr("cotscope.stages.predict.out_of_fold", guess)
+    monkeypatch.setattr("cotscope.measuring.prediction.telling.out_of_fold", guess)
+    assert main(["predict", str(folder), *predict(place, "--samples", "2", "--ask")[2:]]) == 0
+    assert times(folder, "completions") == before
+    assert {name: (folder / "arrays" / name).stat().st_mtime_ns for name in arrays} == arrays
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])

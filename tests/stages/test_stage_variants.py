@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -30,6 +31,14 @@ from cotscope.stats import partial_spearman, wilson
 from cotscope.stats.verdicts import RULE, TOO_FEW_PROBLEMS
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """The bootstraps of correlations are most of what `correlate` computes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cotscope.stats.ranks.RESAMPLES", 1000)
+        yield
 
 
 def exemplar_file(folder: Path) -> str:

@@ -15,13 +15,13 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
 from cotscope.errors import EditError, UserError
 from cotscope.lm.engine import Engine
-from cotscope.measuring.choosing import choose
+from cotscope.measuring.choosing import Choice, choose
 from cotscope.measuring.editing import steering
 from cotscope.measuring.editing.steering import Search, steer
 from cotscope.records import Neuron
 from cotscope.runs.session import Session
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ends")]
 WORSE = Search("worse", problems=8, factors=(0.0, 0.5, 3.0), sizes=(3,), groups=("first",))
 
 
@@ -56,7 +56,7 @@ def right(session: Session, edit: Edit | None) -> int:
 
 @pytest.mark.usefixtures("lenient")
 def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path) -> None:
-    edit = steer(session, tmp_path / "worse.json", "reasoning", WORSE)
+    edit = steer(session, tmp_path / "worse.json", Choice("reasoning"), WORSE)
     found = edit.chosen["steered"]
     assert found["untouched"] == right(session, None) > found["solved"] == right(session, edit)
     assert found["candidates"] == 6 and len(found["survivors"]) == 3
@@ -69,7 +69,7 @@ def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path)
 
 @pytest.mark.usefixtures("lenient")
 def test_it_goes_on_where_it_was_stopped(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = steer(session, tmp_path / "whole.json", "reasoning", WORSE)
+    whole = steer(session, tmp_path / "whole.json", Choice("reasoning"), WORSE)
     calls, generate = [], Engine.generate
 
     def stopped(self: Engine, *args: object, **more: object) -> object:
@@ -83,17 +83,17 @@ def test_it_goes_on_where_it_was_stopped(session: Session, tmp_path: Path, monke
     roles = steering.score_roles
     monkeypatch.setattr(steering, "score_roles", lambda *a: scored.append(1) or roles(*a))
     with pytest.raises(KeyboardInterrupt):
-        steer(session, tmp_path / "again.json", "reasoning", WORSE)
+        steer(session, tmp_path / "again.json", Choice("reasoning"), WORSE)
     assert scored and not (tmp_path / "again.json").exists()
     scored.clear()
-    again = steer(session, tmp_path / "again.json", "reasoning", WORSE)
+    again = steer(session, tmp_path / "again.json", Choice("reasoning"), WORSE)
     assert not scored and len(calls) == 3 + 1 + 3  # of four conditions one was done
     assert again.factors == whole.factors
 
 
 @pytest.mark.usefixtures("lenient")
 def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: Path) -> None:
-    own = steer(session, tmp_path / "own.json", "reasoning", WORSE)
+    own = steer(session, tmp_path / "own.json", Choice("reasoning"), WORSE)
     found = [_tried(session, tmp_path / f"random_{seed}.json", seed) for seed in range(4)]
     drawn = [e for e in found if e is not None]
     assert drawn
@@ -106,27 +106,33 @@ def test_thirds_of_the_layers_and_concepts_are_tried_too(session: Session, tmp_p
     search = replace(WORSE, groups=("first", "layers", "concepts"), factors=(0.0,))
     of: dict[int | None, dict[str, list[Neuron]]] = {}
     for random in (3, None):
-        of[random], chosen = steering._groups(session, "reasoning", search, random, first=None, concepts=(), layers=None)
+        of[random], chosen = steering._groups(session, Choice("reasoning", random=random), search)
         whole = next(iter(of[random].values()))
         blocks = [group for name, group in of[random].items() if name.startswith("layers")]
         assert sorted(n for block in blocks for n in block) == sorted(whole) and chosen.get("random") == random
-    groups, control, whole = of[None], of[3], choose(session)[0]
+    groups, control, whole = of[None], of[3], choose(session, Choice("reasoning"))[0]
     assert list(groups)[:2] == [f"all {len(whole)}", "the first 3"] and set(groups) >= {"concept small", "concept large"}
-    assert groups["the first 3"] == whole[:3] and groups["concept small"] == choose(session, concepts=["small"])[0]
+    assert (
+        groups["the first 3"] == whole[:3]
+        and groups["concept small"] == choose(session, Choice("reasoning", concepts=("small",)))[0]
+    )
     # The control is searched as what it controls is, and holds none of it; a neuron has one stand-in in all of its groups.
     assert set(control) <= set(groups) and not {n for group in control.values() for n in group} & set(whole)
     assert {n for group in control.values() for n in group} == set(control[f"all {len(whole)}"])
     for name, group in control.items():
         assert len(group) <= len(groups[name]) and {n.layer for n in group} <= {n.layer for n in groups[name]}
-    few = steering._groups(session, "reasoning", search, first=4, concepts=(), layers=None)[0]
-    assert {n for group in few.values() for n in group} == set(choose(session, first=4)[0])
-    some = steering._groups(session, "reasoning", search, first=1, concepts=(), layers=None)[0]
+    few = steering._groups(session, Choice("reasoning", first=4), search)[0]
+    assert {n for group in few.values() for n in group} == set(choose(session, Choice("reasoning", first=4))[0])
+    some = steering._groups(session, Choice("reasoning", first=1), search)[0]
     assert list(some) == ["all 1"], "a concept without a neuron among them is no group"
-    edit = steer(session, tmp_path / "e.json", "reasoning", search)
+    edit = steer(session, tmp_path / "e.json", Choice("reasoning"), search)
     found = edit.chosen["steered"]
     assert found["candidates"] == len(groups) and set(found["groups"]) == set(groups) and found["group"] in groups
-    with pytest.raises(UserError, match="unknown group of neurons; expected first or layers or concepts"):
-        steer(session, tmp_path / "f.json", "reasoning", replace(search, groups=("colours",)))
+    for name, value, expected in (("groups", ("colours",), "some of first, layers, concepts"),
+                                  ("goal", "best", "better or worse"),
+                                  ("problems", 0, "a whole number, 1 or more")):  # fmt: skip
+        with pytest.raises(UserError, match=f"option '{name}' can't have this value; expected {expected}"):
+            replace(search, **{name: value})
 
 
 def _nobody() -> Any:
@@ -138,15 +144,15 @@ def test_a_control_that_finds_nothing_has_a_result(
 ) -> None:
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 0.0, "worse": 0.0})
     with pytest.raises(EditError, match="every candidate changes general text too much"):
-        steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1)
+        steer(session, tmp_path / "e.json", Choice("reasoning", random=1), WORSE)
     computed = steering.Kept.value
     monkeypatch.setattr(steering.Kept, "value", lambda self, name, compute: computed(self, name, _nobody))
-    edit = steer(session, tmp_path / "e.json", "reasoning", WORSE, random=1, null=True)  # all of it was kept
+    edit = steer(session, tmp_path / "e.json", Choice("reasoning", random=1), WORSE, null=True)  # all of it was kept
     monkeypatch.setattr(steering.Kept, "value", computed)
     assert edit.nothing and edit.chosen["random"] == 1 and edit.chosen["steered"]["goal"] == "worse"
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
     same = Search("better", problems=8, factors=(1.0,), sizes=())
-    edit = steer(session, tmp_path / "f.json", "reasoning", same, null=True)
+    edit = steer(session, tmp_path / "f.json", Choice("reasoning"), same, null=True)
     assert edit.nothing and edit.chosen["steered"]["solved"] == edit.chosen["steered"]["untouched"]
     monkeypatch.setattr(steering, "FACTORS", (1.0,))
     words = ["steer", str(session.run.folder), "--by", "reasoning", "--problems", "4", "--group", "first", "--layers", "0-1"]
@@ -174,7 +180,7 @@ def test_the_last_candidates_are_held_against_the_whole_text(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What leaves only the beginning of the text alone is not taken, however much worse it makes the model."""
-    best = steer(session, tmp_path / "a.json", "reasoning", WORSE).chosen["steered"]
+    best = steer(session, tmp_path / "a.json", Choice("reasoning"), WORSE).chosen["steered"]
     chosen, fitting, asked = (best["group"], best["factor"]), steering._Trial.fitting, []
 
     def fits(self: Any, candidates: Any, progress: Any = lambda: None, at_most: int | None = None) -> Any:
@@ -182,14 +188,14 @@ def test_the_last_candidates_are_held_against_the_whole_text(
         return [c for c in fitting(self, candidates, progress, at_most) if at_most or c != chosen]
 
     monkeypatch.setattr(steering._Trial, "fitting", fits)
-    other = steer(session, tmp_path / "b.json", "reasoning", WORSE, null=True).chosen["steered"]
+    other = steer(session, tmp_path / "b.json", Choice("reasoning"), WORSE, null=True).chosen["steered"]
     assert chosen not in [(group, factor) for group, factor, _ in other["survivors"]]
     assert asked[0] == (best["candidates"], 1) and set(asked[1:]) == {(1, None)}
 
 
 def _tried(session: Session, to: Path, seed: int) -> Edit | None:
     try:
-        return steer(session, to, "reasoning", WORSE, random=seed)
+        return steer(session, to, Choice("reasoning", random=seed), WORSE)
     except EditError:  # none of the candidates is worse
         return None
 
@@ -197,7 +203,7 @@ def _tried(session: Session, to: Path, seed: int) -> Edit | None:
 def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(search: Search, to: str = "x.json") -> str:
         with pytest.raises(EditError) as error:
-            steer(session, tmp_path / to, "reasoning", search)
+            steer(session, tmp_path / to, Choice("reasoning"), search)
         assert not list(tmp_path.glob("x.json*"))
         return str(error.value)
 

@@ -486,8 +486,17 @@ def _activity_without_and_with_the_judge(run: Run) -> None:
 
 
 @pytest.mark.model
-def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
-    """Small, but real: the direction of the main finding on the real model."""
+def test_the_default_model_on_built_in_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small, but real: the direction of the main finding on the real model, through every stage, of whose repetitions few."""
+    from cotscope.stages import ablate, keystones, operations, push
+
+    text = " ".join(ablate.general_text().split(" ")[:300])
+    monkeypatch.setattr(ablate, "general_text", lambda: text)
+    monkeypatch.setattr(keystones, "SCREENED", 4)
+    monkeypatch.setattr(keystones, "SCREENED_REASONING", 1)
+    monkeypatch.setattr(push, "WAYS", ("indirect", "bias"))
+    monkeypatch.setattr(push, "HALVINGS", 3)
+    monkeypatch.setattr(operations, "OPERATIONS", ("addition", "subtraction"))
     few = ("--discover-limit", "10", "--matched", "1", "--unmatched", "0", "--given", "2", "--battery", "1", "--permuted", "0")
     options = ["--limit", "12", "--max-new-tokens", "56", *few]
     from cotscope.prompts.derive import derive_prompts
@@ -501,6 +510,7 @@ def test_the_default_model_on_built_in_problems(tmp_path: Path) -> None:
     assert summary["baseline"]["accuracy"] > 0.3
     assert summary["ablation"]["reasoning"]["accuracy"] < summary["baseline"]["accuracy"] - 0.2
     assert all(summary["neurons"]["by_concept"].values())
+    assert summary["damage"]["battery"]["none"] > 0.5 and {"indirect", "bias"} <= summary["push"].keys()
 
 
 def test_fixed_activity_counts_the_given_tokens(finished: Run) -> None:

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cotscope
 from cotscope.cli import compare, main
 from cotscope.cli.commands import build_parser
-from cotscope.data.answers import is_right, parse_flexible
+from cotscope.data.answers import is_right, parse_flexible, written_answer
 from cotscope.data.load import load_problems
 from cotscope.data.numbers import format_number
 from cotscope.data.rows import question_key
@@ -50,7 +50,7 @@ from cotscope.measuring.editing.trainer import Trainer
 from cotscope.measuring.editing.worked import ended, parted, tuning_problems, worked_problems
 from cotscope.predicting.templates import masked, templates
 from cotscope.prompts.derive import render_solution
-from cotscope.records import Neuron, Problem, Prompt
+from cotscope.records import Completion, Neuron, Problem, Prompt
 from cotscope.runs.files import fingerprint, held
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
@@ -241,6 +241,7 @@ def test_a_trained_model_is_a_plain_folder_that_says_what_was_trained(run: Path,
     assert "weights that were trained" in card and f"method {method}" in card
 
 
+@pytest.mark.usefixtures("ends")
 def test_what_rounding_takes_away_is_said(
     tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -533,7 +534,8 @@ def test_an_edit_says_which_problems_it_was_made_with(run: Path, tmp_path: Path)
     tuned(run, to)
     used = worked(Session.reopen(run, quiet=True))
     chosen = Edit.read(to).chosen
-    assert chosen["questions"] == sorted(fingerprint(question_key(p.question)) for p in used)
+    found_on = Session.reopen(run, quiet=True).inputs.split.discovery
+    assert chosen["questions"] == sorted({fingerprint(question_key(p.question)) for p in (*used, *found_on)})
     assert chosen["templates"] == sorted({masked(p.question) for p in used})
 
 
@@ -573,6 +575,7 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ends")
 def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
     session = Session.reopen(run, quiet=True)
     rows = [json.loads(line) for line in Path(tiny_study.data).read_text().splitlines()]
@@ -591,6 +594,37 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
 
 
+@pytest.mark.usefixtures("ends")
+def test_that_the_model_wrote_the_solutions_is_kept(run: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """Asked for or not: where the data has answers only, the training is that on its own right solutions."""
+    session = Session.reopen(run, quiet=True)
+    data = tmp_path / "bare.jsonl"
+    rows = [{"question": p.question, "answer": written_answer(p.answer)} for p in tuning_problems(session, tiny_study.data)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [
+        tuned(run, tmp_path / f"{i}.json", "factors", "--train-on", str(data), *words)
+        for i, words in enumerate(((), ("--own",)))
+    ]
+    assert [t["own"] for t in told] == [True, True] and told[0]["of"] == told[1]["of"]
+
+
+def test_a_solution_that_is_cut_is_none(run: Path, tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is taught one learns to break off."""
+    session = Session.reopen(run, quiet=True)
+    said = {p.question: f"The answer is {written_answer(p.answer)}." for p in tuning_problems(session, tiny_study.data)}
+    asked: list[str] = []
+
+    def generate(self: Engine, texts: Sequence[str], **how: Any) -> list[Completion]:
+        asked.extend(texts)
+        every = [next(s for q, s in said.items() if text == session.prompt.text(q)) for text in texts]
+        return [Completion((1,), s, 1, "length" if i % 2 else "stop") for i, s in enumerate(every)]
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    found = worked_problems(session, tiny_study.data, 8, print, own=True)
+    assert [session.prompt.text(p.question) for p, _ in found] == asked[::2] and len(asked) > 3
+
+
+@pytest.mark.usefixtures("ends")
 def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_path: Path) -> None:
     session = Session.reopen(run, quiet=True)
     questions = [f"What is {i} and {2 * i}, and then?" for i in range(40)]
@@ -609,6 +643,7 @@ def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_
     assert found == right and len(right) > 5
 
 
+@pytest.mark.usefixtures("ends")
 def test_what_the_model_wrote_is_kept_in_a_file_of_problems(
     run: Path, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,10 +715,12 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
     with pytest.raises(cotscope.UserError, match="learning rates are compared on validation problems"):
         cotscope.tune(run, tmp_path / "b.json", by="all", rate="auto", validation=0)
-    with pytest.raises(cotscope.UserError, match="unknown loss; expected solution or formulas"):
-        cotscope.tune(run, tmp_path / "b.json", by="all", loss="magic")
-    with pytest.raises(cotscope.UserError, match="unknown method; expected factors or values"):
-        cotscope.tune(run, tmp_path / "b.json", by="all", method="magic")
+    for name, value, expected in (("loss", "magic", "solution or formulas"), ("method", "magic", "factors or values"),
+                                  ("dtype", "fp32", "bfloat16 or float32"), ("batch", 0, "a whole number, 1 or more"),
+                                  ("passes", 0, "a whole number, 1 or more"), ("layers", (3, 1), "two layers"),
+                                  ("first", 0, "a whole number, 1 or more")):  # fmt: skip
+        with pytest.raises(cotscope.UserError, match=f"option '{name}' can't have this value; expected {expected}"):
+            cotscope.tune(run, tmp_path / "b.json", **({"by": "all"} | {name: value}))
     with pytest.raises(cotscope.UserError, match="a learning rate can't be taken; expected numbers above 0, or auto; got -1"):
         cotscope.tune(run, tmp_path / "b.json", by="all", rate=[0.1, -1])
     with pytest.raises(cotscope.UserError, match="there is no option 'lr'"):

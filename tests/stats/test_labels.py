@@ -10,7 +10,7 @@ import pytest
 from cotscope.stats import expected_jaccard, sign_flip_p
 from cotscope.stats.labels import as_high_p, beyond_p, permuted_sums, strata
 from cotscope.stats.random_sets import STRATUM
-from cotscope.stats.verdicts import ActivityChange, verdict
+from cotscope.stats.verdicts import TOGETHER, ActivityChange, verdict
 
 
 def test_strata_are_layers_and_cells_of_each_trait() -> None:
@@ -74,9 +74,9 @@ def test_sets_labelled_by_chance_are_seldom_explained() -> None:
     groups = np.repeat(np.arange(8), 40)
     changes = rng.normal(-0.01, 0.02, (320, 1)) + rng.normal(0, 0.05, (320, 24))
     sets = [random_labels(rng, groups, 5) for _ in range(200)]
-    assert np.mean([said_of(s, changes, groups, i, rank=False) == "explained" for i, s in enumerate(sets[:40])]) > 0.5
+    assert np.mean([said_of(s, changes, groups, i, rank=False) == TOGETHER for i, s in enumerate(sets[:40])]) > 0.5
     said = [said_of(s, changes, groups, i) for i, s in enumerate(sets)]
-    assert np.mean([s == "explained" for s in said]) <= 0.05
+    assert np.mean([s == TOGETHER for s in said]) <= 0.05
     assert said.count("activity moves as any neurons' does") > 100
 
 
@@ -86,7 +86,7 @@ def test_a_set_that_moves_more_than_others_is_explained() -> None:
     changes = rng.normal(-0.01, 0.02, (320, 1)) + rng.normal(0, 0.05, (320, 24))
     labelled = random_labels(rng, groups, 5)
     changes[labelled] -= 0.02
-    assert said_of(labelled, changes, groups, 0) == "explained"
+    assert said_of(labelled, changes, groups, 0) == TOGETHER
 
 
 def test_halves_agree_for_any_labels_but_not_beyond_permuted_ones() -> None:

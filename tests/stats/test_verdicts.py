@@ -7,11 +7,13 @@ import pytest
 
 from cotscope.stats import equivalence, sign_flip_p
 from cotscope.stats.verdicts import (
+    AGAINST,
     LARGEST_BLIND_CHANGE,
     LEVEL,
     MANY,
     RULE,
     STILL,
+    TOGETHER,
     TOO_FEW_PROBLEMS,
     ActivityChange,
     problems_to_tell,
@@ -25,11 +27,11 @@ LIKE_OTHERS = "activity moves as any neurons' does"
 @pytest.mark.parametrize(
     ("accuracy", "activity", "detectable", "said"),
     [
-        ((-0.3, YES), (-2.0, YES, YES, False), 0.5, "explained"),
-        ((0.3, YES), (2.0, YES, YES, False), 0.05, "explained"),
-        ((0.3, YES), (2.0, YES, YES, True), 0.05, "explained"),
-        ((-0.3, YES), (2.0, YES, YES, False), 0.05, "contradicted"),
-        ((0.3, YES), (-2.0, YES, YES, False), 0.5, "contradicted"),
+        ((-0.3, YES), (-2.0, YES, YES, False), 0.5, TOGETHER),
+        ((0.3, YES), (2.0, YES, YES, False), 0.05, TOGETHER),
+        ((0.3, YES), (2.0, YES, YES, True), 0.05, TOGETHER),
+        ((-0.3, YES), (2.0, YES, YES, False), 0.05, AGAINST),
+        ((0.3, YES), (-2.0, YES, YES, False), 0.5, AGAINST),
         ((-0.3, YES), (-2.0, YES, NO, False), 0.5, LIKE_OTHERS),
         ((-0.3, YES), (2.0, YES, LEVEL, True), 0.5, LIKE_OTHERS),
         ((-0.3, YES), (-2.0, NO, YES, True), 0.5, "accuracy moves without activity"),
@@ -78,6 +80,6 @@ def test_problems_to_tell() -> None:
 
 def test_the_rule_states_its_numbers() -> None:
     assert f"below {LEVEL}" in RULE and f"of {LARGEST_BLIND_CHANGE} or less" in RULE and f"±{STILL} of" in RULE
-    for said in ("explained", "contradicted", LIKE_OTHERS, "accuracy moves without activity",
+    for said in (TOGETHER, AGAINST, LIKE_OTHERS, "accuracy moves without activity",
                  "activity moves without accuracy", "no change", TOO_FEW_PROBLEMS):  # fmt: skip
         assert said in RULE

@@ -58,7 +58,8 @@ def test_what_runs_something_needs_the_token(made: Path, viewer: Any, path: str)
         answer = client.post(f"/api/{path}", json={}, headers={k: v.encode("latin-1") for k, v in token.items()})
         assert answer.status_code == 401
         assert "token" in answer.json()["error"]
-    assert client.get(f"/api/{path}?token=the-token").status_code in (404, 405, 200)  # a link runs nothing
+    read = (200,) if path == "runs/made/model" else (404, 405)  # whether a model is loaded can be read
+    assert client.get(f"/api/{path}?token=the-token").status_code in read  # a link runs nothing
     assert client.post(f"/api/{path}?token=the-token", json={}).status_code == 401
 
 

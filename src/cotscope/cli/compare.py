@@ -14,18 +14,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..edits.edit import Edit
 from ..errors import UserError, shown
-from ..measuring.editing.methods import ALL, AUTO, FACTORS, IA3, LORA, LOSSES, METHODS, ROWS, VALUES, Tuning
-from ..measuring.problems import STUDY
+from ..measuring.choosing import Choice, choose
+from ..measuring.editing.methods import ALL, AUTO, FACTORS, IA3, LORA, METHODS, ROWS, VALUES, Tuning
+from ..runs.config import STUDY
 from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
 from . import options
 
 COMMANDS = ("compare",)
+_OF_CHOICE = ("by", "first")
 _PASSED_ON = {
     "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "warmup", "dtype", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
@@ -37,22 +40,12 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub = command("compare", "tune with every method, of chosen neurons, of random ones like them and of all, several times; "
                   "evaluate it all: a part of the report, comparison.csv and .json")  # fmt: skip
     sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    sub.add_argument("--by", default="attribution", metavar="BY",
-                     help="reasoning, or a way of choosing that `attribute` has run (default attribution)")  # fmt: skip
-    sub.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
+    some, passed = _OF_CHOICE, _PASSED_ON["tune"]
+    options.add(sub, [f for f in fields(Choice) if f.name in some])
     sub.add_argument("--method", action="append", choices=METHODS, help="only this one; may be given several times")
     sub.add_argument("--seeds", type=options.NUMBERS["positive"], default=3, metavar="N", help="of each (default 3)")
-    sub.add_argument("--train-on", metavar="DATA", help="problems to train on, as of `study` (default: the study's own tuning "
-                     "problems)")  # fmt: skip
-    sub.add_argument("--own", action="store_true", help="train on the model's own right solutions, as of `tune`")
-    sub.add_argument("--loss", choices=LOSSES, help="as of `tune` (default: solution)")
-    sub.add_argument("--draws", type=options.NUMBERS["natural"], metavar="N", help="as of `tune` (default 0)")
-    for name, text in (("train", "problems to train on"), ("validation", "problems kept for validation"),
-                       ("passes", "passes over them"), ("batch", "problems per step")):  # fmt: skip
-        sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `tune`)")
-    sub.add_argument("--warmup", type=options.NUMBERS["natural"], metavar="N", help="as of `tune` (default 0)")
-    sub.add_argument("--dtype", choices=options.DTYPES, help="of the models that are written, as of `tune`")
-    sub.add_argument("--minutes", type=options.NUMBERS["seconds"], metavar="M", help="of one training, at most")
+    options.add(sub, [f for f in fields(Tuning) if f.name in passed])
+    sub.set_defaults(**dict.fromkeys((*some, *passed)) | {"by": Choice.by, "own": False})  # what is not given is not passed on
     sub.add_argument("--data", action="append", default=[], metavar="DATA",
                      help="problems to evaluate on, as of `evaluate`; may be given several times")  # fmt: skip
     for name, text in (("test", "problems of each data set"), ("solutions", "reference solutions of each"),
@@ -82,6 +75,7 @@ def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
     from ..runs.folder import Run
+    from ..stages.evaluate import Options
 
     folder: Path = arguments.to
     neurons = _check(arguments)
@@ -103,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Said whatever was: else what `evaluate` was asked before stands, which is not what was checked.
     data = [word for source in arguments.data or [STUDY] for word in ("--data", source)]
     arguments.test = arguments.test or Run.open(arguments.run).summary["data"]["test"]
+    arguments.solutions, arguments.skills = arguments.solutions or Options.solutions, arguments.skills or Options.skills
     _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
     nothing = [name for name, to in edits.items() if Edit.read(to).nothing]
     rows = Run.open(arguments.run).rows("SELECT * FROM evaluations")
@@ -126,7 +121,6 @@ def _check(arguments: argparse.Namespace) -> str | None:
     Returns: the fingerprint of the neurons that are trained; None if none are, any more.
     """
     from ..data.rows import question_key
-    from ..measuring.choosing import choose
     from ..measuring.editing.worked import tuning_problems
     from ..measuring.problems import trial_data
     from ..runs.session import Session
@@ -140,7 +134,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     session = Session.reopen(arguments.run, quiet=True)
     neurons = None
     if any("--by" in words and ALL not in words for _, words in contenders(arguments.by, arguments.method or METHODS, 0)):
-        neurons = fingerprint(choose(session, arguments.by, first=arguments.first)[0])
+        neurons = fingerprint(choose(session, Choice(arguments.by, first=arguments.first))[0])
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
     worked = [p for p in every if p.has_solution]
@@ -162,7 +156,7 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     Args:
         neurons: as `_check` returns it.
     """
-    given = {name: getattr(arguments, name) for name in ("by", "first", *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
+    given = {name: getattr(arguments, name) for name in (*_OF_CHOICE, *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
     before = read_json(path) if path.exists() else {}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import EditError, UserError, shown
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles
+from ..records import Neuron, Pole
 from ..report.text import visible
+from ..runs.options import DTYPES
 from . import options
 
 COMMANDS = ("edit", "apply", "export")
@@ -20,15 +24,12 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Offer the three commands."""
     edit = command("edit", "make an edit file: a factor for neurons that a run has found")
     edit.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    edit.add_argument("--by", default="reasoning", metavar="BY", help="reasoning, or a way of choosing that `attribute` has "
+    edit.add_argument("--by", default=REASONING, metavar="BY", help="reasoning, or a way of choosing that `attribute` has "
                       "run (lexicon, words, attribution, contrast, size, paper; default reasoning)")  # fmt: skip
     edit.add_argument("--features", type=Path, metavar="FILE", help="in place of --by: the neurons that Neuronpedia's feature "
                       "files name; a .jsonl, .jsonl.gz or the folder of a source")  # fmt: skip
-    edit.add_argument("--first", type=options.NUMBERS["positive"], metavar="N", help="only the first N of them")
-    options.add_some(edit)
+    options.add(edit, _some())
     edit.add_argument("--poles", action="store_true", help="poles: each neuron at one sign of its coefficient only")
-    edit.add_argument("--random", type=options.NUMBERS["natural"], metavar="SEED",
-                      help="as many random neurons like them in their place")  # fmt: skip
     edit.add_argument(
         "--factor", type=_factor, required=True, metavar="X", help="what coefficients are multiplied by; 0 zeroes"
     )
@@ -46,7 +47,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
     for sub in (apply, export):
         sub.add_argument("--model", metavar="MODEL", help="the base, if it is elsewhere than where the edit was made")
-        sub.add_argument("--dtype", choices=options.DTYPES,
+        sub.add_argument("--dtype", choices=DTYPES,
                          help="of the weights (default: " + ("of the base's files)" if sub is export else "what suits this "
                          "machine)"))  # fmt: skip
 
@@ -68,34 +69,40 @@ def _factor(text: str) -> float:
 
 def _edit(arguments: argparse.Namespace) -> None:
     from ..edits.edit import Base, Edit
-    from ..measuring.choosing import choose
     from ..runs.session import Session
 
     to: Path = arguments.to
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another --to, or remove it.")
+    choice = options.made(Choice, arguments, by=arguments.by)
     session = Session.reopen(arguments.run, quiet=True)
+    targets: Sequence[Neuron | Pole]
     if arguments.features is not None:
-        targets, chosen = _of_features(arguments)
+        targets, chosen = _of_features(arguments, choice)
+    elif arguments.poles:
+        targets, chosen = choose_poles(session, choice)
     else:
-        targets, chosen = choose(session, arguments.by, first=arguments.first, concepts=arguments.concept,
-                                 poles=arguments.poles, layers=arguments.layers, random=arguments.random)  # fmt: skip
+        targets, chosen = choose(session, choice)
     base = Base.of(session.loaded, session.config.model)
     edit = Edit.scaled(arguments.name or to.stem, base, targets, arguments.factor, scope=arguments.scope, chosen=chosen)
     edit.check(session.loaded)
     edit.write(to)
-    said = {"edit": str(to), "neurons": len(edit.neurons)} | chosen
+    said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in chosen.items() if k != "questions"}
     print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
 
 
-def _of_features(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+def _some() -> list[Field[Any]]:
+    """Options of `Choice`; an edit is by `reasoning` where none is given, so `by` is its own."""
+    return [f for f in fields(Choice) if f.name != "by"]
+
+
+def _of_features(arguments: argparse.Namespace, choice: Choice) -> tuple[list[Any], dict[str, Any]]:
     """The neurons or poles that a feature file names, and how they were chosen."""
     from ..exchange.neuronpedia import read_features
 
-    some = arguments.concept or arguments.poles or arguments.layers or arguments.random is not None
-    if arguments.by != "reasoning" or some:
+    if arguments.poles or replace(choice, first=None) != Choice(REASONING):
         raise UserError("--features names the neurons", expected="no --by, --concept, --poles, --layers or --random beside it")
-    found = read_features(arguments.features)[: arguments.first]
+    found = read_features(arguments.features)[: choice.first]
     return list(found), {"by": "features", "file": arguments.features.name, "neurons": len({t[:2] for t in found})}
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import shown
 from ..runs.options import KINDS, Kind
+
+T = TypeVar("T")
 
 
 def number(kind: Kind) -> Callable[[str], Any]:
@@ -27,8 +29,8 @@ def number(kind: Kind) -> Callable[[str], Any]:
 
 
 NUMBERS: dict[str, Callable[[str], Any]] = {name: number(kind) for name, kind in KINDS.items()}
-DTYPES = ("bfloat16", "float32", "float16")  # `lm/loading.py` has their tensors, and loads PyTorch
-_METAVAR = {"natural": "N", "sets": "N", "positive": "N", "seconds": "S", "amount": "X", "share": "X", "path": "FILE"}
+_METAVAR = {"natural": "N", "sets": "N", "positive": "N", "minutes": "M", "seconds": "S", "amount": "X", "share": "X",
+            "path": "FILE", "layers": "A-B", "train_on": "DATA"}  # fmt: skip
 
 
 def flag(f: Field[Any]) -> str:
@@ -68,8 +70,10 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
         if f.metadata["choices"]:
             about["choices"] = f.metadata["choices"]
         else:
-            about["metavar"] = _METAVAR.get(kind) or f.name.split("_")[-1].upper()
-        parser.add_argument(flag(f), type=NUMBERS.get(kind, str), default=argparse.SUPPRESS, **about)
+            about["metavar"] = _METAVAR.get(kind or f.name) or flag(f).split("-")[-1].upper()
+        parser.add_argument(
+            flag(f), type=_layers if kind == "layers" else NUMBERS.get(kind, str), default=argparse.SUPPRESS, **about
+        )
 
 
 def given(arguments: argparse.Namespace, found: Iterable[Field[Any]]) -> dict[str, Any]:
@@ -77,11 +81,15 @@ def given(arguments: argparse.Namespace, found: Iterable[Field[Any]]) -> dict[st
     return {f.name: getattr(arguments, f.name) for f in found if hasattr(arguments, f.name)}
 
 
-def add_some(command: argparse.ArgumentParser) -> None:
-    """Offer to choose among neurons: by concept, by layer."""
-    command.add_argument("--concept", action="append", default=[], metavar="NAME",
-                         help="of reasoning neurons only this concept's; may be given several times")  # fmt: skip
-    command.add_argument("--layers", type=_layers, metavar="A-B", help="only those of layers A to B, counted from 0")
+def offered(of: type) -> list[Field[Any]]:
+    """The fields of an options class that the command line offers."""
+    return [f for f in fields(of) if f.metadata]
+
+
+def made(of: type[T], arguments: argparse.Namespace, **more: Any) -> T:
+    """An options class with what was given. Raises: UserError."""
+    found = given(arguments, offered(of))
+    return of(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()} | more)
 
 
 def _layers(text: str) -> tuple[int, int]:

@@ -169,9 +169,14 @@ def split(problems: Sequence[Problem], limit: int | None = None, discover_limit:
     return Split(test, discovery, tuple(left[:tune_limit]), halved, tuning_short=len(left) < tune_limit)
 
 
-def general_text() -> str:
-    """About 1,350 words of general English prose without arithmetic, to measure perplexity on."""
-    return (resources.files("cotscope.data") / "general.txt").read_text(encoding="utf-8")
+def general_text(tuning: bool = False) -> str:
+    """About 1,350 words of general English prose without arithmetic, to measure perplexity on.
+
+    Args:
+        tuning: about 850 words of other prose: what is chosen by its perplexity is not measured on the same text.
+    """
+    name = "general_tuning.txt" if tuning else "general.txt"
+    return (resources.files("cotscope.data") / name).read_text(encoding="utf-8")
 
 
 def _absent(path: Path) -> str:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
+
 SHOTS = 4
 _OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
@@ -75,31 +78,32 @@ def load_sums(items: int, seed: int = 0) -> tuple[Sums, ...]:
 
 
 def _drawn(level: Level, items: int, rng: Random) -> Sums:
-    found = [
-        (f"{a} {level.symbol} {b} =", str(_OPERATIONS[level.symbol](a, b)))
-        for a in _numbers(level.digits[0])
-        for b in _numbers(level.digits[1])
-        if level.symbol == "+" or a > b or level.symbol == "*"
-        if level.carries is None or _suits(level.carries, carries(a, b, level.symbol))
-    ]
-    chosen = rng.sample(found, min(SHOTS + items, len(found)))
-    return Sums(level.name, tuple(chosen[:SHOTS]), tuple(chosen[SHOTS:]))
+    a, b = np.meshgrid(_numbers(level.digits[0]), _numbers(level.digits[1]), indexing="ij")
+    fits = np.ones(a.shape, bool) if level.symbol != "-" else a > b
+    if level.carries is not None:
+        found = carries(a, b, level.symbol)
+        fits &= found == 0 if level.carries == 0 else found >= level.carries
+    places = np.flatnonzero(fits)
+    chosen = [places[i] for i in rng.sample(range(len(places)), min(SHOTS + items, len(places)))]
+    sums = [_said(level.symbol, int(a.flat[i]), int(b.flat[i])) for i in chosen]
+    return Sums(level.name, tuple(sums[:SHOTS]), tuple(sums[SHOTS:]))
 
 
-def _numbers(digits: int) -> range:
-    return range(2, 10) if digits == 1 else range(10 ** (digits - 1), 10**digits)
+def _said(symbol: str, a: int, b: int) -> tuple[str, str]:
+    return f"{a} {symbol} {b} =", str(_OPERATIONS[symbol](a, b))
 
 
-def _suits(wanted: int, found: int) -> bool:
-    return found == 0 if wanted == 0 else found >= wanted
+def _numbers(digits: int) -> NDArray[np.int64]:
+    return np.arange(2, 10) if digits == 1 else np.arange(10 ** (digits - 1), 10**digits)
 
 
-def carries(a: int, b: int, symbol: str) -> int:
-    """Columns that carry in a + b, or borrow in a - b (a ≥ b)."""
-    count = carry = 0
-    while a or b:
+def carries(a: NDArray[np.int64], b: NDArray[np.int64], symbol: str) -> NDArray[np.int64]:
+    """Columns that carry in each a + b, or borrow in a - b (a ≥ b)."""
+    count = np.zeros(a.shape, np.int64)
+    carry = np.zeros(a.shape, np.int64)
+    while a.any() or b.any():
         column = a % 10 + b % 10 + carry if symbol == "+" else a % 10 - b % 10 - carry
-        carry = int(column > 9 or column < 0)
+        carry = ((column > 9) | (column < 0)).astype(np.int64)
         count += carry
         a, b = a // 10, b // 10
     return count

@@ -98,7 +98,7 @@ def licence_of(source: str, folder: Path) -> str:
 def _measured(edit: Edit) -> list[str]:
     if not edit.measured:
         return ["Nothing yet: `cotscope evaluate` measures an edit."]
-    rows = ["| problems | n | base | edited | difference (95 %) | p | other skills | perplexity |",
+    rows = ["| problems | n | base | edited | difference (95 %) | p (Holm) | other skills | perplexity |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for m in edit.measured:
         cells = (
@@ -108,7 +108,7 @@ def _measured(edit: Edit) -> list[str]:
             _number(m, "accuracy"),
             f"{_number(m, 'difference', '+.3f')} [{_number(m, 'difference_low', '+.3f')}, "
             f"{_number(m, 'difference_high', '+.3f')}]",
-            _number(m, "p_value", ".2g"),
+            _number(m, "p_holm" if "p_holm" in m else "p_value", ".2g"),
             f"{_number(m, 'battery_base')} → {_number(m, 'battery')}",
             f"× {_number(m, 'perplexity_ratio')}",
         )

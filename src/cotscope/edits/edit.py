@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EditError, RunError, shown
-from ..records import Neuron, Pole
+from ..records import Neuron, Pole, factors_of
 from ..runs.files import read_json, write_text
 from ..runs.notebook import dataframe, html_table
 from .format import parsed, written
@@ -119,16 +119,7 @@ class Edit:
         chosen: Mapping[str, Any] | None = None,
     ) -> Edit:
         """One factor for neurons (either sign) or poles (their sign only)."""
-        factors: dict[Neuron, tuple[float, float]] = {}
-        for t in targets:
-            neuron = Neuron(t.layer, t.index)
-            positive, negative = factors.get(neuron, (1.0, 1.0))
-            if not isinstance(t, Pole) or t.sign > 0:
-                positive = factor
-            if not isinstance(t, Pole) or t.sign < 0:
-                negative = factor
-            factors[neuron] = positive, negative
-        return cls(name, base, factors, scope=scope, chosen=chosen or {})
+        return cls(name, base, factors_of(targets, factor), scope=scope, chosen=chosen or {})
 
     @property
     def nothing(self) -> bool:
@@ -186,6 +177,10 @@ class Edit:
         return Edit(
             f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, {"inverse": self.name} | _made_with(self)
         )
+
+    def made_on(self, base: Edit) -> Edit:
+        """It on a base that was itself made so: with the problems of both."""
+        return replace(self, chosen={**self.chosen, **_made_with(self, base)})
 
     # -- applied -------------------------------------------------------------------------------------------------------
 

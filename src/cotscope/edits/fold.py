@@ -169,6 +169,8 @@ def _write(
 ) -> None:
     """Write a model, the base's tokenizer, the edit and a card, and check that it says what is expected."""
     folder = resolve(source)
+    if (Path(folder) / EDIT_FILE).is_file():  # a base that was itself made with problems
+        edit = edit.made_on(Edit.read(Path(folder)))
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
     try:

@@ -26,6 +26,7 @@ def training(edit: Edit) -> dict[str, Any]:
             return None
         return value if isinstance(value, str) or abs(value) < 2**53 else None
 
+    tuned = given if isinstance(given := edit.chosen.get("tuned"), Mapping) else {}
     found = {
         "method": of(str, "tuned", "method"),
         "chosen_by": of(str, "by"),
@@ -33,11 +34,11 @@ def training(edit: Edit) -> dict[str, Any]:
         "first": of(int, "first"),
         "trained_on": of(str, "tuned", "data"),
         "train": of(int, "tuned", "train"),
-        "own": tuned.get("own") is True if isinstance(tuned := edit.chosen.get("tuned"), Mapping) else None,
+        "own": tuned.get("own") is True if tuned else None,
         "draws": of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
         "trained_dtype": of(str, "tuned", "dtype"),
-        "how": ", ".join(_how(of(str, "tuned", "stored"), of(int, "tuned", "warmup"))),
+        "how": ", ".join(_how(of(str, "tuned", "stored"), of(int, "tuned", "warmup"), tuned)),
         "numbers": of(int, "tuned", "numbers"),
         "rate": of(_NUMBER, "tuned", "rate"),
         "seed": of(int, "tuned", "seed"),
@@ -53,9 +54,11 @@ def training(edit: Edit) -> dict[str, Any]:
     return found
 
 
-def _how(stored: str | None, warmup: int | None) -> list[str]:
+def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> list[str]:
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
-    return said + ([f"warm-up of {warmup} steps"] if warmup else [])
+    said += [f"warm-up of {warmup} steps"] if warmup else []
+    said += ["prompts trained through"] if tuned.get("checkpointing") is True else []
+    return said + ([ended[:_LONGEST]] if isinstance(ended := tuned.get("ended"), str) else [])
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Neuron, Pole
+from ..records import Neuron, Pole, factors_of
 from .changes import Change, Factors, Noise, Places, Shuffled, Values, digest_into
 from .families import Anatomy, value_matrix
 
@@ -120,19 +120,7 @@ def _held(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def scale(anatomy: Anatomy, targets: Iterable[Neuron] | Iterable[Pole], factor: float, scope: Scope = "all") -> Intervention:
     """Multiply the coefficients of neurons (either sign) or poles (their sign only) by `factor`; 0 zeroes them."""
-    changes: dict[int, Change] = {}
-    every: list[Neuron | Pole] = list(targets)
-    for layer in {t.layer for t in every}:
-        here = [t for t in every if t.layer == layer]
-        positive = _ones(anatomy, layer)
-        poles = [t for t in here if isinstance(t, Pole)]
-        negative = positive.clone()
-        positive[[t.index for t in here if not isinstance(t, Pole) or t.sign > 0]] = factor
-        if poles:
-            negative[[t.index for t in poles if t.sign < 0]] = factor
-        held = _held(positive, anatomy.dtype)
-        changes[layer] = Factors(held, _held(negative, anatomy.dtype) if poles else held)
-    return Intervention(changes, scope)
+    return rescale(anatomy, factors_of(targets, factor), scope=scope)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .hooks import arrival_hook, block_hooks
 from .jobs import Job, Work
 from .loading import LoadedModel
 from .prefixes import PREFIX_BYTES, Prefixes
+from .stream import check_writes
 
 
 @dataclass
@@ -73,6 +74,8 @@ class Passes:
         adds = carried or any(job.intervention is not None and job.intervention.adds for job in jobs)
         before, after = self._on_coefficients if used else None, self._on_output if adds else None
         anatomy = self.loaded.anatomy
+        if carried:
+            check_writes(self.loaded)
         head = self.loaded.model.get_output_embeddings().register_forward_pre_hook(self._on_unembedding)
         try:
             with block_hooks(anatomy, before, after), arrival_hook(anatomy, self._on_final_norm, carried):

@@ -68,7 +68,10 @@ class Training:
                 # What transformers' own method sets, but that it would have gradients reach the embeddings too.
                 layer.gradient_checkpointing = True
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
-                layer.training = True  # of itself alone: nothing within it drops out
+                layer.training = True  # of itself alone: nothing within it drops out, nor (OPT, XGLM, BioGPT) it itself
+                for name, value in vars(layer).items():
+                    if "dropout" in name and isinstance(value, int | float):
+                        setattr(layer, name, 0.0)
 
     def begin(self, rate: float, warmup: int = 0) -> None:
         """From the beginning, with a learning rate, to which it rises evenly over so many steps."""

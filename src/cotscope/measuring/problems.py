@@ -10,9 +10,11 @@ from ..data.load import PARTS, load_problems
 from ..data.rows import question_key
 from ..errors import UserError, shown
 from ..records import Problem
+from ..runs.config import STUDY
+from ..runs.files import fingerprint
+from ..runs.inputs import made_with
 from ..runs.session import Session
 
-STUDY = "study"
 _LONGEST = 160  # bytes of a label, beside which a table's name has an edit's
 
 
@@ -61,8 +63,11 @@ def _trial_data(session: Session, source: str, count: int | None, noted: bool) -
     used = {question_key(p.question) for p in (*inputs.split.discovery, *inputs.split.tuning)}
     shown_before = session.prompt.prefix
     new = [p for p in loaded.problems if question_key(p.question) not in used and p.question not in shown_before]
+    if seen := made_with(config.model):
+        new = [p for p in new if fingerprint(question_key(p.question)) not in seen]
     if noted and (left := len(loaded.problems) - len(new)):
-        session.run.note(f"{left} problems of {source} were used to find neurons or stand in the prompt: they are left out.")
+        used_for = "to find neurons or to make the model" if seen else "to find neurons"
+        session.run.note(f"{left} problems of {source} were used {used_for}, or stand in the prompt: they are left out.")
     if not new:
         raise UserError(f"{source} has no problem that the study has not used", expected="at least one")
     label = (Path(source).stem if Path(source).suffix else source.replace("/", "_")).lstrip(".") or "data"

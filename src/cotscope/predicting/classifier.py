@@ -7,6 +7,7 @@ by log-loss, the calibration on what the inner folds said of problems that they 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,10 +158,18 @@ def folds_of(
     right: NDArray[np.bool_], templates: NDArray[Any], count: int, seed: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Training and test indices of `count` folds that part no template and have about the same share of right answers."""
+    return list(_folds(np.asarray(right, bool).tobytes(), tuple(np.asarray(templates).tolist()), count, seed))
+
+
+@functools.lru_cache(maxsize=64)  # every way of telling asks for the same ones
+def _folds(
+    right: bytes, templates: tuple[Any, ...], count: int, seed: int
+) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32).split(right, right, templates)
-    return [(train, test) for train, test in split if 0 < right[train].sum() < len(train) and len(test)]
+    hits = np.frombuffer(right, bool)
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32).split(hits, hits, np.array(templates))
+    return tuple((train, test) for train, test in split if 0 < hits[train].sum() < len(train) and len(test))
 
 
 def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..stats import LEVEL
 from . import figures
 from .charts import Chart
 from .reading import Reading, part
-from .text import KINDS, LEVEL, counted, is_number
+from .text import KINDS, counted, is_number
 
 
 def ablation(run: Reading) -> dict[str, Any]:

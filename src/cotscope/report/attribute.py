@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
-from ..stats import LEAST_EFFECT
+from ..stats import LEAST_EFFECT, LEVEL
 from .charts import SHARE, Chart, Mark, Row, intervals
 from .reading import Reading
 from .text import counted, is_number, number
@@ -53,15 +53,15 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
     of = {row["way"]: row for row in rows}
     if not {"untouched", "zeroed", "indirect"} <= of.keys():
         return ""
-    if not of["zeroed"]["against_untouched"] < 0.05:
+    if not of["zeroed"]["against_untouched"] < LEVEL:
         return "Zeroing the neurons is not shown to change what the model solves, so that there is nothing to take apart."
     back, bias = of["indirect"], of.get("bias")
-    returns = back["against_zeroed"] < 0.05 and back["accuracy"] > of["zeroed"]["accuracy"]
+    returns = back["against_zeroed"] < LEVEL and back["accuracy"] > of["zeroed"]["accuracy"]
     restored = (
         "With their own push put back the skill returns"
         + (
             "; a difference from the untouched model is not shown."
-            if back["against_untouched"] >= 0.05
+            if back["against_untouched"] >= LEVEL
             else ", but not all of it."
         )
         if returns
@@ -75,10 +75,10 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
         )
     if bias is None:  # of a study whose answers are words
         return restored
-    lowers = bias["against_untouched"] < 0.05 and bias["accuracy"] < of["untouched"]["accuracy"]
+    lowers = bias["against_untouched"] < LEVEL and bias["accuracy"] < of["untouched"]["accuracy"]
     replaced = (
         " A bias on operators and equals signs alone, in the untouched model, loses it too"
-        + ("; a difference from zeroing is not shown." if bias["against_zeroed"] >= 0.05 else ", but not as zeroing does.")
+        + ("; a difference from zeroing is not shown." if bias["against_zeroed"] >= LEVEL else ", but not as zeroing does.")
         if lowers
         else " A bias on operators and equals signs alone is not shown to lose it."
     )

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..stats import LEVEL
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
 from .svg import short
-from .text import LEVEL, counted, is_number, p_value, shortened, visible
+from .text import counted, is_number, p_value, shortened, visible
 
 EXAMPLES = 5
 LONGEST = 1500
@@ -61,7 +62,13 @@ def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         edits = list({row["edit"]: row for row in of}.values())
         random, (method, by, numbers) = is_number(of[0]["random"]), (of[0][key] for key in ("method", "chosen_by", "numbers"))
         by = "" if by == method else f"random, like {by}" if random else by
-        about = {"method": method, "by": by, "numbers": numbers, "edits": len(edits), "terms": _terms(of[0])}
+        about = {
+            "method": method,
+            "by": by,
+            "numbers": numbers,
+            "edits": len(edits),
+            "terms": _terms(of[0], len({row["rate"] for row in edits}) == 1),
+        }
         for key in _MEANS:
             values = [row[key] for row in edits if is_number(row[key])]
             about[key] = fmean(values) if values else None
@@ -86,8 +93,8 @@ def courses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _terms(row: Mapping[str, Any]) -> str:
-    """What an edit was trained on, in words; "" where the file does not say."""
+def _terms(row: Mapping[str, Any], one_rate: bool) -> str:
+    """What edits of a group were trained on, in words, by one of them; "" where the file does not say."""
     if not row["trained_on"]:
         return ""
     own = "its own right solutions to " if row["own"] else ""
@@ -96,7 +103,7 @@ def _terms(row: Mapping[str, Any]) -> str:
     terms += [f"{row['loss']} only"] if row["loss"] == "formulas" else []
     terms += [f"in {row['trained_dtype']}"] if row["trained_dtype"] else []
     terms += [row["how"]] if row["how"] else []
-    terms += [f"rate {row['rate']:g}"] if is_number(row["rate"]) else []
+    terms += [f"rate {row['rate']:g}"] if one_rate and is_number(row["rate"]) else []
     return ", ".join(terms)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..data.roles import formulas
 from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT, paired_bootstrap
-from ..stats.verdicts import EXPLAINED
+from ..stats.verdicts import TOGETHER
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
 from .svg import fill, svg, text_at
@@ -18,7 +18,8 @@ from .text import counted, interval, is_number, number, shortened
 
 FINDINGS = {
     MATTERS: "The model’s {skill} depend{s} on these neurons, more than on other neurons like them.",
-    PUSH: "These neurons make the model write {skill}. That it {does} with them is not shown.",
+    PUSH: "Without these neurons {tokens} become less likely, more than without others like them. That the model {does} "
+    "with them is not shown.",
     NOT_SHOWN: "It is not shown that these neurons do more for the model’s {skill} than other neurons like them.",
     UNSPLIT: "The model’s {skill} suffer{s} without these neurons, more than without others like them. Whether that is more "
     "than what they write to the output directly can’t be told on this model.",
@@ -26,8 +27,8 @@ FINDINGS = {
 }
 """The verdict of `stats/specific.py` for a reader who knows none of the tool's words, for `SKILLS` to fill in."""
 SKILLS = {
-    ARITHMETIC: {"skill": "arithmetic", "s": "s", "does": "calculates"},
-    ANSWERS: {"skill": "answers", "s": "", "does": "finds answers"},
+    ARITHMETIC: {"skill": "arithmetic", "tokens": "arithmetic tokens", "s": "s", "does": "calculates"},
+    ANSWERS: {"skill": "answers", "tokens": "answers", "s": "", "does": "finds answers"},
 }
 PHENOMENA = {
     "without_formulas": "Examples without formulas",
@@ -37,8 +38,7 @@ PHENOMENA = {
 }
 """What the prompt's worked examples are changed to."""
 VERDICTS = {
-    "explained": "activity goes with accuracy, more than that of other neurons",
-    "contradicted": "activity goes against accuracy",
+    TOGETHER: "activity goes with accuracy, more than that of other neurons",
     "activity moves as any neurons' does": "activity changes, but no more than that of other neurons",
     "accuracy moves without activity": "activity stands still while accuracy changes",
     "activity moves without accuracy": "activity changes, and accuracy is not seen to",
@@ -295,7 +295,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _explained(verdicts: Sequence[str]) -> str:
     """The answer to what the four pictures ask, in a sentence."""
-    yes = verdicts.count(EXPLAINED)
+    yes = verdicts.count(TOGETHER)
     if not yes:
         return "Not shown for any of these changes of the prompt."
     return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..stats import wilson
+from ..stats import LEVEL, wilson
 from .charts import Chart, Look, Mark, Row, intervals
 from .curves import Curve, Spot, Square, all_points, squares
 from .reading import Reading
 from .text import counted, is_number
 
-LEVEL = 0.05
 CONTROL = "random neurons"
 KINDS = {"activity": "reasoning", CONTROL: "matched", "baseline": "comparable"}
 """Kind of a way of telling → what it is drawn as."""

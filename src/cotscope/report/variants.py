@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..stats import LEVEL
 from ..stats.correlation import LEAST_KINDS
 from .charts import Chart
 from .figures import Axes, Box, Point
@@ -118,7 +119,7 @@ def _says(found: Mapping[str, Any], name: str, kinds: str) -> str:
     p = (found.get("permuted_within" if within else "permuted") or {}).get("p_value")
     if side > 0 and is_number(p):
         said += (
-            ", more closely than that of permuted sets does" if p <= 0.05 else
+            ", more closely than that of permuted sets does" if p <= LEVEL else
             ", but so does that of permuted sets: the relation is not particular to reasoning neurons"
         )  # fmt: skip
     if within:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..data.load import DEFAULT_LIMIT
 from ..lm.models import DEFAULT_MODEL
 from ..records import Prompt
-from .options import check, option
+from .options import check_all, option
+
+STUDY = "study"  # where a command asks for problems: the study's own
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class StudyConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            check(f, getattr(self, f.name))
+        check_all(self)
 
     def new_tokens(self, prompt: Prompt) -> int:
         """Tokens to generate at most under a prompt. Without exemplars the model writes at length."""

@@ -135,12 +135,12 @@ class Inputs:
             notes.append(f"{len(self.data.duplicates)} problems repeat a question and were left out.")
         if self.left_out:
             notes.append(f"The exemplars allow no prompt {', '.join(self.left_out)}: those were left out.")
-        if seen := len({fingerprint(question_key(p.question)) for p in parts.test} & _made_with(self.config.model)):
+        if seen := len({fingerprint(question_key(p.question)) for p in parts.test} & made_with(self.config.model)):
             notes.append(f"{seen} of the test problems are among those that this model was made with (its edit.json).")
         return notes
 
 
-def _made_with(model: str) -> set[str]:
+def made_with(model: str) -> set[str]:
     """Fingerprints of the questions that a model's folder says it was trained or searched on (`edits/edit.py`)."""
     try:
         said = read_json(Path(model) / "edit.json")["chosen"]["questions"]

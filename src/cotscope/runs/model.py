@@ -31,7 +31,7 @@ class StudyModel:
     """
 
     def __init__(self, inputs: Inputs, began: Mapping[str, Any] | None = None, rows: int | None = None) -> None:
-        self.inputs, self._began, self._rows = inputs, began, rows
+        self.inputs, self._began, self.rows = inputs, began, rows
 
     @property
     def config(self) -> StudyConfig:
@@ -76,7 +76,7 @@ class StudyModel:
         from ..lm.engine import Engine
 
         # In bfloat16 a text can depend on the batch it was written in: a study keeps its batch size.
-        return Engine(self.loaded, rows=self._rows or (self._began or {}).get("rows_per_batch"))
+        return Engine(self.loaded, rows=self.rows or (self._began or {}).get("rows_per_batch"))
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -86,7 +86,7 @@ class StudyModel:
     def described(self) -> dict[str, Any]:
         """The manifest's `model`."""
         loaded, longest = self.loaded, self.check_lengths(self.inputs.prompts)
-        rows = (self._began or {}).get("rows_per_batch") or self._rows or self.engine.batch_rows(longest)
+        rows = (self._began or {}).get("rows_per_batch") or self.rows or self.engine.batch_rows(longest)
         self.engine.rows = rows  # from the first job on, as whoever goes on with the run has it
         return {
             "name": loaded.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from ..errors import UserError, shown
@@ -28,10 +28,12 @@ KINDS: dict[str, Kind] = {
     "positive": Kind(int, 1, 2**53, "a whole number, 1 or more and below 2^53"),
     "sets": Kind(int, 0, 10_001, "a whole number from 0 to 10,000"),
     "rate": Kind(float, 1e-9, math.inf, "a number above 0"),
+    "minutes": Kind(float, 1e-9, math.inf, "minutes, more than 0"),
     "seconds": Kind(float, 1e-9, math.inf, "seconds, more than 0"),
     "amount": Kind(float, 0, math.inf, "an amount, 0 or more"),
     "share": Kind(float, 0, 1, "a share, from 0 to below 1"),
 }
+DTYPES = ("bfloat16", "float32", "float16")  # of weights; `lm/loading.py` has their tensors, and loads PyTorch
 
 
 def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), where: str = "",
@@ -40,7 +42,8 @@ def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: 
 
     Args:
         help: for the command line; the default is added to it.
-        kind: one of `KINDS`, or "path"; empty: a text, or for a bool a switch. A tuple may be given several times.
+        kind: one of `KINDS`, "path", or "layers" (a pair); empty: a text, or for a bool a switch. A tuple may be given several
+            times.
         flag: empty: `--` and the field's name.
         choices: the values allowed.
         where: "command": only the stage's own command has it; "study": only commands that begin a study.
@@ -56,7 +59,12 @@ def wrong(f: Field[Any], value: Any) -> str:
         return ""
     if isinstance(f.default, tuple):
         several = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        if several and (choices := f.metadata["choices"]):
+            return "" if set(value) <= set(choices) else "some of " + ", ".join(choices)
         return "" if several else "a list of texts"
+    if f.metadata["kind"] == "layers":
+        pair = isinstance(value, list | tuple) and len(value) == 2 and all(KINDS["natural"].holds(v) for v in value)
+        return "" if pair and value[0] <= value[1] else "two layers, the second not below the first"
     if isinstance(f.default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if kind := KINDS.get(f.metadata["kind"]):
@@ -70,6 +78,13 @@ def check(f: Field[Any], value: Any) -> None:
     """Raise UserError if an option does not take a value."""
     if expected := wrong(f, value):
         raise UserError(f"option {f.name!r} can't have this value", expected=expected, got=shown(value))
+
+
+def check_all(options: Any) -> None:
+    """Raise UserError if an instance of an options class has a value that an option does not take."""
+    for f in fields(options):
+        if f.metadata:
+            check(f, getattr(options, f.name))
 
 
 @dataclass(frozen=True)

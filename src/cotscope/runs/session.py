@@ -124,7 +124,7 @@ class Session:
         began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"}
         if began["kernels"] == "compiled":  # "auto" came to this for the study's model
             began["kernels"] = self.config.kernels
-        return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began))
+        return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began, self.model.rows))
 
     # What stages ask for most often.
 

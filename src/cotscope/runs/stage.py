@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
+from .config import STUDY
 from .files import digest_of
 from .options import NoOptions, check
 from .progress import State
@@ -161,7 +162,9 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
 def _outside(options: Any) -> dict[str, str]:
     """Files that the options name and the stage is about to read, and what is in them."""
     values = (getattr(options, f.name) for f in fields(options) if f.metadata.get("reads"))
-    named = [os.path.abspath(name) for value in values for name in (value if isinstance(value, tuple) else (value,))]
+    named = [
+        os.path.abspath(name) for value in values for name in (value if isinstance(value, tuple) else (value,)) if name != STUDY
+    ]
     return {name: digest for name in named if (digest := digest_of(name)) is not None}
 
 

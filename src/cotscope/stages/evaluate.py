@@ -24,8 +24,9 @@ from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped
 from ..measuring.generation import Condition, solve
-from ..measuring.problems import STUDY, TrialData, trial_data
+from ..measuring.problems import TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
+from ..runs.config import STUDY
 from ..runs.files import fingerprint, json_values
 from ..runs.options import option
 from ..runs.places import path_of
@@ -140,6 +141,7 @@ def evaluate(session: Session, options: Options) -> str:
         if edit.weights:
             other = _with_weights(session, path, edit)
             _ask([_Model(edit.name, session, other, edit, other.loaded.weight_hash())], every, options)
+            del other  # before the next one is loaded
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     terms = {name: group.key for group, names in grouped(list(edits.values())).items() for name in names}
@@ -192,7 +194,10 @@ def _contrast(row: dict[str, Any]) -> str:
 
 def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
     """Names of edits and data become names of tables' parts. Raises: UserError."""
-    for name in (f"{edit} on {label}" for edit in edits for label in labels):
+    names = [f"{edit} on {label}" for edit in edits for label in labels]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError("two edits and their problems have one name together", expected="other names", got=shown(twice))
+    for name in names:
         try:
             path_of(Path(), f"completions/evaluation.{name}")
             fits = name.isprintable() and not name.startswith(".")
@@ -288,7 +293,7 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
 def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[str, Any]:
     """What the edit's file keeps."""
     keys = (
-        "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_mcnemar",
+        "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm", "p_mcnemar",
         "templates", "solutions", "log_prob", "log_prob_low", "log_prob_high", "battery_base", "battery", "items",
         "perplexity_ratio", "kl",
     )  # fmt: skip

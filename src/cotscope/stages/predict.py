@@ -35,10 +35,11 @@ from ..measuring.prediction.predictors import (
 )
 from ..measuring.prediction.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
 from ..measuring.prediction.tracing import STOPS, Answer, answers, token_probability, traced
-from ..measuring.problems import STUDY, TrialData, trial_data
+from ..measuring.problems import TrialData, trial_data
 from ..predicting.classifier import enough, fit, out_of_fold, packed
 from ..predicting.shares import correlation_within, risk_coverage
 from ..records import Neuron
+from ..runs.config import STUDY
 from ..runs.files import fingerprint
 from ..runs.options import option
 from ..runs.session import Session
@@ -105,11 +106,16 @@ class Options:
     )  # fmt: skip
 
 
+_OWN = ("cause", "told_by", "rests_on")  # of the summary, beside the data sets
+
+
 def predict(session: Session, options: Options) -> str:
     """Run the stage. Answers and traces that are there are not made again.
 
     Raises: UserError for too few problems, or too few right or wrong answers.
     """
+    if options.to is not None:
+        raise UserError("--to is where the answers to questions go", expected="--on FILE beside it")
     run = session.run
     theirs = carrying.others(session, options.others)
     groups = neuron_groups(session)
@@ -168,7 +174,11 @@ def predict(session: Session, options: Options) -> str:
     ranked = sorted(weights, key=lambda n: -weights[n])
     rests_on = [{"layer": n.layer, "index": n.index, "weight": weights[n]} for n in ranked[:CARDS]]
     cause = resting.without(session, known, groups[REASONING], options.rests)
-    run.summarise("prediction", said | {"cause": cause, "told_by": told_by, "rests_on": rests_on})
+    if cause is None and options.rests:
+        run.note(
+            "What the prediction rests on could not be zeroed: too few answers of other templates are left to rank neurons by."
+        )
+    run.summarise("prediction", said | dict(zip(_OWN, (cause, told_by, rests_on), strict=True)))
     return _against_confidence(said, told_by) + "; " + _finding(said)
 
 
@@ -177,6 +187,10 @@ def _sources(session: Session, options: Options) -> list[TrialData]:
     every = trial_data(session, options.data, options.test)
     seen: dict[str, str] = {}
     for data in every:
+        if data.label in _OWN:
+            raise UserError(
+                "problems of this name have no place in the summary", expected="another name of the file", got=data.label
+            )
         for p in data.problems:
             if (first := seen.setdefault(question_key(p.question), data.label)) != data.label:
                 raise UserError(

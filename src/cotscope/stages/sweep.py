@@ -41,7 +41,8 @@ UNITS = {
     "disruptions.value": "reference solutions: mean over problems of the mean log-probability (nats) at tokens of a role; "
     "battery: share of items right; perplexity and KL (nats): over the first 512 tokens of the general text",
     "disruptions.change": "the same, less that of the untouched model; interval: paired bootstrap over problems or items",
-    "disruptions.specific": "change under the target set less the mean change under the matched sets, paired likewise",
+    "disruptions.specific": "change under the target set less the mean change under the matched sets; interval: over "
+    "problems or items, and sets",
     "disruptions.dose": "scale: the factor; noise: the length of what is added to a value vector over the vector's own",
 }
 

@@ -15,7 +15,8 @@ STILL = 0.05  # of the activity under the first prompt: a change that surely is 
 
 MANY = 1_000_000  # problems needed, at most
 
-TOO_FEW_PROBLEMS, EXPLAINED = "too few problems to tell", "explained"
+TOO_FEW_PROBLEMS = "too few problems to tell"
+TOGETHER, AGAINST = "activity goes with accuracy", "activity goes against accuracy"
 RULE = (
     "Accuracy has changed if its exact McNemar p, Holm-adjusted over the phenomena, is below 0.05; activity has changed "
     "if the sign-flip permutation p of its paired change, Holm-adjusted likewise, is below 0.05. It has changed beyond that "
@@ -23,10 +24,10 @@ RULE = (
     "poles of each layer and stratum of steps and update size, drawn from all that are there; two-sided p, Holm-adjusted "
     f"likewise, below 0.05). It has stood still if the 90 % interval of its change lies within ±{STILL} of the activity under "
     "the first prompt. Accuracy and activity have changed in the same direction, activity beyond that of other neurons: "
-    "explained. The same in opposite directions: contradicted. Both, but activity not beyond: activity moves as any neurons' "
-    "does. Accuracy has changed and activity stood still: accuracy moves without activity. Accuracy has not changed, and "
-    "these problems could show (with 80 % power, the level shared by the phenomena) a change of 0.15 or less: if activity has "
-    "changed, activity moves without accuracy; if it stood still, no change. All else: too few problems to tell. A "
+    f"{TOGETHER}. The same in opposite directions: {AGAINST}. Both, but activity not beyond: activity moves as any "
+    "neurons' does. Accuracy has changed and activity stood still: accuracy moves without activity. Accuracy has not changed, "
+    "and these problems could show (with 80 % power, the level shared by the phenomena) a change of 0.15 or less: if activity "
+    "has changed, activity moves without accuracy; if it stood still, no change. All else: too few problems to tell. A "
     "phenomenon that several prompts show is judged on each problem's mean over them, accuracy then by a sign-flip "
     "permutation test. The verdict is on generated activity; beside it stands the same on teacher-forced activity."
 )
@@ -58,7 +59,7 @@ def verdict(accuracy: tuple[float, float], activity: ActivityChange, detectable:
     moves = activity.p < LEVEL
     if accuracy[1] < LEVEL:
         if moves and activity.p_beyond < LEVEL:
-            return EXPLAINED if (accuracy[0] > 0) == (activity.mean > 0) else "contradicted"
+            return TOGETHER if (accuracy[0] > 0) == (activity.mean > 0) else AGAINST
         if moves:
             return "activity moves as any neurons' does"
         return "accuracy moves without activity" if activity.still else TOO_FEW_PROBLEMS

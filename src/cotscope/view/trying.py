@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from ..edits.edit import Base, Edit
 from ..errors import UserError
-from ..measuring.choosing import choose
+from ..measuring.choosing import Choice, choose
 from ..records import Neuron, Pole
 from ..runs.folder import Run
 from ..runs.session import Session
@@ -57,7 +57,7 @@ class Change(BaseModel):
             targets: Sequence[Neuron | Pole] = [Pole(*p) for p in self.poles]
             chosen: dict[str, Any] = {"by": "list", "run": session.run.folder.name}
         else:
-            targets, chosen = choose(session, self.by, first=self.first, concepts=self.concepts)
+            targets, chosen = choose(session, Choice(self.by, first=self.first, concepts=tuple(self.concepts)))
         return edit_of(self.by, base_of(session.run, session), targets, self.factor, self.scope, chosen)
 
 

@@ -235,7 +235,10 @@ def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @needed
 def test_compiled_once(tmp_path: Path) -> None:
+    times = []
     for _ in range(2):
         assert run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path)).stdout.split() == ["True", "True"]
         [made] = (tmp_path / "kernels").iterdir()
         assert made.suffix == ".so"
+        times.append(made.stat().st_mtime_ns)
+    assert times[0] == times[1]

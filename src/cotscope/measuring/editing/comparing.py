@@ -122,4 +122,4 @@ def compare(
 def _neurons(edit: Edit) -> int:
     """How many it is of; of other weights as far as it says so."""
     count = edit.chosen.get("neurons", 0) if edit.weights else len(edit.neurons)
-    return count if isinstance(count, int) else 0
+    return count if isinstance(count, int) and 0 <= count < 2**31 else 0

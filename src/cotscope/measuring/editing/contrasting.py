@@ -24,7 +24,7 @@ from ..selections import WAYS
 from .comparing import BASE
 from .methods import ALL
 
-_TERMS = ("data", "own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
+_TERMS = ("own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,11 @@ def _trained(edit: Edit, key: str) -> str:
     return str(tuned.get(key)) if isinstance(tuned, dict) else ""
 
 
+def _source(made: Mapping[str, Any]) -> str:
+    """What it was trained or searched on; of files that are older than the fingerprint of that, its name."""
+    return str(made.get("of") or made.get("data"))
+
+
 def _group(edit: Edit) -> Group | None:
     """None for an edit that does not say how its neurons were chosen; what its file says is of any kind."""
     chosen = edit.chosen
@@ -161,19 +166,22 @@ def _group(edit: Edit) -> Group | None:
     done: list[str] = [edit.scope]
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
-        terms = fingerprint([str(tuned.get(k)) for k in _TERMS])
+        terms = fingerprint([_source(tuned), *(str(tuned.get(k)) for k in _TERMS)])
         dtype, numbers = str(tuned.get("dtype", "")), str(tuned.get("numbers", ""))
         how = training(edit)["how"]
         done += [terms, dtype, how]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
-        done.append(fingerprint([str(steered.get(k)) for k in ("data", "problems", "candidates", "groups", "last")]))
+        done.append(
+            fingerprint([_source(steered), *(str(steered.get(k)) for k in ("problems", "candidates", "groups", "last"))])
+        )
     else:
         does = "an edit"
         done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
         if by not in (REASONING, *WAYS):  # a list of somebody's: another one is no second seed of it
             done.append(fingerprint(sorted(map(str, edit.neurons))))
     whole = by in (ALL, does)
-    some = [str(chosen.get(k)) for k in ("run", "study", "first", "concepts", "layers")]
+    found = [str(chosen["found"])] if "found" in chosen else [str(chosen.get(k)) for k in ("run", "study")]
+    some = [*found, *(str(chosen.get(k)) for k in ("first", "concepts", "layers", "keystones"))]
     like = "" if whole else fingerprint([does, by, *some, *done])
     return Group(does, by, like, terms, random, dtype, numbers, how, str(chosen.get("like")) if random else "")

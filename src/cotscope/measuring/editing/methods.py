@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ...errors import UserError, shown
-from ..problems import STUDY
+from ...runs.config import STUDY
+from ...runs.options import DTYPES, check_all, option
 
 ALL, AUTO = "all", "auto"
 SOLUTION, FORMULAS = LOSSES = ("solution", "formulas")
@@ -21,46 +23,54 @@ class Tuning:
     """What is trained, and how.
 
     Attributes:
-        data: problems to train on, as of `study`; "study": the study's own tuning problems.
-        own: train on what the model itself writes where that is right, even if the data has solutions: what is learned is then
-            not how others write them.
-        draws: where the model writes, solutions sampled of each problem that its greedy one gets wrong; a right one is taken.
-        loss: "solution": of all tokens of a solution, so that its wording is learned too; "formulas": of those of its formulas
-            and answers only.
-        method: of `METHODS`: factors of the neurons' coefficients, their value vectors, these with the rows of their gate and
-            up-projections; LoRA or (IA)³ of the package peft; every weight.
-        trainable: of LoRA about how many numbers are trained; None: as many as the value vectors of the neurons are.
-        train, validation: how many, at most; no validation problem is of a template that is trained on, where there are others.
-        passes: over the training problems, at most.
-        patience: passes without a better validation after which it ends.
-        batch: problems per step.
-        rate: Adam's learning rate; of several each is tried for one pass and the best is kept; "auto": three times and a third
-            of the best are tried for as long as that is better; None: `RATES`.
-        warmup: steps over which the rate rises evenly to its own.
-        minutes: no new step after so many; None: no limit.
-        seed: of the order of problems, and of LoRA's first values.
-        checkpointing: less memory, more time (`lm/training.py: Training`).
-        dtype: of the weights that are written; empty: that of the base's files. 16 bits round away what is small beside a
-            weight. An edit file has none.
+        train_on: no validation problem is of a template that is trained on, where there are others.
+        own: what is learned is then not how others write solutions.
+        loss: "solution": its wording is learned too.
+        rate: of several each is tried for one pass and the best is kept; "auto": three times and a third of the best are tried
+            for as long as that is better; None: `RATES`.
+        seed: of the order of problems, of sampled solutions, and of LoRA's first values.
+        checkpointing: `lm/training.py: Training`.
+        dtype: an edit file has none.
     """
 
-    data: str = STUDY
-    own: bool = False
-    draws: int = 0
-    loss: str = SOLUTION
-    method: str = FACTORS
-    trainable: int | None = None
-    train: int = 48
-    validation: int = 16
-    passes: int = 2
-    patience: int = 1
-    batch: int = 8
+    train_on: str = option(STUDY, "problems, as of `study` (default: the study's own tuning problems)")
+    own: bool = option(False, "on what the model itself writes where that is right, even if the data has solutions")
+    draws: int = option(0, "where the model writes: solutions sampled of each problem that its greedy one gets wrong; a right "
+                        "one is taken", kind="natural")  # fmt: skip
+    loss: str = option(SOLUTION, "of all tokens of a solution, or only of its formulas and answers", choices=LOSSES)
+    method: str = option(FACTORS, "what is trained: the neurons' factors (an edit file); or (a model folder) their value "
+                         "vectors, these and the rows of their gate and up-projections, lora or ia3 (need cotscope[peft]), "
+                         "every weight",
+                         choices=METHODS)  # fmt: skip
+    trainable: int | None = option(None, "of lora: about so many numbers (default: as many as value vectors)", kind="positive")
+    train: int = option(48, "problems to train on, at most", kind="positive")
+    validation: int = option(16, "problems kept for validation, at most", kind="natural")
+    passes: int = option(2, "passes over them, at most", kind="positive")
+    patience: int = option(1, "passes without a better validation that end it", kind="positive")
+    batch: int = option(8, "problems per step", kind="positive")
     rate: float | str | Sequence[float | str] | None = None
-    warmup: int = 0
-    minutes: float | None = None
-    seed: int = 0
-    checkpointing: bool = False
-    dtype: str = ""
+    warmup: int = option(0, "steps over which the rate rises evenly to its own", kind="natural")
+    minutes: float | None = option(None, "begin no step after so many minutes", kind="minutes")
+    seed: int = option(0, "of the order of problems, and of what is sampled", kind="natural")
+    checkpointing: bool = option(False, "compute layers again on the way back: less memory, more time")
+    dtype: str | None = option(None, "of the weights that are written (default: of the base's files); 16 bits round away what "
+                               "is small beside a weight", choices=DTYPES)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_all(self)
+        if self.trainable and self.method != LORA:
+            raise UserError(
+                f"how much is trainable follows from {self.method}", expected=f"--trainable with --method {LORA} only"
+            )
+        if self.dtype and self.method == FACTORS:
+            raise UserError("factors are an edit file, which has no weights", expected="no --dtype with --method factors")
+        self.rates()
+
+    def said(self) -> dict[str, Any]:
+        """As an edit keeps it."""
+        settings = {"data": self.train_on} | asdict(self)
+        del settings["train_on"]
+        return settings
 
     def rates(self) -> tuple[list[float], bool]:
         """Those to try, and whether to go on beyond them. Raises: UserError for one that is none."""

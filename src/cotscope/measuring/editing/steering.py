@@ -1,40 +1,41 @@
 """Steer: one factor for chosen neurons, searched on tuning problems by successive halving (Jamieson & Talwalkar 2016).
 
 A candidate is a group of the neurons (the first so many, those of a third of the layers, those of a concept) and the factor of
-their coefficients. All are scored on a few reference solutions and the beginning of the general text; the best third goes on to
+their coefficients. All are scored on a few reference solutions and the beginning of a general text; the best third goes on to
 more solutions; with the best of these that leave the whole text alone, and with none, the model writes answers, and the one
-that solves most, or least, is taken. Test problems are not touched: `cotscope evaluate` asks those, once. Its control is the
-whole search among random neurons (`random`).
+that solves most, or least, is taken. Test problems, and the text that perplexity is measured on, are not touched:
+`cotscope evaluate` asks those, once. Its control is the whole search among random neurons (`random`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...data.load import general_text
 from ...edits.edit import Base, Edit
-from ...errors import EditError, UserError, shown
+from ...errors import EditError
 from ...records import Neuron
+from ...runs.config import STUDY
 from ...runs.files import fingerprint
 from ...runs.kept import Kept
+from ...runs.options import check_all, option
 from ...runs.session import Session
 from ...stats import detectable_difference, wilson
 from ...stats.random_sets import in_place_of
-from ..choosing import REASONING, choose
+from ..choosing import REASONING, Choice, choose
 from ..generation import count_solved
-from ..problems import STUDY
 from ..solutions import Solution, fingerprint_of, score_roles, solution
-from .worked import asked, made_with, tuning_problems, worked_problems
+from .worked import asked, made_with, source, tuning_problems, worked_problems
 
 if TYPE_CHECKING:
     from ...lm.interventions import Intervention
 
-Goal = Literal["better", "worse"]
+GOALS = ("better", "worse")
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0)
 SIZES = (10, 50, 200)
 """How many of the neurons are tried beside all of them."""
@@ -49,21 +50,20 @@ PERPLEXITY = {"better": 1.01, "worse": 1.03}
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and with what.
+    """What is searched, and with what."""
 
-    Attributes:
-        data: tuning problems, as of `study`; "study": the study's own.
-        problems: how many the model writes answers to.
-        survivors: candidates with which it does.
-    """
-
-    goal: Goal = "better"
-    data: str = STUDY
-    problems: int = 48
-    survivors: int = 3
+    goal: str = option("better", "what the model should become", choices=GOALS)
+    train_on: str = option(STUDY, "problems, as of `study` (default: the study's own tuning problems)")
+    problems: int = option(48, "problems that the last candidates write answers to", kind="positive")
+    survivors: int = option(3, "candidates with which answers are written", kind="positive")
+    groups: tuple[str, ...] = option(GROUPS, "groups of neurons that are tried: the first so many, thirds of the layers, each "
+                                     "concept's; may be given several times (default: all of these)", flag="--group",
+                                     choices=GROUPS)  # fmt: skip
     factors: tuple[float, ...] = FACTORS
     sizes: tuple[int, ...] = SIZES
-    groups: tuple[str, ...] = GROUPS
+
+    def __post_init__(self) -> None:
+        check_all(self)
 
 
 Candidate = tuple[str, float]  # group, factor
@@ -72,20 +72,15 @@ Candidate = tuple[str, float]  # group, factor
 def steer(
     session: Session,
     to: Path,
-    by: str,
+    choice: Choice,
     search: Search,
     *,
-    first: int | None = None,
-    random: int | None = None,
-    concepts: Sequence[str] = (),
-    layers: tuple[int, int] | None = None,
     null: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> Edit:
     """Search, and write the edit. What is done of it is kept beside `to`; the same call goes on there.
 
     Args:
-        first, random, concepts, layers: as of `choose`.
         null: write an edit that changes nothing if no candidate is better (worse): the result of a control, which counts.
 
     Raises: EditError if `to` exists, if there are too few problems, or, without `null`, if no candidate is better (worse) than
@@ -93,23 +88,23 @@ def steer(
     """
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
-    groups, chosen = _groups(session, by, search, first=first, random=random, concepts=concepts, layers=layers)
-    worked = worked_problems(session, search.data, RUNGS[-1], say)
+    groups, chosen = _groups(session, choice, search)
+    worked = worked_problems(session, search.train_on, RUNGS[-1], say)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
-    problems, source = _to_write(session, search)
+    problems, written_to = _to_write(session, search)
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
-    memory = Kept(
-        to, fingerprint(fingerprint_of(given), groups, asdict(search), [p.id for p in problems], source, asked(session))
-    )
+    of = (fingerprint_of(given), groups, asdict(search), [p.id for p in problems], written_to, asked(session))
+    memory = Kept(to, fingerprint(*of, general_text(tuning=True)))
     trial = _Trial(session, groups, search.goal, memory)
     left: list[Candidate] = [(name, f) for name in groups for f in search.factors]
     candidates = len(left)
     detectable = detectable_difference(0.25, len(problems))
     say(
         f"{candidates} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
-        f"{len(problems)} problems change, a difference of {detectable:.2f} is found in 4 of 5 tries"
+        f"{len(problems)} problems change, a difference of {detectable:.2f} is found in 4 of 5 tries (in fewer "
+        "where problems share templates)"
     )
     with session.bar("general text", len(left) + 1, "candidate") as bar:
         left = trial.fitting(left, bar.update, 1)
@@ -123,11 +118,12 @@ def steer(
     left = list(islice(whole, search.survivors))
     base = Base.of(loaded, session.config.model)
     used = [p.question for p in (*problems, *(p for p, _ in worked))]
-    about: dict[str, Any] = {"goal": search.goal, "data": search.data, "problems": len(problems), "candidates": candidates,
+    about: dict[str, Any] = {"goal": search.goal, "data": search.train_on, "of": source(session, search.train_on),
+                             "problems": len(problems), "candidates": candidates,
                              "groups": list(groups), "last": search.survivors}  # fmt: skip
 
     def nothing(why: str, found: dict[str, Any]) -> Edit:
-        edit = Edit(to.stem, base, {}, chosen=chosen | {"steered": about | found, "nothing": why} | made_with(used))
+        edit = Edit(to.stem, base, {}, chosen=chosen | {"steered": about | found, "nothing": why} | made_with(chosen, used))
         edit.write(to)
         memory.remove()
         return edit
@@ -158,25 +154,17 @@ def steer(
             remedy="Try other neurons (--by), or `cotscope tune`.",
         )
     edit = Edit.scaled(
-        to.stem, base, groups[best[0]], best[1], chosen=chosen | {"steered": found} | made_with(used)
+        to.stem, base, groups[best[0]], best[1], chosen=chosen | {"steered": found} | made_with(chosen, used)
     )  # fmt: skip
     edit.write(to)
     memory.remove()
     return edit
 
 
-def _groups(
-    session: Session, by: str, search: Search, random: int | None = None, **some: Any
-) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
+def _groups(session: Session, choice: Choice, search: Search) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
     """Groups of neurons by name, no two the same, and how they were chosen. Of random neurons they are the same groups, with
-    what stands in the place of each neuron: the control is searched as what it controls is.
-
-    Args:
-        some: of `choose`.
-    """
-    if unknown := [g for g in search.groups if g not in GROUPS]:
-        raise UserError("unknown group of neurons", expected=" or ".join(GROUPS), got=shown(unknown[0]))
-    neurons, chosen = _chosen(session, by, **some)
+    what stands in the place of each neuron: the control is searched as what it controls is."""
+    neurons, chosen = choose(session, replace(choice, random=None))
     found: dict[str, list[Neuron]] = {f"all {len(neurons)}": neurons}
     if FIRST in search.groups:
         found |= {f"the first {n}": neurons[:n] for n in search.sizes if n < len(neurons)}
@@ -184,29 +172,24 @@ def _groups(
         count = session.loaded.anatomy.layers
         ends = [round(count * i / 3) for i in range(4)]
         found |= {f"layers {a} to {b - 1}": [n for n in neurons if a <= n.layer < b] for a, b in pairwise(ends)}
-    if CONCEPTS in search.groups and by == REASONING:
+    if CONCEPTS in search.groups and choice.by == REASONING:
         of: dict[str, set[Neuron]] = {}
         for r in session.run.rows("SELECT DISTINCT concept, layer, index FROM annotations WHERE accepted ORDER BY ALL"):
             of.setdefault(r["concept"], set()).add(Neuron(r["layer"], r["index"]))
         found |= {f"concept {name}": [n for n in neurons if n in own] for name, own in of.items()}
     distinct = {tuple(sorted(group)): name for name, group in reversed(found.items()) if group}
     groups = {name: group for name, group in found.items() if name in distinct.values()}
-    if random is not None:
-        drawn, chosen = _chosen(session, by, random=random, **some)
+    if choice.random is not None:
+        drawn, chosen = choose(session, choice)
         instead = in_place_of(neurons, drawn)
         groups = {name: [instead[n] for n in group if n in instead] for name, group in groups.items()}
         groups = {name: group for name, group in groups.items() if group}
     return groups, chosen
 
 
-def _chosen(session: Session, by: str, **some: Any) -> tuple[list[Neuron], dict[str, Any]]:
-    targets, chosen = choose(session, by, **some)
-    return [Neuron(t.layer, t.index) for t in targets], chosen
-
-
 def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
     """Problems that answers are written to, and what they are of."""
-    problems = list(tuning_problems(session, search.data))[: search.problems]
+    problems = list(tuning_problems(session, search.train_on))[: search.problems]
     if len(problems) < 2:
         raise EditError("too few problems to search on", expected="at least 2 that the study neither tests nor discovers on",
                         got=str(len(problems)), remedy="Give others: --train-on FILE.")  # fmt: skip
@@ -216,7 +199,7 @@ def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
 class _Trial:
     """Scores candidates; what has been scored is remembered."""
 
-    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: Goal, memory: Kept) -> None:
+    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: str, memory: Kept) -> None:
         self.session, self.groups, self.goal, self.memory = session, groups, goal, memory
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
@@ -229,13 +212,13 @@ class _Trial:
     def fitting(
         self, candidates: Sequence[Candidate], progress: Callable[[], object] = lambda: None, at_most: int | None = None
     ) -> list[Candidate]:
-        """Those that do not change general text, or its first windows, too much beside the untouched model."""
+        """Those that do not change the tuning text, or its first windows, too much beside the untouched model."""
 
         def compute() -> dict[str, float]:
             from ...lm.scoring import text_scores
 
             interventions = {str(c): self._intervention(c) for c in (None, *candidates)}
-            texts = text_scores(self.session.loaded, general_text(), interventions, progress, at_most)
+            texts = text_scores(self.session.loaded, general_text(tuning=True), interventions, progress, at_most)
             return {name: text.perplexity / texts[str(None)].perplexity for name, text in texts.items()}
 
         ratios = self.memory.value(f"{candidates} on general text, {at_most}", compute)

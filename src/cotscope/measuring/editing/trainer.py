@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ..attributing import differentiable, training_dtype
 from ..generation import count_solved
 from .courses import Course, Plan, leading, next_rate, search
 from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
-from .worked import ended, made_with
+from .worked import ended, made_with, source
 
 if TYPE_CHECKING:
     from ...lm.loading import LoadedModel
@@ -47,6 +47,7 @@ class Trainer:
         self.settings, self.given, self.null = settings, given, null
         self.base = Base.of(session.loaded, session.config.model)
         self.texts = [self._text(*g) for g in given]
+        self.name = to.stem if settings.method == FACTORS else to.name
         self.folder = to.with_name(f".{to.name}.training")
         self.stored = settings.dtype or stored_dtype(self.base.model)
 
@@ -76,11 +77,11 @@ class Trainer:
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
-        same = asdict(settings) | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
+        same = settings.said() | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
         of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
-        by_solved = settings.validation > 0 and not settings.own and all(p.has_solution for p, _ in self.given)
+        by_solved = settings.validation > 0 and not settings.own
         stop = ""
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
@@ -111,8 +112,9 @@ class Trainer:
             )
         if best.taken:
             best.take()
-        found = {k: v for k, v in asdict(settings).items() if v is not None and (k != "warmup" or v)} | {
-            "rate": best.rate, "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
+        found = {k: v for k, v in settings.said().items() if v is not None and (k != "warmup" or v)} | {
+            "rate": best.rate, "of": source(self.session, settings.train_on),
+            "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "dtype": model.dtype_name,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
@@ -130,7 +132,7 @@ class Trainer:
         from ...lm.engine import Engine
 
         # Nothing is kept of a prefix: it would be of other parameters.
-        engine = Engine(training.loaded, prefix_bytes=0)
+        engine = Engine(training.loaded, rows=self.session.run.manifest["model"]["rows_per_batch"], prefix_bytes=0)
         problems = [p for p, _ in self.given[len(self.given) - self.settings.validation :]]
 
         def solves() -> int:
@@ -180,21 +182,21 @@ class Trainer:
         from ...edits.fold import export_trained, fold, round_to
         from ...lm.trained import Factors
 
-        chosen = self.chosen | {"tuned": found} | made_with([p.question for p, _ in self.given])
+        chosen = self.chosen | {"tuned": found} | made_with(self.chosen, [p.question for p, _ in self.given])
         if not found["taken"]:
-            edit = Edit(self.to.stem, self.base, {}, chosen=chosen | {"nothing": "nothing was gained on validation problems"})
+            edit = Edit(self.name, self.base, {}, chosen=chosen | {"nothing": "nothing was gained on validation problems"})
             edit.write(self.to)
             return edit
         if isinstance(trained, Factors):
             factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
-            edit = Edit(self.to.stem, self.base, factors, chosen=chosen)
+            edit = Edit(self.name, self.base, factors, chosen=chosen)
             edit.write(self.to)
             fold(edit, model.model)
             round_to(model.model, self.stored)
             edit = self._as_written(model, edit)
             edit.write(self.to)
             return edit
-        edit = Edit(self.to.name, self.base, {}, chosen=chosen, weights="to be")
+        edit = Edit(self.name, self.base, {}, chosen=chosen, weights="to be")
         return export_trained(trained, model, edit, self.to, self.stored, self.say, lambda edit: self._as_written(model, edit))
 
     def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:

@@ -8,7 +8,7 @@ sampling, Yuan et al. 2023, arXiv:2308.01825).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ from ...data.rows import question_key
 from ...predicting.templates import masked, templates
 from ...prompts.derive import render_solution
 from ...records import Problem, Prompt
+from ...runs.config import STUDY
 from ...runs.files import fingerprint, write_text
 from ...runs.session import Session
-from ..problems import STUDY
 
 if TYPE_CHECKING:
     from ...lm.loading import LoadedModel
@@ -59,9 +59,8 @@ def worked_problems(
         folder: where a file of problems keeps what the model wrote, and is taken from if it was made from the same.
     """
     every = tuning_problems(session, data)
-    worked = [(p, render_solution(p)) for p in every if p.has_solution]
-    if not own and len(worked) >= min(wanted, len(every)):
-        return worked[:wanted]
+    if not own and not writes_itself(every, wanted):
+        return [(p, render_solution(p)) for p in every if p.has_solution][:wanted]
     why = "" if own else "the data has too few solutions: "
     say(f"{why}the model writes solutions, and those that are right are taken")
     path, found, done = None, dict[int, str](), 0
@@ -84,13 +83,22 @@ def worked_problems(
                 max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
                 temperature=_TEMPERATURE if draw else 0.0, seed=seed * (1 + draws) + draw,
             )  # fmt: skip
-            found |= {i: c.text.strip() for i, c in zip(wrong, written, strict=True) if is_right(c.text, every[i].answer)}
+            found |= {
+                i: c.text.strip()
+                for i, c in zip(wrong, written, strict=True)
+                if c.finish == "stop" and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
+            }
         say(f"{len(found)} of {places.stop} problems solved")
         if path is not None:
             rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
                     for i, p in enumerate(every[: places.stop])]  # fmt: skip
             write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def writes_itself(every: Sequence[Problem], wanted: int) -> bool:
+    """Whether so few of the problems have a solution that the model writes them."""
+    return sum(p.has_solution for p in every) < min(wanted, len(every))
 
 
 def asked(session: Session) -> tuple[Any, ...]:
@@ -103,7 +111,7 @@ def asked(session: Session) -> tuple[Any, ...]:
 def _made_from(session: Session, every: Sequence[Problem], draws: int, seed: int) -> str:
     """The fingerprint of all that decides what the model writes to these problems."""
     sampled = (seed, _TEMPERATURE, _WRITTEN) if draws else ()
-    return fingerprint(*asked(session), draws, *sampled, [(p.question, written_answer(p.answer)) for p in every])
+    return fingerprint(*asked(session), "ended", draws, *sampled, [(p.question, written_answer(p.answer)) for p in every])
 
 
 def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
@@ -126,10 +134,17 @@ def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
     return found, min(len(lines), len(every))
 
 
-def made_with(questions: Sequence[str]) -> dict[str, list[str]]:
-    """What an edit keeps of its problems: `evaluate` refuses to test on these, and counts those of their templates."""
-    prints = sorted({fingerprint(question_key(q)) for q in questions})
-    return {"questions": prints, "templates": sorted({masked(q) for q in questions})}
+def source(session: Session, data: str) -> str:
+    """The fingerprint of what may be trained or searched on, and under which prompt: a file's name does not say it."""
+    every = [(p.question, written_answer(p.answer), p.solution) for p in tuning_problems(session, data)]
+    return fingerprint(session.prompt.text(""), every)
+
+
+def made_with(chosen: Mapping[str, Any], questions: Sequence[str]) -> dict[str, list[str]]:
+    """What an edit keeps of its problems: `evaluate` refuses to test on these, those that its neurons were found with among
+    them, and counts those of the templates that it was trained or searched on."""
+    prints = {fingerprint(question_key(q)) for q in questions}.union(chosen.get("questions", ()))
+    return {"questions": sorted(prints), "templates": sorted({masked(q) for q in questions})}
 
 
 def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:

@@ -85,7 +85,7 @@ def _answered(
         to: the file that they are for.
     """
     prompt, neurons = session.prompt, [Neuron(*n) for n in about["neurons"]]
-    of = fingerprint(told, [p.question for p in problems], session.config.new_tokens(prompt), session.prompt.text(""))
+    of = fingerprint(told, [(p.id, p.question) for p in problems], session.config.new_tokens(prompt), session.prompt.text(""))
     kept, rows = Kept(to, of), list[dict[str, Any]]()
     with session.bar("answering", len(problems), "question") as bar:
 

@@ -140,16 +140,16 @@ def across(mine: Sequence[Answered], theirs: Sequence[Answered], seed: int) -> l
         count = min(OUTER, len(np.unique(own)))  # with the others' questions templates may be fewer, and larger
         if count < 2:
             continue
-        folds = list(GroupKFold(count, shuffle=True, random_state=seed % 2**32).split(own, groups=own))
+        folds = [test for _, test in GroupKFold(count, shuffle=True, random_state=seed % 2**32).split(own, groups=own)]
+        seen = [~np.isin(apart, own[test]) for test in folds]
+        if not all(suffices(labels[s], apart[s]) for s in seen):
+            continue  # too little is left to learn from
         for way, kind in WAYS.items():
             names = list(dict.fromkeys(name for t in (m, *theirs) for name in t.features[way]))
             here, there = _matrix([m], way, names), _matrix(theirs, way, names)
-            said = np.full(len(own), labels.mean())
-            for _, test in folds:
-                seen = ~np.isin(apart, own[test])
-                if not suffices(labels[seen], apart[seen]):
-                    continue  # too little is left to learn from
-                said[test] = fit(there[seen], labels[seen].tolist(), apart[seen].tolist(), seed).probabilities(here[test])
+            said = np.zeros(len(own))
+            for test, s in zip(folds, seen, strict=True):
+                said[test] = fit(there[s], labels[s].tolist(), apart[s].tolist(), seed).probabilities(here[test])
             rows.append(
                 {"data": m.data, "model": ", ".join(dict.fromkeys(t.model for t in theirs)),
                  "trained_on": list(dict.fromkeys(t.data for t in theirs)), "predictor": way, "kind": kind, "n": len(own),

@@ -17,10 +17,10 @@ import numpy as np
 from ...predicting.classifier import Floats, fit, out_of_fold, suffices
 from ...predicting.shares import difference_share, threshold_share
 from ...records import Neuron, Prompt
+from ...runs.config import STUDY
 from ...runs.session import Session
 from ...stats import auroc, clustered_error, spearman
 from ..choosing import REASONING
-from ..problems import STUDY
 from .predictors import ACTIVITY, BASELINE, CONTROL, flat, templates_of
 from .telling import area_of, others_apart
 from .tracing import Answer, Traces, answers, token_probability, traced
@@ -92,10 +92,8 @@ def _of_prompts(
     """Every other prompt that was measured on the study's test problems: estimates, and how well its answers are told."""
     _, given, traces = study
     right, place = [a.right for a in given], {a.problem.id: i for i, a in enumerate(given)}
-    models = {
-        name: out_of_fold(x, right, templates_of(given), session.config.seed)[1]
-        for name, x in _features(traces, groups).items()
-    }
+    apart = templates_of(given)
+    models = {name: out_of_fold(x, right, apart, session.config.seed)[1] for name, x in _features(traces, groups).items()}
     every = sorted({n for some in groups.values() for n in some})
     rows, families = list[dict[str, Any]](), dict[str, _Told]()
     for family, kind, prompt, activity in _measured(session):
@@ -109,10 +107,10 @@ def _of_prompts(
                 model = fitted[i]
                 assert model is not None
                 said[name].append(float(model.probabilities(features[name][row : row + 1])[0]))
-        families.setdefault(family, _Told()).add(some, said)
+        families.setdefault(family, _Told()).add(some, said, [apart[i] for i in at])
         for count in [n for n in FEWER if n < len(some)] + [len(some)]:
             found = {name: float(np.mean(p[:count])) for name, p in said.items()}
-            found |= _plain(traces, right, there.at(range(count)))
+            found |= _plain(traces.at(at), [right[i] for i in at], there.at(range(count)))
             about = {"family": family, "kind": kind, "name": prompt.name, "problems": count}
             about["accuracy"] = float(np.mean([a.right for a in some]))
             rows += [about | {"method": m, "estimated": e} for m, e in found.items()]
@@ -127,18 +125,20 @@ class _Told:
 
     prompts: int = 0
     answers: list[Answer] = field(default_factory=list)
+    templates: list[int] = field(default_factory=list)
     said: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, some: Sequence[Answer], said: Mapping[str, Sequence[float]]) -> None:
+    def add(self, some: Sequence[Answer], said: Mapping[str, Sequence[float]], templates: Sequence[int]) -> None:
         """One more prompt's."""
         self.prompts += 1
         self.answers += some
+        self.templates += templates
         for name, probabilities in said.items():
             self.said.setdefault(name, []).extend(probabilities)
 
     def rows(self, session: Session, family: str) -> list[dict[str, Any]]:
         """Of `transfers`: areas over all prompts' answers together, clustered by template."""
-        right, apart = [a.right for a in self.answers], templates_of(self.answers)
+        right, apart = [a.right for a in self.answers], self.templates
         about = {
             "data": f"{STUDY} under other prompts ({family}: {self.prompts})", "model": session.run.manifest["model"]["name"],
             "trained_on": [f"{STUDY} under {session.prompt.name}"], "n": len(right), "accuracy": float(np.mean(right)),

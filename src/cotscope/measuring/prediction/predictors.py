@@ -14,7 +14,7 @@ from ...predicting.templates import masked, templates
 from ...records import Neuron
 from ...runs.session import Session
 from ...runs.tables import ANNOTATIONS, ATTRIBUTIONS, CANDIDATES, KEYSTONES, POLES, SELECTIONS
-from ..choosing import REASONING, choose
+from ..choosing import REASONING, Choice, choose
 from .tracing import CONFIDENCE, Answer, Traces, by_concept
 
 NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
@@ -46,7 +46,7 @@ class Predictor:
 
 def reasoning_neurons(session: Session) -> list[Neuron]:
     """The study's reasoning neurons, in their order."""
-    return sorted({Neuron(n.layer, n.index) for n in choose(session, REASONING)[0]})
+    return choose(session, Choice(REASONING))[0]
 
 
 def attributed_neurons(session: Session, count: int) -> list[Neuron]:
@@ -54,7 +54,7 @@ def attributed_neurons(session: Session, count: int) -> list[Neuron]:
     sql = "SELECT 1 FROM selections WHERE selection = 'attribution' LIMIT 1"
     if not session.run.state("attribute").current or not session.run.rows(sql):
         return []
-    return [Neuron(n.layer, n.index) for n in choose(session, "attribution", first=count)[0]]
+    return choose(session, Choice("attribution", first=count))[0]
 
 
 def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
@@ -64,8 +64,7 @@ def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
     if attributed := attributed_neurons(session, len(reasoning)):
         groups["attribution"] = attributed
     for i in range(RANDOM):
-        drawn = choose(session, REASONING, random=session.config.seed + i)[0]
-        groups[f"random {i + 1}"] = [Neuron(n.layer, n.index) for n in drawn]
+        groups[f"random {i + 1}"] = choose(session, Choice(REASONING, random=session.config.seed + i))[0]
     return groups
 
 

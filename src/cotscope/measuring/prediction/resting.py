@@ -60,7 +60,7 @@ def without(session: Session, known: Sequence[Known], neurons: Sequence[Neuron],
     for name in sets:
         found = {a.problem.id: a.right for a in answers(session, f"prediction.zeroed {name}", problems)}
         hits[name] = [found[p.id] for p in problems]
-    clusters = templates([p.question for p in problems])
+    clusters = [int(t) for t in ours if t in half]
     return {
         "neurons": len(most),
         "n": len(problems),

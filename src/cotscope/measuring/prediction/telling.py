@@ -25,6 +25,9 @@ CARRIED = ("reasoning", "concepts", "random 1", "confidence", "log_prob_mean")
 STOPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
+_TRIES = 100  # to shuffle labels so that there are enough of both to learn from
+
+
 @dataclass(frozen=True)
 class Known:
     """One data set: its answers, traces and ways of telling."""
@@ -53,21 +56,29 @@ def shuffled(
 ) -> list[Area]:
     """Areas where the labels are shuffled, so many times: 0.5 but for chance.
 
-    Whole templates' labels change places, so that answers of one template go together as they did.
+    Templates take each other's labels, so that answers of one template go together as they did.
     """
     areas = []
     of, hits = np.asarray(templates), np.asarray(right, bool)
-    blocks = [hits[of == t] for t in np.unique(of)]
-    place = np.argsort(of, kind="stable")  # the answers, template by template
     for shuffle in range(count):
-        order = np.random.default_rng([seed, shuffle]).permutation(len(blocks))
-        moved = np.empty_like(hits)
-        moved[place] = np.concatenate([blocks[i] for i in order])
-        labels = moved.tolist()
+        rng = np.random.default_rng([seed, shuffle])
+        tries = (exchanged(hits, of, rng) for _ in range(_TRIES))
+        labels = next((moved for moved in tries if suffices(moved, of)), hits).tolist()
         found, _ = out_of_fold(features, labels, templates, seed, check=False)
         areas.append(auroc(labels, found.tolist(), templates))
         update()
     return areas
+
+
+def exchanged(hits: NDArray[np.bool_], of: NDArray[Any], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Labels, where each template has another one's: as many as it has answers, in the other's shares and in any order. So
+    a template that is all right or all wrong stands there whole, and how many are right changes a little."""
+    order = np.argsort(of, kind="stable")
+    every = np.split(order, np.flatnonzero(np.diff(of[order])) + 1)
+    moved = np.empty_like(hits)
+    for here, other in zip(every, rng.permutation(len(every)), strict=True):
+        moved[here] = rng.permutation(np.resize(rng.permutation(hits[every[other]]), len(here)))
+    return moved
 
 
 def early(
@@ -88,9 +99,7 @@ def early(
             found, _ = out_of_fold(features, k.right, k.templates, session.config.seed)
             area = auroc(k.right, found.tolist(), k.templates)
             about = {"data": k.data.label, "predictor": name, "stop": stop}
-            rows.append(
-                about | {"kind": kind, "tokens": float(seen.mean()), "auroc": area.value, "low": area.low, "high": area.high}
-            )
+            rows.append(about | {"kind": kind, "tokens": float(seen.mean()), **area_of(area)})
             update()
             order = np.argsort(found, kind="stable")
             for share in STOPPED if stop < 1 else ():

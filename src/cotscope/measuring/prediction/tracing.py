@@ -107,7 +107,8 @@ def traced(
     """
     run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
-    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen")
+    ended = ["at the end"] * any(not a.tokens for a in given)
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen", *ended)
     if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
         arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
@@ -121,7 +122,7 @@ def traced(
 
 
 def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], what: str) -> Traces:
-    """Run the model over the answers; one without a token has zeros."""
+    """Run the model over the answers; over the end token of one that has no other (zeros, if the tokenizer has none)."""
     from ...lm.tracing import trace
 
     loaded, layers = session.loaded, session.loaded.anatomy.layers
@@ -136,23 +137,25 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
     kept: dict[str, NDArray[Any]] = {}
     for name, shape in shapes.items():
         kept[name] = np.zeros((len(given), *shape), np.float16 if name == "residual" else np.float32)
-    written = sorted((i for i, a in enumerate(given) if a.tokens), key=lambda i: -len(given[i].tokens))
+    end = loaded.tokenizer.eos_token_id
+    tokens = [a.tokens or (() if end is None else (end,)) for a in given]
+    written = sorted((i for i, said in enumerate(tokens) if said), key=lambda i: -len(tokens[i]))
     with session.bar(what, len(written), "answer") as bar:
         for start in range(0, len(written), _BATCH):
             part = written[start : start + _BATCH]
             texts = [prompt.text(given[i].problem.question) for i in part]
-            for i, found in zip(part, trace(session.engine, texts, [given[i].tokens for i in part], neurons, bar.update)):
+            for i, found in zip(part, trace(session.engine, texts, [tokens[i] for i in part], neurons, bar.update)):
                 # In words the answer that was given, not the right one: whoever predicts must not know that.
                 said = (given[i].read or "") if session.inputs.words else ""
-                roles = _roles(loaded, given[i].tokens, said)
+                roles = _roles(loaded, tokens[i], said)
                 for role in np.unique(roles):
                     kept["sizes"][i, role] = found.updates[roles == role].mean(axis=0)
                     kept["layers"][i, role] = found.layers[roles == role].mean(axis=0)
                 for stop, share in enumerate(STOPS):
-                    tokens = max(1, round(share * len(roles)))
-                    kept["so_far"][i, stop] = found.updates[:tokens].mean(axis=0)
-                    seen = roles if share == 1 else _roles(loaded, given[i].tokens[:tokens])  # what comes is not known there
-                    kept["confidence"][i, stop] = confidence(found.scores[:tokens], seen)
+                    count = max(1, round(share * len(roles)))
+                    kept["so_far"][i, stop] = found.updates[:count].mean(axis=0)
+                    seen = roles if share == 1 else _roles(loaded, tokens[i][:count])  # what comes is not known there
+                    kept["confidence"][i, stop] = confidence(found.scores[:count], seen)
                 kept["residual"][i] = np.clip(found.residual, -LARGEST, LARGEST)
                 if np.abs(found.residual).max() > LARGEST:
                     session.run.note(f"The residual stream is beyond ±{LARGEST:,} at some tokens: the probe sees it cut there.")
@@ -183,7 +186,7 @@ def by_concept(session: Session, traces: Traces, places: Mapping[Neuron, Neuron]
     """Update sizes of each concept's accepted neurons: features that every model has.
 
     Args:
-        places: neurons that stand in the place of others; what has none is left out.
+        places: neurons that stand in the place of others; what has none is not counted.
 
     Returns: the concepts' names; means per neuron, so that sets of other sizes compare, by third of the model and role,
         (answers, concepts, thirds, roles), 0 where there is none.
@@ -193,8 +196,9 @@ def by_concept(session: Session, traces: Traces, places: Mapping[Neuron, Neuron]
     where = {n: i for i, n in enumerate(traces.neurons)}
     for r in session.run.rows("SELECT DISTINCT concept, layer, index FROM annotations WHERE accepted ORDER BY ALL"):
         n = Neuron(r["layer"], r["index"])
+        thirds = concepts.setdefault(r["concept"], [[], [], []])
         if (place := n if places is None else places.get(n)) in where:
-            concepts.setdefault(r["concept"], [[], [], []])[min(2, 3 * n.layer // layers)].append(where[place])
+            thirds[min(2, 3 * n.layer // layers)].append(where[place])
     found = np.zeros((len(traces.sizes), max(len(concepts), 1), 3, len(ROLES)), np.float32)
     for i, thirds in enumerate(concepts.values()):
         for third, some in enumerate(thirds):
