@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 
-from cotscope.measuring.prediction.telling import exchanged, others_apart
-from cotscope.measuring.prediction.tracing import Answer
-from cotscope.records import Problem
+from cotscope.measuring.choosing import REASONING
+from cotscope.measuring.prediction import estimating, telling
+from cotscope.measuring.prediction.telling import Known, early, exchanged, others_apart
+from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, Traces
+from cotscope.records import Neuron, Problem
 
 
 def answers(*questions: str) -> list[Answer]:
@@ -40,3 +45,64 @@ def test_shuffled_labels_go_together_as_they_did() -> None:
         even = exchanged(np.array([1, 1, 1, 1, 0, 0, 0, 1], bool), small, rng)
         assert even.sum() == 5 and sorted(even.reshape(4, 2).sum(axis=1).tolist()) == [0, 1, 2, 2]
     assert not all(told)
+
+
+def made(count: int) -> tuple[Known, dict[str, list[Neuron]]]:
+    """Answers of 10, 20, … tokens, every third wrong; each number of their traces is one of its own."""
+    given = [
+        Answer(Problem(str(i), f"{i}?", Fraction(1)), "", tuple(range(10 * (i + 1))), i % 3 > 0, None) for i in range(count)
+    ]
+    groups = {REASONING: [Neuron(0, 1), Neuron(0, 4)], "random 1": [Neuron(0, 2), Neuron(0, 3)]}
+
+    def numbered(columns: int) -> np.ndarray:
+        return np.arange(count * len(STOPS) * columns, dtype=np.float32).reshape(count, len(STOPS), columns)
+
+    none = np.zeros((count, 0, 0), np.float32)
+    traces = Traces(tuple(Neuron(0, i) for i in range(6)), none, numbered(6), none, numbered(len(CONFIDENCE)), none)
+    return Known(SimpleNamespace(label="made"), given, traces, [], list(range(count))), groups  # type: ignore[arg-type]
+
+
+def test_on_the_way_the_least_likely_are_stopped_by_what_was_there_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, groups = made(6)
+    likely = np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.6])  # the second is the least likely one, then the fourth
+    asked: list[np.ndarray] = []
+    monkeypatch.setattr(telling, "out_of_fold", lambda x, *a, **k: (asked.append(x), (likely, []))[1])
+    monkeypatch.setattr(telling, "STOPPED", (1 / 3,))
+    session: Any = SimpleNamespace(config=SimpleNamespace(seed=0))
+    rows, stopping = early(session, known, groups, lambda: None)
+    assert [(r["predictor"], r["stop"]) for r in rows] == [(n, s) for s in STOPS for n in (REASONING, "random 1", "confidence")]
+    lengths = np.array([10.0, 20, 30, 40, 50, 60])
+    for i, row in enumerate(rows):
+        at = STOPS.index(row["stop"])
+        columns = {REASONING: [1, 4], "random 1": [2, 3]}.get(row["predictor"])
+        if columns is None:  # what a share of the answer is in tokens would tell how long it becomes
+            on_the_way = [n for n, name in enumerate(CONFIDENCE) if name not in ("tokens", "log_prob_sum")]
+            columns = list(range(len(CONFIDENCE))) if row["stop"] in (0, 1) else on_the_way
+            assert (asked[i] == known.traces.confidence[:, at, columns]).all()
+        else:
+            assert (asked[i] == known.traces.so_far[:, at, columns]).all()
+        assert row["tokens"] == pytest.approx(np.maximum(1, np.round(row["stop"] * lengths)).mean())
+    assert {s["stop"] for s in stopping} == set(STOPS) - {1} and len(stopping) == 3 * (len(STOPS) - 1)
+    for s in stopping:
+        seen = np.maximum(1, np.round(s["stop"] * lengths))
+        assert s["saved"] == pytest.approx((20 + 40 - seen[1] - seen[3]) / lengths.sum())
+        assert s["lost"] == 1 / 4, "of the four right ones the second; the fourth is wrong"
+
+
+def test_a_line_through_the_other_prompts() -> None:
+    """Each prompt's accuracy by the others' alone: of points on a line and one beside it, that one is told by the line."""
+    rows = [
+        {"method": "active poles (count)", "name": str(i), "estimated": float(i), "accuracy": 0.1 + 0.1 * i} for i in range(6)
+    ]
+    rows[3]["accuracy"] = 0.9
+    plain = {"method": "confidence", "name": "0", "estimated": 0.5, "accuracy": 0.1}
+    found = estimating._regressed([dict(r) for r in (*rows, plain)])
+    assert found[-1] == plain and {r["method"] for r in found[:-1]} == {"regression on active poles"}
+    assert found[3]["estimated"] == pytest.approx(0.4) and found[0]["estimated"] != pytest.approx(0.1)
+    assert estimating._regressed([dict(r) for r in (*rows[:4], plain)]) == [plain], "of four prompts there is none"
+    [of_all, of_family] = estimating._errors(
+        [r | {"family": "study", "kind": r["name"], "problems": 60} for r in found[:-1]], 0
+    )
+    assert (of_all["family"], of_family["family"]) == ("all", "study")
+    errors = [abs(r["estimated"] - r["accuracy"]) for r in found[:-1]]
+    assert of_all["error"] == pytest.approx(np.mean(errors)) == of_family["error"]
