@@ -162,6 +162,18 @@ def test_an_edit_keeps_the_problems_that_its_neurons_were_found_with(run: Run) -
     assert choose_poles(session, Choice("reasoning"))[1]["questions"] == sorted(set(discovery))
 
 
+def test_that_keystones_were_not_looked_for_is_said(
+    tiny_study: TinyStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path, run: Run
+) -> None:
+    assert "keystones" not in choose(Session.reopen(run.folder), Choice("reasoning"))[1]
+    out = tmp_path / "run"
+    assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0 and main(["annotate", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["edit", str(out), "--factor", "0", "--to", str(tmp_path / "e.json")]) == 0
+    assert "(keystones were not looked for: `cotscope ablate` finds them)" in capsys.readouterr().out
+    assert Edit.read(tmp_path / "e.json").chosen["keystones"] == "not looked for"
+
+
 def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     to = tmp_path / "e.json"
     for arguments, words in (

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cotscope.data.roles import ROLES
 from cotscope.measuring.choosing import REASONING
 from cotscope.measuring.prediction import estimating, telling
 from cotscope.measuring.prediction.telling import Known, early, exchanged, others_apart
-from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, Traces
+from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, Traces, by_concept
 from cotscope.records import Neuron, Problem
 
 
@@ -87,6 +88,19 @@ def test_on_the_way_the_least_likely_are_stopped_by_what_was_there_by_then(monke
         seen = np.maximum(1, np.round(s["stop"] * lengths))
         assert s["saved"] == pytest.approx((20 + 40 - seen[1] - seen[3]) / lengths.sum())
         assert s["lost"] == 1 / 4, "of the four right ones the second; the fourth is wrong"
+
+
+def test_a_concept_that_nobody_stands_in_for_is_there_with_nothing() -> None:
+    """So that the concepts of random neurons are those of the reasoning neurons, in their order."""
+    rows = [{"concept": c, "layer": 0, "index": i} for c, i in (("a", 1), ("b", 4))]
+    session: Any = SimpleNamespace(run=SimpleNamespace(rows=lambda sql: rows))
+    sizes = np.ones((2, len(ROLES), 6), np.float32)
+    none = np.zeros((2, 0, 0), np.float32)
+    traces = Traces(tuple(Neuron(0, i) for i in range(6)), sizes, none, np.zeros((2, len(ROLES), 3)), none, none)
+    names, own = by_concept(session, traces)
+    others, drawn = by_concept(session, traces, {Neuron(0, 1): Neuron(0, 2)})
+    assert names == others == ["a", "b"] and own.shape == drawn.shape
+    assert own[:, 1].any() and drawn[:, 0].any() and not drawn[:, 1].any()
 
 
 def test_a_line_through_the_other_prompts() -> None:

@@ -409,8 +409,8 @@ def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.Capture
     replace(Edit.read(copy / "gone.json"), chosen=made_with).write(copy / "gone.json")
     said = refused(capsys, copy, "--edit", str(copy / "gone.json"), *FEW)
     assert (
-        f"edit gone was made with problems of study; expected none of them among the test problems; got 1 of 8, {problem.id}"
-        in said
+        "edit gone was made, or its neurons were found, with problems of study; expected none of them among the test problems; "
+        f"got 1 of 8, {problem.id}. Give others: --data FILE." in said
     )
     assert (
         main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "more.jsonl")]) == 0

@@ -26,12 +26,13 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.hooks import coefficient_hooks
 from cotscope.lm.loading import load_model
 from cotscope.lm.tracing import trace
+from cotscope.measuring.choosing import REASONING
 from cotscope.measuring.prediction import answering
 from cotscope.measuring.prediction.answering import unlike
 from cotscope.measuring.prediction.carrying import WAYS
 from cotscope.measuring.prediction.predictors import neuron_groups
 from cotscope.measuring.prediction.telling import SHUFFLES
-from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS
+from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, token_probability, trace_all
 from cotscope.predicting.classifier import unpacked
 from cotscope.predicting.templates import templates
 from cotscope.records import Neuron
@@ -251,6 +252,20 @@ def test_nothing_is_done_twice(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert {name: (folder / "arrays" / name).stat().st_mtime_ns for name in arrays} == arrays
 
 
+def test_an_answer_that_ends_at_once_is_told_by_its_end(place: Path) -> None:
+    """And not as the surest of all, with a log-probability of 0."""
+    session = Session.reopen(place / "run")
+    [problem] = session.inputs.split.test[:1]
+    end = min(session.loaded.end_tokens)
+    given = [Answer(problem, "", tokens, False, None) for tokens in ((), (end,))]
+    neurons = neuron_groups(session)[REASONING]
+    found = trace_all(session, session.prompt, given, neurons, "tracing")
+    for part in ("sizes", "so_far", "layers", "confidence", "residual"):
+        at_once, said = getattr(found, part)
+        assert (at_once == said).all() and at_once.any(), part
+    assert token_probability(found)[0] < 0.99
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     questions = tmp_path / "new.jsonl"
@@ -354,6 +369,8 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "others").mkdir()
     (tmp_path / "others/few.jsonl").write_text("".join((place / "more.jsonl").read_text().splitlines(keepends=True)[20:]))
     assert "two files of problems have one name" in refused("--data", str(few), "--data", str(tmp_path / "others/few.jsonl"))
+    shutil.copy(place / "more.jsonl", cause := tmp_path / "cause.jsonl")
+    assert "have no place in the summary; expected another name of the file; got cause" in refused("--data", str(cause))
     rows = [json.loads(line) for line in (place / "more.jsonl").read_text().splitlines()]
     (wrong := tmp_path / "wrong.jsonl").write_text("".join(json.dumps(r | {"answer": "77777"}) + "\n" for r in rows))
     assert "right" in (said := refused("--data", str(wrong))) and "0 right, 48 wrong" in said

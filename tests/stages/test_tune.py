@@ -794,6 +794,8 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
         with pytest.raises(cotscope.UserError, match=r"settings\.json is damaged"):
             compare.run(build_parser().parse_args(words))
     settings.write_text(kept)
+    with pytest.raises(cotscope.UserError, match="all neurons are among what is compared"):
+        compare.run(build_parser().parse_args([*words[:-1], str(tmp_path / "all"), "--by", "all"]))
     other, more = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl"
     more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
     for wrong, said in (

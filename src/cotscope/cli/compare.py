@@ -125,6 +125,8 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..measuring.problems import trial_data
     from ..runs.session import Session
 
+    if arguments.by == ALL:
+        raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
     missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not missing:
         return None

@@ -88,7 +88,8 @@ def _edit(arguments: argparse.Namespace) -> None:
     edit.check(session.loaded)
     edit.write(to)
     said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in chosen.items() if k != "questions"}
-    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
+    left = f" (keystones were {chosen['keystones']}: `cotscope ablate` finds them)" if "keystones" in chosen else ""
+    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}{left}")
 
 
 def _some() -> list[Field[Any]]:

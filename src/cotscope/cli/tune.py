@@ -91,8 +91,11 @@ def _say_tuned(arguments: argparse.Namespace, edit: Edit) -> None:
     else:
         before, after = (tuned["curve"][i] for i in (0, tuned["taken"]))
         solved = f", {before['solved']} → {after['solved']} problems solved" if "solved" in after else ""
+        validated = (
+            f"; {tuned['validation']} validation problems: loss {before['validation']:.3f} → {after['validation']:.3f} nats "
+            f"per token{solved}"
+        )
         print(
-            f"{tuned['numbers']:,} numbers, rate {tuned['rate']:g}; {tuned['validation']} validation problems: loss "
-            f"{before['validation']:.3f} → {after['validation']:.3f} nats per token{solved}; {tuned['seconds'] / 60:.1f} min, "
-            f"at most {tuned['peak_memory'] / 2**30:.1f} GiB: {arguments.to}"
+            f"{tuned['numbers']:,} numbers, rate {tuned['rate']:g}{validated if tuned['validation'] else ''}; "
+            f"{tuned['seconds'] / 60:.1f} min, at most {tuned['peak_memory'] / 2**30:.1f} GiB: {arguments.to}"
         )

@@ -122,7 +122,7 @@ def _number(m: Mapping[str, Any], key: str, form: str = ".3f") -> str:
 
 
 def _words(chosen: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in chosen.items() if isinstance(v, str | int | float))
+    return ", ".join(f"{k} {v}" for k, v in chosen.items() if isinstance(v, str | int | float) and k not in ("found", "of"))
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,8 +170,8 @@ def _write(
 ) -> None:
     """Write a model, the base's tokenizer, the edit and a card, and check that it says what is expected."""
     folder = resolve(source)
-    if (Path(folder) / EDIT_FILE).is_file():  # a base that was itself made with problems
-        edit = edit.made_on(Edit.read(Path(folder)))
+    with suppress(EditError):  # a base that was itself made with problems, if it says so in a file of ours
+        edit = edit.made_on(Edit.read(Path(folder) / EDIT_FILE))
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
     try:

@@ -37,7 +37,7 @@ class Choice:
         layers: only those of the layers from the one to the other, both among them; before the first so many are taken.
     """
 
-    by: str = option("attribution", "reasoning, a way of choosing that `attribute` has run, or, to tune, all")
+    by: str = option("attribution", "reasoning, or a way of choosing that `attribute` has run")
     first: int | None = option(None, "only the first N of them", kind="positive")
     random: int | None = option(None, "the seed of as many random neurons like them, in their place: a control of the whole "
                                 "procedure", kind="natural")  # fmt: skip
@@ -138,8 +138,8 @@ def _said(session: Session, choice: Choice, found: list[Any]) -> dict[str, Any]:
     # `evaluate` does not test on the problems that they were found with, on other runs neither.
     said["questions"] = sorted({fingerprint(question_key(p.question)) for p in session.inputs.split.discovery})
     said["found"] = fingerprint(said["questions"], session.prompt.text(""))
-    if choice.by == REASONING and not run.state("keystones").current:
-        said["keystones"] = "not looked for"
+    if choice.by == REASONING and (status := run.state("keystones").status) != "done":
+        said["keystones"] = "not looked for" if status == "missing" else "looked for before the last `annotate`"
     some = {"concepts": list(choice.concepts), "layers": choice.layers and list(choice.layers), "first": choice.first}
     return said | {name: value for name, value in some.items() if value}
 

@@ -26,7 +26,7 @@ class ActiveNeurons(NamedTuple):
         traits: what each did.
         reasoning: those with an accepted pole, in order.
         rejected: candidates without an accepted pole, in order.
-        pool: those that are no candidates: matched sets are drawn from them, since an equal stands for no concept.
+        pool: those that are no candidates: matched sets are drawn from them, since a counterpart stands for no concept.
         keystones: neurons whose removal alone breaks everything, active or not; `reasoning`, `rejected` and `pool` are
             without them.
     """

@@ -39,6 +39,7 @@ PHENOMENA = {
 """What the prompt's worked examples are changed to."""
 VERDICTS = {
     TOGETHER: "activity goes with accuracy, more than that of other neurons",
+    "explained": "activity goes with accuracy, more than that of other neurons",  # as it was called until 2026-11-29
     "activity moves as any neurons' does": "activity changes, but no more than that of other neurons",
     "accuracy moves without activity": "activity stands still while accuracy changes",
     "activity moves without accuracy": "activity changes, and accuracy is not seen to",
@@ -295,7 +296,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _explained(verdicts: Sequence[str]) -> str:
     """The answer to what the four pictures ask, in a sentence."""
-    yes = verdicts.count(TOGETHER)
+    yes = sum(verdict in (TOGETHER, "explained") for verdict in verdicts)
     if not yes:
         return "Not shown for any of these changes of the prompt."
     return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."

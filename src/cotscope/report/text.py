@@ -29,7 +29,6 @@ KINDS = {
     "rejected": "rejected candidates",
 }
 """What the report calls each kind of set, in the order in which it shows them."""
-"""The p above which nothing is called shown."""
 
 
 class Piece(NamedTuple):

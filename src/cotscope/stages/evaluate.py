@@ -129,8 +129,9 @@ def evaluate(session: Session, options: Options) -> str:
         for data in every:
             if seen := [p.id for p in data.problems if fingerprint(question_key(p.question)) in trained]:
                 raise UserError(
-                    f"edit {edit.name} was made with problems of {data.label}", expected="none of them among the test problems",
-                    got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first",
+                    f"edit {edit.name} was made, or its neurons were found, with problems of {data.label}",
+                    expected="none of them among the test problems",
+                    got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first", remedy="Give others: --data FILE.",
                 )  # fmt: skip
     for data in every:
         session.model.check_lengths([session.prompt], data.problems, options.solutions)

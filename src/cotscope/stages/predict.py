@@ -114,9 +114,9 @@ def predict(session: Session, options: Options) -> str:
 
     Raises: UserError for too few problems, or too few right or wrong answers.
     """
-    if options.to is not None:
-        raise UserError("--to is where the answers to questions go", expected="--on FILE beside it")
     run = session.run
+    if options.to is not None:
+        run.note("--to is where the answers to the questions of --on go: without --on nothing is written there.")
     theirs = carrying.others(session, options.others)
     groups = neuron_groups(session)
     every = sorted({n for some in groups.values() for n in some})

@@ -20,7 +20,7 @@ CALIPER = 0.25
 
 Equals are alike within a factor of 1.28 in either trait: about 0.15 standard deviations of log steps and 0.3 of log
 update size, as narrow as the 0.2 to 0.25 that is usual (Rosenbaum & Rubin 1985; Austin 2011). They have as many poles too. On
-the default model 97 % of the reasoning neurons have such an equal and every set's mean steps are 0.98 to 1.00 of theirs.
+the default model 97 % of the reasoning neurons have such a counterpart and every set's mean steps are 0.98 to 1.00 of theirs.
 Without regard to poles (when the caliper was chosen) at 0.1 one in twelve had no equal, and at 0.5 sets fell to 0.96.
 """
 
@@ -47,7 +47,7 @@ class Matched(NamedTuple):
     """Targets that can be compared, and sets that are like them.
 
     Attributes:
-        targets: in the order of layers; those without an equal, or alone in their stratum, are left out.
+        targets: in the order of layers; those without a counterpart, or alone in their stratum, are left out.
         sets: one per seed. Of matched sets the neuron at each place is the equal of the target at that place.
     """
 
@@ -61,7 +61,7 @@ def matched_sets(targets: Collection[Neuron], pool: Mapping[Neuron, Traits], tra
     seed.
 
     Per layer, an assignment of neurons to targets within the caliper that has the least cost: the squared distance
-    in calipers (0 to 2) plus noise of the seed (uniform, 0 to 1), so that seeds differ. Which targets have an equal
+    in calipers (0 to 2) plus noise of the seed (uniform, 0 to 1), so that seeds differ. Which targets have a counterpart
     is settled once, without noise: the assignment that serves the most targets, and among those the nearest.
 
     Args:

@@ -89,6 +89,9 @@ def steer(
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
     groups, chosen = _groups(session, choice, search)
+    if "keystones" in chosen:
+        say(f"keystones were {chosen['keystones']} among these neurons: `cotscope ablate` finds them")
+    made_of = source(session, tuning_problems(session, search.train_on))
     worked = worked_problems(session, search.train_on, RUNGS[-1], say)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
@@ -118,7 +121,7 @@ def steer(
     left = list(islice(whole, search.survivors))
     base = Base.of(loaded, session.config.model)
     used = [p.question for p in (*problems, *(p for p, _ in worked))]
-    about: dict[str, Any] = {"goal": search.goal, "data": search.train_on, "of": source(session, search.train_on),
+    about: dict[str, Any] = {"goal": search.goal, "data": search.train_on, "of": made_of,
                              "problems": len(problems), "candidates": candidates,
                              "groups": list(groups), "last": search.survivors}  # fmt: skip
 

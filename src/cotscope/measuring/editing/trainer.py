@@ -25,7 +25,7 @@ from ..attributing import differentiable, training_dtype
 from ..generation import count_solved
 from .courses import Course, Plan, leading, next_rate, search
 from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
-from .worked import ended, made_with, source
+from .worked import ended, made_with
 
 if TYPE_CHECKING:
     from ...lm.loading import LoadedModel
@@ -34,17 +34,21 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """One training: its texts, its model, its courses."""
+    """One training: its texts, its model, its courses.
+
+    Args:
+        of: the fingerprint of what it may be trained on (`worked.py: source`).
+    """
 
     def __init__(
         self, session: Session, to: Path, neurons: Sequence[Neuron], chosen: dict[str, Any],
         given: Sequence[tuple[Problem, str]], settings: Tuning, say: Callable[[str], object],
-        null: bool = False,
+        null: bool = False, of: str = "",
     ) -> None:  # fmt: skip
         from ...edits.fold import stored_dtype
 
         self.session, self.to, self.neurons, self.chosen, self.say = session, to, neurons, chosen, say
-        self.settings, self.given, self.null = settings, given, null
+        self.settings, self.given, self.null, self.of = settings, given, null, of
         self.base = Base.of(session.loaded, session.config.model)
         self.texts = [self._text(*g) for g in given]
         self.name = to.stem if settings.method == FACTORS else to.name
@@ -113,7 +117,7 @@ class Trainer:
         if best.taken:
             best.take()
         found = {k: v for k, v in settings.said().items() if v is not None and (k != "warmup" or v)} | {
-            "rate": best.rate, "of": source(self.session, settings.train_on),
+            "rate": best.rate, "of": self.of,
             "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "dtype": model.dtype_name,
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),

@@ -22,7 +22,7 @@ from ...runs.session import Session
 from ..choosing import Choice, choose
 from .methods import ALL, FORMULAS, FULL, IA3, LORA, Tuning
 from .trainer import Trainer
-from .worked import ended, parted, tuning_problems, worked_problems, writes_itself
+from .worked import ended, parted, source, tuning_problems, worked_problems, writes_itself
 
 
 def tune(
@@ -50,8 +50,12 @@ def tune(
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, choice, settings)
     wanted = settings.train + settings.validation
-    if writes_itself(tuning_problems(session, settings.train_on), wanted):
+    every = tuning_problems(session, settings.train_on)
+    if not settings.own and writes_itself(every, wanted):
+        say("the data has too few solutions")
         settings = replace(settings, own=True)
+    if "keystones" in chosen:
+        say(f"keystones were {chosen['keystones']} among these neurons: `cotscope ablate` finds them")
     given = worked_problems(session, settings.train_on, wanted, say,
                             own=settings.own, draws=settings.draws, seed=settings.seed, folder=to.parent)  # fmt: skip
     if settings.loss == FORMULAS:
@@ -65,7 +69,7 @@ def tune(
             got=str(len(given)),
             remedy="Give more problems (--train-on FILE), or a smaller --validation.",
         )
-    tuner = Trainer(session, to, neurons, chosen, given, settings, say, null)
+    tuner = Trainer(session, to, neurons, chosen, given, settings, say, null, source(session, every))
     tuner.folder.mkdir(parents=True, exist_ok=True)
     with held(tuner.folder):  # a process that `compare` began may outlive it
         try:

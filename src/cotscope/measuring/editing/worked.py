@@ -134,10 +134,9 @@ def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
     return found, min(len(lines), len(every))
 
 
-def source(session: Session, data: str) -> str:
+def source(session: Session, every: Sequence[Problem]) -> str:
     """The fingerprint of what may be trained or searched on, and under which prompt: a file's name does not say it."""
-    every = [(p.question, written_answer(p.answer), p.solution) for p in tuning_problems(session, data)]
-    return fingerprint(session.prompt.text(""), every)
+    return fingerprint(session.prompt.text(""), [(p.question, written_answer(p.answer), p.solution) for p in every])
 
 
 def made_with(chosen: Mapping[str, Any], questions: Sequence[str]) -> dict[str, list[str]]:

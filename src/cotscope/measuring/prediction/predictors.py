@@ -64,7 +64,7 @@ def neuron_groups(session: Session) -> dict[str, list[Neuron]]:
     if attributed := attributed_neurons(session, len(reasoning)):
         groups["attribution"] = attributed
     for i in range(RANDOM):
-        groups[f"random {i + 1}"] = choose(session, Choice(REASONING, random=session.config.seed + i))[0]
+        groups[f"random {i + 1}"] = choose(session, Choice(REASONING, random=(session.config.seed + i) % 2**53))[0]
     return groups
 
 

@@ -28,7 +28,7 @@ def shuffle_labels(session: Session, shuffles: int) -> str:
         for label in labels:
             of = {r["problem_id"]: r for r in known if r["data"] == label}
             traces = run.manifest["files"][f"arrays/traces.{label}"]["sha256"]
-            made_of = fingerprint("by template", traces, list(of.values()), neurons, shuffles, seed)
+            made_of = fingerprint("templates exchanged", traces, list(of.values()), neurons, shuffles, seed)
             if run.done(f"calibration_shuffles/{label}", made_of) is not None:
                 bar.update(shuffles)
                 continue

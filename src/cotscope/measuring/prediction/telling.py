@@ -56,14 +56,15 @@ def shuffled(
 ) -> list[Area]:
     """Areas where the labels are shuffled, so many times: 0.5 but for chance.
 
-    Templates take each other's labels, so that answers of one template go together as they did.
+    Templates take each other's labels, so that answers of one template go together as they did; where that leaves too few of
+    either kind to learn from, single answers do.
     """
     areas = []
     of, hits = np.asarray(templates), np.asarray(right, bool)
     for shuffle in range(count):
         rng = np.random.default_rng([seed, shuffle])
         tries = (exchanged(hits, of, rng) for _ in range(_TRIES))
-        labels = next((moved for moved in tries if suffices(moved, of)), hits).tolist()
+        labels = next((moved for moved in tries if suffices(moved, of)), rng.permutation(hits)).tolist()
         found, _ = out_of_fold(features, labels, templates, seed, check=False)
         areas.append(auroc(labels, found.tolist(), templates))
         update()

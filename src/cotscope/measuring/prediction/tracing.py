@@ -122,7 +122,7 @@ def traced(
 
 
 def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons: Sequence[Neuron], what: str) -> Traces:
-    """Run the model over the answers; over the end token of one that has no other (zeros, if the tokenizer has none)."""
+    """Run the model over the answers; over an end token of one that has no other (zeros, if the model has none)."""
     from ...lm.tracing import trace
 
     loaded, layers = session.loaded, session.loaded.anatomy.layers
@@ -137,7 +137,7 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
     kept: dict[str, NDArray[Any]] = {}
     for name, shape in shapes.items():
         kept[name] = np.zeros((len(given), *shape), np.float16 if name == "residual" else np.float32)
-    end = loaded.tokenizer.eos_token_id
+    end = min(loaded.end_tokens, default=None)
     tokens = [a.tokens or (() if end is None else (end,)) for a in given]
     written = sorted((i for i, said in enumerate(tokens) if said), key=lambda i: -len(tokens[i]))
     with session.bar(what, len(written), "answer") as bar:
