@@ -410,7 +410,7 @@ def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.Capture
     said = refused(capsys, copy, "--edit", str(copy / "gone.json"), *FEW)
     assert (
         "edit gone was made, or its neurons were found, with problems of study; expected none of them among the test problems; "
-        f"got 1 of 8, {problem.id}. Give others: --data FILE." in said
+        f"got 1 of 8, {problem.id} the first. Give others: --data FILE." in said
     )
     assert (
         main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "more.jsonl")]) == 0
