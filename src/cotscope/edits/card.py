@@ -98,7 +98,7 @@ def licence_of(source: str, folder: Path) -> str:
 def _measured(edit: Edit) -> list[str]:
     if not edit.measured:
         return ["Nothing yet: `cotscope evaluate` measures an edit."]
-    rows = ["| problems | n | base | edited | difference (95 %) | p (Holm) | other skills | perplexity |",
+    rows = ["| problems | n | base | edited | difference (95 %) | p | other skills | perplexity |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for m in edit.measured:
         cells = (
