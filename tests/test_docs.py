@@ -48,6 +48,11 @@ def test_what_a_study_prints_is_what_it_prints() -> None:
 
 
 @pages
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    assert not re.search(r"@@|\bTODO\b|\bFIXME\b", page.read_text(encoding="utf-8"))
+
+
+@pages
 def test_paths_are_there(page: Path) -> None:
     for path in _PATH.findall(page.read_text(encoding="utf-8")):
         assert list(ROOT.glob(path)), f"{page.name} names {path}"
