@@ -63,8 +63,7 @@ def choose(session: Session, choice: Choice) -> tuple[list[Neuron], dict[str, An
     _check(run, choice)
     known = active_neurons(run)
     if choice.by == REASONING:
-        of = [_neurons(_accepted(run, known, c)) for c in (replace(choice, concepts=()), choice)]
-        every, found = of
+        every, found = (_neurons(_accepted(run, known, c)) for c in (replace(choice, concepts=()), choice))
     else:
         rows = run.rows("SELECT layer, index FROM selections WHERE selection = ? ORDER BY rank", [choice.by])
         every = found = [Neuron(r["layer"], r["index"]) for r in rows]
