@@ -170,7 +170,7 @@ def test_that_keystones_were_not_looked_for_is_said(
     assert main(["discover", *tiny_study.options(), "--out", str(out)]) == 0 and main(["annotate", str(out)]) == 0
     capsys.readouterr()
     assert main(["edit", str(out), "--factor", "0", "--to", str(tmp_path / "e.json")]) == 0
-    assert "(keystones were not looked for: `cotscope ablate` finds them)" in capsys.readouterr().out
+    assert "keystones were not looked for among these neurons: `cotscope ablate` finds them" in capsys.readouterr().out
     assert Edit.read(tmp_path / "e.json").chosen["keystones"] == "not looked for"
 
 

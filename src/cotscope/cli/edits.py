@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import EditError, UserError, shown
-from ..measuring.choosing import REASONING, Choice, choose, choose_poles
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation
 from ..records import Neuron, Pole
 from ..report.text import visible
 from ..runs.options import DTYPES
@@ -28,7 +28,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
                       "run (lexicon, words, attribution, contrast, size, paper; default reasoning)")  # fmt: skip
     edit.add_argument("--features", type=Path, metavar="FILE", help="in place of --by: the neurons that Neuronpedia's feature "
                       "files name; a .jsonl, .jsonl.gz or the folder of a source")  # fmt: skip
-    options.add(edit, _some())
+    options.add(edit, [f for f in fields(Choice) if f.name != "by"])  # an edit is by `reasoning` where nothing is given
     edit.add_argument("--poles", action="store_true", help="poles: each neuron at one sign of its coefficient only")
     edit.add_argument(
         "--factor", type=_factor, required=True, metavar="X", help="what coefficients are multiplied by; 0 zeroes"
@@ -88,13 +88,9 @@ def _edit(arguments: argparse.Namespace) -> None:
     edit.check(session.loaded)
     edit.write(to)
     said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in chosen.items() if k != "questions"}
-    left = f" (keystones were {chosen['keystones']}: `cotscope ablate` finds them)" if "keystones" in chosen else ""
-    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}{left}")
-
-
-def _some() -> list[Field[Any]]:
-    """Options of `Choice`; an edit is by `reasoning` where none is given, so `by` is its own."""
-    return [f for f in fields(Choice) if f.name != "by"]
+    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
+    if (reserved := reservation(chosen)) and not arguments.json:
+        print(reserved)
 
 
 def _of_features(arguments: argparse.Namespace, choice: Choice) -> tuple[list[Any], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -86,6 +86,12 @@ def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str
     _check(session.run, choice)
     found = _narrowed(_accepted(session.run, active_neurons(session.run), choice), choice)
     return found, _said(session, choice, found) | {"neurons": len(_neurons(found))}
+
+
+def reservation(chosen: Mapping[str, Any]) -> str:
+    """What whoever makes something of neurons that were chosen so should be told; "" if nothing."""
+    keystones = chosen.get("keystones")
+    return f"keystones were {keystones} among these neurons: `cotscope ablate` finds them" if keystones else ""
 
 
 def _check(run: Run, choice: Choice) -> None:

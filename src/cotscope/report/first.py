@@ -39,7 +39,6 @@ PHENOMENA = {
 """What the prompt's worked examples are changed to."""
 VERDICTS = {
     TOGETHER: "activity goes with accuracy, more than that of other neurons",
-    "explained": "activity goes with accuracy, more than that of other neurons",  # as it was called until 2026-11-29
     "activity moves as any neurons' does": "activity changes, but no more than that of other neurons",
     "accuracy moves without activity": "activity stands still while accuracy changes",
     "activity moves without accuracy": "activity changes, and accuracy is not seen to",
@@ -252,10 +251,12 @@ def _spans(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _phenomenon(place: int, row: Mapping[str, Any], spans: Mapping[str, float]) -> dict[str, Any]:
     """One of the four phenomena: its small picture and its verdict."""
+    verdict = row.get("verdict") or "not judged"
+    verdict = TOGETHER if verdict == "explained" else verdict  # as it was called until 2026-11-29
     return {
         "label": _label(row),
-        "verdict": row.get("verdict") or "not judged",
-        "words": VERDICTS.get(row.get("verdict") or "", ""),
+        "verdict": verdict,
+        "words": VERDICTS.get(verdict, ""),
         "needs": row.get("verdict_needs"),
         "figure": _changes(f"phenomenon-{place}", row, spans),
         "n": row.get("n"),
@@ -296,7 +297,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _explained(verdicts: Sequence[str]) -> str:
     """The answer to what the four pictures ask, in a sentence."""
-    yes = sum(verdict in (TOGETHER, "explained") for verdict in verdicts)
+    yes = verdicts.count(TOGETHER)
     if not yes:
         return "Not shown for any of these changes of the prompt."
     return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."

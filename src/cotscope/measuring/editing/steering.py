@@ -27,7 +27,7 @@ from ...runs.options import check_all, option
 from ...runs.session import Session
 from ...stats import detectable_difference, wilson
 from ...stats.random_sets import in_place_of
-from ..choosing import REASONING, Choice, choose
+from ..choosing import REASONING, Choice, choose, reservation
 from ..generation import count_solved
 from ..solutions import Solution, fingerprint_of, score_roles, solution
 from .worked import asked, made_with, source, tuning_problems, worked_problems
@@ -89,8 +89,8 @@ def steer(
     if to.exists():
         raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
     groups, chosen = _groups(session, choice, search)
-    if "keystones" in chosen:
-        say(f"keystones were {chosen['keystones']} among these neurons: `cotscope ablate` finds them")
+    if reserved := reservation(chosen):
+        say(reserved)
     made_of = source(session, tuning_problems(session, search.train_on))
     worked = worked_problems(session, search.train_on, RUNGS[-1], say)
     if not worked:

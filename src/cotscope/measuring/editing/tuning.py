@@ -19,7 +19,7 @@ from ...errors import EditError, UserError
 from ...records import Neuron
 from ...runs.files import held
 from ...runs.session import Session
-from ..choosing import Choice, choose
+from ..choosing import Choice, choose, reservation
 from .methods import ALL, FORMULAS, FULL, IA3, LORA, Tuning
 from .trainer import Trainer
 from .worked import ended, parted, source, tuning_problems, worked_problems, writes_itself
@@ -54,8 +54,8 @@ def tune(
     if not settings.own and writes_itself(every, wanted):
         say("the data has too few solutions")
         settings = replace(settings, own=True)
-    if "keystones" in chosen:
-        say(f"keystones were {chosen['keystones']} among these neurons: `cotscope ablate` finds them")
+    if reserved := reservation(chosen):
+        say(reserved)
     given = worked_problems(session, settings.train_on, wanted, say,
                             own=settings.own, draws=settings.draws, seed=settings.seed, folder=to.parent)  # fmt: skip
     if settings.loss == FORMULAS:
