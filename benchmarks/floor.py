@@ -36,7 +36,7 @@ def gemm_rate(rows: int, inner: int, outer: int, dtype: torch.dtype) -> float:
     with torch.inference_mode():
         ways: list[Callable[[torch.Tensor], torch.Tensor]] = [linear]
         if packs(linear.weight):
-            ways += [PackedLinear(linear, None, compiled) for compiled in {False, missing() is None}]
+            ways += [PackedLinear(linear, None, compiled) for compiled in {False, missing(dtype) is None}]
         return 2 * rows * inner * outer / min(median_seconds(lambda way=way: way(x)) for way in ways)
 
 

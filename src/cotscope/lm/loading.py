@@ -52,7 +52,7 @@ class LoadedModel:
 
     @cached_property
     def kernels(self) -> str:
-        """Whose kernels it runs on: "compiled" (`cpu/kernels.c`) or "pytorch"; in bfloat16 they round apart."""
+        """Whose kernels it runs on: "compiled" (`cpu/*.c`) or "pytorch"; they round apart."""
         return "compiled" if cpu.is_compiled(self.anatomy.down[0]) else "pytorch"
 
     @cached_property

@@ -48,7 +48,7 @@ class StudyConfig:
         "auto", "of the weights; auto: what this machine multiplies fastest", choices=("auto", "bfloat16", "float32", "float16")
     )
     kernels: str = option(
-        "auto", "whose kernels multiply bfloat16 on a CPU; auto: compiled ones where there can be any",
+        "auto", "whose kernels multiply on a CPU; auto: compiled ones where there can be any",
         choices=("auto", "compiled", "pytorch"),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The compiled kernels against the same sums in float32, and what happens where they can't be had."""
+"""The compiled kernels against the same sums in more bits, and what happens where they can't be had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,26 @@ from cotscope.lm.rows import SharedTable
 
 ROUNDING = 2**-8  # of bfloat16, relative
 
-needed = pytest.mark.skipif(kernels.missing() is not None, reason=str(kernels.missing()))
+
+def needs(dtype: torch.dtype) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(kernels.missing(dtype) is not None, reason=str(kernels.missing(dtype)))
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+needed = needs(torch.bfloat16)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @needed
@@ -47,14 +64,52 @@ def test_linear_is_the_float32_product_rounded_once(rows: int, inner: int, block
     packed = kernels.pack(weight)
     assert torch.equal(kernels.unpack(packed), weight)
     expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         got = kernels.linear(x, packed, bias)
-    finally:
-        torch.set_num_threads(before)
     noise = 1e-6 * inner**0.5 * x.float().norm(dim=1, keepdim=True).double() * weight.float().norm(dim=1).double()
     assert ((got.double() - expected).abs() <= expected.abs() * ROUNDING + noise).all()
+
+
+@needs(torch.float32)
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.sampled_from([1, 2, 5, 6, 7, 12, 13, 16, 31, 95, 96, 97, 200]),
+    inner=st.integers(1, 2200),
+    blocks=st.integers(1, 9),
+    biased=st.booleans(),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_float32_product_of_a_row_is_the_same_bits_in_any_company(
+    rows: int, inner: int, blocks: int, biased: bool, threads: int
+) -> None:
+    """Near to the product in float64, and each row what it is alone, on any threads."""
+    x, weight = normal(rows, inner, dtype=torch.float32), normal(64 * blocks, inner, seed=1, dtype=torch.float32)
+    bias = normal(64 * blocks, seed=2, dtype=torch.float32) if biased else None
+    packed = kernels.pack(weight)
+    assert torch.equal(kernels.unpack(packed), weight)
+    with on_threads(threads):
+        got = kernels.linear(x[None], packed, bias)[0]
+    expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+    noise = 2e-7 * inner**0.5 * x.double().norm(dim=1, keepdim=True) * weight.double().norm(dim=1) + 2**-23 * expected.abs()
+    assert ((got.double() - expected).abs() <= noise).all()
+    alone = torch.cat([kernels.linear(row[None], packed, bias) for row in x[-7:]])
+    assert torch.equal(got[-7:], alone)
+
+
+@needs(torch.float32)
+def test_float32_products_are_the_same_bits_on_avx2_and_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both can run; the result is then the same on any x86 machine that has one of them."""
+    x, weight = normal(17, 1000, dtype=torch.float32), normal(192, 1000, seed=1, dtype=torch.float32)
+    here = kernels.linear(x, kernels.pack(weight), None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    kernels.library.cache_clear()
+    try:
+        packed = kernels.pack(weight)
+        assert packed.shape == (12, 1000, 16)
+        assert torch.equal(kernels.unpack(packed), weight)
+        assert torch.equal(kernels.linear(x, packed, None), here)
+    finally:
+        kernels.library.cache_clear()
 
 
 def reference(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
@@ -110,6 +165,25 @@ def test_attention_is_softmax_over_both_sets_of_keys(
 
 def distance(logits: Tensor, expected: Tensor) -> float:
     return (logits.float() - expected).square().mean().sqrt().item()
+
+
+@needs(torch.float32)
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma3", "phi3", "gpt_neox"])
+def test_float32_model_by_kernels_writes_what_pytorch_writes(family: str) -> None:
+    from conftest import tiny_model
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
+    plain, packed = tiny_model(family, **sizes), tiny_model(family, **sizes)
+    cpu.prepare(packed.model)
+    packed = LoadedModel(family, packed.model, packed.tokenizer, anatomy(packed.model))
+    assert packed.kernels == "compiled" and all(map(cpu.is_compiled, packed.anatomy.down))
+    assert packed.weight_hash() == plain.weight_hash()
+    texts = [f"3 + {i} = 7 and so {i}" for i in range(7)]
+    got, expected = (Engine(model).generate(texts, max_new_tokens=6) for model in (packed, plain))
+    assert [c.token_ids for c in got] == [c.token_ids for c in expected]
+    ids = torch.randint(3, 90, (5, 33), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.allclose(packed.model(ids).logits, plain.model(ids).logits, atol=1e-5)
 
 
 @needed
@@ -180,13 +254,14 @@ import torch, transformers
 from cotscope.lm import cpu
 sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
 config = transformers.Qwen2Config(**sizes, num_key_value_heads=2)
-for wanted in ("auto", "compiled"):
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    try:
-        cpu.prepare(model, wanted)
-        print(cpu.is_compiled(model.model.layers[0].mlp.down_proj))
-    except ValueError as error:
-        print(error)
+for dtype in (torch.bfloat16, torch.float32):
+    for wanted in ("auto", "compiled"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        try:
+            cpu.prepare(model, wanted)
+            print(cpu.is_compiled(model.model.layers[0].mlp.down_proj))
+        except ValueError as error:
+            print(error)
 """
 
 
@@ -194,41 +269,53 @@ for wanted in ("auto", "compiled"):
 @pytest.mark.parametrize(
     ("lacking", "why", "said"),
     [
-        ("PATH", "there is no C compiler (cc)", ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"]),
-        ("ATEN_CPU_CAPABILITY", "this CPU has no AVX512-BF16", []),  # what PyTorch is told not to use, we don't
+        (
+            {"PATH": ""},
+            ["there is no C compiler (cc)"] * 2,
+            ["no compiled kernels, so the engine is slower: there is no C compiler (cc)"] * 2,
+        ),
+        # What PyTorch is told not to use, we don't.
+        ({"ATEN_CPU_CAPABILITY": "default"}, ["this CPU has no AVX512-BF16", "this CPU has no AVX2"], []),
     ],
 )
-def test_without_them(tmp_path: Path, lacking: str, why: str, said: list[str]) -> None:
+def test_without_them(tmp_path: Path, lacking: dict[str, str], why: list[str], said: list[str]) -> None:
     """By themselves models take PyTorch's kernels then; who asks for ours gets an error."""
-    value = {"PATH": str(tmp_path), "ATEN_CPU_CAPABILITY": "avx2"}[lacking]
-    got = run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path), **{lacking: value})
-    auto, wanted = got.stdout.splitlines()
-    assert auto == "False"
-    assert wanted.startswith("compiled kernels can't run this model here; expected AVX512-BF16, a C compiler")
-    if kernels.missing() is None:
-        assert f"got {why}. Take the kernels" in wanted
+    got = run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path), **lacking)
+    lines = got.stdout.splitlines()
+    assert lines[::2] == ["False", "False"]
+    assert all(line.startswith("compiled kernels can't run this model here; expected AVX512-BF16") for line in lines[1::2])
+    if all(kernels.missing(dtype) is None for dtype in (torch.bfloat16, torch.float32)):
+        assert [f"got {w}. Take the kernels" in line for w, line in zip(why, lines[1::2])] == [True, True]
         assert got.stderr.splitlines() == said
+
+
+@needs(torch.float32)
+@pytest.mark.slow
+def test_a_cpu_with_avx2_alone_has_those_for_float32(tmp_path: Path) -> None:
+    got = run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path), ATEN_CPU_CAPABILITY="avx2").stdout.splitlines()
+    assert got[0] == "False" and "this CPU has no AVX512-BF16" in got[1]
+    assert got[2:] == ["True", "True"]
 
 
 def test_models_that_they_do_not_take() -> None:
     from conftest import tiny_model
 
-    for dtype, words in ((torch.float32, r"got \(32, 48\) in float32, cpu"), (torch.bfloat16, r"got \(32, 48\) in bfloat16")):
-        with pytest.raises(ModelError, match=words):
-            cpu.prepare(tiny_model("qwen2", dtype=dtype).model, "compiled")
+    for dtype in ("float32", "bfloat16", "float16"):
+        with pytest.raises(ModelError, match=rf"got \(32, 48\) in {dtype}, cpu"):
+            cpu.prepare(tiny_model("qwen2", dtype=getattr(torch, dtype)).model, "compiled")
 
 
-@needed
-def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """Products and attention: none is ours where a model wants PyTorch's."""
     from conftest import tiny_model
 
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
-    loaded = tiny_model("qwen2", dtype=torch.bfloat16, **sizes)
+    loaded = tiny_model("qwen2", dtype=dtype, **sizes)
     cpu.prepare(loaded.model, "pytorch")
     loaded = LoadedModel("qwen2", loaded.model, loaded.tokenizer, anatomy(loaded.model))
     assert loaded.kernels == "pytorch"
-    monkeypatch.setattr(kernels, "library", lambda: pytest.fail("a compiled kernel was called"))
+    monkeypatch.setattr(kernels, "library", lambda dtype: pytest.fail("a compiled kernel was called"))
     Engine(loaded).generate(["3 + 4", "3 + 5"], max_new_tokens=4, recorder=ActivePoles(loaded.anatomy, k=4))
 
 
@@ -237,8 +324,8 @@ def test_pytorch_means_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_once(tmp_path: Path) -> None:
     times = []
     for _ in range(2):
-        assert run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path)).stdout.split() == ["True", "True"]
-        [made] = (tmp_path / "kernels").iterdir()
-        assert made.suffix == ".so"
-        times.append(made.stat().st_mtime_ns)
+        assert run_python(PREPARED, COTSCOPE_CACHE=str(tmp_path)).stdout.split() == ["True"] * 4
+        made = sorted((tmp_path / "kernels").iterdir())
+        assert [m.suffix for m in made] == [".so", ".so"]
+        times.append([m.stat().st_mtime_ns for m in made])
     assert times[0] == times[1]

@@ -1,9 +1,9 @@
-"""Compiled kernels for CPUs with AVX512-BF16: products and attention.
+"""Compiled kernels: products in float32 on CPUs with AVX2, products and attention in bfloat16 on those with AVX512-BF16.
 
-PyTorch's own leave half of such a machine idle where it matters here: a product of few rows waits for memory and then
-computes, and attention reaches a third of the products' rate (docs/benchmarks.md). `kernels.c` is compiled by the
-machine's C compiler when a bfloat16 model is first loaded, and kept in the cache. Without a compiler, on other CPUs,
-and where there is AMX (which PyTorch uses well) everything runs on PyTorch alone.
+PyTorch's own leave half of a machine idle where it matters here: a product of few rows waits for memory and then
+computes, and attention in bfloat16 reaches a third of the products' rate (docs/benchmarks.md). `float32.c` or
+`bfloat16.c` is compiled by the machine's C compiler when a model is first loaded, and kept in the cache. Without a
+compiler, on other CPUs, and in bfloat16 where there is AMX (which PyTorch uses well) everything runs on PyTorch alone.
 
 Which models they run is `packing.py`'s to say; the functions here take any tensors of the right kind.
 """
@@ -26,15 +26,13 @@ from torch import Tensor
 from ..models import cache_dir
 from .rates import bfloat16_instructions
 
-COLUMNS = 64  # of a block of a packed matrix
-NO_INSTRUCTIONS = "this CPU has no AVX512-BF16"
-_SOURCE = Path(__file__).with_name("kernels.c")
-_ISA = ("f", "bw", "dq", "vl", "bf16")
-_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma", *(f"-mavx512{name}" for name in _ISA))
+NO_INSTRUCTIONS = {torch.bfloat16: "this CPU has no AVX512-BF16", torch.float32: "this CPU has no AVX2"}
+_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma")
+_WORD = {torch.bfloat16: torch.int32, torch.float32: torch.float32}  # what a packed matrix is made of: bfloat16 in pairs
 
 
 class _Attention(ctypes.Structure):
-    """`struct attention` of kernels.c."""
+    """`struct attention` of bfloat16.c."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("query", "key", "value", "out", "state", "index", "ends")),
@@ -46,12 +44,16 @@ class _Attention(ctypes.Structure):
 
 
 @functools.cache
-def missing() -> str | None:
-    """Why this machine can't run the kernels; None: it can, and they are compiled."""
-    if bfloat16_instructions() is None or not torch.cpu._is_avx512_bf16_supported():
-        return NO_INSTRUCTIONS
+def missing(dtype: torch.dtype) -> str | None:
+    """Why this machine can't run the kernels of a dtype; None: it can, and they are compiled."""
+    if dtype == torch.bfloat16:
+        able = bfloat16_instructions() is not None and torch.cpu._is_avx512_bf16_supported()
+    else:
+        able = dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    if not able:
+        return NO_INSTRUCTIONS.get(dtype, f"there are none for {str(dtype).removeprefix('torch.')}")
     try:
-        library()
+        library(dtype)
     except (OSError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines()
         return said[0] if said else repr(error)
@@ -59,17 +61,23 @@ def missing() -> str | None:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises: OSError, SubprocessError."""
-    found = ctypes.CDLL(str(_compiled()))
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled kernels of a dtype. Raises: OSError, SubprocessError."""
+    if dtype == torch.bfloat16:
+        flags = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "bf16")]
+    else:
+        flags = ["-mavx512f", "-DLANES=16"] if _columns(dtype) == 64 else ["-mavx2", "-DLANES=8"]
+    found = ctypes.CDLL(str(_compiled(Path(__file__).with_name(f"{str(dtype).removeprefix('torch.')}.c"), flags)))
     found.linear.argtypes = [c_void_p] * 4 + [c_int64] * 3
-    found.attend.argtypes = [POINTER(_Attention)]
+    if dtype == torch.bfloat16:
+        found.attend.argtypes = [POINTER(_Attention)]
     return found
 
 
-def _compiled() -> Path:
+def _compiled(source: Path, flags: list[str]) -> Path:
     """The shared library, compiled if the cache has none of this source."""
-    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    flags = [*_FLAGS, *flags]
+    digest = hashlib.sha256(source.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
     target = cache_dir() / "kernels" / f"{digest}.so"
     if target.is_file():
         return target
@@ -79,7 +87,7 @@ def _compiled() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as work:
         made, linked = Path(work) / "kernels.o", Path(work) / "kernels.so"
-        subprocess.run([compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(made)], check=True, capture_output=True, text=True)
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(made)], check=True, capture_output=True, text=True)
         # Without -fopenmp here: its functions are those of the library that PyTorch has loaded, so both share threads.
         link = [compiler, "-shared", str(made), "-o", str(linked), "-lm"]
         subprocess.run(link, check=True, capture_output=True, text=True)
@@ -87,41 +95,47 @@ def _compiled() -> Path:
     return target
 
 
-def takes(tensor: Tensor) -> bool:
-    """Whether the kernels take tensors of this dtype on this device."""
-    return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
+def _columns(dtype: torch.dtype) -> int:
+    """Columns of a block of a packed matrix."""
+    return 16 if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() != "AVX512" else 64
 
 
 def multiplies(weight: Tensor) -> bool:
-    """Whether `linear` can take a weight (out, in)."""
+    """Whether `linear` can take a weight (out, in). (Which sizes it can does not depend on the machine.)"""
     out, inner = weight.shape
-    return takes(weight) and out % COLUMNS == 0 and inner % 2 == 0
+    suits = weight.dtype in _WORD and weight.device.type == "cpu"
+    return suits and out % 64 == 0 and inner * weight.dtype.itemsize % 4 == 0
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A weight (out, in) as a packed matrix (out / 64, in / 2, 64): pairs of bfloat16, seen as one int32."""
-    pairs = weight.contiguous().view(torch.int32)
-    return pairs.view(len(pairs) // COLUMNS, COLUMNS, -1).transpose(1, 2).contiguous()
+    """A weight (out, in) as a packed matrix (out / columns, in or in / 2, columns): float32, or pairs of bfloat16 seen as
+    one int32."""
+    words = weight.contiguous().view(_WORD[weight.dtype])
+    return words.view(-1, _columns(weight.dtype), words.shape[1]).transpose(1, 2).contiguous()
 
 
 def unpack(packed: Tensor) -> Tensor:
     """A copy of the weight (out, in)."""
-    return packed.transpose(1, 2).contiguous().view(torch.bfloat16).flatten(0, 1)
+    return packed.transpose(1, 2).contiguous().view(_dtype(packed)).flatten(0, 1)
+
+
+def _dtype(packed: Tensor) -> torch.dtype:
+    return torch.float32 if packed.dtype == torch.float32 else torch.bfloat16
 
 
 def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """x (…, in) times a packed weight, plus the bias: (…, out), bfloat16; sums are float32."""
-    x, out = x.contiguous(), packed.shape[0] * COLUMNS
+    """x (…, in) times a packed weight of its dtype, plus the bias: (…, out); sums are float32."""
+    x, out, dtype = x.contiguous(), packed.shape[0] * packed.shape[2], _dtype(packed)
     inner = x.shape[-1]
-    assert x.dtype == torch.bfloat16 and inner == 2 * packed.shape[1], (x.dtype, x.shape)
+    assert x.dtype == dtype and inner * dtype.itemsize == 4 * packed.shape[1], (x.dtype, x.shape, packed.shape)
     y = x.new_empty(*x.shape[:-1], out)
-    library().linear(x.data_ptr(), packed.data_ptr(), _pointer(bias), y.data_ptr(), x.numel() // inner, inner, out)
+    library(dtype).linear(x.data_ptr(), packed.data_ptr(), _pointer(bias), y.data_ptr(), x.numel() // inner, inner, out)
     return y
 
 
 def attends(query: Tensor) -> bool:
     """Whether `Attention` can take queries (…, dim)."""
-    return takes(query) and query.shape[-1] % COLUMNS == 0
+    return query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[-1] % 64 == 0
 
 
 class Attention:
@@ -166,7 +180,7 @@ class Attention:
             query.shape[2], query.shape[3], key.shape[2], *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
             len(key) == 1, causal, begins, finishes, self._scale,
         )  # fmt: skip
-        library().attend(byref(arguments))
+        library(torch.bfloat16).attend(byref(arguments))
 
 
 def _dense(tensor: Tensor) -> Tensor:

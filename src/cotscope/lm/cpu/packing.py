@@ -1,9 +1,9 @@
 """Weights in the order in which the matrix kernel reads them, and whose kernels a model runs on.
 
-For every `F.linear` in bfloat16 on a CPU, oneDNN first brings the weight into its own blocked order; doing that once,
-at loading, gives the same result bit for bit. In float32 PyTorch asks MKL, which is slower than oneDNN with a weight in
-blocked order, and on AMD's CPUs uses half of their registers; results differ by rounding. Where our own kernels run
-(`kernels.py`), the weight is in their order, and few rows are multiplied as fast as the weight can be read.
+Where our own kernels run (`kernels.py`), the weight is in their order, and few rows are multiplied as fast as it can be
+read. Elsewhere on a CPU it is in oneDNN's: for every `F.linear` in bfloat16 oneDNN first brings the weight into its own
+blocked order, and doing that once, at loading, gives the same result bit for bit. In float32 PyTorch asks MKL, which is
+slower than that, and on AMD's CPUs uses half of their registers; results differ by rounding.
 """
 
 from __future__ import annotations
@@ -72,22 +72,23 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
     file's memory map, which can then be closed: otherwise all weights would stay in memory twice.
 
     Args:
-        wanted: "compiled"; "pytorch"; "auto": compiled where this machine can, and has no AMX.
+        wanted: "compiled"; "pytorch"; "auto": compiled where this machine can, and has no AMX for it.
 
     Raises: ModelError if "compiled" is wanted and can't be had.
     """
     down = [weight_of(layer) for layer in anatomy(model).down]
-    suits = all(map(kernels.multiplies, down))
-    compiled = suits and wanted != "pytorch" and not (wanted == "auto" and torch.cpu._is_amx_tile_supported())
-    lacks = kernels.missing() if compiled else None
+    suits, dtype = all(map(kernels.multiplies, down)), down[0].dtype
+    amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    compiled = suits and wanted != "pytorch" and not (wanted == "auto" and amx)
+    lacks = kernels.missing(dtype) if compiled else None
     if wanted == "compiled" and (lacks is not None or not suits):
         raise ModelError(
             "compiled kernels can't run this model here",
-            expected="AVX512-BF16, a C compiler, and weights in bfloat16 whose sizes are multiples of 64",
-            got=lacks or f"{tuple(down[0].shape)} in {str(down[0].dtype).removeprefix('torch.')}, {down[0].device}",
+            expected="AVX512-BF16 for bfloat16 or AVX2 for float32, a C compiler, and weights whose sizes are multiples of 64",
+            got=lacks or f"{tuple(down[0].shape)} in {str(dtype).removeprefix('torch.')}, {down[0].device}",
             remedy='Take the kernels "pytorch" or "auto".',
         )
-    if lacks is not None and lacks != kernels.NO_INSTRUCTIONS:
+    if lacks is not None and lacks not in kernels.NO_INSTRUCTIONS.values():
         log.warning("no compiled kernels, so the engine is slower: %s", lacks)
     _pack(model, compiled and lacks is None)
 
