@@ -46,11 +46,13 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
         ("values by attribution", "values of random, like attribution", 2, 2),
         ("values by attribution", "lora", 2, 1),
+        ("values of random, like attribution", "lora", 2, 1),
+        ("values of random, like attribution", "lora", 1, 1),
         ("values by attribution", "base", 2, 0),
         ("values of random, like attribution", "base", 2, 0),
     ]
     first, untouched = rows[0], [float(i % 2 == 0) for i in range(8)]
-    assert rows[2]["difference"] == pytest.approx(np.mean([solved["a0"], solved["a1"]]) - 0.5)
+    assert rows[4]["difference"] == pytest.approx(np.mean([solved["a0"], solved["a1"]]) - 0.5)
     shares = share_of_gain(untouched, [solved["a0"], solved["a1"]], [solved["lora0"]], [0, 0, 1, 1, 2, 2, 3, 3])
     assert tuple(rows[1][k] for k in ("share", "share_low", "share_high")) == pytest.approx(shares, nan_ok=True)
     assert all(r["share"] is None for r in rows if r["beside"] != "lora")
@@ -79,6 +81,7 @@ def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:
         ("values by attribution", "full", 2),
         ("values by attribution", "values of random, like attribution", 1),
         ("values by attribution", "full", 1),
+        ("values of random, like attribution", "full", 1),
         ("values by attribution", "base", 2),
     ]
 

@@ -1,9 +1,9 @@
 """Edits of chosen neurons beside edits of others, on the same problems: do these neurons make the difference, or would any?
 
 An edit says how its neurons were chosen (`choosing.py`) and what was done with them (`tuning.py`, `steering.py`). Edits that
-say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done,
-and, if it was trained, beside what was trained on the same terms of the whole model, which stand beside one another; a group of
-several edits beside the base.
+say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done;
+both, if they were trained, beside what was trained on the same terms of the whole model, which stand beside one another; a group
+of several edits beside the base.
 """
 
 from __future__ import annotations
@@ -70,10 +70,13 @@ class Group:
         return ", ".join(filter(None, (self.does if self.by == self.does else name, self.how, rate, self.alone)))
 
     def beside(self, other: Group) -> bool:
-        """Whether it is of chosen neurons, and the other of random ones like them, or trained on the same terms of all."""
-        if not self.like or self.random:
+        """Whether it is of chosen neurons and the other of random ones like them, or it of some, and the other trained on the
+        same terms of the whole model."""
+        if not self.like:
             return False
-        return (other.random and self.like == other.like) or (not other.like and self.trained_like(other))
+        if other.like:
+            return other.random and not self.random and self.like == other.like
+        return self.trained_like(other)
 
     def trained_like(self, other: Group) -> bool:
         """Whether both were trained, and on the same terms."""
