@@ -222,6 +222,20 @@ def save_tiny_model(
 
 
 @dataclass(frozen=True)
+class AsWritten:
+    """A task (`measuring/solutions.py: AskedTask`) whose prompts and answers are what its items say."""
+
+    name: str
+    items: tuple[tuple[str, str], ...]
+
+    def prompt(self, item: tuple[str, str]) -> str:
+        return item[0]
+
+    def continuation(self, item: tuple[str, str]) -> str:
+        return item[1]
+
+
+@dataclass(frozen=True)
 class TinyStudy:
     """A model folder and files with which a whole study takes seconds. The random model "solves" half of the problems:
     the answers were set to what it says."""

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
+from conftest import AsWritten
 
 from cotscope.lm.engine import Engine
 from cotscope.lm.interventions import scale
 from cotscope.lm.loading import LoadedModel
 from cotscope.measuring import solutions
 from cotscope.records import Neuron
-
-
-@dataclass(frozen=True)
-class Task:
-    """Prompts, and the one character with which each goes on."""
-
-    name: str
-    items: tuple[tuple[str, str], ...]
-
-    def prompt(self, item: tuple[str, str]) -> str:
-        return item[0]
-
-    def continuation(self, item: tuple[str, str]) -> str:
-        return item[1]
 
 
 def test_hits_are_of_the_model_that_was_asked(qwen: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,10 +22,10 @@ def test_hits_are_of_the_model_that_was_asked(qwen: LoadedModel, monkeypatch: py
     differ = [(p, a, b) for p, a, b in differ if a != b and a.isalnum() and b.isalnum()][:6]
     assert len(differ) == 6
     items = tuple((p, (a, b)[i % 2]) for i, (p, a, b) in enumerate(differ))
-    monkeypatch.setattr(solutions, "load_battery", lambda: (Task("t", items),))
+    monkeypatch.setattr(solutions, "load_battery", lambda: (AsWritten("t", items),))
     assert [h.hit for h in solutions.score_battery(engine, 6)] == [True, False] * 3
     assert [h.hit for h in solutions.score_battery(engine, 6, zeroed)] == [False, True] * 3
     both = tuple((p, a + a) for p, a, _ in differ)  # the first token alone is no answer
-    monkeypatch.setattr(solutions, "load_battery", lambda: (Task("t", both),))
+    monkeypatch.setattr(solutions, "load_battery", lambda: (AsWritten("t", both),))
     after = [c.text for c in engine.generate([p + a for p, a, _ in differ], max_new_tokens=1)]
     assert [h.hit for h in solutions.score_battery(engine, 6)] == [said == a for said, (_, a, _) in zip(after, differ)]

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from conftest import CharacterTokenizer, TinyStudy, as_if_written, assert_same, times, tiny_model
+from conftest import AsWritten, CharacterTokenizer, TinyStudy, as_if_written, assert_same, times, tiny_model
+from scipy.stats import binomtest
 
 from cotscope.cli import main
 from cotscope.data.load import general_text
@@ -24,6 +25,7 @@ from cotscope.runs.session import Session
 from cotscope.runs.tables import COMPLETIONS
 
 pytestmark = pytest.mark.slow
+
 
 FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "0", "--given", "4", "--battery", "1"]
 ASKED = ["--solutions", "4", "--checked", "12", "--controls", "19", "--sums", "2", "--skills", "1"]
@@ -90,6 +92,29 @@ def test_sums_of_every_level_are_asked_and_generation_has_its_share(finished: Ru
     assert {r["n"] for r in rows.values()} == {8}
     assert rows["attribution"]["controls_accuracy"] is not None and rows["lexicon"]["controls_accuracy"] is None
     assert "attribution" in finished.summary["selected"] and (finished.folder / "report.html").exists()
+
+
+def test_sums_are_asked_of_the_model_without_the_neurons(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made sums: the model as it is writes the answers of the first four, without attribution's neurons those of two more."""
+    out = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    rows = finished.rows("SELECT * FROM selections WHERE selection = 'attribution'")
+    session = Session.reopen(out)
+    zeroed = scale(session.loaded.anatomy, [Neuron(r["layer"], r["index"]) for r in rows], 0.0)
+    prompts = [f"{i} + {i + 3} =" for i in range(60)]
+    written = [session.engine.generate(prompts, max_new_tokens=1, intervention=i) for i in (None, zeroed)]
+    texts = [(p, a.text, b.text) for p, a, b in zip(prompts, *written, strict=True)]
+    differ = [(p, a, b) for p, a, b in texts if a != b and a.isalnum() and b.isalnum()][:6]
+    assert len(differ) == 6
+    made = AsWritten("made", tuple((p, a if i < 4 else b) for i, (p, a, b) in enumerate(differ)))
+    monkeypatch.setattr("cotscope.stages.attribute.load_sums", lambda items: (made,))
+    few = ["--solutions", "4", "--checked", "0", "--controls", "0", "--sums", "6", "--skills", "1", "--no-generation"]
+    assert main(["attribute", str(out), "--by", "attribution", *few]) == 0
+    run = Run.open(out)
+    [row] = run.rows("SELECT * FROM selected WHERE neuron_set = 'attribution'")
+    assert (run.summary["selected"]["sums"]["sums"], row["sums"]) == pytest.approx((4 / 6, 2 / 6))
+    assert row["sums_p"] == pytest.approx(binomtest(2, 6).pvalue)
 
 
 def test_what_is_done_is_not_done_again(finished: Run, tiny_study: TinyStudy, tmp_path: Path) -> None:
