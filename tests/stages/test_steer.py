@@ -169,7 +169,7 @@ def test_worse_may_change_general_text_in_neither_direction(session: Session, mo
     memory = SimpleNamespace(value=lambda name, compute: compute())
     neurons, factors = {"all": [Neuron(0, 1)]}, (0.0, 0.5, 2.0, 3.0)
     fitting = {
-        goal: steering._Trial(session, neurons, goal, memory).fitting([("all", f) for f in factors], lambda: None)  # type: ignore
+        goal: steering._Trial(session, neurons, Search(goal), [], memory).fitting([("all", f) for f in factors])  # type: ignore
         for goal in ("better", "worse")
     }
     assert fitting == {"better": [("all", 0.0), ("all", 0.5), ("all", 2.0)], "worse": [("all", 0.5), ("all", 2.0)]}

@@ -2,8 +2,8 @@
 
 An edit says how its neurons were chosen (`choosing.py`) and what was done with them (`tuning.py`, `steering.py`). Edits that
 say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done;
-both, if they were trained, beside what was trained on the same terms of the whole model, which stand beside one another; a group
-of several edits beside the base.
+both, if they were trained, beside what was trained on the same terms of the whole model, which stand beside one another; a
+group of several edits beside the base.
 """
 
 from __future__ import annotations

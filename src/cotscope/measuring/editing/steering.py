@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.load import general_text
 from ...edits.edit import Base, Edit
 from ...errors import EditError
-from ...records import Neuron
+from ...records import Neuron, Problem
 from ...runs.config import STUDY
 from ...runs.files import fingerprint
 from ...runs.kept import Kept
@@ -100,65 +100,22 @@ def steer(
     given = [solution(loaded, p, "", text) for p, text in worked]
     of = (fingerprint_of(given), groups, asdict(search), [p.id for p in problems], written_to, asked(session))
     memory = Kept(to, fingerprint(*of, general_text(tuning=True)))
-    trial = _Trial(session, groups, search.goal, memory)
-    left: list[Candidate] = [(name, f) for name in groups for f in search.factors]
-    candidates = len(left)
-    detectable = detectable_difference(0.25, len(problems))
+    trial = _Trial(session, groups, search, problems, memory)
+    candidates: list[Candidate] = [(name, f) for name in groups for f in search.factors]
     say(
-        f"{candidates} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
-        f"{len(problems)} problems change, a difference of {detectable:.2f} is found in 4 of 5 tries (in fewer "
+        f"{len(candidates)} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
+        f"{len(problems)} problems change, a difference of {trial.detectable:.2f} is found in 4 of 5 tries (in fewer "
         "where problems share templates)"
     )
-    with session.bar("general text", len(left) + 1, "candidate") as bar:
-        left = trial.fitting(left, bar.update, 1)
-    for rung, count in enumerate(RUNGS):
-        with session.bar(f"round {rung + 1} of {len(RUNGS)}", len(left), "candidate") as bar:
-            scores = {c: trial.score(c, given[:count], bar.update) for c in left}
-        left = sorted(left, key=lambda c: -scores[c])
-        if rung < len(RUNGS) - 1:
-            left = left[: max(search.survivors, len(left) // HALVING)]
-    whole = (c for c in left if trial.fitting([c]))
-    left = list(islice(whole, search.survivors))
-    base = Base.of(loaded, session.config.model)
-    used = [p.question for p in (*problems, *(p for p, _ in worked))]
-    about: dict[str, Any] = {"goal": search.goal, "data": search.train_on, "of": made_of,
-                             "problems": len(problems), "candidates": candidates,
-                             "groups": list(groups), "last": search.survivors}  # fmt: skip
-
-    def nothing(why: str, found: dict[str, Any]) -> Edit:
-        edit = Edit(to.stem, base, {}, chosen=chosen | {"steered": about | found, "nothing": why} | made_with(chosen, used))
-        edit.write(to)
-        memory.remove()
-        return edit
-
-    if not left:
-        why = "every candidate changes general text too much"
-        if null:
-            return nothing(why, {})
-        raise EditError(why, expected=f"a perplexity within {PERPLEXITY[search.goal] - 1:.0%}")
-    with session.bar("writing answers", (len(left) + 1) * len(problems), "problem") as bar:
-        right = {c: trial.solved(c, problems, bar.update) for c in (None, *left)}
-    sign = 1 if search.goal == "better" else -1
-    best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
-    untouched = right[None]
-    low, high = wilson(right[best], len(problems))
-    found = about | {
-        "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
-        "neurons": len(groups[best[0]]), "factor": best[1], "survivors": [[name, f, right[name, f]] for name, f in left],
-        "detectable": detectable,
-    }  # fmt: skip
-    if sign * (right[best] - untouched) <= 0:
-        why = f"no candidate is {search.goal} than none on the tuning problems"
-        if null:
-            return nothing(why, found | {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched})
-        raise EditError(
-            why,
-            got=f"{untouched} of {len(problems)} solved without, {', '.join(str(right[c]) for c in left)} with",
-            remedy="Try other neurons (--by), or `cotscope tune`.",
-        )
-    edit = Edit.scaled(
-        to.stem, base, groups[best[0]], best[1], chosen=chosen | {"steered": found} | made_with(chosen, used)
-    )  # fmt: skip
+    found, error = trial.decided(trial.halved(candidates, given))
+    if error is not None and not null:
+        raise error
+    about = {"goal": search.goal, "data": search.train_on, "of": made_of, "problems": len(problems),
+             "candidates": len(candidates), "groups": list(groups), "last": search.survivors}  # fmt: skip
+    chosen = chosen | {"steered": about | found} | ({} if error is None else {"nothing": error.meaning})
+    chosen |= made_with(chosen, [p.question for p in (*problems, *(p for p, _ in worked))])
+    neurons, factor = (groups[found["group"]], found["factor"]) if error is None else ((), 1.0)
+    edit = Edit.scaled(to.stem, Base.of(loaded, session.config.model), neurons, factor, chosen=chosen)
     edit.write(to)
     memory.remove()
     return edit
@@ -190,7 +147,7 @@ def _groups(session: Session, choice: Choice, search: Search) -> tuple[dict[str,
     return groups, chosen
 
 
-def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
+def _to_write(session: Session, search: Search) -> tuple[list[Problem], str]:
     """Problems that answers are written to, and what they are of."""
     problems = list(tuning_problems(session, search.train_on))[: search.problems]
     if len(problems) < 2:
@@ -202,8 +159,58 @@ def _to_write(session: Session, search: Search) -> tuple[list[Any], str]:
 class _Trial:
     """Scores candidates; what has been scored is remembered."""
 
-    def __init__(self, session: Session, groups: Mapping[str, Sequence[Neuron]], goal: str, memory: Kept) -> None:
-        self.session, self.groups, self.goal, self.memory = session, groups, goal, memory
+    def __init__(
+        self,
+        session: Session,
+        groups: Mapping[str, Sequence[Neuron]],
+        search: Search,
+        problems: Sequence[Problem],
+        memory: Kept,
+    ) -> None:
+        self.session, self.groups, self.search, self.problems, self.memory = session, groups, search, problems, memory
+
+    @property
+    def detectable(self) -> float:
+        """The difference that is found in 4 of 5 tries if a quarter of the problems change."""
+        return detectable_difference(0.25, len(self.problems))
+
+    def halved(self, candidates: Sequence[Candidate], given: Sequence[Solution]) -> list[Candidate]:
+        """The candidates with which answers are written: those that leave the text alone, by the rounds of solutions."""
+        with self.session.bar("general text", len(candidates) + 1, "candidate") as bar:
+            left = self.fitting(candidates, bar.update, 1)
+        for rung, count in enumerate(RUNGS):
+            with self.session.bar(f"round {rung + 1} of {len(RUNGS)}", len(left), "candidate") as bar:
+                scores = {c: self.score(c, given[:count], bar.update) for c in left}
+            left = sorted(left, key=lambda c: -scores[c])
+            if rung < len(RUNGS) - 1:
+                left = left[: max(self.search.survivors, len(left) // HALVING)]
+        return list(islice((c for c in left if self.fitting([c])), self.search.survivors))
+
+    def decided(self, left: Sequence[Candidate]) -> tuple[dict[str, Any], EditError | None]:
+        """The candidate with which the model solves most, or least, in an edit's words; an error if that is no gain, or none
+        is left."""
+        goal, n = self.search.goal, len(self.problems)
+        if not left:
+            why = "every candidate changes general text too much"
+            return {}, EditError(why, expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}")
+        with self.session.bar("writing answers", (len(left) + 1) * n, "problem") as bar:
+            right = {c: self.solved(c, bar.update) for c in (None, *left)}
+        sign = 1 if goal == "better" else -1
+        best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
+        untouched = right[None]
+        low, high = wilson(right[best], n)
+        found = {
+            "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
+            "neurons": len(self.groups[best[0]]), "factor": best[1], "detectable": self.detectable,
+            "survivors": [[name, f, right[name, f]] for name, f in left],
+        }  # fmt: skip
+        if sign * (right[best] - untouched) > 0:
+            return found, None
+        return found | {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched}, EditError(
+            f"no candidate is {goal} than none on the tuning problems",
+            got=f"{untouched} of {n} solved without, {', '.join(str(right[c]) for c in left)} with",
+            remedy="Try other neurons (--by), or `cotscope tune`.",
+        )
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
         from ...lm.interventions import scale
@@ -225,9 +232,9 @@ class _Trial:
             return {name: text.perplexity / texts[str(None)].perplexity for name, text in texts.items()}
 
         ratios = self.memory.value(f"{candidates} on general text, {at_most}", compute)
-        if self.goal == "worse":  # text that is easier to a model without its skill has changed as well
+        if self.search.goal == "worse":  # text that is easier to a model without its skill has changed as well
             ratios = {name: max(ratio, 1 / ratio) for name, ratio in ratios.items()}
-        return [c for c in candidates if ratios[str(c)] <= PERPLEXITY[self.goal]]
+        return [c for c in candidates if ratios[str(c)] <= PERPLEXITY[self.search.goal]]
 
     def score(self, candidate: Candidate, given: Sequence[Solution], progress: Callable[[], object]) -> float:
         """What is to be made large: the mean log-probability of solutions' tokens, or less the margin of their results (of
@@ -236,7 +243,7 @@ class _Trial:
 
         def compute() -> float:
             solutions = score_roles(self.session.engine, self.session.prompt, given, self._intervention(candidate))
-            if self.goal == "better":
+            if self.search.goal == "better":
                 return fmean(fmean(t.log_prob for ts in s.values() for t in ts) for s in solutions)
             return -fmean(fmean(t.margin for t in s.get("result") or chain(*s.values())) for s in solutions)
 
@@ -244,11 +251,12 @@ class _Trial:
         progress()
         return float(found)
 
-    def solved(self, candidate: Candidate | None, problems: Sequence[Any], progress: Callable[[int], object]) -> int:
-        """How many problems the model solves."""
+    def solved(self, candidate: Candidate | None, progress: Callable[[int], object]) -> int:
+        """How many of the problems the model solves."""
 
         found = self.memory.value(
-            f"{candidate} writes", lambda: count_solved(self.session, problems, intervention=self._intervention(candidate))
+            f"{candidate} writes",
+            lambda: count_solved(self.session, self.problems, intervention=self._intervention(candidate)),
         )
-        progress(len(problems))
+        progress(len(self.problems))
         return int(found)
