@@ -13,16 +13,36 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
 from cotscope.stats import (
+    beyond_controls,
     clustered_p,
     clustered_proportions,
+    clustered_ratio,
     clustered_share,
+    diagonal_contrast,
     equivalence,
+    intervals,
     mcnemar_exact,
     paired_bootstrap,
     paired_proportions,
     share_of_gain,
+    sign_flip_p,
     wilson,
 )
+
+
+def test_many_cases_are_resampled_in_blocks_and_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    changes, others = rng.normal(0.1, 1, 60).tolist(), rng.normal(0, 1, (4, 60)).tolist()
+    table, clusters = rng.normal(0, 1, (3, 3, 20)).tolist(), [i // 2 for i in range(60)]
+
+    def figures() -> list[float]:
+        found = [*paired_bootstrap(changes), *beyond_controls(changes, others), *diagonal_contrast(table)]
+        return [*found, *clustered_ratio(changes, np.abs(changes), clusters), sign_flip_p(changes)]
+
+    whole = figures()
+    for draws in (17, 60 * 999):  # a resample at a time; blocks of which the last is shorter
+        monkeypatch.setattr(intervals, "DRAWS", draws)
+        assert figures() == pytest.approx(whole, abs=1e-12)
 
 
 @settings(deadline=None)

@@ -87,10 +87,11 @@ class Labels:
     def in_halves(self, half: list[str], others: list[str]) -> tuple[Flags, Flags]:
         """Whether each pole was active in a right completion of either half of the discovery problems."""
         table = self.session.run.query(
-            f"""WITH numbered AS ({_NUMBERED})
-                SELECT place, bool_or(list_contains(?, problem_id)) AS half, bool_or(list_contains(?, problem_id)) AS others
+            f"""WITH numbered AS ({_NUMBERED}),
+                     halves AS (SELECT unnest(?) AS problem_id, true AS half UNION ALL SELECT unnest(?), false)
+                SELECT place, bool_or(half) AS half, bool_or(NOT half) AS others
                 FROM activity JOIN numbered USING (layer, index, sign)
-                     JOIN completions USING (condition, family, prompt, problem_id)
+                     JOIN completions USING (condition, family, prompt, problem_id) JOIN halves USING (problem_id)
                 WHERE split = 'discovery' AND correct GROUP BY place""",
             [half, others],
         )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+DRAWS = 2**22
+"""At once: of some hundred problems all resamples, of more a block of them after another, from the same generator."""
 LEVEL = 0.05
 LEAST_SPREAD = 0.25
 """Of a resample, as a share of the sample's. Without it one change among 48 problems has an interval as long as the change."""
 LEAST_EQUIVALENT = 5
 """Pairs below which no equivalence is said: of fewer not even the sign test shows at 0.05 that they lie above a bound."""
+
+
+def in_blocks(n: int, work: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What `work` makes of blocks of so many resamples of n things, (RESAMPLES, …)."""
+    most = max(1, DRAWS // max(1, n))
+    return np.concatenate([work(min(most, RESAMPLES - first)) for first in range(0, RESAMPLES, most)])
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -53,11 +61,15 @@ def paired_bootstrap(differences: Sequence[float], seed: int = 0, level: float =
     values = np.asarray(differences, float)
     if not len(values):
         return float("nan"), float("nan"), float("nan")
-    mean, spread = values.mean(), values.std()
-    around = (values - mean)[np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))]
-    means = around.mean(axis=1)
-    spreads = np.sqrt(np.maximum(np.einsum("ij,ij->i", around, around) / len(values) - means**2, (LEAST_SPREAD * spread) ** 2))
-    t = np.divide(means, spreads, out=np.zeros(RESAMPLES), where=spreads > 0)
+    n, mean, spread, rng = len(values), values.mean(), values.std(), np.random.default_rng(seed)
+
+    def studentized(count: int) -> NDArray[np.float64]:
+        around = (values - mean)[rng.integers(0, n, (count, n))]
+        means = around.mean(axis=1)
+        spreads = np.sqrt(np.maximum(np.einsum("ij,ij->i", around, around) / n - means**2, (LEAST_SPREAD * spread) ** 2))
+        return np.divide(means, spreads, out=np.zeros(count), where=spreads > 0)
+
+    t = in_blocks(n, studentized)
     high, low = mean - spread * np.quantile(t, [0.5 - level / 2, 0.5 + level / 2])
     return float(mean), float(max(low, min(mean, values.min()))), float(min(high, max(mean, values.max())))
 
@@ -223,8 +235,12 @@ def clustered_ratio(
     """
     number = np.unique(np.asarray(clusters), return_inverse=True)[1]
     sums = np.stack([np.bincount(number, weights=np.asarray(part, float)) for part in (values, of)])
-    drawn = np.random.default_rng(seed).multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), RESAMPLES)
-    top, bottom = drawn @ sums[0], drawn @ sums[1]
+    n, rng = sums.shape[1], np.random.default_rng(seed)
+
+    def drawn(count: int) -> NDArray[np.float64]:
+        return rng.multinomial(n, np.full(n, 1 / n), count).astype(float) @ sums.T
+
+    top, bottom = in_blocks(n, drawn).T
     ratios = np.divide(top, bottom, out=np.full(RESAMPLES, np.nan), where=bottom > 0)
     whole = float(sums[0].sum() / sums[1].sum()) if sums[1].sum() else float("nan")
     low, high = np.nanquantile(ratios, [0.5 - level / 2, 0.5 + level / 2]) if (bottom > 0).any() else (np.nan, np.nan)

@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import RESAMPLES
+from .intervals import RESAMPLES, in_blocks
 
 
 def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
@@ -31,8 +31,8 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     values = np.asarray(differences, float)
     if not np.any(values):
         return 1.0
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RESAMPLES, len(values)))
-    flipped = np.abs(signs @ values)
+    rng = np.random.default_rng(seed)
+    flipped = np.abs(in_blocks(len(values), lambda count: rng.choice([-1.0, 1.0], (count, len(values))) @ values))
     tie = 1e-9 * np.abs(values).sum()  # sums of the same size, summed in another order
     return (1 + int((flipped >= abs(values.sum()) - tie).sum())) / (RESAMPLES + 1)
 
@@ -81,8 +81,13 @@ def diagonal_contrast(
 
     table = np.stack([c.mean(axis=1) for c in columns], axis=1)
     observed = float(diagonal(table, order))
-    draws = [rng.integers(0, c.shape[1], (RESAMPLES, c.shape[1])) for c in columns]
-    resampled = np.stack([c[:, d].mean(axis=2).T for c, d in zip(columns, draws)], axis=2)
+
+    def means(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of resamples of its cases, (RESAMPLES, rows)."""
+        cases = column.shape[1]
+        return in_blocks(size * cases, lambda count: column[:, rng.integers(0, cases, (count, cases))].mean(axis=2).T)
+
+    resampled = np.stack([means(c) for c in columns], axis=2)
     low, high = np.quantile(diagonal(resampled, order), [0.5 - level / 2, 0.5 + level / 2])
     if size <= 7:
         orders = np.array(list(permutations(range(size))))

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import LEVEL, RESAMPLES
+from .intervals import LEVEL, RESAMPLES, in_blocks
 from .significance import permutation_p
 
 LEAST_EFFECT = 0.05  # nats of log-probability; a token loses 5 % of its probability
@@ -159,11 +160,18 @@ def beyond_controls(
     Returns: mean, low, high.
     """
     beyond = np.asarray(target, float) - np.asarray(controls, float)  # (sets, problems)
-    rng, weights = np.random.default_rng(seed), []
-    for count in beyond.shape:
-        draws = max(1, count - 1)
-        weights.append(rng.multinomial(draws, np.full(count, 1 / count), RESAMPLES) / draws)
-    means = ((weights[0] @ beyond) * weights[1]).sum(axis=1)
+    (sets, problems), rng = beyond.shape, np.random.default_rng(seed)
+
+    def weights(n: int, count: int) -> NDArray[np.float64]:
+        draws = max(1, n - 1)
+        return rng.multinomial(draws, np.full(n, 1 / n), count) / draws
+
+    of_sets = iter(weights(sets, RESAMPLES))
+
+    def mean_of(count: int) -> NDArray[np.float64]:
+        return ((np.stack([*islice(of_sets, count)]) @ beyond) * weights(problems, count)).sum(axis=1)
+
+    means = in_blocks(problems, mean_of)
     tail = _tail(beyond, 0.5 - level / 2)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(beyond.mean()), float(low), float(high)

@@ -92,7 +92,7 @@ def predictors(
     found += [Predictor("confidence", BASELINE, sure)]
     found += [Predictor(name, BASELINE, sure[:, [CONFIDENCE.index(name)]]) for name in SINGLE]
     found += [Predictor(name, BASELINE, flat(x), "more passes") for name, x in extra.items()]
-    found += [Predictor("probe", BASELINE, traces.residual.transpose(1, 0, 2)[1::2])]
+    found += [Predictor("probe", BASELINE, traces.residual.transpose(1, 0, 2))]
     found += [Predictor("question", BASELINE, words([a.problem.question for a in given]))]
     found += [Predictor("formulas", BASELINE, formulas([a.text for a in given]))]
     return found

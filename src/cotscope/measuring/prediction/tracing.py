@@ -32,6 +32,8 @@ CONFIDENCE = (
 )  # fmt: skip
 """How sure the model was of an answer's tokens (nats), and how many they are."""
 _ARRAYS = ("sizes", "so_far", "layers", "confidence", "residual")
+PROBED = slice(1, None, 2)
+"""Layers whose residual stream is kept: every second one."""
 LARGEST = 65_504  # that float16 holds
 _BATCH = 64  # answers traced at once
 
@@ -57,7 +59,7 @@ class Traces:
         so_far: the same over the tokens up to each of `STOPS`, (answers, stops, neurons).
         layers: of whole layers by role, (answers, roles, layers).
         confidence: `CONFIDENCE` up to each of `STOPS`, (answers, stops, figures).
-        residual: mean over tokens of the residual stream after each layer, (answers, layers, hidden).
+        residual: mean over tokens of the residual stream after layers `PROBED`, (answers, layers, hidden), as float16.
     """
 
     neurons: tuple[Neuron, ...]
@@ -65,7 +67,7 @@ class Traces:
     so_far: Floats
     layers: Floats
     confidence: Floats
-    residual: Floats
+    residual: NDArray[np.float16]
 
     def of(self, neurons: Sequence[Neuron]) -> list[int]:
         """Where these neurons stand."""
@@ -108,16 +110,16 @@ def traced(
     run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
     ended = ["at the end"] * any(not a.tokens for a in given)
-    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen", *ended)
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, str(PROBED), "roles as seen", *ended)
     if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
         arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
         about = {"answers": json.dumps([a.problem.id for a in given]), "neurons": json.dumps(found.neurons)}
         run.write_arrays(file, arrays, about, of)
+        del found, arrays  # of many answers they fill memory; they are not wanted twice
     stored = run.arrays(file, of)
     assert stored is not None
-    kept = {part: stored.arrays[part].astype(np.float32) for part in stored.arrays}
-    kept.setdefault("residual", np.zeros((len(given), 0, 0), np.float32))
+    kept = {"residual": np.zeros((len(given), 0, 0), np.float16), **stored.arrays}
     return Traces(tuple(Neuron(*n) for n in json.loads(stored.metadata["neurons"])), **kept)
 
 
@@ -132,7 +134,7 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
         "so_far": (len(STOPS), len(neurons)),
         "layers": (len(ROLES), layers),
         "confidence": (len(STOPS), len(CONFIDENCE)),
-        "residual": (layers, hidden),
+        "residual": (len(range(layers)[PROBED]), hidden),
     }
     kept: dict[str, NDArray[Any]] = {}
     for name, shape in shapes.items():
@@ -156,8 +158,9 @@ def trace_all(session: Session, prompt: Prompt, given: Sequence[Answer], neurons
                     kept["so_far"][i, stop] = found.updates[:count].mean(axis=0)
                     seen = roles if share == 1 else _roles(loaded, tokens[i][:count])  # what comes is not known there
                     kept["confidence"][i, stop] = confidence(found.scores[:count], seen)
-                kept["residual"][i] = np.clip(found.residual, -LARGEST, LARGEST)
-                if np.abs(found.residual).max() > LARGEST:
+                residual = found.residual[PROBED]
+                kept["residual"][i] = np.clip(residual, -LARGEST, LARGEST)
+                if np.abs(residual).max(initial=0) > LARGEST:
                     session.run.note(f"The residual stream is beyond ±{LARGEST:,} at some tokens: the probe sees it cut there.")
     return Traces(tuple(neurons), **kept)
 
