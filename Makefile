@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 study: setup
 	$(VENV)/bin/cotscope study --model $(MODEL) --limit 16 --discover-limit 20 --discover-prompts 2 --given 8 --battery 4 --unmatched 1 --out $(RUN)
 
-# Style, types, and the tests that need no model and no patience: a little over two minutes on two cores.
+# Style, types, and the tests that need no model and no patience: two minutes on two cores.
 check: style
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadgroup -m "not model and not slow and not faults"
 

@@ -76,6 +76,7 @@ def content(run: Run, table: str) -> list[dict[str, Any]]:
     return run.rows(f'SELECT * FROM "{table}"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
 def test_every_table_goes_out_whole(full: Path, tmp_path: Path, kind: str) -> None:
     run = Run.open(full)
@@ -263,6 +264,7 @@ def again(folder: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_as_itself(full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", str(full), "--against", str(again(full, tmp_path / "other"))]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
@@ -270,6 +272,7 @@ def test_a_run_is_the_same_as_itself(full: Path, tmp_path: Path, capsys: pytest.
     assert {line.partition(":")[0] for line in lines} == set(TABLES) - {"problems"}
 
 
+@pytest.mark.slow
 def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = complete(tmp_path / "run")
     row = {f.name: example(f.type) for f in TABLES["poles"].schema}

@@ -149,6 +149,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ENDLESS)
 def test_a_drip_is_ended_by_the_timeout(server: FaultServer, tmp_path: Path, where: str) -> None:
     server.speak = ENDLESS[where]

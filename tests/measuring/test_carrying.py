@@ -37,6 +37,7 @@ def areas(mine: Answered, theirs: Sequence[Answered]) -> dict[str, float]:
     return {r["predictor"]: r["auroc"] for r in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [False, True], ids=["other questions", "the same questions"])
 def test_a_concept_is_found_by_its_name(same: bool) -> None:
     mine = answered("a", RIGHT[0], questions(1), ["x", "tells", "only here"])

@@ -89,6 +89,7 @@ def crossed(n: int = 400, seed: int = 0) -> tuple[np.ndarray, list[bool], list[i
     return x, (x[:, 0] * x[:, 1] > 0).tolist(), list(range(n))
 
 
+@pytest.mark.slow
 def test_trees_are_taken_where_they_are_better() -> None:
     x, right, of = crossed()
     found, fitted = out_of_fold(x, right, of)

@@ -93,6 +93,7 @@ def test_nothing_that_varies_and_no_prompts() -> None:
     assert correlations(Points("study", [], None, np.ones((9, 0))), 0)[0] == []
 
 
+@pytest.mark.slow
 def test_kinds_alone_make_no_relation() -> None:
     """Kinds differ in activity and in accuracy, for reasons of their own: over all prompts p is small in a quarter of cases."""
     rng = np.random.default_rng(2)
@@ -111,6 +112,7 @@ def test_kinds_alone_make_no_relation() -> None:
         assert np.mean(small[name]) <= 0.09 and np.mean(holds[name]) >= 0.91, name
 
 
+@pytest.mark.slow
 def test_rank_among_permuted_sets_is_a_p_value_and_among_matched_sets_is_not() -> None:
     """Half of the poles are labelled, by chance: the matched sets are all but one and the same."""
     rng = np.random.default_rng(3)

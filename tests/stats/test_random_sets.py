@@ -163,6 +163,7 @@ def test_one_very_active_neuron_makes_no_finding_of_permuted_sets_as_it_does_of_
     assert said["permuted"] / 300 < 0.08
 
 
+@pytest.mark.slow
 def test_two_poles_are_two_chances_of_a_label() -> None:
     """Labels fall on poles at random, and neurons with two poles do more. The rank among sets that ignore this is no p."""
     rng, said = np.random.default_rng(0), Counter()

@@ -52,6 +52,7 @@ def test_spearman_p_of_few_points_with_ties(points: int) -> None:
     assert spearman(x, y)[3] == pytest.approx(exact, abs=0.02)
 
 
+@pytest.mark.slow
 def test_spearman_interval_agrees_with_scipy() -> None:
     """Points like a study's: accuracies that are multiples of 1/96, with ties, and activities."""
     rng = np.random.default_rng(8)
@@ -124,6 +125,7 @@ def test_partial_spearman_of_one_column_is_the_textbook_formula() -> None:
     assert partial_spearman(x, y, z) == partial_spearman(x, y, z[:, None])
 
 
+@pytest.mark.slow
 def test_partial_spearman_interval_agrees_with_scipy() -> None:
     rng = np.random.default_rng(6)
     z = rng.normal(size=40)
@@ -224,6 +226,7 @@ def test_within_spearman_p_is_the_exact_one_over_permutations_within_groups() ->
     assert within_spearman(x, y, groups)[3] == pytest.approx(np.mean([s >= observed - 1e-12 for s in sizes]), abs=0.015)
 
 
+@pytest.mark.slow
 def test_within_spearman_interval_is_the_stratified_bootstrap() -> None:
     rng = np.random.default_rng(9)
     groups = [g for g in "abcde" for _ in range(8)]
