@@ -119,7 +119,7 @@ def test_a_run_keeps_its_kernels(
     assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
     assert main(["annotate", str(folder)]) == 0
     run = Run.open(folder)
-    assert run.manifest["model"]["kernels"] == "pytorch"  # in float32
+    assert run.manifest["model"]["kernels"] == "pytorch"  # of sizes that compiled ones don't multiply
     run.manifest["model"]["kernels"] = "compiled"  # as if it had begun on a machine that has them
     run.save()
     line = fails(capsys, "measure", str(folder))
@@ -340,3 +340,13 @@ def test_a_folder_whose_name_is_no_utf8(tiny_study: TinyStudy, tmp_path: Path) -
     assert out.returncode == 2
     assert b"can't be a run folder; expected a path in UTF-8" in out.stderr and b"Traceback" not in out.stderr
     assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "tables", "ablate", "apply", "study", "edit"])
+def test_a_name_that_is_too_long(capsys, tmp_path: Path, verb: str) -> None:
+    long = str(tmp_path / ("x" * 300))
+    command = {"study": ["--data", "builtin:4", "--out", long], "edit": [str(tmp_path), "--factor", "0", "--to", long]}.get(
+        verb, [long]
+    )
+    line = fails(capsys, verb, *command)
+    assert "name" in line and len(line) < 1000

@@ -139,3 +139,9 @@ def test_a_concept_without_a_token_in_the_vocabulary_is_named(tmp_path: Path) ->
         check_vocabulary(concepts, {"red", "green"})
     with pytest.raises(ConceptError, match="no seed of red, blue is"):
         check_vocabulary(concepts, set())
+
+
+def test_a_folder_of_a_packaged_sets_name_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "arithmetic").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_concepts("arithmetic").source == "built-in:arithmetic"

@@ -77,6 +77,12 @@ def test_no_number(text: str) -> None:
     ("text", "value"),
     [
         ("So she has 3.\nThe answer is 7.", F(7)),
+        ("The answer is negative 5.", F(-5)),
+        ("The answer is Minus 5 degrees.", F(-5)),
+        ("The answer is 8 minus 5 = minus 3.", F(-3)),
+        ("The answer is $\\frac{3}{4}$.", F(3, 4)),
+        ("The answer is 2\\dfrac{1}{2} cups.", F(5, 2)),
+        ("The answer is 8 minus 5.", F(8)),
         ("the ANSWER is: 7", F(7)),
         ("The answer is 5 + 3 = 8.", F(8)),
         ("The answer is 5 + 3 = 8. There were 9.", F(8)),
@@ -138,7 +144,7 @@ def test_flexible(text: str, value: Fraction) -> None:
     assert parse_flexible(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "No response", "this one", "twenty-five"])
+@pytest.mark.parametrize("text", ["", "No response", "this one", "twenty-five", "She has 8. The answer is twenty-five."])
 def test_flexible_finds_nothing(text: str) -> None:
     assert parse_flexible(text) is None
 
@@ -309,3 +315,19 @@ def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
         if isinstance(read, str):
             assert is_correct(read, read) and is_correct(read, f" {read}.")
     is_right(text, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("The answer is St. Louis. It is in Missouri.", "St. Louis", True),
+        ("The answer is B. It follows.", "B", True),
+        ("The answer can't be Friday", "Friday", False),
+        ("It cannot be Friday.", "Friday", False),
+        ("It isn’t Friday.", "Friday", False),
+        ("The answer is Sa\u0303o Paulo.", "S\u00e3o Paulo", True),
+        ("The answer is O’Brien.", "O'Brien", True),
+    ],
+)
+def test_words_as_people_write_them(text: str, answer: str, right: bool) -> None:
+    assert is_right(text, answer) is right

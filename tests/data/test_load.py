@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotscope.data.load import Loaded, Split, general_text, load_problems, split
+from cotscope.data.load import Loaded, Split, general_text, load_problems, load_questions, split
 from cotscope.data.rows import question_key
 from cotscope.errors import DataError
 from cotscope.records import Problem
@@ -103,7 +103,7 @@ def test_repeated_questions(tmp_path: Path) -> None:
         *(
             ("a.jsonl", f'{{"question": "a?", "answer": {answer}}}', ["line 1: the answer is no number"])
             for answer in ("null", "true", "NaN", "-Infinity", "1e999", "[1]", '""', '"?!"', '"3 or 4"', '"' + "a " * 50 + '"',
-                           '"so 5\\n#### x"', '"\\ud800"', '"' + "9" * 4400 + '"')
+                           '"\\ud800"', '"' + "9" * 4400 + '"')
         ),
     ],
 )  # fmt: skip
@@ -278,3 +278,51 @@ def test_general_text(tuning: bool, words: int) -> None:
     assert not any(character.isdigit() for character in text)
     assert text.count("\n\n") >= 6
     assert not set(text.split("\n\n")) & set(general_text(not tuning).split("\n\n"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("-5 + 3 = ?", "5 + 3 = ?", False),
+        (".5 + 3?", "5 + 3?", False),
+        ("What is 5!", "What is 5?", False),
+        ("What is 5! ", "what is 5!.", True),
+        ("“How many?”", "how  many", True),
+        ("How many!!", "How many...", True),
+    ],
+)
+def test_questions_that_count_as_the_same(one: str, other: str, same: bool) -> None:
+    assert (question_key(one) == question_key(other)) is same
+
+
+def test_questions_without_labels_are_all_there(tmp_path: Path) -> None:
+    questions = write(tmp_path, *({"question": q, "answer": 1} for q in ("How many?", "how many ?")))
+    assert [p.question for p in load_questions(questions)] == ["How many?", "how many ?"]
+    assert len(load_problems(questions).problems) == 1
+
+
+@pytest.mark.parametrize("answer", ["- 5", "(5)", "2.5 million", "5K", "5k", "3 dozen", "3½", "5²"])
+def test_a_number_that_is_another_one_is_refused(tmp_path: Path, answer: str) -> None:
+    with pytest.raises(DataError, match="no number"):
+        load_problems(write(tmp_path, {"question": "a?", "answer": answer}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("minus 5", -5), ("negative 5", -5), ("5 m", 5), ("5 (in all)", 5), ("a million? no: 5", 5), ("3 - the same", 3)],
+)
+def test_a_number_with_words_beside_it(tmp_path: Path, answer: str, value: int) -> None:
+    [problem] = load_problems(write(tmp_path, {"question": "a?", "answer": answer})).problems
+    assert problem.answer == value
+
+
+def test_words_behind_the_marker(tmp_path: Path) -> None:
+    rows = [{"question": "a?", "answer": "#### Friday"}, {"question": "b?", "answer": "We count on 2 days.\n#### Sunday"}]
+    first, second = load_problems(write(tmp_path, *rows)).problems
+    assert (first.answer, first.solution) == ("Friday", "")
+    assert (second.answer, second.solution) == ("Sunday", "We count on 2 days.")
+
+
+def test_a_solutions_calculator_is_left_out(tmp_path: Path) -> None:
+    row = {"question": "a?", "answer": 24, "solution": "She has 48/2=<<48/2=24>>24."}
+    assert load_problems(write(tmp_path, row)).problems[0].solution == "She has 48/2=24."

@@ -18,6 +18,10 @@ from cotscope.data.roles import roles, token_reckoning, token_roles
         ("So 12*2=24 now", {"*": "operator", "4": "result", "S": "elsewhere"}),
         ("The answer is $1,250.50.", {"1": "result", "0": "result", "$": "elsewhere"}),
         ("8 ÷ 2 = 4", {"÷": "operator", "4": "result"}),
+        ("3 + 4 = 7, then", {"7": "result", ",": "elsewhere"}),
+        ("5 - 8 = −3 and", {"−": "result", "3": "result", "-": "operator"}),
+        ("it is = -$5", {"5": "result", "$": "elsewhere"}),
+        ("The answer is: **8**", {"8": "result", "*": "elsewhere"}),
         ("a well-known x-ray", {"-": "elsewhere", "x": "elsewhere"}),
     ],
 )

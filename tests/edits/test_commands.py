@@ -237,7 +237,7 @@ def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out) == expected
     assert main(["apply", str(half), "--tokens", "9", "--json", "--dtype", "float32", *TEXTS]) == 0  # argparse of 3.11 does not
     assert json.loads(capsys.readouterr().out) == expected
-    monkeypatch.setattr("sys.stdin", io.StringIO("x\n\n  \nWhat is it?\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x\n\n  \nWhat is it?\n")))
     assert main(["apply", str(half), "--tokens", "9", "--dtype", "float32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == by_engine(Edit.read(half), ("x", "What is it?"), 9)
 
@@ -264,8 +264,11 @@ def test_what_cannot_be_applied(
     assert "there is no edit file" in refused(capsys, "apply", tmp_path / "none.json", "x")
     assert "--tokens" in refused(capsys, "apply", half, "x", "--tokens", "0")
     assert "context" in refused(capsys, "apply", half, "x" * 9000, "--dtype", "float32")
-    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b" \n")))
     assert "there is no text to go on with" in refused(capsys, "apply", half)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What?\ncaf\xe9\n")))
+    assert "standard input, line 2: not UTF-8" in refused(capsys, "apply", half)
+    assert "a text is no UTF-8" in refused(capsys, "apply", half, "caf\udce9")
     from folders import make_folder
 
     other = make_folder(tmp_path / "other")

@@ -159,7 +159,7 @@ def test_poles_go_to_neuronpedia_and_come_back(tmp_path: Path) -> None:
             about = path.parent.parent
             assert {f["layer"] for f in found} == {lines(about / "source.jsonl")[0]["id"]} == {about.name}
     assert read_features(made[0]) == [Pole(2, i, 1) for i in range(0, 12, 2)]
-    assert read_features(tmp_path / "np") == sorted(Pole(2, i, 1 - i % 2 * 2) for i in range(12))
+    assert sorted(read_features(tmp_path / "np")) == sorted(Pole(2, i, 1 - i % 2 * 2) for i in range(12))
     again, _ = export(Run.open(folder), "neuronpedia", tmp_path / "np2")
     assert [p.read_bytes() for p in sorted(again[0].rglob("*.gz"))] == [p.read_bytes() for p in sorted(made[0].rglob("*.gz"))]
 
@@ -175,7 +175,7 @@ def test_features_of_others_are_neurons(tmp_path: Path) -> None:
         '{"modelId": "gpt2", "layer": "6", "index": "12"}\n\n'
         '{"layer": "6-mlp-x", "index": 3, "hookName": "blocks.6.mlp.hook_post"}\n'
     )
-    assert read_features(path) == [Neuron(6, 3), Neuron(6, 12)]
+    assert read_features(path) == [Neuron(6, 12), Neuron(6, 3)], "in the file's order"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,8 @@ def test_features_of_others_are_neurons(tmp_path: Path) -> None:
         (b"", "names no neurons"),
         (b"[1]\n", "line 1 is no feature"),
         (b'{"layer": "x-1", "index": 3}', "no feature"),
+        (b'{"layer": "6-res-jb", "index": 3}', "line 1 is no neuron"),
+        (b'{"modelId": "gpt2", "layer": "2-x", "index": 3}', "no neuron"),
         (b'{"layer": "1", "index": "-3"}', "no feature"),
         (b"{", "no JSON"),
         (b"[" * 100_000, "no JSON"),
@@ -270,6 +272,19 @@ def test_a_run_is_the_same_as_itself(full: Path, tmp_path: Path, capsys: pytest.
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == f"0 of {len(lines)} tables differ." and all(line.endswith("the same") for line in lines)
     assert {line.partition(":")[0] for line in lines} == set(TABLES) - {"problems"}
+
+
+def test_nothing_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two runs without a table that holds, nothing is said to be the same."""
+    for name in ("a", "b"):
+        (complete(tmp_path / name) / "tables" / "poles.parquet").unlink()
+    command = ["tables", str(tmp_path / "a"), "--against", str(tmp_path / "b")]
+    assert main(command) == 2
+    assert "neither run has a table that is current" in capsys.readouterr().err
+    assert main([*command, "--to", str(tmp_path / "c")]) == 2
+    assert "--against writes nothing" in capsys.readouterr().err
+    assert main(["tables", str(tmp_path / "a"), "--tolerance", "0.1"]) == 2
+    assert "--tolerance is for --against" in capsys.readouterr().err
 
 
 @pytest.mark.slow

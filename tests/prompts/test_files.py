@@ -167,3 +167,14 @@ def test_a_derived_prompts_name_is_refused_only_if_asked(tmp_path: Path) -> None
     assert load_prompt_files([path])[0].name == "text_only"
     with pytest.raises(PromptError, match="Rename the file"):
         load_prompt_files([path], taken=DERIVED_NAMES)
+
+
+def test_reasoning_behind_the_cue_is_no_cue(tmp_path: Path) -> None:
+    """The first exemplar's reasoning would be every question's."""
+    path = tmp_path / "kojima.txt"
+    path.write_text(
+        "".join(f"Question: {q}?\nLet's think step by step. There are {q}.\nThe answer is {q}.\n\n" for q in (3, 4))
+    )
+    assert load_prompt_file(path).cue == "\n"
+    path.write_text("Question: 3?\nLet's think step by step:\nThe answer is 3.\n")
+    assert load_prompt_file(path).cue == "\nLet's think step by step:\n"

@@ -26,7 +26,6 @@ from cotscope.runs.tables import COMPLETIONS
 
 pytestmark = pytest.mark.slow
 
-
 FEW = ["--matched", "2", "--unmatched", "1", "--permuted", "0", "--given", "4", "--battery", "1"]
 ASKED = ["--solutions", "4", "--checked", "12", "--controls", "19", "--sums", "2", "--skills", "1"]
 

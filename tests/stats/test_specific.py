@@ -124,7 +124,7 @@ def test_beyond_controls_is_the_difference_of_means_and_needs_one_control() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sets", "at_most"), [(5, 0.8), pytest.param(20, 0.88, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("sets", "at_most"), [(5, 0.8), (20, 0.88)])
 def test_intervals_of_specific_damage_take_in_the_spread_of_control_sets(sets: int, at_most: float) -> None:
     """Control sets differ by 0.5, problems too: an interval over problems alone misses the truth too often."""
     rng, covered, runs = np.random.default_rng(0), np.zeros(2), 200

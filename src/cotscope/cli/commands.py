@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import LONGEST_PART, UserError, cut
+from ..errors import LONGEST_PART, UserError, cut, shown
 from ..lm.models import MODELS
 from ..report.text import visible
 from ..runs.config import StudyConfig
@@ -331,6 +331,8 @@ def _disk(error: OSError) -> str | None:
         why, remedy = error.strerror or "forbidden", "make it accessible"
     elif error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
         why, remedy = f"something else in its place ({error.strerror})", "move that away"
+    elif error.errno == errno.ENAMETOOLONG:
+        return f"{shown(str(where), 120)} can't be used; expected a shorter name; got {error.strerror or 'a name too long'}."
     else:
         return None
     said = f"{where} can't be used; got {why}. What was finished is kept: {remedy}, then give the same command again."

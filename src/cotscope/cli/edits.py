@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import decode
 from ..errors import EditError, UserError, shown
 from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation
 from ..records import Neuron, Pole
@@ -103,13 +104,28 @@ def _of_features(arguments: argparse.Namespace, choice: Choice) -> tuple[list[An
     return list(found), {"by": "features", "file": arguments.features.name, "neurons": len({t[:2] for t in found})}
 
 
+def _lines_of_stdin() -> list[str]:
+    text = decode(sys.stdin.buffer.read(), "standard input", UserError)
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a character is in it, as in an argument that is no UTF-8."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _apply(arguments: argparse.Namespace) -> None:
     from ..edits.edit import Edit
     from ..lm.engine import Engine
     from ..lm.loading import load_model
 
     edit = Edit.read(arguments.edit)
-    texts = arguments.text or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin if line.strip()])
+    texts = arguments.text or ([] if sys.stdin.isatty() else _lines_of_stdin())
+    if half := [text for text in texts if not _is_unicode(text)]:
+        raise UserError("a text is no UTF-8", got=shown(half[0]))
     if not texts:
         raise UserError("there is no text to go on with", remedy='Give one: `cotscope apply EDIT "Question: …"`.')
     loaded = load_model(arguments.model or edit.base.model, dtype=arguments.dtype or "auto")

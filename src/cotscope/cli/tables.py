@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import UserError
 from ..exchange import FORMATS
 from . import options
 
@@ -19,14 +20,13 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--format",
         choices=FORMATS,
-        default="csv",
         help="csv, parquet, json: every table, a file each; neuronpedia: its bulk files of every pole; lm-eval: accuracies as "
         "lm-evaluation-harness writes them; lm-eval-task: test problems under the first prompt as a task of it (default csv)",
     )
     sub.add_argument("--to", type=Path, metavar="DIR", help="the folder to make (default: beside the run, RUN-FORMAT)")
     sub.add_argument("--against", type=Path, metavar="OTHER", help="write nothing: say table by table how another run "
                      "differs; ends with 1 if it does")  # fmt: skip
-    sub.add_argument("--tolerance", type=options.NUMBERS["amount"], default=0.0, metavar="X",
+    sub.add_argument("--tolerance", type=options.NUMBERS["amount"], metavar="X",
                      help="numbers that differ by no more are the same (default 0)")  # fmt: skip
 
 
@@ -34,11 +34,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     if arguments.against is not None:
         return _against(arguments)
+    if arguments.tolerance is not None:
+        raise UserError("--tolerance is for --against", expected="--against OTHER beside it")
     from ..exchange.tables import export
     from ..report.text import visible
     from ..runs.folder import Run
 
-    made, left = export(Run.open(arguments.run), arguments.format, arguments.to)
+    made, left = export(Run.open(arguments.run), arguments.format or "csv", arguments.to)
     if arguments.json:
         print(json.dumps({"written": [str(path) for path in made], "left_out": left}))
         return
@@ -52,10 +54,13 @@ def _against(arguments: argparse.Namespace) -> None:
     from ..runs.files import json_values
     from ..runs.folder import Run
 
+    if arguments.to is not None or arguments.format is not None:
+        raise UserError("--against writes nothing", expected="no --format or --to beside it")
     found = differences(Run.open(arguments.run), Run.open(arguments.against))
-    differ = [each for each in found if not each.same(arguments.tolerance)]
+    tolerance = arguments.tolerance or 0.0
+    differ = [each for each in found if not each.same(tolerance)]
     if arguments.json:
-        print(json.dumps(json_values(as_rows(found, arguments.tolerance))))
+        print(json.dumps(json_values(as_rows(found, tolerance))))
     else:
         print(*found, f"{len(differ)} of {len(found)} tables differ.", sep="\n")
     if differ:

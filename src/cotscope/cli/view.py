@@ -74,6 +74,6 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(64)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a host's name that can be none
         raise UserError(f"can't listen at {host}, port {port}", got=str(error), remedy="Give another --port.") from error
     return listener

@@ -96,7 +96,7 @@ def check_vocabulary(concepts: ConceptSet, vocabulary: Collection[str]) -> None:
 def _find(path: Path | str | None) -> tuple[Path | Traversable, str]:
     """The file, as a path or a packaged resource, and what to call it."""
     named = Path(BUILT_IN if path is None else path)
-    is_bare = path is None or (named.name == str(path) and not named.suffix and not os.path.exists(named))
+    is_bare = path is None or (named.name == str(path) and not named.suffix and not os.path.isfile(named))
     if not is_bare:
         return named, str(path)
     folder = files(__package__.rpartition(".")[0]).joinpath("concepts")

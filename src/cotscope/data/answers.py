@@ -7,6 +7,7 @@ takes time linear in its length.
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -27,15 +28,17 @@ _WORDS = (
 _VALUES = {word: Fraction(value) for value, word in enumerate(_WORDS)}
 _DASH = "\\-\u2212\u2013\u2014"  # escaped, for use inside [ ]
 
-# A dash after a letter, digit, closing bracket, percent sign or another dash joins or subtracts; it is no sign.
+# A dash after a letter, digit, closing bracket, percent sign or another dash joins or subtracts; it is no sign. "negative" is
+# one, "minus" where it can't subtract: at the beginning, after "is" and "=".
 # Possessive quantifiers and bounded look-ahead keep the scan linear; the one plain repetition, of ",ddd", gives back at
 # most one group, since any earlier one is followed by a comma.
 _NUMBER = re.compile(
     rf"""
-    (?P<minus>(?<![\w)\]%{_DASH}])[{_DASH}])?
+    (?P<minus>(?<![\w)\]%{_DASH}])[{_DASH}]|(?<!\w)(?i:negative)[ ]|(?:^|(?<=^[ ])|(?<=\bis[ ])|(?<==[ ]))(?i:minus)[ ])?
     (?:[$€£¥][ ]?(?P<inner>[{_DASH}])?)?
     (?:
-        (?:(?P<mixed>[0-9]{{1,9}}+)[ ])?
+        (?P<latex_mixed>[0-9]{{1,9}}+)?\\[dt]?frac\{{(?P<over>[0-9]{{1,9}}+)\}}\{{(?P<under>(?=0*+[1-9])[0-9]{{1,9}}+)\}}
+      | (?:(?P<mixed>[0-9]{{1,9}}+)[ ])?
         (?P<numerator>[0-9]{{1,9}}+)/(?P<denominator>(?=0*+[1-9])[0-9]{{1,9}}+)(?![0-9/]|[.,][0-9])
       | (?P<whole>[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])|[0-9]++)(?:\.(?P<decimals>[0-9]++))?
       | (?<![0-9])\.(?P<only_decimals>[0-9]++)
@@ -54,9 +57,13 @@ _WORD_RUN = re.compile(
 # "####" without a number directly after it is a Markdown heading.
 _PHRASE = re.compile(rf"\bthe\s++answer\s++is\b|####(?=[ \t]*+[$€£¥{_DASH}.0-9])", re.IGNORECASE)
 _ARTICLES = {"the", "a", "an"}
-_UNSURE = {"or", "not", "no", "never", "neither", "nor"}
+_UNSURE = {"or", "not", "no", "never", "neither", "nor", "cannot"}
 _AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’"
 _SENTENCE_END = re.compile(r"""\n|[.!?](?=[\s"')\]*]|\Z)""")
+# In words: the full stop of "St. Louis" ends nothing.
+_END_OF_WORDS = re.compile(
+    r"""\n|(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bProf)[.](?=[\s"')\]*]|\Z)|[!?](?=[\s"')\]*]|\Z)"""
+)
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -88,7 +95,7 @@ def read_answer(text: str, words: bool = False) -> Reading:
     """`parse_strict` and `parse_flexible`; or with `words`: the rest of that sentence, or else of the last line."""
     if not words:
         return Reading(parse_strict(text), parse_flexible(text))
-    found = _said(text)
+    found = _said(text, _END_OF_WORDS)
     strict = found and _trimmed(found)
     return Reading(strict or None, strict or _trimmed(text.strip().rpartition("\n")[2]) or None)
 
@@ -121,24 +128,25 @@ def parse_strict(text: str) -> Fraction | None:
     return _word_value(_WORD_RUN.search(sentence))
 
 
-def _said(text: str) -> str | None:
+def _said(text: str, ends: re.Pattern[str] = _SENTENCE_END) -> str | None:
     """The rest of the last sentence with "The answer is" or "####"; where that is nothing, a newline and the next one."""
     phrase = None
     for phrase in _PHRASE.finditer(text):
         pass
     if phrase is None:
         return None
-    end = _SENTENCE_END.search(text, phrase.end())
+    end = ends.search(text, phrase.end())
     sentence = text[phrase.end() : end.start() if end else len(text)]
     if sentence.strip(" \t\r:=*"):
         return sentence
     rest = text[phrase.end() :].lstrip(" \t\r\n:=*")
-    end = _SENTENCE_END.search(rest)
+    end = ends.search(rest)
     return "\n" + (rest[: end.start()] if end else rest)
 
 
 def parse_flexible(text: str) -> Fraction | None:
-    """`parse_strict` if it finds a number, else the last number in `text`; None if there is none.
+    """`parse_strict` if it finds a number, else the last number in `text`; None if there is none, or if what is said to be
+    the answer is a number in words that is not read ("twenty-five").
 
     The last number is the last one in digits; where there are no digits at all, the last number word, "one" left out
     because it mostly is a pronoun.
@@ -146,6 +154,9 @@ def parse_flexible(text: str) -> Fraction | None:
     strict = parse_strict(text)
     if strict is not None:
         return strict
+    unread = _WORD_RUN.search(_said(text) or "")
+    if unread is not None and unread["more"]:
+        return None
     last = None
     for last in _NUMBER.finditer(text):
         pass
@@ -161,7 +172,7 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
     """Whether `parsed` gives `answer`.
 
     Words do if they are the same but for case, blanks, a first article and punctuation around them; or begin or end with
-    them ("on Friday"), and say neither "or" nor "not" beside them.
+    them ("on Friday"), and say neither "or" nor "not" (nor "can't") beside them.
 
     A number does if the two are equal. It also does if all of these hold: `answer` is no decimal of at most 6 places (as 1/3,
     or a file's 0.3333333333333333); `parsed` is a decimal with 2 or more places, so that it can be a rounded `answer`;
@@ -174,7 +185,8 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
         said, right = (_plain(written_answer(a)) for a in (parsed, answer))
         if said == right or not right:
             return said == right
-        return right in (said[: len(right)], said[-len(right) :]) and not (_UNSURE - {*right}) & {*said}
+        unsure = {w for w in said if w in _UNSURE or w.endswith("n't")} - {*right}
+        return right in (said[: len(right)], said[-len(right) :]) and not unsure
     if parsed == answer:
         return True
     if _is_short_decimal(answer) or (parsed * 10).denominator == 1:
@@ -191,7 +203,8 @@ def _trimmed(text: str) -> str:
 
 def _plain(text: str) -> list[str]:
     """Its words, without what counts for nothing in an answer."""
-    words = [word for part in text.casefold().split() if (word := _trimmed(part))]
+    plain = unicodedata.normalize("NFC", text).replace("’", "'").casefold()
+    words = [word for part in plain.split() if (word := _trimmed(part))]
     return words[len(words) > 1 and words[0] in _ARTICLES :]
 
 
@@ -203,7 +216,9 @@ def _value(match: re.Match[str]) -> Fraction | None:
     """The value of a `_NUMBER` match; None if it is too long."""
     if len(match.group()) > 2 * MAX_DIGITS:  # before anything is copied; separators and signs are fewer than digits
         return None
-    if match["numerator"]:
+    if match["over"]:
+        size = Fraction(int(match["over"]), int(match["under"])) + int(match["latex_mixed"] or 0)
+    elif match["numerator"]:
         size = Fraction(int(match["numerator"]), int(match["denominator"])) + int(match["mixed"] or 0)
     else:
         decimals = match["only_decimals"] or match["decimals"] or ""

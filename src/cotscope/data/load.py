@@ -124,14 +124,15 @@ def load_problems(source: str, seed: int = 0) -> Loaded:
 
 
 def load_questions(source: str) -> tuple[Problem, ...]:
-    """The questions of a .json or .jsonl file, with or without answers, which are not read: 0 stands in their place.
+    """The questions of a .json or .jsonl file, with or without answers, which are not read: 0 stands in their place. A
+    question that stands there twice is there twice.
 
     Raises: DataError as `load_problems`.
     """
     path = Path(source)
     if absent := _absent(path):
         raise DataError(f"no such file of questions: {shown(source, 160)}", expected="a .json or .jsonl file", got=absent)
-    return _from_file(source, path, labelled=False).problems
+    return tuple(_read(source, path, labelled=False)[0])
 
 
 def split(problems: Sequence[Problem], limit: int | None = None, discover_limit: int | None = None,
@@ -202,7 +203,12 @@ def _builtin_count(source: str, count: str) -> tuple[int, str | None]:
     return int(found[1]), found[2]
 
 
-def _from_file(source: str, path: Path, labelled: bool = True) -> Loaded:
+def _from_file(source: str, path: Path) -> Loaded:
+    return _loaded(source, *_read(source, path))
+
+
+def _read(source: str, path: Path, labelled: bool = True) -> tuple[list[Problem], str]:
+    """The problems of a file, at least one, and its SHA-256."""
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl"):
         raise DataError(f"{source}: unknown kind of problem file", expected="a .json or .jsonl file", got=shown(suffix))
@@ -217,7 +223,7 @@ def _from_file(source: str, path: Path, labelled: bool = True) -> Loaded:
         if not isinstance(items, list):
             raise DataError(f"{source}: not a list", expected="a list of problems", got=shown(items))
         rows = [(index, f"{source}, item {index + 1}", item) for index, item in enumerate(items)]
-    return _loaded(source, read_problems(rows, path.stem, labelled), hashlib.sha256(data).hexdigest())
+    return _some(source, read_problems(rows, path.stem, labelled)), hashlib.sha256(data).hexdigest()
 
 
 def _from_hub(source: str, name: str, config: str | None, split_name: str) -> Loaded:
@@ -244,9 +250,7 @@ def _from_hub(source: str, name: str, config: str | None, split_name: str) -> Lo
 
 def _loaded(source: str, found: Iterable[Problem], sha256: str = "") -> Loaded:
     """`found` with repeated questions left out; hashed unless a hash is given."""
-    found = list(found)
-    if not found:
-        raise DataError(f"{source} has no problems", expected=f"at least one: {FORM}", got="an empty source")
+    found = _some(source, found)
     kept: dict[str, Problem] = {}
     duplicates = []
     for problem in found:
@@ -254,6 +258,12 @@ def _loaded(source: str, found: Iterable[Problem], sha256: str = "") -> Loaded:
         if first is not problem:
             duplicates.append((problem.id, first.id))
     return Loaded(tuple(kept.values()), tuple(duplicates), source, sha256 or _canonical_sha256(found))
+
+
+def _some(source: str, found: Iterable[Problem]) -> list[Problem]:
+    if some := list(found):
+        return some
+    raise DataError(f"{source} has no problems", expected=f"at least one: {FORM}", got="an empty source")
 
 
 def _canonical_sha256(problems: Sequence[Problem]) -> str:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 ROLES = ("operator", "equals", "result", "elsewhere")
 ARITHMETIC = ROLES[:3]
-_NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+_NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
 # A token that touches several has the role of the first.
 _PATTERNS = {
-    "result": re.compile(rf"(?:=\s*[$€£]?|[Tt]he answer is\s*[$€£]?)({_NUMBER})"),
+    "result": re.compile(rf"(?:=\s*|[Tt]he answer is[\s:*]*)(?:[-−]?[$€£])?({_NUMBER})"),
     "operator": re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)"),
     "equals": re.compile(r"(?<=\d)\s*(=)"),
 }

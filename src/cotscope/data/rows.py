@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -23,6 +24,14 @@ LONGEST = {"question": 100_000, "answer": 100_000, "solution": 100_000, "id": 1_
 _BOUND = 10**MAX_DIGITS
 _MARKER = "####"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
+LEADING = " \"'“”‘’¿¡"
+_TRAILING = " .,;:!?\"'-…“”‘’"
+# What makes another number of the one in digits: "- 5", an accountant's "(5)", "5K" (but "5m" may be metres), "2.5 million".
+_OTHERWISE = re.compile(
+    r"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z"
+    r"|[0-9](?:(?-i:[KMB])\b|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
+    re.IGNORECASE,
+)
 
 
 class _RepeatedKey(ValueError):
@@ -117,13 +126,16 @@ def _problem(row: Any, place: str, default_id: str, labelled: bool) -> Problem:
         raise DataError(f"{place}: the answer is no number, nor a few words", expected=expected, got=shown(row["answer"]))
     solution = _text(row, "solution", place).strip() if row.get("solution") is not None else ""
     if not solution and isinstance(row["answer"], str) and _MARKER in row["answer"]:
-        solution = _CALCULATOR.sub("", _text(row, "answer", place).rpartition(_MARKER)[0]).strip()
-    return Problem(problem_id, question, answer, solution=solution)
+        solution = _text(row, "answer", place).rpartition(_MARKER)[0]
+    return Problem(problem_id, question, answer, solution=_CALCULATOR.sub("", solution).strip())
 
 
 def question_key(question: str) -> str:
-    """What two questions share that count as the same: case folded, blanks collapsed, end punctuation stripped."""
-    return " ".join(question.casefold().split()).strip(" .,;:!?\"'()[]-…“”‘’")
+    """What two questions share that count as the same: case folded, blanks collapsed, quotes around it and punctuation at its
+    end stripped, but for a factorial's. (At its beginning a dash or point may be a number's.)"""
+    whole = " ".join(question.casefold().split()).lstrip(LEADING)
+    key = whole.rstrip(_TRAILING)
+    return key + "!" if key[-1:].isdigit() and whole[len(key) : len(key) + 1] == "!" else key
 
 
 def _text(row: dict[str, Any], field: str, place: str) -> str:
@@ -148,7 +160,8 @@ def _check_length(value: str, field: str, place: str) -> None:
 
 
 def _number(value: Any) -> Fraction | None:
-    """The answer that a file's value stands for: a finite number, or a text with exactly one number; else None."""
+    """The answer that a file's value stands for: a finite number, or a text with exactly one number, and nothing beside it
+    that makes another one of it ("- 5", "2.5 million", "3½"); else None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -160,12 +173,14 @@ def _number(value: Any) -> Fraction | None:
         return None
     value = value.rpartition(_MARKER)[2]
     numbers = numbers_in(value)
+    if numbers and (_OTHERWISE.search(value) or any(unicodedata.category(c) == "No" for c in value)):  # No: ½, ²
+        return None
     return parse_number(value) if not numbers else numbers[0] if len(numbers) == 1 else None
 
 
 def _words(value: Any) -> str | None:
     """The answer in words that a file's value is; None if it is none: too long, with digits, without a letter."""
-    words = " ".join(value.split()) if isinstance(value, str) else ""
+    words = " ".join(value.rpartition(_MARKER)[2].split()) if isinstance(value, str) else ""
     fits = len(words) <= LONGEST_WORDS and any(map(str.isalpha, words)) and not any(map(str.isdigit, words))
     return words if fits and words.isprintable() else None
 

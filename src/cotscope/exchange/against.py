@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from ..errors import RunError
 from ..report.reading import Reading
 from ..runs.folder import Run
 from ..runs.tables import TABLES
@@ -51,7 +52,10 @@ class Difference:
 
 
 def differences(run: Run, other: Run) -> list[Difference]:
-    """What of two runs is current, table by table; tables that neither has are left out. Raises: RunError."""
+    """What of two runs is current, table by table; tables that neither has are left out.
+
+    Raises: RunError, also if that are all.
+    """
     sides = Reading(run), Reading(other)
     found = []
     for name in TABLES:
@@ -61,6 +65,8 @@ def differences(run: Run, other: Run) -> list[Difference]:
         elif first is not None or second is not None:
             rows, other_rows = (None if t is None else t.num_rows for t in (first, second))
             found.append(Difference(name, rows, other_rows))
+    if not found:
+        raise RunError("neither run has a table that is current", remedy="`cotscope status RUN` says what is stale or missing.")
     return found
 
 

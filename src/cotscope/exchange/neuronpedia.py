@@ -32,6 +32,8 @@ CREATOR = "clkht01d40000jv08hvalcvly"
 """Whose rows they become, unless the importer says otherwise: the default of SAEDashboard's export."""
 HOOK = "mlp.hook_post"  # TransformerLens's name for the down-projection's input
 _SETS = {1: "cotscope-pos", -1: "cotscope-neg"}
+_OF_NEURONS = ("", "neurons", *_SETS.values())
+"""Names of sources that hold neurons even if they do not say so by a `hookName`."""
 _LARGEST = 1 << 30  # bytes of one file once it is unpacked
 
 _POLES_SQL = "SELECT * FROM poles WHERE layer = ? AND sign = ? ORDER BY index"
@@ -136,15 +138,16 @@ def read_features(path: Path) -> list[Neuron] | list[Pole]:
     """The neurons or poles that a file of Neuronpedia's names, or all files in the `features` folders below a folder.
 
     A line needs `layer` (a source, which begins with the layer's number) and `index`. Sources that cotscope has written say the
-    pole; of others both signs of the neuron are meant.
+    pole; of others both signs of the neuron are meant. They are in the files' order, each once.
 
     Raises: UserError if there is none, for lines that are no features, for those of a dictionary (whose `hookName` is not that
-    of the neurons themselves), and where neurons and poles are mixed.
+    of the neurons themselves, or where there is none, whose source has a name of another kind), and where neurons and poles are
+    mixed.
     """
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("batch-*.jsonl*") if p.parent.name == "features")
-    found = sorted({target for file in files for target in _targets(file)})
+    found = list(dict.fromkeys(target for file in files for target in _targets(file)))
     if not found:
         raise UserError(f"{path} names no neurons", expected="JSON lines with layer and index, as Neuronpedia's features")
     if len({type(target) for target in found}) > 1:
@@ -163,9 +166,12 @@ def _targets(path: Path) -> Iterator[Neuron | Pole]:
         if layer is None or not re.fullmatch(r"\d{1,9}", str(row.get("index"))):
             expected = "an object with layer, such as 17-cotscope-pos, and index"
             raise UserError(f"{where} is no feature", expected=expected, got=shown(row))
-        if "hookName" in row and not str(row["hookName"]).endswith(HOOK):
+        source = str(row["layer"])[len(layer[1]) + 1 :]
+        own = str(row["hookName"]).endswith(HOOK) if "hookName" in row else source in _OF_NEURONS
+        if not own:
             raise UserError(
-                f"{where} is no neuron", expected=f"a hookName that ends in {HOOK}", got=shown(row["hookName"]),
+                f"{where} is no neuron", expected=f"a hookName that ends in {HOOK}, or a layer such as 17 or 17-{_SETS[1]}",
+                got=shown(row.get("hookName", row["layer"])),
                 remedy="Features of a dictionary, such as a sparse autoencoder's, are no neurons of the model.",
             )  # fmt: skip
         neuron = Neuron(int(layer[1]), int(row["index"]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.load import PARTS, load_problems
 from ..data.rows import question_key
 from ..errors import UserError, shown
+from ..prompts.shown import shows
 from ..records import Problem
 from ..runs.config import STUDY
 from ..runs.files import fingerprint
@@ -61,8 +62,7 @@ def _trial_data(session: Session, source: str, count: int | None, noted: bool) -
         return TrialData(STUDY, config.data, inputs.data.sha256, inputs.split.test[:count])
     loaded = load_problems(source, config.seed)
     used = {question_key(p.question) for p in (*inputs.split.discovery, *inputs.split.tuning)}
-    shown_before = session.prompt.prefix
-    new = [p for p in loaded.problems if question_key(p.question) not in used and p.question not in shown_before]
+    new = [p for p in loaded.problems if question_key(p.question) not in used and not shows(session.prompt, p.question)]
     if seen := made_with(config.model):
         new = [p for p in new if fingerprint(question_key(p.question)) not in seen]
     if noted and (left := len(loaded.problems) - len(new)):

@@ -17,7 +17,7 @@ LONGEST_NAME = 200
 """Bytes of a prompt's name in UTF-8: a table's file has it in its own name, which may have 255."""
 
 _SEPARATORS = re.compile(r'[/\\:*?"<>|]')  # what some file system takes for something else than a name's character
-_STEP_BY_STEP = re.compile(r"^Let.s think step by step.*$", re.MULTILINE)
+_STEP_BY_STEP = re.compile(r"^Let.s think step by step[ \t]*+[.:,!…]*+[ \t]*+$", re.MULTILINE)  # reasoning behind it is no cue
 _QUESTION = re.compile(r"^Question:", re.MULTILINE)
 
 

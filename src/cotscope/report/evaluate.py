@@ -117,7 +117,7 @@ def says(row: Mapping[str, Any]) -> str:
 
 
 def _more(row: Mapping[str, Any]) -> str:
-    """What a contrast says of the chosen neurons' edits."""
+    """What a contrast says of the edits on its left."""
     if not is_number(row.get("p_holm")) or row["p_holm"] >= LEVEL:
         return "a difference is not shown"
     return "they solve fewer" if row["difference"] < 0 else "they solve more"

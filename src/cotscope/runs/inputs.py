@@ -17,6 +17,7 @@ from ..prompts.derive import derive_prompts, left_out
 from ..prompts.exemplars import Exemplars, load_exemplars
 from ..prompts.extra import ExtraPrompt, extra_prompts
 from ..prompts.files import load_prompt_files
+from ..prompts.shown import broken, shows
 from ..records import Prompt
 from .config import StudyConfig
 from .files import fingerprint, read_json
@@ -135,6 +136,16 @@ class Inputs:
             notes.append(f"{len(self.data.duplicates)} problems repeat a question and were left out.")
         if self.left_out:
             notes.append(f"The exemplars allow no prompt {', '.join(self.left_out)}: those were left out.")
+        for prompt in self.prompts:
+            if shown := [p for p in (*parts.test, *parts.discovery) if shows(prompt, p.question)]:
+                notes.append(
+                    f"{len(shown)} test or discovery problems stand in the prompt {prompt.name} with their answers "
+                    f"(the first is {shown[0].id})."
+                )
+            if count := broken(prompt):
+                notes.append(
+                    f"{count} blank lines stand within worked examples of the prompt {prompt.name}: an answer ends at one."
+                )
         if seen := len({fingerprint(question_key(p.question)) for p in parts.test} & made_with(self.config.model)):
             notes.append(f"{seen} of the test problems are among those that this model was made with (its edit.json).")
         return notes

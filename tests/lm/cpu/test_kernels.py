@@ -99,15 +99,18 @@ def test_float32_product_of_a_row_is_the_same_bits_in_any_company(
 @needs(torch.float32)
 def test_float32_products_are_the_same_bits_on_avx2_and_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both can run; the result is then the same on any x86 machine that has one of them."""
-    x, weight = normal(17, 1000, dtype=torch.float32), normal(192, 1000, seed=1, dtype=torch.float32)
-    here = kernels.linear(x, kernels.pack(weight), None)
+    weight, bias = normal(192, 949, seed=1, dtype=torch.float32), normal(192, seed=2, dtype=torch.float32)
+    some = [normal(rows, 949, dtype=torch.float32) for rows in (1, 8, 17, 96, 97, 200)]
+    packed = kernels.pack(weight)
+    here = [kernels.linear(x, packed, bias) for x in some]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     kernels.library.cache_clear()
     try:
         packed = kernels.pack(weight)
-        assert packed.shape == (12, 1000, 16)
+        assert packed.shape == (12, 949, 16)
         assert torch.equal(kernels.unpack(packed), weight)
-        assert torch.equal(kernels.linear(x, packed, None), here)
+        with on_threads(5):
+            assert all(torch.equal(kernels.linear(x, packed, bias), y) for x, y in zip(some, here, strict=True))
     finally:
         kernels.library.cache_clear()
 

@@ -11,15 +11,15 @@
 #define UNROLL _Pragma("GCC unroll 6")
 
 /* A tile of 6 rows times COLUMNS fills 12 of AVX2's 16 registers, 24 of AVX-512's 32. */
-enum { TILE = 6, VECTORS = LANES == 8 ? 2 : 4, COLUMNS = VECTORS * LANES, LINE = 16, ROWS = 96, DEPTH = 448, AHEAD = 4096 };
+enum { TILE = 6, VECTORS = LANES == 8 ? 2 : 4, COLUMNS = VECTORS * LANES, ROWS = 96, DEPTH = 448, LINE = 64, AHEAD = 4096 };
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* c (m, COLUMNS) = a (m, depth) b (depth, COLUMNS), added to c unless `first`. With `fetches`, as much memory as b has is
- * fetched from `ahead` on: it is read while the registers work, which the hardware alone does not manage. */
-INLINE void tile(const int m, const int fetches, int64_t depth, const float *a, int64_t a_stride, const float *b, float *c,
-                 int first, const char *ahead) {
+/* c (m, COLUMNS) = a (m, depth) b (depth, COLUMNS), added to c unless `first`. Meanwhile `step` bytes per k, in so many cache
+ * `lines`, are fetched from `ahead` on: memory is read while the registers work, which the hardware alone does not manage. */
+INLINE void tile(const int m, const int lines, int64_t step, int64_t depth, const float *a, int64_t a_stride, const float *b,
+                 float *c, int first, const char *ahead) {
     vec sum[TILE][VECTORS];
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int j = 0; j < VECTORS; j++)
@@ -27,8 +27,7 @@ INLINE void tile(const int m, const int fetches, int64_t depth, const float *a, 
     for (int64_t k = 0; k < depth; k++) {
         vec column[VECTORS];
         UNROLL for (int j = 0; j < VECTORS; j++) column[j] = *(const vec *)(b + COLUMNS * k + LANES * j);
-        if (fetches)
-            UNROLL for (int l = 0; l < COLUMNS / LINE; l++) __builtin_prefetch(ahead + 4 * (COLUMNS * k + LINE * l), 0, 2);
+        UNROLL for (int l = 0; l < lines; l++) __builtin_prefetch(ahead + step * k + LINE * l, 0, 2);
         UNROLL for (int i = 0; i < m; i++)
             UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] += a[i * a_stride + k] * column[j];
     }
@@ -36,14 +35,16 @@ INLINE void tile(const int m, const int fetches, int64_t depth, const float *a, 
         UNROLL for (int j = 0; j < VECTORS; j++) *(vec *)(c + i * COLUMNS + LANES * j) = sum[i][j];
 }
 
-#define TILES(m)                                                                   \
-    case m:                                                                        \
-        if (ahead) tile(m, 1, depth, a, a_stride, b, c, first, ahead);             \
-        else tile(m, 0, depth, a, a_stride, b, c, first, ahead);                   \
+#define TILES(m)                                                                                   \
+    case m:                                                                                        \
+        if (!step) tile(m, 0, step, depth, a, a_stride, b, c, first, ahead);                       \
+        else if (step <= LINE) tile(m, 1, step, depth, a, a_stride, b, c, first, ahead);           \
+        else if (step <= 2 * LINE) tile(m, 2, step, depth, a, a_stride, b, c, first, ahead);       \
+        else tile(m, 4, step, depth, a, a_stride, b, c, first, ahead);                             \
         break;
 
-static void one_tile(int64_t m, int64_t depth, const float *a, int64_t a_stride, const float *b, float *c, int first,
-                     const char *ahead) {
+static void one_tile(int64_t m, int64_t step, int64_t depth, const float *a, int64_t a_stride, const float *b, float *c,
+                     int first, const char *ahead) {
     switch (m) { TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) }
 }
 
@@ -62,13 +63,15 @@ void linear(const float *x, const float *w, const float *bias, float *y, int64_t
             for (int64_t k0 = 0; k0 < k; k0 += DEPTH) {
                 int64_t depth = least(DEPTH, k - k0);
                 const float *b = w + column * k + COLUMNS * k0;
-                /* One tile reads b once, so what it fetches is its own next lines; several reread b, and the first
-                 * fetches what follows it. Of the last block nothing follows. */
+                /* One tile reads b once, so what it fetches is its own next lines; several reread b, and the first of them
+                 * share what follows it. Of the last block nothing follows. */
+                int last = item + 1 == to && k0 + depth == k;
+                int64_t fetching = last ? 0 : least(tiles, VECTORS), step = fetching ? (4 * COLUMNS + fetching - 1) / fetching : 0;
                 const char *ahead = tiles == 1 ? (const char *)b + AHEAD : (const char *)(b + COLUMNS * depth);
-                if (item + 1 == to && k0 + depth == k) ahead = 0;
                 for (int64_t t = 0, at = 0; t < tiles; t++) {
                     int64_t height = (rows - at) / (tiles - t);
-                    one_tile(height, depth, x + (row + at) * k + k0, k, b, c + at * COLUMNS, k0 == 0, t ? 0 : ahead);
+                    one_tile(height, t < fetching ? step : 0, depth, x + (row + at) * k + k0, k, b, c + at * COLUMNS, k0 == 0,
+                             ahead + t * step * depth);
                     at += height;
                 }
             }

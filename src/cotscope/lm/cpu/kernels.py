@@ -27,7 +27,7 @@ from ..models import cache_dir
 from .rates import bfloat16_instructions
 
 NO_INSTRUCTIONS = {torch.bfloat16: "this CPU has no AVX512-BF16", torch.float32: "this CPU has no AVX2"}
-_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma")
+_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-mfma", "-ffp-contract=fast")  # fast: products are added without being rounded
 _WORD = {torch.bfloat16: torch.int32, torch.float32: torch.float32}  # what a packed matrix is made of: bfloat16 in pairs
 
 
@@ -81,7 +81,7 @@ def _compiled(source: Path, flags: list[str]) -> Path:
     target = cache_dir() / "kernels" / f"{digest}.so"
     if target.is_file():
         return target
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
     if compiler is None:
         raise OSError("there is no C compiler (cc)")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +91,7 @@ def _compiled(source: Path, flags: list[str]) -> Path:
         # Without -fopenmp here: its functions are those of the library that PyTorch has loaded, so both share threads.
         link = [compiler, "-shared", str(made), "-o", str(linked), "-lm"]
         subprocess.run(link, check=True, capture_output=True, text=True)
+        ctypes.CDLL(str(linked))  # what can't be opened (clang's own threads, not PyTorch's) is not kept
         os.replace(linked, target)
     return target
 
@@ -128,6 +129,7 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     x, out, dtype = x.contiguous(), packed.shape[0] * packed.shape[2], _dtype(packed)
     inner = x.shape[-1]
     assert x.dtype == dtype and inner * dtype.itemsize == 4 * packed.shape[1], (x.dtype, x.shape, packed.shape)
+    assert bias is None or (bias.dtype == dtype and bias.is_contiguous() and len(bias) == out)
     y = x.new_empty(*x.shape[:-1], out)
     library(dtype).linear(x.data_ptr(), packed.data_ptr(), _pointer(bias), y.data_ptr(), x.numel() // inner, inner, out)
     return y

@@ -77,20 +77,20 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
     Raises: ModelError if "compiled" is wanted and can't be had.
     """
     down = [weight_of(layer) for layer in anatomy(model).down]
-    suits, dtype = all(map(kernels.multiplies, down)), down[0].dtype
+    suits, dtype = all(type(d) is nn.Linear and kernels.multiplies(d.weight) for d in anatomy(model).down), down[0].dtype
     amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
     compiled = suits and wanted != "pytorch" and not (wanted == "auto" and amx)
     lacks = kernels.missing(dtype) if compiled else None
     if wanted == "compiled" and (lacks is not None or not suits):
         raise ModelError(
             "compiled kernels can't run this model here",
-            expected="AVX512-BF16 for bfloat16 or AVX2 for float32, a C compiler, and weights whose sizes are multiples of 64",
+            expected="AVX512-BF16 for bfloat16 or AVX2 for float32, a C compiler, linear layers of multiples of 64 outputs",
             got=lacks or f"{tuple(down[0].shape)} in {str(dtype).removeprefix('torch.')}, {down[0].device}",
             remedy='Take the kernels "pytorch" or "auto".',
         )
     if lacks is not None and lacks not in kernels.NO_INSTRUCTIONS.values():
         log.warning("no compiled kernels, so the engine is slower: %s", lacks)
-    _pack(model, compiled and lacks is None)
+    _pack(model, dtype if compiled and lacks is None else None)
 
 
 def packs(weight: Tensor) -> bool:
@@ -101,14 +101,15 @@ def packs(weight: Tensor) -> bool:
     return bool(half or weight.dtype == torch.float32)
 
 
-def _pack(model: PreTrainedModel, compiled: bool) -> None:
+def _pack(model: PreTrainedModel, compiled: torch.dtype | None) -> None:
+    """Pack weights: those of dtype `compiled` for our own kernels."""
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, nn.Parameter)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Linear and packs(child.weight):
                 tied = child.weight.data_ptr() == embedding.data_ptr()
-                setattr(parent, name, PackedLinear(child, embedding if tied else None, compiled))
+                setattr(parent, name, PackedLinear(child, embedding if tied else None, child.weight.dtype == compiled))
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()

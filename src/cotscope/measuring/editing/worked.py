@@ -17,6 +17,7 @@ from ...data.load import load_problems
 from ...data.rows import question_key
 from ...predicting.templates import masked, templates
 from ...prompts.derive import render_solution
+from ...prompts.shown import shows
 from ...records import Problem, Prompt
 from ...runs.config import STUDY
 from ...runs.files import fingerprint, write_text
@@ -36,7 +37,7 @@ def tuning_problems(session: Session, data: str) -> list[Problem]:
     if data != STUDY:
         used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
         every = [p for p in load_problems(data, session.config.seed).problems if question_key(p.question) not in used]
-    return [p for p in every if p.question not in session.prompt.prefix]
+    return [p for p in every if not shows(session.prompt, p.question)]
 
 
 def worked_problems(

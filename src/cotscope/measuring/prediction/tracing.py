@@ -110,7 +110,7 @@ def traced(
     run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
     ended = ["at the end"] * any(not a.tokens for a in given)
-    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, str(PROBED), "roles as seen", *ended)
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen", *ended)
     if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
         arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
@@ -120,6 +120,8 @@ def traced(
     stored = run.arrays(file, of)
     assert stored is not None
     kept = {"residual": np.zeros((len(given), 0, 0), np.float16), **stored.arrays}
+    if kept["residual"].shape[1] == session.loaded.anatomy.layers:  # of an older version, which kept all
+        kept["residual"] = kept["residual"][:, PROBED]
     return Traces(tuple(Neuron(*n) for n in json.loads(stored.metadata["neurons"])), **kept)
 
 
