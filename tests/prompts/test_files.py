@@ -9,7 +9,8 @@ import pytest
 
 from cotscope.errors import PromptError
 from cotscope.prompts.derive import DERIVED_NAMES
-from cotscope.prompts.files import LONGEST_NAME, load_prompt_file, load_prompt_files
+from cotscope.prompts.files import LONGEST_NAME, blank_lines, load_prompt_file, load_prompt_files
+from cotscope.records import Prompt
 
 PLAIN = "Question: How many are 2 and 3?\n2 + 3 = 5.\nThe answer is 5."
 CUED = "Question: How many are 2 and 3?\nLet’s think step by step\nSo 2 + 3 = 5.\nThe answer is 5."
@@ -178,3 +179,10 @@ def test_reasoning_behind_the_cue_is_no_cue(tmp_path: Path) -> None:
     assert load_prompt_file(path).cue == "\n"
     path.write_text("Question: 3?\nLet's think step by step:\nThe answer is 3.\n")
     assert load_prompt_file(path).cue == "\nLet's think step by step:\n"
+
+
+def test_blank_lines_within_an_example() -> None:
+    text = "Solve these.\n\nQuestion: 1 + 2?\nSo 1 + 2 = 3.\nThe answer is 3.\n\nQuestion: 2?\n2.\n\n"
+    assert blank_lines(Prompt("p", text, "\n")) == 0
+    assert blank_lines(Prompt("p", text.replace("\nSo", "\n \nSo"), "\n")) == 1
+    assert blank_lines(Prompt("p", "", "\n")) == 0

@@ -1,10 +1,10 @@
-"""Which questions a prompt shows with their answers, and blank lines at which answers like its own would end."""
+"""Which questions a prompt shows with their answers."""
 
 from __future__ import annotations
 
 import pytest
 
-from cotscope.prompts.shown import broken, shows
+from cotscope.prompts.shown import shows
 from cotscope.records import Prompt
 
 TEXT = (
@@ -26,9 +26,3 @@ TEXT = (
 )
 def test_a_question_is_shown_however_it_is_written(question: str, shown: bool) -> None:
     assert shows(Prompt("p", TEXT, "\n"), question) is shown
-
-
-def test_blank_lines_within_an_example() -> None:
-    assert broken(Prompt("p", TEXT, "\n")) == 0
-    assert broken(Prompt("p", TEXT.replace("\nSo", "\n\nSo"), "\n")) == 1
-    assert broken(Prompt("p", "", "\n")) == 0

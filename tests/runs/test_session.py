@@ -80,3 +80,15 @@ def test_a_model_that_was_made_with_test_problems_is_noted(tiny_study: TinyStudy
         given = {"data": tiny_study.data, "concepts": tiny_study.concepts, "prompt_files": (tiny_study.prompt,), "limit": 6}
         notes = Inputs(StudyConfig(model=str(model), **given)).notes()
         assert any("6 of the test problems are among those that this model was made with" in n for n in notes) == noted
+
+
+def test_problems_that_the_prompt_shows_are_noted(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """However their lines are broken, with the blank lines at which answers end."""
+    question = json.loads(Path(tiny_study.data).read_text().splitlines()[0])["question"]
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text(f"Question: {question.upper().replace(' ', chr(10), 1)}\n\nThe answer is 3.\n")
+    given = {"data": tiny_study.data, "concepts": tiny_study.concepts, "limit": 6}
+    for file, noted in ((str(prompt), True), (tiny_study.prompt, False)):
+        notes = Inputs(StudyConfig(model=tiny_study.model, prompt_files=(file,), **given)).notes()
+        assert any(n.startswith("1 test or discovery problems stand in the prompt mine") for n in notes) == noted
+        assert any(n.startswith("1 blank lines stand within worked examples of the prompt mine") for n in notes) == noted

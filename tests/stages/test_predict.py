@@ -32,7 +32,7 @@ from cotscope.measuring.prediction.answering import unlike
 from cotscope.measuring.prediction.carrying import WAYS
 from cotscope.measuring.prediction.predictors import neuron_groups
 from cotscope.measuring.prediction.telling import SHUFFLES
-from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, token_probability, trace_all
+from cotscope.measuring.prediction.tracing import CONFIDENCE, PROBED, STOPS, Answer, token_probability, trace_all
 from cotscope.predicting.classifier import unpacked
 from cotscope.predicting.templates import templates
 from cotscope.records import Neuron
@@ -264,6 +264,8 @@ def test_an_answer_that_ends_at_once_is_told_by_its_end(place: Path) -> None:
         at_once, said = getattr(found, part)
         assert (at_once == said).all() and at_once.any(), part
     assert token_probability(found)[0] < 0.99
+    layers = session.loaded.anatomy.layers
+    assert found.residual.shape[1] == len(range(layers)[PROBED]) == layers // 2 and found.residual.dtype == np.float16
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])

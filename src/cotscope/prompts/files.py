@@ -19,13 +19,15 @@ LONGEST_NAME = 200
 _SEPARATORS = re.compile(r'[/\\:*?"<>|]')  # what some file system takes for something else than a name's character
 _STEP_BY_STEP = re.compile(r"^Let.s think step by step[ \t]*+[.:,!…]*+[ \t]*+$", re.MULTILINE)  # reasoning behind it is no cue
 _QUESTION = re.compile(r"^Question:", re.MULTILINE)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def load_prompt_file(path: Path) -> Prompt:
     """Read a ready prompt; its name is the file's stem, less dots at its beginning (see `prompt_name`).
 
     The prefix is the file's text with one blank line at its end. Where the text has lines "Let's think step by step"
-    (with any apostrophe), the most frequent of them, exactly as written, is the cue; otherwise the cue is a newline.
+    (with any apostrophe, and punctuation alone behind it), the most frequent of them, exactly as written, is the cue;
+    otherwise the cue is a newline.
 
     Raises:
         PromptError: the file cannot be read, is empty, too large or not UTF-8, no line begins with "Question:", or its
@@ -42,6 +44,13 @@ def load_prompt_file(path: Path) -> Prompt:
     cues = Counter(_STEP_BY_STEP.findall(text))
     cue = f"\n{cues.most_common(1)[0][0]}\n" if cues else "\n"
     return Prompt(name, f"{text}\n\n", cue, str(path))
+
+
+def blank_lines(prompt: Prompt) -> int:
+    """How many blank lines stand within a prompt's worked examples: an answer that is written like those ends there."""
+    first = _QUESTION.search(prompt.prefix)
+    parts = _BLANK_LINE.split(prompt.prefix[first.start() :]) if first else []
+    return sum(not _QUESTION.match(part) for part in parts if part.strip())
 
 
 def prompt_name(path: Path) -> str:

@@ -17,12 +17,6 @@ def shows(prompt: Prompt, question: str) -> bool:
     return any(block.startswith(key) and not block[len(key) : len(key) + 1].isalnum() for block in _blocks(prompt.prefix))
 
 
-def broken(prompt: Prompt) -> int:
-    """How many of its worked examples have a blank line within, at which an answer written like them ends."""
-    parts = re.split(r"\n[ \t]*\n", prompt.prefix[match.start() :]) if (match := _BLOCK.search(prompt.prefix)) else []
-    return sum(not part.startswith("Question:") for part in parts if part.strip())
-
-
 @lru_cache(maxsize=8)
 def _blocks(prefix: str) -> tuple[str, ...]:
     """Its worked examples as `question_key` writes a question, with all that follows it."""

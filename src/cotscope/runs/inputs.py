@@ -16,8 +16,8 @@ from ..errors import PromptError, RunError, shown
 from ..prompts.derive import derive_prompts, left_out
 from ..prompts.exemplars import Exemplars, load_exemplars
 from ..prompts.extra import ExtraPrompt, extra_prompts
-from ..prompts.files import load_prompt_files
-from ..prompts.shown import broken, shows
+from ..prompts.files import blank_lines, load_prompt_files
+from ..prompts.shown import shows
 from ..records import Prompt
 from .config import StudyConfig
 from .files import fingerprint, read_json
@@ -142,7 +142,7 @@ class Inputs:
                     f"{len(shown)} test or discovery problems stand in the prompt {prompt.name} with their answers "
                     f"(the first is {shown[0].id})."
                 )
-            if count := broken(prompt):
+            if count := blank_lines(prompt):
                 notes.append(
                     f"{count} blank lines stand within worked examples of the prompt {prompt.name}: an answer ends at one."
                 )

@@ -76,8 +76,9 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
 
     Raises: ModelError if "compiled" is wanted and can't be had.
     """
-    down = [weight_of(layer) for layer in anatomy(model).down]
-    suits, dtype = all(type(d) is nn.Linear and kernels.multiplies(d.weight) for d in anatomy(model).down), down[0].dtype
+    down = anatomy(model).down
+    first = weight_of(down[0])
+    suits, dtype = all(type(d) is nn.Linear and kernels.multiplies(d.weight) for d in down), first.dtype
     amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
     compiled = suits and wanted != "pytorch" and not (wanted == "auto" and amx)
     lacks = kernels.missing(dtype) if compiled else None
@@ -85,7 +86,7 @@ def prepare(model: PreTrainedModel, wanted: str = "auto") -> None:
         raise ModelError(
             "compiled kernels can't run this model here",
             expected="AVX512-BF16 for bfloat16 or AVX2 for float32, a C compiler, linear layers of multiples of 64 outputs",
-            got=lacks or f"{tuple(down[0].shape)} in {str(dtype).removeprefix('torch.')}, {down[0].device}",
+            got=lacks or f"{tuple(first.shape)} in {str(dtype).removeprefix('torch.')}, {first.device}",
             remedy='Take the kernels "pytorch" or "auto".',
         )
     if lacks is not None and lacks not in kernels.NO_INSTRUCTIONS.values():
