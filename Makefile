@@ -64,4 +64,4 @@ picture: $(VENV)/.ready
 	$(VENV)/bin/python docs/picture.py $(RUN)/report.html docs/report.png
 
 clean:
-	rm -rf $(VENV) runs build src/*.egg-info
+	rm -rf $(VENV) build src/*.egg-info

@@ -56,7 +56,8 @@ def first_study(out: str, concept: str = "", **options: Any) -> cotscope.Run:
     print(f"{run.summary['neurons']['total']} reasoning neurons: {by_concept}")
 
     # 3. Zero them while the model solves the test problems, and beside them random sets that are as often and as strongly
-    #    active. What only the reasoning neurons break is what they are for.
+    #    active. What zeroing them breaks beyond such sets is specific to them; that is not yet what they are for
+    #    (docs/findings.md).
     run = cotscope.ablate(run.folder)
     ablation = run.summary["ablation"]
     print(f"accuracy {run.summary['baseline']['accuracy']:.3f} untouched, {ablation['reasoning']['accuracy']:.3f} without them")

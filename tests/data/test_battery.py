@@ -16,7 +16,7 @@ BARRED = (
 
 
 def text(task: Task) -> str:
-    pairs = [word for pair in (*task.shots, *task.items) for word in pair]
+    pairs = [word for pair in (*task.shots, *task.items, *task.choosing) for word in pair]
     return " ".join([*task.labels, *pairs]).lower()
 
 
@@ -25,21 +25,21 @@ def test_there_are_enough_tasks_and_items() -> None:
     assert len(names) >= 4 and names == sorted(set(names))
     for task in load_battery():
         assert 4 <= len(task.shots) <= 6, task.name
-        assert len(task.items) >= 40, task.name
+        assert len(task.items) >= 36 and len(task.choosing) == 4, task.name
 
 
 def test_no_item_repeats_a_shot_or_another_item() -> None:
     for task in load_battery():
-        words = [word for word, _ in (*task.shots, *task.items)]
+        words = [word for word, _ in (*task.shots, *task.items, *task.choosing)]
         assert len(words) == len(set(words)), task.name
         # Nor is it one turned round: after "hot: cold", "cold: hot" would be no new item.
-        assert len({frozenset(pair) for pair in (*task.shots, *task.items)}) == len(words), task.name
-        assert not {word for word, _ in task.items} & {answer for _, answer in task.shots}, task.name
+        assert len({frozenset(pair) for pair in (*task.shots, *task.items, *task.choosing)}) == len(words), task.name
+        assert not {word for word, _ in (*task.items, *task.choosing)} & {answer for _, answer in task.shots}, task.name
 
 
 def test_words_are_single_and_short_and_an_answer_is_not_its_word() -> None:
     for task in load_battery():
-        for word, answer in (*task.shots, *task.items):
+        for word, answer in (*task.shots, *task.items, *task.choosing):
             assert re.fullmatch(r"[A-Za-z]{2,12}", word) and re.fullmatch(r"[A-Za-z]{2,12}", answer), (word, answer)
             assert word != answer
 
@@ -53,7 +53,7 @@ def test_no_task_is_about_arithmetic_or_logic() -> None:
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:
-    task = Task("t", ("Word", "Past"), (("go", "went"), ("see", "saw")), (("come", "came"),))
+    task = Task("t", ("Word", "Past"), (("go", "went"), ("see", "saw")), (("come", "came"),), ())
     assert task.prompt(task.items[0]) == "Word: go\nPast: went\nWord: see\nPast: saw\nWord: come\nPast:"
     assert task.continuation(task.items[0]) == " came\n"
 

@@ -26,11 +26,13 @@ from cotscope.data.numbers import format_number
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import RunError, UserError
 from cotscope.exchange import FORMATS
+from cotscope.exchange import tables as exchange_tables
 from cotscope.exchange import task as exchange_task
 from cotscope.exchange.against import differences
 from cotscope.exchange.neuronpedia import HOOK, read_features
 from cotscope.exchange.tables import export
 from cotscope.records import Neuron, Pole
+from cotscope.report.reading import Reading
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.runs.tables import TABLES
@@ -224,6 +226,40 @@ def test_accuracies_as_the_harness_writes_them(tmp_path: Path) -> None:
         "original": 96,
         "effective": 96,
     }
+
+
+def test_prompts_of_one_name_are_tasks_of_their_own(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    row = Run.open(folder).rows("SELECT * FROM prompts")[0]
+    names = [("perturbed", "full", 0.6), ("files", "full", 0.5), ("files", "without_reasoning", 0.4)]
+    did(folder, "measure", {"prompts/study": [row | {"family": f, "prompt": name, "accuracy": p} for f, name, p in names]})
+    [path], _ = export(Run.open(folder), "lm-eval", tmp_path / "lm")
+    found = json.loads(path.read_text())["results"]
+    assert [found[f"cotscope_{n}"]["exact_match,flexible-extract"] for n in ("full", "full_2", "without_reasoning")] == [
+        0.6,
+        0.5,
+        0.4,
+    ]
+    assert "cotscope_without_reasoning_2" in found
+
+
+def test_what_was_stopped_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = complete(tmp_path / "run")
+    whole, _ = export(Run.open(folder), "csv", tmp_path / "whole")
+    real, written = exchange_tables._write_table, list[str]()
+
+    def stop(reading: Reading, name: str, kind: str, to: Path) -> Path:
+        if written:
+            raise KeyboardInterrupt
+        written.append(name)
+        return real(reading, name, kind, to)
+
+    with monkeypatch.context() as m:
+        m.setattr(exchange_tables, "_write_table", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(Run.open(folder), "csv", tmp_path / "out")
+    made, _ = export(Run.open(folder), "csv", tmp_path / "out")
+    assert written and [p.name for p in made] == [p.name for p in whole]
 
 
 def test_what_a_notebook_shows(tmp_path: Path) -> None:

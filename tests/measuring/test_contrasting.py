@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cotscope.edits.edit import Base, Edit
-from cotscope.measuring.editing.contrasting import contrasts, grouped
+from cotscope.measuring.editing.contrasting import contrasts, grouped, unpaired
 from cotscope.records import Neuron
 from cotscope.stats import groups_difference, holm, share_of_gain
 
@@ -170,6 +170,29 @@ def test_a_training_that_was_cut_is_no_seed_of_one_that_was_not() -> None:
     assert [g.name for g in grouped(edits)] == [
         "values by attribution", "values by attribution, stopped after 10 min", "values by attribution, prompts trained through"
     ]  # fmt: skip
+
+
+def test_a_search_of_rates_that_was_stopped_is_a_seed_if_its_passes_are_whole() -> None:
+    """As with `compare --minutes`: the first seed searches, the others take its rate."""
+    edits = [
+        trained(f"{n}{s}", "values", "attribution", **more) for s in range(2) for n, more in (("a", {}), ("r", {"random": s}))
+    ]
+    edits[0].chosen["tuned"].update({"ended": "stopped after 10 min", "cut": False})
+    assert list(grouped(edits).values()) == [["a0", "a1"], ["r0", "r1"]]
+    assert unpaired(edits) == []
+
+
+def test_chosen_neurons_whose_control_was_made_otherwise_are_named() -> None:
+    edits = [
+        trained("a0", "values", "attribution"),
+        trained("r0", "values", "attribution", random=0),
+        trained("full0", "full", "full"),
+    ]
+    assert unpaired(edits) == []
+    edits[1].chosen["tuned"].update({"ended": "stopped after 10 min", "cut": True})
+    [said] = unpaired(edits)
+    assert "values by attribution is not put beside values of random, like attribution, stopped after 10 min" in said
+    assert unpaired([edits[0], edits[2]]) == [], "there is no control"
 
 
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from conftest import TinyStudy
 
-from cotscope.cli import main
+from cotscope.cli import main, tune
 from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
+from cotscope.edits.made import search
 from cotscope.errors import EditError, UserError
 from cotscope.lm.engine import Engine
 from cotscope.measuring.choosing import Choice, choose
@@ -65,6 +67,22 @@ def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path)
     assert len(edit.chosen["questions"]) >= 8
     assert [p.name for p in tmp_path.iterdir()] == ["worse.json"]
     assert Edit.read(tmp_path / "worse.json") == edit
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("shows", [0.1, 0.9])
+def test_what_so_few_problems_can_show_is_said_before_and_after(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shows: float
+) -> None:
+    monkeypatch.setattr(steering, "detectable_difference", lambda changing, n: shows)
+    said = list[str]()
+    edit = steer(session, tmp_path / "worse.json", Choice("reasoning"), WORSE, say=said.append)
+    found = edit.chosen["steered"]
+    assert any(f"a difference of {shows:.2f} is found in 4 of 5 tries" in text for text in said)
+    assert found["shown"] is (abs(found["solved"] - found["untouched"]) >= shows * 8) is (shows == 0.1)
+    tune._say_steered(argparse.Namespace(json=False, to="worse.json"), edit)
+    assert ("A difference is not shown: so few problems" in capsys.readouterr().out) is not found["shown"]
+    assert ("so few problems show" in search(edit)) is not found["shown"]
 
 
 @pytest.mark.usefixtures("lenient")

@@ -317,7 +317,7 @@ def test_ctrl_c_while_files_are_written_keeps_a_pass_that_is_whole(
     assert Edit.read(tmp_path / "kept.json").factors == Edit.read(tmp_path / f"{kept}.json").factors
 
 
-def test_a_pass_that_was_cut_is_told_without_minutes_too(
+def test_a_pass_that_was_cut_and_gained_nothing_is_no_result(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Training.step
@@ -330,7 +330,8 @@ def test_a_pass_that_was_cut_is_told_without_minutes_too(
     to = tmp_path / "cut.json"
     assert main(tune(run, to, "factors", "--passes", "1", "--minutes", "0.008")) == 2
     assert "nothing was gained" in capsys.readouterr().err
-    assert tuned(run, to, "factors", "--passes", "1", "--null")["ended"] == "stopped in a pass before"
+    found = tuned(run, to, "factors", "--passes", "1", "--null")
+    assert "ended" not in found and found["cut"] is False
 
 
 def test_a_control_that_gains_nothing_has_a_result(
@@ -464,6 +465,79 @@ class Scripted:
         assert tensors.keys() == {"value x"}
 
 
+class Walk(Scripted):
+    """A training of one number, to which order matters; late after so many of its steps."""
+
+    def __init__(self, steps: float = math.inf) -> None:
+        super().__init__(())
+        self.left, self.made, self.x = steps, 0, torch.zeros(1)
+
+    def begin(self, rate: float, warmup: int) -> None:
+        self.x = torch.zeros(1)
+
+    def step(self, batch: Sequence[Any], update: object) -> list[float]:
+        self.left, self.made = self.left - 1, self.made + 1
+        for item in batch:
+            self.x = 0.5 * self.x + item
+        return [float(self.x)] * len(batch)
+
+    def losses(self, texts: Sequence[object], update: object) -> list[float]:
+        return [abs(float(self.x) - 3)] * len(texts)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"value x": self.x}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.x = tensors["value x"]
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2,), (4,), (5,), (1, 1, 1), (4, 0, 2), (1, 4)])
+def test_a_pass_that_was_cut_goes_on_with_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...]
+) -> None:
+    """Its end counts while there is no more time; after that all is as if it had never been cut."""
+    monkeypatch.setattr(Plan, "late", property(lambda plan: plan.training.left <= 0))
+
+    def run(folder: Path, steps: float = math.inf) -> Course:
+        plan = Plan(Walk(steps), folder, "x", [1, 2, 3, 5, 8], [None], 2, 0, 9, math.inf, tqdm(disable=True), lambda: 0,  # type: ignore
+                    False, lambda text: None)  # fmt: skip
+        course = Course(plan, 0.1)
+        course.run(3)
+        return course
+
+    whole, made = run(tmp_path / "whole"), 0
+    assert whole.plan.training.made == 9 and whole.passes == 3 and not whole.cut
+    for steps in cuts:
+        course = run(tmp_path / "cut", steps)
+        made += steps
+        assert course.plan.training.made == steps and (course.passes, course.cut) == (-(-made // 3), made % 3)
+        if course.taken:
+            course.take()  # what is taken is there
+    course = run(tmp_path / "cut")
+    assert course.plan.training.made == 9 - made, "no step is made twice"
+    assert (course.curve, course.taken, course.cut) == (whole.curve, whole.taken, 0)
+    course.take()
+    whole.take()
+    assert course.plan.training.x == whole.plan.training.x  # type: ignore[attr-defined]
+
+
+def test_a_rate_whose_pass_was_cut_and_dropped_is_tried_again_with_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "late", property(lambda plan: plan.training.left <= 0))
+
+    def found(steps: float) -> tuple[Course, dict[float, Course]]:
+        plan = Plan(Walk(steps), tmp_path, "x", [1, 2, 3, 5, 8], [None], 2, 0, 9, math.inf, tqdm(disable=True), lambda: 0,  # type: ignore
+                    False, lambda text: None)  # fmt: skip
+        tried: dict[float, Course] = {}
+        return search(plan, [0.1, 0.3], False, tried, 1), tried
+
+    _, tried = found(4)  # a pass at the first rate, a step at the second
+    assert [c.cut for c in tried.values()] == [0, 1]
+    best, tried = found(math.inf)
+    assert [c.cut for c in tried.values()] == [0, 0] and tried[0.1].curve == tried[0.3].curve and not best.dropped
+
+
 @pytest.mark.parametrize(("by_solved", "taken", "passes"), [(True, 2, 4), (False, 3, 4)])
 def test_what_is_taken_solves_most(tmp_path: Path, by_solved: bool, taken: int, passes: int) -> None:
     """The loss falls all the way, while fewer problems are solved from the third pass on."""
@@ -592,6 +666,26 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     theirs = [text for _, text in worked_problems(session, tiny_study.data, 3, print)]
     own = worked_problems(session, tiny_study.data, len(every), print, own=True)
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
+
+
+@pytest.mark.parametrize("command", ["tune", "steer"])
+def test_problems_that_the_study_uses_are_left_out_and_that_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    split = Session.reopen(run, quiet=True).inputs.split
+    rows = [json.dumps({"question": p.question, "answer": written_answer(p.answer)}) + "\n"
+            for p in (*split.test[:2], *split.discovery[:1], *split.tuning[:1])]  # fmt: skip
+    data = tmp_path / "data.jsonl"
+    words = [command, str(run), "--by", "reasoning", "--train-on", str(data), "--to", str(tmp_path / "edit.json")]
+    data.write_text("".join(rows))
+    assert main(words) == 2
+    assert (
+        "3 of 4 problems are tested or discovered on by the study, or shown in its prompt: they are left out"
+        in capsys.readouterr().out
+    )
+    data.write_text("".join(rows[:3]))
+    assert main([*words, "--json"]) == 2
+    assert re.search(r"all problems of \S+ are tested or discovered on by the study", capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("ends")

@@ -77,8 +77,8 @@ def _say_steered(arguments: argparse.Namespace, edit: Edit) -> None:
             f"{found['group']} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
             f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
         )
-        if abs(found["solved"] - found["untouched"]) < found["detectable"] * found["problems"]:
-            print(f"So few problems show a difference of {found['detectable']:.2f} and more: this one may be luck.")
+        if not found["shown"]:
+            print(f"A difference is not shown: so few problems show one of {found['detectable']:.2f} and more.")
         print("It was chosen on these problems: `cotscope evaluate` asks others.")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+_TO_CHOOSE = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -20,13 +22,15 @@ class Task:
         name: its file's stem.
         labels: what stands before a word and before its answer.
         shots: words with their answers, shown in every prompt.
-        items: words with their answers, one to a prompt; no word of an item is a shot's.
+        items: words with their answers, one to a prompt; no word of an item is a shot's. They tell what is done to the task.
+        choosing: the file's last four, which are none of these: neurons are chosen by what they do to them.
     """
 
     name: str
     labels: tuple[str, str]
     shots: tuple[tuple[str, str], ...]
     items: tuple[tuple[str, str], ...]
+    choosing: tuple[tuple[str, str], ...]
 
     def prompt(self, item: tuple[str, str]) -> str:
         """The shots and the item's word, up to where its answer begins; no blank at the end."""
@@ -48,5 +52,6 @@ def load_battery() -> tuple[Task, ...]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         word, answer = table["labels"]
         name = path.name.removesuffix(".toml")
-        tasks.append(Task(name, (word, answer), tuple(table["shots"].items()), tuple(table["items"].items())))
+        items = tuple(table["items"].items())
+        tasks.append(Task(name, (word, answer), tuple(table["shots"].items()), items[:-_TO_CHOOSE], items[-_TO_CHOOSE:]))
     return tuple(sorted(tasks, key=lambda task: task.name))

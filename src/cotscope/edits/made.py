@@ -58,7 +58,9 @@ def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> li
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
     said += [f"warm-up of {warmup} steps"] if warmup else []
     said += ["prompts trained through"] if tuned.get("checkpointing") is True else []
-    return said + ([ended[:_LONGEST]] if isinstance(ended := tuned.get("ended"), str) else [])
+    # A search of rates that was stopped is no other training, if the passes are those that were asked for.
+    cut = isinstance(tuned.get("ended"), str) and tuned.get("cut") is not False
+    return said + ([tuned["ended"][:_LONGEST]] if cut else [])
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:

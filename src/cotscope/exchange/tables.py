@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,19 +37,27 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
     to = to or run.folder.parent / f"{run.folder.resolve().name}-{kind}"
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to} is in the way", expected="a new or an empty folder", remedy="Give another --to, or remove it.")
+    try:
+        made, left = _write(run, kind, to)
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)  # half of it would be in the way of the next try
+        raise
+    if not made:
+        raise RunError(f"{run.folder} has no current table", remedy="`cotscope status` says why.")
+    return made, left
+
+
+def _write(run: Run, kind: str, to: Path) -> tuple[list[Path], dict[str, str]]:
+    if kind == "lm-eval-task":
+        return write_task(run, to)
     reading = Reading(run)
-    left = left_out(run, reading)
     if kind == "neuronpedia":
         made = write_sources(reading, to)
     elif kind == "lm-eval":
         made = [_write_lm_eval(reading, to)]
-    elif kind == "lm-eval-task":
-        made, left = write_task(run, to)
     else:
         made = [_write_table(reading, name, kind, to) for name in TABLES if reading.has(name)]
-    if not made:
-        raise RunError(f"{run.folder} has no current table", remedy="`cotscope status` says why.")
-    return made, left
+    return made, left_out(run, reading)
 
 
 def left_out(run: Run, reading: Reading) -> dict[str, str]:
@@ -147,13 +157,23 @@ def lm_eval(reading: Reading) -> dict[str, Any]:
 
 
 def _tasks(reading: Reading) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, row with accuracies, and what is special to it: each prompt, then each set zeroed under the first prompt."""
+    """Name, row with accuracies, and what is special to it: each prompt, then each set zeroed under the first prompt.
+
+    A name that is taken, by a prompt of another family or one called `without_reasoning`, is followed by a number.
+    """
+    taken = Counter[str]()
+    for row, name, more in _named(reading):
+        taken[name] += 1
+        yield name if taken[name] == 1 else f"{name}_{taken[name]}", row, more
+
+
+def _named(reading: Reading) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     for row in reading.rows("prompts"):
-        yield f"cotscope_{row['prompt']}", row, {"family": row["family"], "kind": row["kind"]}
+        yield row, f"cotscope_{row['prompt']}", {"family": row["family"], "kind": row["kind"]}
     for row in reading.rows("ablation"):
         if row["kind"] != "none":
-            name = f"cotscope_without_{row['neuron_set']}"
-            yield name, row, {"neuron_set": row["neuron_set"], "kind": row["kind"], "neurons": row["neurons"]}
+            more = {"neuron_set": row["neuron_set"], "kind": row["kind"], "neurons": row["neurons"]}
+            yield row, f"cotscope_without_{row['neuron_set']}", more
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:

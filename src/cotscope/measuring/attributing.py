@@ -2,7 +2,8 @@
 
 One pass back per outcome says for every neuron at once what zeroing it alone would change, to first order
 (`lm/attribution.py`): the log-probability of reference solutions' operators, equals signs, results and other tokens; the
-results' logit margin, which has no ceiling; and, to tell the skill from everything, the battery's answers and general text.
+results' logit margin, which has no ceiling; and, to tell the skill from everything, the battery's answers and general text,
+by items and a text that nothing is measured on.
 The solutions are those of *discovery* problems: what is chosen here is tried on test problems (`stages/attribute.py`). Some
 neurons are then zeroed one by one, to say how well the prediction holds.
 """
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
 
 MARGIN = "result_margin"
-BATTERY_ITEMS = 4  # of each task, the last ones: the first ones tell what choices do to other skills
-TEXT_TOKENS = 256  # of the general text, likewise
+TEXT_TOKENS = 256  # of the tuning text: what choices do to general text is measured on the other one
 CHECK_SOLUTIONS = 4  # that single neurons are zeroed on
 TOP = 500  # neurons whose stability is told
 
@@ -62,8 +62,12 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
             "no discovery problem has a solution to attribute", expected="data with solutions, or a problem that was solved"
         )
     given = _fitting(session, given)
-    start = session.loaded.encode("")
-    of = fingerprint(fingerprint_of(given), session.prompt.text(""), BATTERY_ITEMS, TEXT_TOKENS, *start)
+    of = fingerprint(
+        fingerprint_of(given),
+        session.prompt.text(""),
+        [t.choosing for t in load_battery()],
+        fingerprint(*_prose(session.loaded)),
+    )
     check_of = fingerprint(of, options.checked, CHECK_SOLUTIONS)
     model: LoadedModel | None = None
     if run.done("attributions", of) is None:
@@ -75,9 +79,9 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
 
 
 def _prose(model: LoadedModel) -> tuple[list[int], list[int]]:
-    """The end of the general text: what is given of it, the tokenizer's start tokens or else a token, and what is scored."""
+    """The end of the tuning text: what is given of it, the tokenizer's start tokens or else a token, and what is scored."""
     start = model.encode("")
-    text = model.encode(general_text())[len(start) :]
+    text = model.encode(general_text(tuning=True))[len(start) :]
     first = start or text[-min(TEXT_TOKENS, model.context - 1) - 1 :][:1]
     return first, text[-min(TEXT_TOKENS, model.context - len(first)) :]
 
@@ -144,17 +148,16 @@ def _attribute(session: Session, model: LoadedModel, given: Sequence[Solution], 
     from ..lm.attribution import attribute as attribution
 
     battery = load_battery()
-    with session.bar("attributing", len(given) + len(battery) * BATTERY_ITEMS + 1, "text") as bar:
+    with session.bar("attributing", len(given) + sum(len(t.choosing) for t in battery) + 1, "text") as bar:
         prompts = [model.encode(session.prompt.text(s.problem.question)) for s in given]
         places = {role: tuple(frozenset(i for i, r in enumerate(s.roles) if r == role) for s in given) for role in ROLES}
         outcomes = {role: Outcome("log_prob", places[role]) for role in ROLES} | {MARGIN: Outcome("margin", places["result"])}
         found = attribution(model, prompts, [s.tokens for s in given], outcomes, progress=bar.update)
         tasks = []
         for task in battery:
-            items = task.items[-BATTERY_ITEMS:]
-            tokens = answers(model, task, items)
+            tokens = answers(model, task, task.choosing)
             every = {"battery": Outcome("margin", tuple(frozenset(range(len(t))) for t in tokens))}
-            asked = [model.encode(task.prompt(item)) for item in items]
+            asked = [model.encode(task.prompt(item)) for item in task.choosing]
             tasks.append(attribution(model, asked, tokens, every, progress=bar.update).outcomes["battery"])
         first, text = _prose(model)
         whole = {"text": Outcome("log_prob", (frozenset(range(len(text))),))}

@@ -22,7 +22,7 @@ from ..edits.edit import Edit
 from ..edits.made import curves
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
-from ..measuring.editing.contrasting import contrasts, grouped
+from ..measuring.editing.contrasting import contrasts, grouped, unpaired
 from ..measuring.generation import Condition, solve
 from ..measuring.problems import TrialData, trial_data
 from ..measuring.solutions import fingerprint_of, score_battery, score_roles, solved
@@ -158,6 +158,8 @@ def evaluate(session: Session, options: Options) -> str:
     run.write(EVALUATIONS_BY_PROBLEM, by_problem)
     run.write(EVALUATION_CURVES, [row for edit in edits.values() for row in curves(edit)])
     beside = contrasts(list(edits.values()), by_problem)
+    for text in unpaired(list(edits.values())):
+        run.note(text)
     run.write(EVALUATION_CONTRASTS, beside)
     summary: dict[str, dict[str, Any]] = {}
     for row in rows:

@@ -128,6 +128,19 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
     return rows
 
 
+def unpaired(edits: Sequence[Edit]) -> list[str]:
+    """In words: edits of chosen neurons that stand beside none of random ones, though such are there, made otherwise."""
+    groups = list(grouped(edits))
+    return [
+        f"{a.name} is not put beside {b.name}: the two were not made alike (by their files: other neurons, problems, passes, "
+        "precision or search)."
+        for a in groups
+        if a.like and not a.random and not any(a.beside(b) and b.random for b in groups)
+        for b in groups
+        if b.random and (a.does, a.by) == (b.does, b.by)
+    ]
+
+
 def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
     """Names of the edits of each group. Of a seed's that do the same the first is taken; where a seed has several that do not,
     each learning rate is a group, or if they do not differ by that each edit."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...lm.training import Text, Training
 
-VERSION = 5  # of a state's file: one of another is begun anew
+VERSION = 6  # of a state's file: one of another is begun anew
 _STEP = 3.0  # from one rate to the next that is tried
 _CHEAP, _SHARE = 1.0, 10  # a state that takes longer to write, seconds, is written only after so many times as long
 
@@ -78,14 +78,14 @@ class Course:
             last. The loss alone is no guide: it falls while accuracy does (`docs/log.md`, 2026-11-28).
         seconds: that it took.
         dropped: only its losses are kept.
-        cut: a pass of it was ended by the deadline.
+        cut: steps of its last pass, if the deadline ended that; with more time it goes on there. 0: its passes are whole.
     """
 
     def __init__(self, plan: Plan, rate: float, base: dict[str, float] | None = None) -> None:
         self.plan, self.rate = plan, rate
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
-        self.dropped = self.cut = False
+        self.dropped, self.cut, self._before = False, 0, 0
         self._state = plan.folder / f"{rate:g}.safetensors"
         self._written, self._took = 0.0, 0.0
         if (about := _about(self._state, plan.of)) is not None:
@@ -116,6 +116,8 @@ class Course:
 
     def run(self, until: int) -> None:
         """Train until so many passes have ended, or it is late, or validation has not become better for long enough."""
+        if self.cut and not self.plan.late:
+            self._reopen()
         if self.passes >= until or self.ended:
             return
         if self.dropped:  # another rate was better, which is not asked for any more
@@ -150,17 +152,25 @@ class Course:
                 )
                 self._write(by_the_way=True)
             if self.step:
-                self.cut = self.cut or self.step < batches
-                self._validated()
+                self._validated(self.step if self.step < batches else 0)
 
-    def _validated(self) -> None:
+    def _reopen(self) -> None:
+        """Go back into the pass that was cut, as if it had not been validated."""
+        if self.dropped:  # its parameters are gone
+            return self.again()
+        self.curve.pop()
+        self.step, self.taken, self.cut = self.cut, self._before, 0
+
+    def _validated(self, cut: int = 0) -> None:
         """A pass, or what there was time for of it, has been validated; at first the base."""
         start = time.monotonic()
         losses = self.plan.training.losses(self.plan.validation, self.plan.bar.update) if self.plan.validation else [0.0]
         point = {"validation": fmean(losses)} | ({"solved": self.plan.solves()} if self.plan.validation else {})
         if self.curve:
             point["training"] = fmean(self._losses)
-            self.step, self._losses = 0, []
+            self.step, self.cut, self._before = 0, cut, self.taken
+            if not cut:
+                self._losses = []
         self.curve.append(point)
         if self.passes and (not self.plan.validation or self._rank(point) < self._rank(self.curve[self.taken])):
             # Written before it counts, and under its own name: whenever this is interrupted, the pass that is taken is there.
@@ -175,7 +185,7 @@ class Course:
         self.plan.validating = time.monotonic() - start
         self.seconds += self.plan.validating
         self._write()
-        self._forget(self.taken)
+        self._forget(self.taken, self._before if self.cut else self.taken)
 
     def take(self) -> None:
         """Put the parameters of the pass that is taken into the model."""
@@ -185,19 +195,20 @@ class Course:
         """Keep its losses only: another rate is better."""
         self.dropped = True
         self._save(self._state, {})
-        self._forget(0)
+        self._forget()
 
     def again(self) -> None:
         """Begin anew, from the base, what was dropped."""
-        self.curve, self.step, self.taken, self.dropped, self.cut = self.curve[:1], 0, 0, False, False
+        self.curve, self.step, self.taken, self.dropped, self.cut = self.curve[:1], 0, 0, False, 0
+        self._losses = []
 
     def _best(self, passes: int) -> Path:
         return self._state.with_name(f"{self.rate:g}-best-{passes}.safetensors")
 
-    def _forget(self, but: int) -> None:
+    def _forget(self, *but: int) -> None:
         """Parameters of passes that are not taken any more."""
         for file in self._state.parent.glob(f"{self.rate:g}-best-*.safetensors"):
-            if file != self._best(but):
+            if file not in map(self._best, but):
                 file.unlink()
 
     def _estimate(self, of_a_text: float, until: int) -> None:
@@ -219,7 +230,9 @@ class Course:
     def _save(self, path: Path, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        about = {key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "cut", "_losses")}
+        about = {
+            key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "cut", "_before", "_losses")
+        }
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
 

@@ -91,7 +91,7 @@ def steer(
     groups, chosen = _groups(session, choice, search)
     if reserved := reservation(chosen):
         say(reserved)
-    made_of = source(session, tuning_problems(session, search.train_on))
+    made_of = source(session, tuning_problems(session, search.train_on, say))
     worked = worked_problems(session, search.train_on, RUNGS[-1], say)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
@@ -202,11 +202,13 @@ class _Trial:
         found = {
             "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
             "neurons": len(self.groups[best[0]]), "factor": best[1], "detectable": self.detectable,
+            "shown": abs(right[best] - untouched) >= self.detectable * n,
             "survivors": [[name, f, right[name, f]] for name, f in left],
         }  # fmt: skip
         if sign * (right[best] - untouched) > 0:
             return found, None
-        return found | {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched}, EditError(
+        nothing = {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched, "shown": False}
+        return found | nothing, EditError(
             f"no candidate is {goal} than none on the tuning problems",
             got=f"{untouched} of {n} solved without, {', '.join(str(right[c]) for c in left)} with",
             remedy="Try other neurons (--by), or `cotscope tune`.",

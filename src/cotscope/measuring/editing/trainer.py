@@ -95,8 +95,8 @@ class Trainer:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
                 more = (best.passes < settings.passes and not best.ended) or next_rate(tried, rates, auto) is not None
-                if best.cut or (plan.late and more):  # a pass may have been cut when this was asked with --minutes
-                    stop = "stopped in a pass before" if settings.minutes is None else f"stopped after {settings.minutes:g} min"
+                if best.cut or (plan.late and more):
+                    stop = f"stopped after {settings.minutes:g} min"
             except KeyboardInterrupt:
                 gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
                 if not gained:
@@ -119,7 +119,7 @@ class Trainer:
         found = {k: v for k, v in settings.said().items() if v is not None and (k != "warmup" or v)} | {
             "rate": best.rate, "of": self.of,
             "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
-            "dtype": model.dtype_name,
+            "dtype": model.dtype_name, "cut": bool(best.cut) or (best.passes < settings.passes and not best.ended),
             "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if settings.dtype:

@@ -50,7 +50,7 @@ def tune(
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, choice, settings)
     wanted = settings.train + settings.validation
-    every = tuning_problems(session, settings.train_on)
+    every = tuning_problems(session, settings.train_on, say)
     if not settings.own and writes_itself(every, wanted):
         say("the data has too few solutions")
         settings = replace(settings, own=True)

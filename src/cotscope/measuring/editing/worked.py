@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.answers import is_right, written_answer
 from ...data.load import load_problems
 from ...data.rows import question_key
+from ...errors import UserError
 from ...predicting.templates import masked, templates
 from ...prompts.derive import render_solution
 from ...prompts.shown import shows
@@ -30,14 +31,24 @@ _TEMPERATURE = 0.7
 _WRITTEN = 48  # problems that the model writes solutions to at once
 
 
-def tuning_problems(session: Session, data: str) -> list[Problem]:
-    """Problems that the study neither tests nor discovers on, and does not show as exemplars."""
+def tuning_problems(session: Session, data: str, say: Callable[[str], object] = lambda text: None) -> list[Problem]:
+    """Problems that the study neither tests nor discovers on, and does not show as exemplars; how many are left out is said.
+
+    Raises: UserError if the data has no other.
+    """
     inputs = session.inputs
     every: Sequence[Problem] = inputs.split.tuning
+    used = set[str]()
     if data != STUDY:
+        every = load_problems(data, session.config.seed).problems
         used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
-        every = [p for p in load_problems(data, session.config.seed).problems if question_key(p.question) not in used]
-    return [p for p in every if not shows(session.prompt, p.question)]
+    kept = [p for p in every if question_key(p.question) not in used and not shows(session.prompt, p.question)]
+    if len(kept) < len(every):
+        why = "are tested or discovered on by the study, or shown in its prompt"
+        if not kept:
+            raise UserError(f"all problems of {data} {why}", expected="others", remedy="Give others: --train-on FILE.")
+        say(f"{len(every) - len(kept)} of {len(every)} problems {why}: they are left out")
+    return kept
 
 
 def worked_problems(
