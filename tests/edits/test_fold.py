@@ -261,7 +261,8 @@ def test_other_dtypes(folder: Path, tmp_path: Path) -> None:
 
 def test_an_exported_model_is_a_base_for_the_edit_that_undoes_it(folder: Path, tmp_path: Path) -> None:
     edit = edit_of(folder)
-    made = export(edit, tmp_path / "made")
+    edit.write(tmp_path / "edit.json")
+    made = export(str(tmp_path / "edit.json"), str(tmp_path / "made"))  # as a notebook calls it
     undone = Edit("undone", Base.of(load_model(str(made), dtype="float32"), str(made)), edit.inverse().factors)
     back = export(undone, tmp_path / "back")
     assert plainly(back) == plainly(folder)

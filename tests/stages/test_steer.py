@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,6 +217,12 @@ def _tried(session: Session, to: Path, seed: int) -> Edit | None:
         return steer(session, to, Choice("reasoning", random=seed), WORSE)
     except EditError:  # none of the candidates is worse
         return None
+
+
+@pytest.mark.parametrize("factors", [(), (math.nan,), (1.0, math.inf), ("a",)])
+def test_factors_that_are_no_numbers_are_refused(factors: tuple[Any, ...]) -> None:
+    with pytest.raises(UserError, match="factors are no numbers"):
+        Search(factors=factors)
 
 
 def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

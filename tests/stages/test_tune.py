@@ -437,6 +437,33 @@ def test_a_rate_that_ends_in_nothing_finite_is_the_worst(tmp_path: Path) -> None
     assert list(tried) == [0.1, 0.0333, 0.0111] and (best.rate, best.taken) == (0.0333, 1)
 
 
+def test_what_comes_to_nothing_finite_is_refused_where_nothing_validates(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("factors", "values"):
+        with monkeypatch.context() as m:
+            restore = Training.restore
+            m.setattr(Training, "restore", lambda self, state: restore(self, {k: v * math.nan for k, v in state.items()}))
+            assert main(tune(run, tmp_path / method, method, "--passes", "1", "--validation", "0")) == 2
+        assert "values that are no numbers" in capsys.readouterr().err and not (tmp_path / method).exists()
+
+
+def test_ctrl_c_while_the_edit_is_scored_as_written_leaves_what_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, steps = tmp_path / "late.json", interrupt(monkeypatch, 99)
+
+    def interrupted(self: Trainer, *args: object) -> Edit:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "_as_written", interrupted)
+        assert main(tune(run, to)) == 130
+    assert not to.exists() and steps[0]
+    steps[0] = 0
+    assert "written" in tuned(run, to) and not steps[0], "nothing is trained twice"
+
+
 def test_it_ends_early_when_validation_becomes_worse(run: Path, tmp_path: Path) -> None:
     found = tuned(run, tmp_path / "long.json", "factors", "--passes", "40", "--rate", "0.2", "--patience", "2")
     curve = [(-p["solved"], p["validation"]) for p in found["curve"]]

@@ -87,13 +87,19 @@ def _bias(found: Anatomy, layer: int) -> Tensor | None:
 
 
 def export(
-    edit: Edit, to: Path, *, source: str = "", dtype: str = "", say: Callable[[str], object] = lambda text: None
+    edit: Edit | str | Path,
+    to: str | Path,
+    *,
+    source: str = "",
+    dtype: str = "",
+    say: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Write the edited model as a Hugging Face folder: weights, configuration, tokenizer, model card, the edit itself.
 
     The folder appears whole or not at all. It is loaded again, and must say what the edited base says, before it does.
 
     Args:
+        edit: one, or its file.
         source: the base, if it is elsewhere than where the edit was made.
         dtype: of the weights; empty: the one that the base's own files have.
         say: is told what happens.
@@ -101,7 +107,8 @@ def export(
     Raises: EditError if the edit can't be folded, is of another model, or the folder exists or has no room;
         ModelError as `load_model`.
     """
-    to = Path(to)  # from Python it may be a text
+    to = Path(to)
+    edit = edit if isinstance(edit, Edit) else Edit.read(edit)
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new folder", remedy="Give another one, or move it away.")
     source = source or edit.base.model

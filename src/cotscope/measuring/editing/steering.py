@@ -9,6 +9,7 @@ that solves most, or least, is taken. Test problems, and the text that perplexit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, pairwise
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.load import general_text
 from ...edits.edit import Base, Edit
-from ...errors import EditError
+from ...errors import EditError, UserError, shown
 from ...records import Neuron, Problem
 from ...runs.config import STUDY
 from ...runs.files import fingerprint
@@ -64,6 +65,8 @@ class Search:
 
     def __post_init__(self) -> None:
         check_all(self)
+        if not self.factors or not all(isinstance(f, (int, float)) and math.isfinite(f) for f in self.factors):
+            raise UserError("factors are no numbers", expected="one or more finite ones", got=shown(self.factors))
 
 
 Candidate = tuple[str, float]  # group, factor

@@ -116,6 +116,8 @@ class Trainer:
             )
         if best.taken:
             best.take()
+            if not all(bool(p.isfinite().all()) for p in trained.parameters.values()):
+                raise EditError("the training has come to values that are no numbers", remedy="Use a smaller --rate.")
         found = {k: v for k, v in settings.said().items() if v is not None and (k != "warmup" or v)} | {
             "rate": best.rate, "of": self.of,
             "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
@@ -194,7 +196,6 @@ class Trainer:
         if isinstance(trained, Factors):
             factors = {n: (f, f) for n, f in zip(trained.neurons, trained.values, strict=True) if f != 1}
             edit = Edit(self.name, self.base, factors, chosen=chosen)
-            edit.write(self.to)
             fold(edit, model.model)
             round_to(model.model, self.stored)
             edit = self._as_written(model, edit)
