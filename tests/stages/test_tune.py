@@ -440,9 +440,9 @@ def test_a_rate_that_ends_in_nothing_finite_is_the_worst(tmp_path: Path) -> None
 def test_what_comes_to_nothing_finite_is_refused_where_nothing_validates(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    restore = Training.restore
     for method in ("factors", "values"):
         with monkeypatch.context() as m:
-            restore = Training.restore
             m.setattr(Training, "restore", lambda self, state: restore(self, {k: v * math.nan for k, v in state.items()}))
             assert main(tune(run, tmp_path / method, method, "--passes", "1", "--validation", "0")) == 2
         assert "values that are no numbers" in capsys.readouterr().err and not (tmp_path / method).exists()
