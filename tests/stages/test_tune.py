@@ -848,6 +848,21 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
         cotscope.tune(run, tmp_path / "b.json", by="all", lr=1)
 
 
+def test_ways_of_choosing_have_controls_of_their_own(tmp_path: Path) -> None:
+    words = ["compare", "r", "--to", str(tmp_path), "--method", "factors", "--method", "lora"]
+    given = build_parser().parse_args([*words, "--by", "attribution", "--by", "reasoning", "--by", "attribution"])
+    found = {to.name: options for to, options in compare._all(given, 4)}
+    assert list(found) == [
+        "factors-attribution-4.json", "factors-random-4.json", "factors-reasoning-4.json",
+        "factors-random-like-reasoning-4.json", "factors-all-4.json", "lora-4",
+    ]  # fmt: skip
+    assert found["factors-random-like-reasoning-4.json"] == ["--method", "factors", "--by", "reasoning", "--random", "4"]
+    assert found["lora-4"] == ["--method", "lora", "--by", "attribution"]
+    assert [to.name for to, _ in compare._all(build_parser().parse_args(words), 0)] == [
+        "factors-attribution-0.json", "factors-random-0.json", "factors-all-0.json", "lora-0"
+    ]  # fmt: skip
+
+
 def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
 

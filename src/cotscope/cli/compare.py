@@ -28,7 +28,6 @@ from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing
 from . import options
 
 COMMANDS = ("compare",)
-_OF_CHOICE = ("by", "first")
 _PASSED_ON = {
     "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "warmup", "dtype", "minutes"),
     "evaluate": ("test", "solutions", "skills"),
@@ -40,12 +39,16 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub = command("compare", "tune with every method, of chosen neurons, of random ones like them and of all, several times; "
                   "evaluate it all: a part of the report, comparison.csv and .json")  # fmt: skip
     sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    some, passed = _OF_CHOICE, _PASSED_ON["tune"]
-    options.add(sub, [f for f in fields(Choice) if f.name in some])
+    passed = _PASSED_ON["tune"]
+    by, first = (next(f for f in fields(Choice) if f.name == name) for name in ("by", "first"))
+    sub.add_argument("--by", action="append", default=[], metavar="BY",
+                     help=f"{by.metadata['help']}; may be given several times, each with random ones like them (default "
+                     f"{by.default})")  # fmt: skip
+    options.add(sub, [first])
     sub.add_argument("--method", action="append", choices=METHODS, help="only this one; may be given several times")
     sub.add_argument("--seeds", type=options.NUMBERS["positive"], default=3, metavar="N", help="of each (default 3)")
     options.add(sub, [f for f in fields(Tuning) if f.name in passed])
-    sub.set_defaults(**dict.fromkeys((*some, *passed)) | {"by": Choice.by, "own": False})  # what is not given is not passed on
+    sub.set_defaults(**dict.fromkeys(("first", *passed)) | {"own": False})  # what is not given is not passed on
     sub.add_argument("--data", action="append", default=[], metavar="DATA",
                      help="problems to evaluate on, as of `evaluate`; may be given several times")  # fmt: skip
     for name, text in (("test", "problems of each data set"), ("solutions", "reference solutions of each"),
@@ -54,21 +57,27 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder for edits, models and the table")
 
 
-def contenders(by: str, methods: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
-    """What is trained with one seed: (name, options of `tune`)."""
+def contenders(ways: Sequence[str], methods: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
+    """What is trained with one seed, of neurons chosen in each of some ways: (name, options of `tune`)."""
     for method in methods:
         if method not in (FACTORS, VALUES, ROWS):
-            yield method, ["--method", method, *(["--by", by] if method == LORA else [])]
+            yield method, ["--method", method, *(["--by", ways[0]] if method == LORA else [])]
             continue
-        yield f"{method}-{by}", ["--method", method, "--by", by]
-        yield f"{method}-random", ["--method", method, "--by", by, "--random", str(seed)]
+        for by in ways:
+            like = "" if by == ways[0] else f"-like-{by}"
+            yield f"{method}-{by}", ["--method", method, "--by", by]
+            yield f"{method}-random{like}", ["--method", method, "--by", by, "--random", str(seed)]
         if method == FACTORS:
             yield f"{method}-{ALL}", ["--method", method, "--by", ALL]
 
 
+def _ways(arguments: argparse.Namespace) -> list[str]:
+    return list(dict.fromkeys(arguments.by)) or [Choice.by]
+
+
 def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[str]]]:
     """What is trained with one seed: where it goes, and the options of `tune`."""
-    for name, words in contenders(arguments.by, arguments.method or METHODS, seed):
+    for name, words in contenders(_ways(arguments), arguments.method or METHODS, seed):
         yield arguments.to / (f"{name}-{seed}.json" if name.startswith(FACTORS) else f"{name}-{seed}"), words
 
 
@@ -125,7 +134,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..measuring.problems import trial_data
     from ..runs.session import Session
 
-    if arguments.by == ALL:
+    if ALL in arguments.by:
         raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
     missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not missing:
@@ -135,8 +144,8 @@ def _check(arguments: argparse.Namespace) -> str | None:
                         remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.")  # fmt: skip
     session = Session.reopen(arguments.run, quiet=True)
     neurons = None
-    if any("--by" in words and ALL not in words for _, words in contenders(arguments.by, arguments.method or METHODS, 0)):
-        neurons = fingerprint(choose(session, Choice(arguments.by, first=arguments.first))[0])
+    if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):
+        neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
     worked = [p for p in every if p.has_solution]
@@ -158,7 +167,9 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     Args:
         neurons: as `_check` returns it.
     """
-    given = {name: getattr(arguments, name) for name in (*_OF_CHOICE, *_PASSED_ON["tune"])} | {"run": str(arguments.run)}
+    ways = _ways(arguments)
+    given = {"by": ways if len(ways) > 1 else ways[0], "run": str(arguments.run)}
+    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"])}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
     before = read_json(path) if path.exists() else {}
