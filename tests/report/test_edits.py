@@ -55,7 +55,14 @@ def edited(folder: Path) -> Path:
     beside.append(contrast("lora", "base", 0.0321, 0.1511) | {"edits_beside": 0})
     went = [course("less", 0.00333, i, i == 2, 0.5 - i / 10) for i in range(3)]
     went += [course("less", 0.01, 1, False, 0.611), course(f"same {HOSTILE}", None, 0, False, None)]
-    tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside, "evaluation_curves": went}
+    tried = [
+        {"edit": "less", "neurons": "the first 10", "factor": 0.25, "perplexity_begins": 1.0037, "round_1": -1.871,
+         "round_2": -2.062, "perplexity": 1.0054, "solved": 7, "taken": True},
+        {"edit": "less", "neurons": HOSTILE, "factor": 3.0, "perplexity_begins": 1.4142, "round_1": None, "round_2": None,
+         "perplexity": None, "solved": None, "taken": False},
+    ]  # fmt: skip
+    tables = {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": beside, "evaluation_curves": went,
+              "evaluation_candidates": tried}  # fmt: skip
     did(folder, "evaluate", tables)
     return folder
 
@@ -96,6 +103,15 @@ def test_a_training_is_told_pass_by_pass_and_rate_by_rate(tmp_path: Path) -> Non
     assert "less|0.00333|0 → 1 → 2|– → 0.417 → 0.317|0.500 → 0.400 → 0.300|15 → 16 → 17|32|2".replace("|", "") in text
     assert "less|0.01|1|0.628|0.611|16|32|–".replace("|", "") in text
     assert {v for r in rows_of(tmp_path, "evaluation_curves") for v in r.values() if isinstance(v, float)} <= page.figures
+
+
+def test_a_search_is_told_candidate_by_candidate(tmp_path: Path) -> None:
+    page = read(edited(tmp_path))
+    text = words(page)
+    assert "less|the first 10|0.25|1.004|−1.871|−2.062|1.005|7|yes".replace("|", "") in text
+    assert "3.00|1.414|–|–|–|–".replace("|", "") in text
+    found = {v for r in rows_of(tmp_path, "evaluation_candidates") for v in r.values() if isinstance(v, float)}
+    assert found <= page.figures
 
 
 def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
-from cotscope.edits.made import curves, search
+from cotscope.edits.made import candidates, curves, search
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.editing.worked import made_with
@@ -318,6 +318,20 @@ def test_a_search_says_who_was_left_and_what_may_be_luck() -> None:
     assert search(edit) == (
         "searched to be worse, the best of 6 candidates: the first 3, factor 0 (5 of 16 tuning problems solved, 9 without); "
         "the other last candidates: all 9 × 0.5: 7; so few problems show a difference of 0.38 and more"
+    )
+    tried = [
+        ["the first 3", 0.0, 1.1, -2.0, None, None, 5],
+        ["x" * 99, 1, 1, 1, 1, 1, 1],
+        ["y", True, "1", {}, 2.0**60, 1, 2.5],
+        ["z"],
+        4,
+    ]
+    rows = candidates(replace(edit, chosen={"steered": steered | {"tried": tried, "group": "the first 3", "factor": 0.0}}))
+    assert [list(r.values())[1:] for r in rows] == [
+        ["the first 3", 0.0, 1.1, -2.0, None, None, 5, True], ["y", None, None, None, None, 1, None, False]
+    ]  # fmt: skip
+    assert (
+        candidates(replace(edit, chosen={"steered": {"tried": "x"}})) == candidates(replace(edit, chosen={"steered": 7})) == []
     )
     plain = replace(edit, chosen={"steered": steered | {"survivors": 7, "detectable": 0.25}})
     assert search(plain).endswith("9 without)")

@@ -15,7 +15,7 @@ from conftest import TinyStudy
 from cotscope.cli import main, tune
 from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
-from cotscope.edits.made import search
+from cotscope.edits.made import candidates, search
 from cotscope.errors import EditError, UserError
 from cotscope.lm.engine import Engine
 from cotscope.measuring.choosing import Choice, choose
@@ -68,6 +68,20 @@ def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path)
     assert len(edit.chosen["questions"]) >= 8
     assert [p.name for p in tmp_path.iterdir()] == ["worse.json"]
     assert Edit.read(tmp_path / "worse.json") == edit
+
+
+@pytest.mark.usefixtures("lenient")
+def test_what_was_tried_stands_in_the_edit(session: Session, tmp_path: Path) -> None:
+    edit = steer(session, tmp_path / "worse.json", Choice("reasoning"), replace(WORSE, survivors=1))
+    rows = candidates(edit)
+    assert len(rows) == edit.chosen["steered"]["candidates"] == 6
+    [taken] = [r for r in rows if r["taken"]]
+    assert taken is rows[0] and taken["factor"] == edit.chosen["steered"]["factor"]
+    assert taken["solved"] == edit.chosen["steered"]["solved"] and taken["perplexity"] > 0
+    assert [r["solved"] for r in rows[1:]] == [None] * 5
+    assert all(r["perplexity_begins"] > 0 and r["round_1"] is not None for r in rows)
+    assert sum(r["round_2"] is not None for r in rows) == 2  # the better third
+    assert {r["neurons"] for r in rows} == set(edit.chosen["steered"]["groups"])
 
 
 @pytest.mark.usefixtures("lenient")

@@ -113,6 +113,11 @@ def _measured(edit: Edit) -> list[str]:
             f"× {_number(m, 'perplexity_ratio')}",
         )
         rows.append("| " + " | ".join(cells) + " |")
+    if not edit.weights:
+        rows += [
+            "",
+            "Measured by scaling the base's coefficients, not with these weights: what their dtype rounds is not in it.",
+        ]
     return rows
 
 

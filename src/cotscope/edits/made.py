@@ -10,6 +10,8 @@ from .edit import Edit
 _NUMBER = (int, float)
 _LONGEST = 60  # characters of a text that is shown
 _POINTS = 1000  # of a list
+TRIED = ("perplexity_begins", "round_1", "round_2", "perplexity", "solved")
+"""What a search notes of each candidate, in this order; None where it did not get so far."""
 
 
 def training(edit: Edit) -> dict[str, Any]:
@@ -89,6 +91,22 @@ def curves(edit: Edit) -> list[dict[str, Any]]:
         for at, passes, point in points
     ]  # fmt: skip
     return rows if problems != 0 else [row | {"validation": None} for row in rows]
+
+
+def candidates(edit: Edit) -> list[dict[str, Any]]:
+    """Rows of the table `evaluation_candidates`: what a search tried, and how far each got."""
+    steered = given if isinstance(given := edit.chosen.get("steered"), Mapping) else {}
+    tried = steered.get("tried")
+    rows = []
+    for row in tried[:_POINTS] if isinstance(tried, list) else []:
+        if not (isinstance(row, list) and len(row) == 2 + len(TRIED) and isinstance(row[0], str) and len(row[0]) <= _LONGEST):
+            continue
+        numbers = [v if isinstance(v, _NUMBER) and not isinstance(v, bool) and abs(v) < 2**53 else None for v in row[1:]]
+        found = dict(zip(("factor", *TRIED), numbers, strict=True))
+        found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
+        taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
+        rows.append({"edit": edit.name, "neurons": row[0], **found, "taken": taken})
+    return rows
 
 
 def search(edit: Edit) -> str:

@@ -43,6 +43,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
         "courses": courses(run.rows("evaluation_curves")),
+        "candidates": run.rows("evaluation_candidates"),
         "sets": list(dict.fromkeys(row["data"] for row in rows)),
         "examples": examples,
         "chart": _chart(rows),

@@ -14,6 +14,7 @@ from .schemas import Table as Table
 from .tables_after import CASCADE as CASCADE
 from .tables_after import COVERAGE as COVERAGE
 from .tables_after import EARLY as EARLY
+from .tables_after import EVALUATION_CANDIDATES as EVALUATION_CANDIDATES
 from .tables_after import EVALUATION_CONTRASTS as EVALUATION_CONTRASTS
 from .tables_after import EVALUATION_CURVES as EVALUATION_CURVES
 from .tables_after import EVALUATION_SCORES as EVALUATION_SCORES

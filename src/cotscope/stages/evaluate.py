@@ -19,7 +19,7 @@ from ..data.load import general_text
 from ..data.rows import question_key
 from ..edits.card import measured_again
 from ..edits.edit import Edit
-from ..edits.made import curves
+from ..edits.made import candidates, curves
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped, unpaired
@@ -34,6 +34,7 @@ from ..runs.session import Session
 from ..runs.stage import Stage, never
 from ..runs.tables import (
     COMPLETIONS,
+    EVALUATION_CANDIDATES,
     EVALUATION_CONTRASTS,
     EVALUATION_CURVES,
     EVALUATION_SCORES,
@@ -157,6 +158,7 @@ def evaluate(session: Session, options: Options) -> str:
     run.write(EVALUATIONS, rows)
     run.write(EVALUATIONS_BY_PROBLEM, by_problem)
     run.write(EVALUATION_CURVES, [row for edit in edits.values() for row in curves(edit)])
+    run.write(EVALUATION_CANDIDATES, [row for edit in edits.values() for row in candidates(edit)])
     beside = contrasts(list(edits.values()), by_problem)
     for text in unpaired(list(edits.values())):
         run.note(text)
@@ -312,8 +314,8 @@ STAGE = Stage(
     evaluate,
     Options,
     after=("discover",),
-    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_CONTRASTS, EVALUATION_CURVES, EVALUATION_SCORES, EVALUATION_SKILLS,
-            "completions/evaluation."),
+    writes=(EVALUATIONS, EVALUATIONS_BY_PROBLEM, EVALUATION_CONTRASTS, EVALUATION_CURVES, EVALUATION_CANDIDATES,
+            EVALUATION_SCORES, EVALUATION_SKILLS, "completions/evaluation."),
     units=UNITS,
     repeats=True,
     wanted=never,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.load import general_text
 from ...edits.edit import Base, Edit
+from ...edits.made import TRIED
 from ...errors import EditError, UserError, shown
 from ...records import Neuron, Problem
 from ...runs.config import STUDY
@@ -171,6 +172,7 @@ class _Trial:
         memory: Kept,
     ) -> None:
         self.session, self.groups, self.search, self.problems, self.memory = session, groups, search, problems, memory
+        self.tried: dict[Candidate, dict[str, float]] = {}  # what each came to, as far as it got (`edits/made.py: candidates`)
 
     @property
     def detectable(self) -> float:
@@ -184,6 +186,7 @@ class _Trial:
         for rung, count in enumerate(RUNGS):
             with self.session.bar(f"round {rung + 1} of {len(RUNGS)}", len(left), "candidate") as bar:
                 scores = {c: self.score(c, given[:count], bar.update) for c in left}
+            self._note(f"round_{rung + 1}", scores)
             left = sorted(left, key=lambda c: -scores[c])
             if rung < len(RUNGS) - 1:
                 left = left[: max(self.search.survivors, len(left) // HALVING)]
@@ -195,9 +198,10 @@ class _Trial:
         goal, n = self.search.goal, len(self.problems)
         if not left:
             why = "every candidate changes general text too much"
-            return {}, EditError(why, expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}")
+            return {"tried": self._told()}, EditError(why, expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}")
         with self.session.bar("writing answers", (len(left) + 1) * n, "problem") as bar:
             right = {c: self.solved(c, bar.update) for c in (None, *left)}
+        self._note("solved", {c: right[c] for c in left})
         sign = 1 if goal == "better" else -1
         best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
         untouched = right[None]
@@ -206,7 +210,7 @@ class _Trial:
             "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
             "neurons": len(self.groups[best[0]]), "factor": best[1], "detectable": self.detectable,
             "shown": abs(right[best] - untouched) >= self.detectable * n,
-            "survivors": [[name, f, right[name, f]] for name, f in left],
+            "survivors": [[name, f, right[name, f]] for name, f in left], "tried": self._told(),
         }  # fmt: skip
         if sign * (right[best] - untouched) > 0:
             return found, None
@@ -216,6 +220,15 @@ class _Trial:
             got=f"{untouched} of {n} solved without, {', '.join(str(right[c]) for c in left)} with",
             remedy="Try other neurons (--by), or `cotscope tune`.",
         )
+
+    def _note(self, key: str, values: Mapping[Candidate, float]) -> None:
+        for candidate, value in values.items():
+            self.tried.setdefault(candidate, {})[key] = value
+
+    def _told(self) -> list[list[Any]]:
+        """What was tried, for the edit's file: what got farthest first."""
+        every = sorted(self.tried.items(), key=lambda item: -len(item[1]))
+        return [[group, factor, *(found.get(key) for key in TRIED)] for (group, factor), found in every]
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
         from ...lm.interventions import scale
@@ -237,6 +250,7 @@ class _Trial:
             return {name: text.perplexity / texts[str(None)].perplexity for name, text in texts.items()}
 
         ratios = self.memory.value(f"{candidates} on general text, {at_most}", compute)
+        self._note("perplexity" if at_most is None else "perplexity_begins", {c: ratios[str(c)] for c in candidates})
         if self.search.goal == "worse":  # text that is easier to a model without its skill has changed as well
             ratios = {name: max(ratio, 1 / ratio) for name, ratio in ratios.items()}
         return [c for c in candidates if ratios[str(c)] <= PERPLEXITY[self.search.goal]]
