@@ -271,13 +271,17 @@ def test_split_refuses(n: int, limit: int | None, discover: int | None) -> None:
         split(problems(9), 3, 3, 0)
 
 
-@pytest.mark.parametrize(("tuning", "words"), [(False, 1000), (True, 800)])
-def test_general_text(tuning: bool, words: int) -> None:
-    text = general_text(tuning)
-    assert words <= len(text.split()) <= 1500
+@pytest.mark.parametrize(("use", "words"), [("measuring", 1300), ("searching", 600), ("choosing", 240)])
+def test_general_text(use: str, words: int) -> None:
+    text = general_text(use)
+    assert words <= len(text.split()) <= words + 100
     assert not any(character.isdigit() for character in text)
-    assert text.count("\n\n") >= 6
-    assert not set(text.split("\n\n")) & set(general_text(not tuning).split("\n\n"))
+
+
+def test_no_general_text_has_a_paragraph_of_another() -> None:
+    texts = [general_text(use).strip().split("\n\n") for use in ("measuring", "searching", "choosing")]
+    every = [paragraph for text in texts for paragraph in text]
+    assert len(set(every)) == len(every) and [len(text) for text in texts[1:]] == [5, 2]
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_the_card_tells_base_edit_and_what_was_measured(folder: Path, tmp_path: 
     head, body = card.split("\n---\n", 1)
     assert head.startswith("---\nlicense: mit\nlibrary_name: transformers") and "base_model" not in head
     assert edit.base.weights in body and "26 of its 144 feed-forward neurons" in body and "by hand" in body
-    assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body and "by scaling the base's coefficients" in body
+    assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body and "with the edit applied to the base" in body
     assert "| builtin | 48 | 0.500 | 0.250 | -0.250 [-0.400, -0.100] | 0.0042 | 0.900 → 0.875 | × 1.023 |" in body.splitlines()
 
 

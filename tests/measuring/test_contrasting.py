@@ -191,8 +191,14 @@ def test_chosen_neurons_whose_control_was_made_otherwise_are_named() -> None:
     assert unpaired(edits) == []
     edits[1].chosen["tuned"].update({"ended": "stopped after 10 min", "cut": True})
     [said] = unpaired(edits)
-    assert "values by attribution is not put beside values of random, like attribution, stopped after 10 min" in said
+    assert said.startswith(
+        "a0 (values by attribution) and r0 (values of random, like attribution, stopped after 10 min) are not"
+    )
     assert unpaired([edits[0], edits[2]]) == [], "there is no control"
+    plain = [Edit.scaled(n, BASE, [Neuron(0, i)], f, chosen={"by": "size"} | ({"random": 0} if n == "c" else {}))
+             for i, (n, f) in enumerate((("a", 0.0), ("b", 0.5), ("c", 0.0)))]  # fmt: skip
+    [said] = unpaired(plain)
+    assert said.startswith("b (an edit by size) and c (an edit of random, like size) are not"), "a and c are"
 
 
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:

@@ -223,7 +223,7 @@ def test_the_general_text_begins_as_every_text_does() -> None:
     """With the tokenizer's start token, where it has one: a model that never saw a text without is in an odd state there."""
     model = tiny_model("llama")
     first, text = attributing._prose(model)
-    whole = model.encode(general_text(tuning=True))
+    whole = model.encode(general_text("choosing"))
     assert first == model.encode("") == [1] and text == whole[-len(text) :] and len(first) + len(text) == model.context
     model.tokenizer = type("Bare", (CharacterTokenizer,), {"__call__": lambda self, text: {"input_ids": [9] * len(text)}})()
     first, text = attributing._prose(model)

@@ -321,14 +321,15 @@ def test_a_search_says_who_was_left_and_what_may_be_luck() -> None:
     )
     tried = [
         ["the first 3", 0.0, 1.1, -2.0, None, None, 5],
-        ["x" * 99, 1, 1, 1, 1, 1, 1],
+        ["x" * 199, 1, 1, 1, 1, 1, 1],
         ["y", True, "1", {}, 2.0**60, 1, 2.5],
         ["z"],
         4,
     ]
     rows = candidates(replace(edit, chosen={"steered": steered | {"tried": tried, "group": "the first 3", "factor": 0.0}}))
     assert [list(r.values())[1:] for r in rows] == [
-        ["the first 3", 0.0, 1.1, -2.0, None, None, 5, True], ["y", None, None, None, None, 1, None, False]
+        ["the first 3", 0.0, 1.1, -2.0, None, None, 5, True], ["x" * 120, 1, 1, 1, 1, 1, 1, False],
+        ["y", None, None, None, None, 1, None, False],
     ]  # fmt: skip
     assert (
         candidates(replace(edit, chosen={"steered": {"tried": "x"}})) == candidates(replace(edit, chosen={"steered": 7})) == []

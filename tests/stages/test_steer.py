@@ -17,6 +17,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.edits.edit import Edit
 from cotscope.edits.made import candidates, search
 from cotscope.errors import EditError, UserError
+from cotscope.lm import scoring
 from cotscope.lm.engine import Engine
 from cotscope.measuring.choosing import Choice, choose
 from cotscope.measuring.editing import steering
@@ -121,7 +122,7 @@ def test_it_goes_on_where_it_was_stopped(session: Session, tmp_path: Path, monke
     scored.clear()
     again = steer(session, tmp_path / "again.json", Choice("reasoning"), WORSE)
     assert not scored and len(calls) == 3 + 1 + 3  # of four conditions one was done
-    assert again.factors == whole.factors
+    assert again.factors == whole.factors and again.chosen["steered"] == whole.chosen["steered"]
 
 
 @pytest.mark.usefixtures("lenient")
@@ -233,8 +234,26 @@ def _tried(session: Session, to: Path, seed: int) -> Edit | None:
         return None
 
 
-@pytest.mark.parametrize("factors", [(), (math.nan,), (1.0, math.inf), ("a",)])
-def test_factors_that_are_no_numbers_are_refused(factors: tuple[Any, ...]) -> None:
+@pytest.mark.usefixtures("lenient")
+def test_a_factor_that_breaks_the_model_is_left_out(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = scoring.text_scores
+
+    def broken(loaded: Any, text: str, interventions: Any, *args: Any) -> Any:
+        found = texts(loaded, text, interventions, *args)
+        return {name: replace(score, perplexity=math.inf) if "3.0" in name else score for name, score in found.items()}
+
+    monkeypatch.setattr(scoring, "text_scores", broken)
+    rows = candidates(steer(session, tmp_path / "worse.json", Choice("reasoning"), WORSE))
+    assert (
+        {r["perplexity_begins"] is None for r in rows if r["factor"] == 3}
+        == {True}
+        == {r["round_1"] is None for r in rows if r["factor"] == 3}
+    )
+    assert len(rows) == 6
+
+
+@pytest.mark.parametrize("factors", [(), 0.5, (math.nan,), (1.0, math.inf), ("a",)])
+def test_factors_that_are_no_numbers_are_refused(factors: Any) -> None:
     with pytest.raises(UserError, match="factors are no numbers"):
         Search(factors=factors)
 

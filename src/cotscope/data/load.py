@@ -170,14 +170,21 @@ def split(problems: Sequence[Problem], limit: int | None = None, discover_limit:
     return Split(test, discovery, tuple(left[:tune_limit]), halved, tuning_short=len(left) < tune_limit)
 
 
-def general_text(tuning: bool = False) -> str:
-    """About 1,350 words of general English prose without arithmetic, to measure perplexity on.
+_TO_CHOOSE = 2  # paragraphs of the tuning text, the last ones
+
+
+def general_text(use: str = "measuring") -> str:
+    """General English prose without arithmetic; what is chosen by one text is neither searched nor measured on it.
 
     Args:
-        tuning: about 850 words of other prose: what is chosen by its perplexity is not measured on the same text.
+        use: "measuring", about 1,350 words; "searching", about 600 of another text; "choosing", about 250 of that, its end.
     """
-    name = "general_tuning.txt" if tuning else "general.txt"
-    return (resources.files("cotscope.data") / name).read_text(encoding="utf-8")
+    name = "general.txt" if use == "measuring" else "general_tuning.txt"
+    text = (resources.files("cotscope.data") / name).read_text(encoding="utf-8")
+    if use == "measuring":
+        return text
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(paragraphs[-_TO_CHOOSE:] if use == "choosing" else paragraphs[:-_TO_CHOOSE])
 
 
 def _absent(path: Path) -> str:

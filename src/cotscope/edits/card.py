@@ -116,7 +116,7 @@ def _measured(edit: Edit) -> list[str]:
     if not edit.weights:
         rows += [
             "",
-            "Measured by scaling the base's coefficients, not with these weights: what their dtype rounds is not in it.",
+            "Measured with the edit applied to the base, not with these weights: what their dtype rounds is not in it.",
         ]
     return rows
 

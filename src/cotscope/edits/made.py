@@ -99,13 +99,13 @@ def candidates(edit: Edit) -> list[dict[str, Any]]:
     tried = steered.get("tried")
     rows = []
     for row in tried[:_POINTS] if isinstance(tried, list) else []:
-        if not (isinstance(row, list) and len(row) == 2 + len(TRIED) and isinstance(row[0], str) and len(row[0]) <= _LONGEST):
+        if not (isinstance(row, list) and len(row) == 2 + len(TRIED) and isinstance(row[0], str)):
             continue
         numbers = [v if isinstance(v, _NUMBER) and not isinstance(v, bool) and abs(v) < 2**53 else None for v in row[1:]]
         found = dict(zip(("factor", *TRIED), numbers, strict=True))
         found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
         taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
-        rows.append({"edit": edit.name, "neurons": row[0], **found, "taken": taken})
+        rows.append({"edit": edit.name, "neurons": row[0][: 2 * _LONGEST], **found, "taken": taken})
     return rows
 
 

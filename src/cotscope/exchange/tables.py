@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,14 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
     to = to or run.folder.parent / f"{run.folder.resolve().name}-{kind}"
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to} is in the way", expected="a new or an empty folder", remedy="Give another --to, or remove it.")
+    was_there = to.exists()
     try:
         made, left = _write(run, kind, to)
-    except BaseException:
-        shutil.rmtree(to, ignore_errors=True)  # half of it would be in the way of the next try
+    except BaseException:  # half of it would be in the way of the next try
+        for path in list(to.iterdir()) if to.exists() else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if to.exists() and not was_there:
+            to.rmdir()
         raise
     if not made:
         raise RunError(f"{run.folder} has no current table", remedy="`cotscope status` says why.")
@@ -161,10 +165,11 @@ def _tasks(reading: Reading) -> Iterator[tuple[str, dict[str, Any], dict[str, An
 
     A name that is taken, by a prompt of another family or one called `without_reasoning`, is followed by a number.
     """
-    taken = Counter[str]()
+    taken = set[str]()
     for row, name, more in _named(reading):
-        taken[name] += 1
-        yield name if taken[name] == 1 else f"{name}_{taken[name]}", row, more
+        free = next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
+        taken.add(free)
+        yield free, row, more
 
 
 def _named(reading: Reading) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
 
 MARGIN = "result_margin"
-TEXT_TOKENS = 256  # of the tuning text: what choices do to general text is measured on the other one
+TEXT_TOKENS = 256  # of a text that nothing is measured on
 CHECK_SOLUTIONS = 4  # that single neurons are zeroed on
 TOP = 500  # neurons whose stability is told
 
@@ -79,9 +79,9 @@ def attribute_all(session: Session, options: Attributing) -> dict[str, Any]:
 
 
 def _prose(model: LoadedModel) -> tuple[list[int], list[int]]:
-    """The end of the tuning text: what is given of it, the tokenizer's start tokens or else a token, and what is scored."""
+    """The end of the text to choose by: what is given of it, the tokenizer's start tokens or a token, and what is scored."""
     start = model.encode("")
-    text = model.encode(general_text(tuning=True))[len(start) :]
+    text = model.encode(general_text("choosing"))[len(start) :]
     first = start or text[-min(TEXT_TOKENS, model.context - 1) - 1 :][:1]
     return first, text[-min(TEXT_TOKENS, model.context - len(first)) :]
 

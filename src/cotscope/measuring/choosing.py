@@ -74,7 +74,7 @@ def choose(session: Session, choice: Choice) -> tuple[list[Neuron], dict[str, An
         instead = in_place_of(every, random_like(every, _sizes(run, known, attributed), choice.random))
         found = [instead[n] for n in found if n in instead]
         more = {"random": choice.random, "like": "update sizes" if attributed else "activity in discovery"}
-    return found, _said(session, choice, found) | more | {"neurons": len(found)}
+    return found, _said(session, choice, found, every) | more | {"neurons": len(found)}
 
 
 def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str, Any]]:
@@ -84,8 +84,10 @@ def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str
             f"poles are of {REASONING} neurons, and random ones are not drawn", expected=f"--by {REASONING} without --random"
         )
     _check(session.run, choice)
-    found = _narrowed(_accepted(session.run, active_neurons(session.run), choice), choice)
-    return found, _said(session, choice, found) | {"neurons": len(_neurons(found))}
+    known = active_neurons(session.run)
+    every = _accepted(session.run, known, replace(choice, concepts=()))
+    found = _narrowed(_accepted(session.run, known, choice), choice)
+    return found, _said(session, choice, found, every) | {"neurons": len(_neurons(found))}
 
 
 def reservation(chosen: Mapping[str, Any]) -> str:
@@ -133,8 +135,8 @@ def _narrowed(found: list[T], choice: Choice) -> list[T]:
     return [t for t in found if low <= t.layer <= high][: choice.first]
 
 
-def _said(session: Session, choice: Choice, found: list[Any]) -> dict[str, Any]:
-    """How they were chosen. Raises: UserError if none are."""
+def _said(session: Session, choice: Choice, found: list[Any], every: list[Any]) -> dict[str, Any]:
+    """How they were chosen, of all that were chosen so. Raises: UserError if none are."""
     run = session.run
     if not found:
         remedy = "" if run.manifest["stages"].get("annotate") else f"Run `cotscope annotate {run.folder}` first."
@@ -143,6 +145,7 @@ def _said(session: Session, choice: Choice, found: list[Any]) -> dict[str, Any]:
     # `evaluate` does not test on the problems that they were found with, on other runs neither.
     said["questions"] = sorted({fingerprint(question_key(p.question)) for p in session.inputs.split.discovery})
     said["found"] = fingerprint(said["questions"], session.prompt.text(""))
+    said["among"] = fingerprint(every)[:16]
     if choice.by == REASONING and (status := run.state("keystones").status) != "done":
         said["keystones"] = "not looked for" if status == "missing" else "looked for before the last `annotate`"
     some = {"concepts": list(choice.concepts), "layers": choice.layers and list(choice.layers), "first": choice.first}

@@ -59,7 +59,7 @@ EVALUATION_CANDIDATES = table(
     "evaluation_candidates",
     "what a search for one factor tried: the perplexity of the tuning text over the untouched model's, of its beginning and of "
     "all of it; what each round of solutions scored (nats; the larger the better for the search); tuning problems solved; "
-    "empty where it did not get so far; taken: what the edit is",
+    "empty where it did not get so far, or came to nothing finite; taken: what the edit is",
     {"edit": TEXT, "neurons": TEXT, "factor": REAL, "perplexity_begins": REAL, "round_1": REAL, "round_2": REAL,
      "perplexity": REAL, "solved": LONG, "taken": YES},
 )  # fmt: skip

@@ -130,13 +130,13 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
 
 def unpaired(edits: Sequence[Edit]) -> list[str]:
     """In words: edits of chosen neurons that stand beside none of random ones, though such are there, made otherwise."""
-    groups = list(grouped(edits))
+    groups = grouped(edits)
     return [
-        f"{a.name} is not put beside {b.name}: the two were not made alike (by their files: other neurons, problems, passes, "
-        "precision or search)."
-        for a in groups
+        f"{', '.join(ours)} ({a.name}) and {', '.join(theirs)} ({b.name}) are not put beside one another: by their files they "
+        "were not made alike (neurons, factors, problems, settings of the training or search, precision)."
+        for a, ours in groups.items()
         if a.like and not a.random and not any(a.beside(b) and b.random for b in groups)
-        for b in groups
+        for b, theirs in groups.items()
         if b.random and (a.does, a.by) == (b.does, b.by)
     ]
 
@@ -197,7 +197,11 @@ def _group(edit: Edit) -> Group | None:
         if by not in (REASONING, *WAYS):  # a list of somebody's: another one is no second seed of it
             done.append(fingerprint(sorted(map(str, edit.neurons))))
     whole = by in (ALL, does)
-    found = [str(chosen["found"])] if "found" in chosen else [str(chosen.get(k)) for k in ("run", "study")]
+    found = (
+        [str(chosen["found"]), str(chosen.get("among"))]
+        if "found" in chosen
+        else [str(chosen.get(k)) for k in ("run", "study")]
+    )
     some = [*found, *(str(chosen.get(k)) for k in ("first", "concepts", "layers", "keystones"))]
     like = "" if whole else fingerprint([does, by, *some, *done])
     return Group(does, by, like, terms, random, dtype, numbers, how, str(chosen.get("like")) if random else "")

@@ -158,8 +158,8 @@ class Course:
         """Go back into the pass that was cut, as if it had not been validated."""
         if self.dropped:  # its parameters are gone
             return self.again()
-        self.curve.pop()
         self.step, self.taken, self.cut = self.cut, self._before, 0
+        self.curve.pop()
 
     def _validated(self, cut: int = 0) -> None:
         """A pass, or what there was time for of it, has been validated; at first the base."""

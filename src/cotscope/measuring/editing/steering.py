@@ -23,7 +23,7 @@ from ...edits.made import TRIED
 from ...errors import EditError, UserError, shown
 from ...records import Neuron, Problem
 from ...runs.config import STUDY
-from ...runs.files import fingerprint
+from ...runs.files import fingerprint, json_values
 from ...runs.kept import Kept
 from ...runs.options import check_all, option
 from ...runs.session import Session
@@ -66,7 +66,8 @@ class Search:
 
     def __post_init__(self) -> None:
         check_all(self)
-        if not self.factors or not all(isinstance(f, (int, float)) and math.isfinite(f) for f in self.factors):
+        given = self.factors if isinstance(self.factors, Sequence) else ()
+        if not given or not all(isinstance(f, int | float) and math.isfinite(f) for f in given):
             raise UserError("factors are no numbers", expected="one or more finite ones", got=shown(self.factors))
 
 
@@ -103,7 +104,7 @@ def steer(
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
     of = (fingerprint_of(given), groups, asdict(search), [p.id for p in problems], written_to, asked(session))
-    memory = Kept(to, fingerprint(*of, general_text(tuning=True)))
+    memory = Kept(to, fingerprint(*of, general_text("searching")))
     trial = _Trial(session, groups, search, problems, memory)
     candidates: list[Candidate] = [(name, f) for name in groups for f in search.factors]
     say(
@@ -228,7 +229,8 @@ class _Trial:
     def _told(self) -> list[list[Any]]:
         """What was tried, for the edit's file: what got farthest first."""
         every = sorted(self.tried.items(), key=lambda item: -len(item[1]))
-        return [[group, factor, *(found.get(key) for key in TRIED)] for (group, factor), found in every]
+        rows = [[group, factor, *(found.get(key) for key in TRIED)] for (group, factor), found in every]
+        return list(json_values(rows))  # a model that a factor breaks has a perplexity of no number
 
     def _intervention(self, candidate: Candidate | None) -> Intervention | None:
         from ...lm.interventions import scale
@@ -246,7 +248,7 @@ class _Trial:
             from ...lm.scoring import text_scores
 
             interventions = {str(c): self._intervention(c) for c in (None, *candidates)}
-            texts = text_scores(self.session.loaded, general_text(tuning=True), interventions, progress, at_most)
+            texts = text_scores(self.session.loaded, general_text("searching"), interventions, progress, at_most)
             return {name: text.perplexity / texts[str(None)].perplexity for name, text in texts.items()}
 
         ratios = self.memory.value(f"{candidates} on general text, {at_most}", compute)

@@ -111,7 +111,8 @@ class Trainer:
             raise EditError(
                 "nothing was gained on the validation problems",
                 got=f"solved {[p.get('solved') for p in curve]}, loss {[p['validation'] for p in curve]}",
-                remedy="Use a smaller --rate, more problems (for --validation too: few say little), or other neurons; --null "
+                remedy=("A pass was cut by --minutes: the same command goes on in it, for as long again. " if best.cut else "")
+                + "Use a smaller --rate, more problems (for --validation too: few say little), or other neurons; --null "
                 "writes an edit that changes nothing.",
             )
         if best.taken:
