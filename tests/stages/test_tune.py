@@ -384,14 +384,16 @@ def test_ctrl_c_before_anything_is_gained_loses_nothing(run: Path, tmp_path: Pat
     assert not to.exists() and (tmp_path / ".none.json.training").is_dir()
 
 
-def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone: dict[str, Any] = {}
     rates = ("0.0001", "0.03", "0.001")
     for rate in rates:
         if main(tune(run, tmp_path / f"{rate}.json", "factors", "--rate", rate)) == 0:
             alone[rate] = dict(Edit.read(tmp_path / f"{rate}.json").chosen["tuned"])
+    assert "as for each other" not in capsys.readouterr().out
     to = tmp_path / "best.json"
     assert main(tune(run, to, "factors", *(word for rate in rates for word in ("--rate", rate)))) == 0
+    assert "min more for it, as for each other" in capsys.readouterr().out
     found = Edit.read(to).chosen["tuned"]
     tried = {rate: loss for rate, loss, _ in found["rates"]}
     assert list(tried) == sorted(float(r) for r in rates)

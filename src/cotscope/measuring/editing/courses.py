@@ -43,6 +43,7 @@ class Plan:
         by_solved: whether passes and rates are chosen by that first; not where the validation problems are those that the model
             solves anyway.
         say: is told how long it takes, and of every pass.
+        several: more than one learning rate is tried.
         validating: seconds that the last validation took.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     by_solved: bool
     say: Callable[[str], object]
     warmup: int = 0
+    several: bool = False
     validating: float = 0.0
 
     @property
@@ -217,7 +219,7 @@ class Course:
         minutes = (left * of_a_text + (until - self.passes) * plan.validating) / 60
         if not math.isinf(plan.deadline):
             minutes = min(minutes, (plan.deadline - time.monotonic()) / 60)
-        plan.say(f"rate {self.rate:g}: about {minutes:.1f} min more")
+        plan.say(f"rate {self.rate:g}: about {minutes:.1f} min more{' for it, as for each other' * plan.several}")
 
     def _write(self, by_the_way: bool = False) -> None:
         start = time.monotonic()

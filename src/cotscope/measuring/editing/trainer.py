@@ -90,7 +90,7 @@ class Trainer:
         with self.session.bar("tuning", 0, "text") as bar:
             plan = Plan(training, self.folder, of, self.texts[:count], self.texts[count:], settings.batch, settings.seed,
                         settings.patience, deadline, bar, self._solver(training), by_solved, self.say,
-                        settings.warmup)  # fmt: skip
+                        settings.warmup, several=auto or len(rates) > 1)  # fmt: skip
             try:
                 best = search(plan, rates, auto, tried, settings.passes)
                 best.run(settings.passes)
