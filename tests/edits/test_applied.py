@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -169,8 +171,20 @@ def test_applied_to_what_it_is_not_for(qwen: LoadedModel) -> None:
             pytest.fail("it ran")
         with pytest.raises(EditError, match="for another model"):
             edit.check(other)
+    other = tiny_model("qwen2", seed=1)
     with pytest.raises(EditError, match="for another model"):
-        edit.check(tiny_model("qwen2", seed=1))
+        edit.check(other)
+    with pytest.raises(EditError, match=r"for another model.*known=True"), edit.applied(other.model):
+        pytest.fail("it ran")
+    with edit.applied(other.model, known=True):
+        assert hooks_of(other) > before
+    with edit.applied(copy.deepcopy(qwen.model).to(torch.bfloat16)):  # the same weights in another dtype
+        pass
+    with (
+        pytest.raises(EditError, match="is weights, and no factors"),
+        replace(edit, factors={}, offsets={}, weights="ab").applied(qwen.model),
+    ):
+        pytest.fail("it ran")
     edit.check(qwen)
     assert hooks_of(qwen) == before
 

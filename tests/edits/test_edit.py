@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+import cotscope.edits.edit
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import EditError
 from cotscope.records import Neuron, Pole
@@ -33,6 +35,7 @@ WRITABLE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(LETTERS, max_size=9), inner, max_size=3),
     max_leaves=5,
 )
+SCHEMA = Draft202012Validator(json.loads(Path(cotscope.edits.edit.__file__).with_name("edit.schema.json").read_bytes()))
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -58,7 +61,7 @@ def test_what_is_written_is_read(tmp_path: Path, edit: Edit, name: str, chosen: 
     again = Edit.read(tmp_path / "e.json")
     assert again == whole
     assert again.key == whole.key and again.neurons == whole.neurons
-    json.loads((tmp_path / "e.json").read_bytes(), parse_constant=lambda _: pytest.fail("no JSON"))
+    SCHEMA.validate(json.loads((tmp_path / "e.json").read_bytes(), parse_constant=lambda _: pytest.fail("no JSON")))
 
 
 @RELAXED
@@ -96,6 +99,7 @@ def test_any_value_of_a_key_is_read_or_an_edit_error(tmp_path: Path, key: str, v
     else:
         edit.write(tmp_path / "again.json")
         assert Edit.read(tmp_path / "again.json") == edit
+        SCHEMA.validate(content() | {key: value})
         return
     assert len(said.splitlines()) == 1
 
@@ -109,6 +113,7 @@ def test_any_rows_are_read_or_an_edit_error(tmp_path: Path, key: str, rows: list
     except EditError:
         return
     assert {tuple(n) for n in getattr(edit, key)} == {tuple(row[:2]) for row in rows}
+    SCHEMA.validate(content() | {key: rows})
 
 
 def test_a_right_file_is_read(tmp_path: Path) -> None:
@@ -125,6 +130,9 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a version that is true": (lambda c: c.update(version=True), "version"),
     "another format": (lambda c: c.update(format="gguf"), "no edit"),
     "no base": (lambda c: c.pop("base"), "base"),
+    "weights beside factors": (lambda c: c.update(weights="ab"), "changes nothing"),
+    "nothing beside factors": (lambda c: c["chosen"].update(nothing="no gain"), "changes nothing"),
+    "no layers": (lambda c: c["base"].update(layers=0), "base"),
     "no weights": (lambda c: c["base"].pop("weights"), "base"),
     "more in the base": (lambda c: c["base"].update(dtype="x"), "base"),
     "layers true": (lambda c: c["base"].update(layers=True), "base"),
@@ -168,9 +176,16 @@ def test_what_gained_nothing_is_an_edit_that_changes_nothing(tmp_path: Path) -> 
     edit = Edit("control", Base("m", "0" * 64, 4, 9), {}, chosen={"by": "size", "nothing": "nothing was gained"})
     edit.write(tmp_path / "e.json")
     assert Edit.read(tmp_path / "e.json") == edit and edit.nothing and not edit.neurons
+    SCHEMA.validate(json.loads((tmp_path / "e.json").read_bytes()))
     for wrong in ({"factors": {Neuron(0, 1): (2.0, 2.0)}}, {"weights": "ab" * 32}, {"chosen": {}}):
         with pytest.raises(EditError, match="changes nothing"):
             replace(edit, **wrong)
+
+
+BEYOND_A_SCHEMA = {
+    "a factor twice", "an offset twice", "a layer a fraction", "NaN", "Infinity", "-Infinity", "a huge number", "a huge layer",
+    "a layer beyond", "a neuron beyond", "NaN in chosen", "Infinity in measured",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -181,6 +196,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, what: str) -> None:
     with pytest.raises(EditError) as caught:
         Edit.read(tmp_path / "e.json")
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert SCHEMA.is_valid(wrong) == (what in BEYOND_A_SCHEMA)
 
 
 @pytest.mark.parametrize(

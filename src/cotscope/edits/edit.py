@@ -186,13 +186,8 @@ class Edit:
 
     def check(self, loaded: LoadedModel) -> None:
         """Raise EditError if a loaded model is not the base, or says nothing finite with the edit."""
-        if (found := Base.of(loaded)).weights != self.base.weights:
-            raise EditError(
-                f"edit {self.name} is for another model",
-                expected=f"{self.base.model} (weights {self.base.weights[:12]}…)",
-                got=f"{found.model} (weights {found.weights[:12]}…)",
-                remedy="Weights below 6e-5 are others in float16: take bfloat16 or float32." * (loaded.dtype_name == "float16"),
-            )
+        rounded = "Weights below 6e-5 are others in float16: take bfloat16 or float32."
+        self._check_weights(Base.of(loaded).weights, loaded.name, rounded * (loaded.dtype_name == "float16"))
         self._check_shape(loaded.anatomy)
         if not self.weights and not _finite(loaded, self.intervention(loaded.anatomy)):
             raise EditError(
@@ -217,15 +212,20 @@ class Edit:
             )
 
     @contextmanager
-    def applied(self, model: PreTrainedModel) -> Iterator[None]:
+    def applied(self, model: PreTrainedModel, *, known: bool = False) -> Iterator[None]:
         """Within the block, any transformers model runs edited, without cotscope's engine. Weights stay as they are.
 
-        The weights are not compared with the base's, only their shape; `cotscope.load_model` and `check` do that.
+        Args:
+            known: the model is known to be the base, or is meant to be another of its shape: its weights are not hashed, which
+                takes about two seconds per billion.
 
-        Raises: EditError for another shape, or for an edit that holds at some tokens only.
+        Raises: EditError for another model, or for an edit that holds at some tokens only.
         """
+        import torch
+
         from ..lm.families import anatomy
         from ..lm.hooks import coefficient_hooks
+        from ..lm.loading import weight_hash
 
         found = anatomy(model)
         self._check_shape(found)
@@ -234,8 +234,22 @@ class Edit:
                 f"edit {self.name} holds for {self.scope} tokens only, which a plain model does not tell apart",
                 remedy="Use cotscope's engine: `cotscope apply`.",
             )
-        with coefficient_hooks(found, self.intervention(found), None):
+        intervention = self.intervention(found)
+        if not known:
+            self._check_weights(
+                weight_hash(model, torch.bfloat16), "this one", "To apply it all the same: `applied(model, known=True)`."
+            )
+        with coefficient_hooks(found, intervention, None):
             yield
+
+    def _check_weights(self, got: str, of: str, remedy: str) -> None:
+        if got != self.base.weights:
+            raise EditError(
+                f"edit {self.name} is for another model",
+                expected=f"{self.base.model} (weights {self.base.weights[:12]}…)",
+                got=f"{of} (weights {got[:12]}…)",
+                remedy=remedy,
+            )
 
     def _check_shape(self, found: Anatomy) -> None:
         wanted = self.base.layers, self.base.neurons_per_layer

@@ -122,7 +122,7 @@ def export(
     del base  # before there is a second one
     model = read_weights(folder, source, DTYPES[dtype])
     check_room(to, sum(p.numel() * p.element_size() for p in model.parameters()), "the exported model")
-    with edit.applied(model):
+    with edit.applied(model, known=True):
         expected = _said(model)
     say(f"folding {len(edit.neurons)} neurons into {dtype} weights")
     fold(edit, model)

@@ -1,4 +1,7 @@
-"""The file of an edit: how it is written, and how it is read back, whoever wrote it."""
+"""The file of an edit: how it is written, and how it is read back, whoever wrote it.
+
+`edit.schema.json` says the same to other programs.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,8 @@ def parsed(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     kinds = {"model": str, "weights": str, "layers": int, "neurons_per_layer": int}
     if not isinstance(base, dict) or set(base) != set(kinds) or not all(_is(base[k], kind) for k, kind in kinds.items()):
         raise wrong("the base can't be read", f"an object with {', '.join(kinds)}", base)
+    if min(base["layers"], base["neurons_per_layer"]) < 1:
+        raise wrong("the base can't be read", "at least one layer and one neuron", base)
     if not isinstance(name := content.get("name"), str):
         raise wrong("the name can't be read", "a text", name)
     if not isinstance(weights := content.get("weights", ""), str):

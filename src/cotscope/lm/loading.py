@@ -132,12 +132,17 @@ class LoadedModel:
 
         As bfloat16 a model's weights have one hash, whether they were loaded in float32 or in bfloat16.
         """
-        digest = hashlib.sha256()
-        for name, tensor in cpu.named_weights(self.model):
-            digest.update(name.encode())
-            tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return weight_hash(self.model, dtype)
+
+
+def weight_hash(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
+    """As `LoadedModel.weight_hash`, of any transformers model."""
+    digest = hashlib.sha256()
+    for name, tensor in cpu.named_weights(model):
+        digest.update(name.encode())
+        tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _dense(hidden: Tensor) -> Tensor:
