@@ -289,6 +289,24 @@ def test_a_killed_training_goes_on_with_the_same_losses(
     assert (one.factors, one.weights) == (other.factors, other.weights)
 
 
+def test_a_process_that_is_killed_leaves_what_goes_on(run: Path, tmp_path: Path) -> None:
+    long = ["--passes", "40", "--patience", "40"]
+    whole = tuned(run, tmp_path / "whole", "values", *long)
+    to, state = tmp_path / "again", tmp_path / ".again.training/0.01.safetensors"
+    words = [sys.executable, "-m", "cotscope", *tune(run, to, "values", *long)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not state.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and state.exists() and not to.exists()
+    found = tuned(run, to, "values", *long)
+    assert found["curve"] == whole["curve"] and len(found["curve"]) > 2
+    assert Edit.read(to).weights == Edit.read(tmp_path / "whole").weights
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
 def test_ctrl_c_keeps_the_best_pass(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, 4)
     found = tuned(run, tmp_path / "kept.json")

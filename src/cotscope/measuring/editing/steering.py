@@ -97,7 +97,7 @@ def steer(
     if reserved := reservation(chosen):
         say(reserved)
     made_of = source(session, tuning_problems(session, search.train_on, say))
-    worked = worked_problems(session, search.train_on, RUNGS[-1], say)
+    worked = worked_problems(session, search.train_on, RUNGS[-1], say, folder=to.parent)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
     problems, written_to = _to_write(session, search)
