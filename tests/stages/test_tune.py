@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TinyStudy
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,6 +38,7 @@ from cotscope.data.load import load_problems
 from cotscope.data.numbers import format_number
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
+from cotscope.errors import ModelError
 from cotscope.lm import cpu
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import LoadedModel, load_model
@@ -962,6 +964,13 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
         with pytest.raises(cotscope.UserError, match=said):
             compare.run(build_parser().parse_args([*other, *wrong, "--train-on", str(more)]))
         assert not (tmp_path / "other").exists()
+    monkeypatch.delitem(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING, "qwen2")
+    with pytest.raises(ModelError, match=r"peft has no ia3 for this architecture \(qwen2\)"):
+        compare.run(build_parser().parse_args([*other, "--method", "ia3"]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(cotscope.UserError, match="there is no room for 4 models in float32"):  # factors are none
+        compare.run(build_parser().parse_args(other))
+    assert not (tmp_path / "other").exists()
 
 
 def test_ctrl_c_ends_a_training_of_a_comparison_where_it_can_go_on(

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +123,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> str | None:
-    """What would end it after hours. Raises: UserError for neurons that the run has not, or test problems among those to train
-    on.
+    """What would end it after hours. Raises: UserError for neurons that the run has not, adapters that peft has not, no room
+    for all the models, or test problems among those to train on.
 
     Returns: the fingerprint of the neurons that are trained; None if none are, any more.
     """
     from ..data.rows import question_key
+    from ..edits.fold import check_room, stored_dtype
+    from ..lm.loading import DTYPES
+    from ..lm.trained import check_adapters
     from ..measuring.editing.worked import tuning_problems
     from ..measuring.problems import trial_data
     from ..runs.session import Session
@@ -139,10 +141,13 @@ def _check(arguments: argparse.Namespace) -> str | None:
     missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not missing:
         return None
-    if (peft := [method for method in missing if method in (LORA, IA3)]) and find_spec("peft") is None:
-        raise UserError(f"{peft[0]} needs the package peft",
-                        remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.")  # fmt: skip
     session = Session.reopen(arguments.run, quiet=True)
+    for method in {LORA, IA3}.intersection(missing):
+        check_adapters(method, session.loaded)
+    if models := len(missing) - missing.count(FACTORS):
+        stored = arguments.dtype or stored_dtype(session.config.model)
+        size = models * session.loaded.parameters() * DTYPES[stored].itemsize
+        check_room(arguments.to, size, f"{models} models in {stored}")
     neurons = None
     if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))

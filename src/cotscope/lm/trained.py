@@ -184,10 +184,9 @@ class Adapters:
     """
 
     def __init__(self, loaded: LoadedModel, kind: str, numbers: int = 0, seed: int = 0) -> None:
-        try:
-            from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
-        except ImportError as error:
-            raise UserError(f"{kind} needs the package peft", remedy="Install it: pip install 'cotscope[peft]'.") from error
+        check_adapters(kind, loaded)
+        from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
+
         config: PeftConfig = IA3Config()
         if kind == "lora":
             self.rank = max(1, round(numbers / lora_numbers(loaded)))
@@ -200,8 +199,7 @@ class Adapters:
                 torch.manual_seed(seed)
                 self._model = get_peft_model(loaded.model, config)
         except ValueError as error:
-            raise ModelError(f"peft has no {kind} for this architecture ({loaded.model.config.model_type})",
-                             got=str(error)) from error  # fmt: skip
+            raise ModelError(f"peft can't make {kind} of this model", got=str(error)) from error
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
 
     def applied(self) -> AbstractContextManager[None]:
@@ -211,6 +209,22 @@ class Adapters:
     def merge(self) -> None:
         """Put them into the weights, and the model's own layers in their place."""
         self._model.merge_and_unload()
+
+
+def check_adapters(kind: str, loaded: LoadedModel) -> None:
+    """Whether peft has LoRA ("lora") or (IA)³ ("ia3") for a model. Raises: UserError if it is not installed; ModelError if it
+    has not."""
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(
+            f"{kind} needs the package peft",
+            remedy="Install it: pip install 'cotscope[peft]'. Or name other methods: --method.",
+        ) from error
+    kind_of = loaded.model.config.model_type
+    known = peft.utils.constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    if kind == "ia3" and kind_of not in known:
+        raise ModelError(f"peft has no ia3 for this architecture ({kind_of})", expected=f"one of {', '.join(sorted(known))}")
 
 
 def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Module]]:

@@ -49,6 +49,10 @@ def tune(
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
     neurons, chosen = _neurons(session, choice, settings)
+    if settings.method in (LORA, IA3):
+        from ...lm.trained import check_adapters
+
+        check_adapters(settings.method, session.loaded)  # before solutions are written
     wanted = settings.train + settings.validation
     every = tuning_problems(session, settings.train_on, say)
     if not settings.own and writes_itself(every, wanted):
