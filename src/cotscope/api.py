@@ -16,6 +16,7 @@ from .measuring.editing.methods import Tuning
 from .measuring.editing.steering import Search
 from .measuring.editing.steering import steer as search_factor
 from .measuring.editing.tuning import tune as train_factors
+from .report.text import visible
 from .runs.config import StudyConfig
 from .runs.folder import Run
 from .runs.progress import State
@@ -129,14 +130,14 @@ def steer(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None
         run: the run folder, or the run.
         to: the edit file to write.
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
-        quiet: no progress bars; None: only on a terminal.
+        quiet: no progress bars, and nothing is said; None: bars only on a terminal.
         options: fields of `measuring/choosing.py: Choice` and `measuring/editing/steering.py: Search`.
 
     Raises: UserError as `cotscope steer` says.
     """
     _all_known(options, Choice, Search)
     choice, search = _made(options, Choice), _made(options, Search)
-    return search_factor(Session.reopen(Path(run), quiet=quiet), Path(to), choice, search, null=null)
+    return search_factor(Session.reopen(Path(run), quiet=quiet), Path(to), choice, search, null=null, say=_say(quiet))
 
 
 def tune(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None = None, **options: Any) -> Edit:
@@ -146,14 +147,19 @@ def tune(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None 
         run: the run folder, or the run.
         to: the edit file to write, or the model folder (`method`).
         null: if nothing is gained, write an edit that changes nothing: the result of a control.
-        quiet: no progress bars; None: only on a terminal.
+        quiet: no progress bars, and nothing is said; None: bars only on a terminal.
         options: fields of `measuring/choosing.py: Choice` (`by` may be "all") and `measuring/editing/methods.py: Tuning`.
 
     Raises: UserError as `cotscope tune` says.
     """
     _all_known(options, Choice, Tuning)
     choice, settings = _made(options, Choice), _made(options, Tuning)
-    return train_factors(Session.reopen(Path(run), quiet=quiet), Path(to), choice, settings, null=null)
+    return train_factors(Session.reopen(Path(run), quiet=quiet), Path(to), choice, settings, null=null, say=_say(quiet))
+
+
+def _say(quiet: bool | None) -> Callable[[str], object]:
+    """What is worth knowing on the way (what so few problems can show, memory, time, problems that are left out) is printed."""
+    return (lambda text: None) if quiet else (lambda text: print(visible(text)))
 
 
 def _made(options: Mapping[str, Any], of: type[T]) -> T:

@@ -114,9 +114,12 @@ def test_offsets_need_a_bias(folder: Path, tmp_path: Path) -> None:
     assert left(tmp_path) == ["base"]
 
 
-def test_what_weights_cannot_hold_is_refused_with_its_reason(folder: Path, tmp_path: Path) -> None:
+def test_what_weights_cannot_hold_is_refused_with_its_reason(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = edit_of(folder).base
     signed = Edit.scaled("signed", base, [Pole(2, 3, -1)], 0.0)
+    monkeypatch.setattr(fold, "load_model", lambda *a, **k: pytest.fail("it was loaded for nothing"))
     with pytest.raises(EditError, match="layer 2, neuron 3 depends on its coefficient's sign"):
         export(signed, tmp_path / "made")
     for scope in ("prompt", "generated"):
@@ -124,6 +127,7 @@ def test_what_weights_cannot_hold_is_refused_with_its_reason(folder: Path, tmp_p
             export(edit_of(folder, scope=scope), tmp_path / "made")
     with pytest.raises(EditError, match="it changes nothing"):
         export(Edit("control", base, {}, chosen={"nothing": "nothing was gained"}), tmp_path / "made")
+    monkeypatch.undo()
     infinite = Edit.scaled("large", base, TARGETS[:1], 1e39)
     with pytest.raises(EditError, match="breaks the model"):
         export(infinite, tmp_path / "made")
@@ -287,6 +291,18 @@ def test_the_card_tells_base_edit_and_what_was_measured(folder: Path, tmp_path: 
     assert edit.base.weights in body and "26 of its 144 feed-forward neurons" in body and "by hand" in body
     assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body and "with the edit applied to the base" in body
     assert "| builtin | 48 | 0.500 | 0.250 | -0.250 [-0.400, -0.100] | 0.0042 | 0.900 → 0.875 | × 1.023 |" in body.splitlines()
+
+
+def test_the_card_tells_how_factors_were_found(folder: Path, tmp_path: Path) -> None:
+    tuned = {"method": "factors", "data": "more.jsonl", "own": True, "rate": 0.003, "seed": 2, "of": "cd" * 32, "curve": [1, 2]}
+    chosen = {"by": "all", "found": "ef" * 32, "among": "12" * 32, "questions": ["34" * 32]}
+    card = model_card(edit_of(folder, chosen=chosen | {"tuned": tuned}), str(folder), folder, "float32")
+    assert "- Training: method factors, data more.jsonl, own True, rate 0.003, seed 2\n" in card
+    assert "- Chosen by: by all\n" in card and not any(digits * 32 in card for digits in ("cd", "ef", "12", "34"))
+    steered = {"goal": "worse", "group": "all 26", "factor": 0.5, "candidates": 8, "solved": 1, "untouched": 5, "problems": 6}
+    card = model_card(edit_of(folder, chosen={"by": "all", "steered": steered}), str(folder), folder, "float32")
+    assert "- Search: searched to be worse, the best of 8 candidates: all 26, factor 0.5 (1 of 6" in card
+    assert "Training" not in card
 
 
 def test_a_card_is_told_what_was_measured_since(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,8 @@ def test_what_a_notebook_shows(tmp_path: Path) -> None:
     assert "tiny &lt;b&gt;" in html and "<b>discover" not in html and "found &lt;i&gt;12&lt;/i&gt;" in html
     base = Base("<img src=x>", "ab", 6, 64)
     edit = Edit("<b>\u202e", base, {Neuron(1, i): (0.5, -1.0) for i in range(12)}, chosen={"by": "</table>"})
+    many = replace(edit, chosen={"by": "all", "questions": ["ab" * 32] * 400, "concepts": ["addition"]})
+    assert "by all, questions (400), concepts [&#x27;addition&#x27;]" in many._repr_html_()
     html = edit._repr_html_()
     assert "Edit &lt;b&gt;\\u202e" in html and "2 more" in html and "<img" not in html and html.count("</table>") == 1
     assert Neuron(3, 4)._repr_html_() == "<span>layer 3, neuron <b>4</b></span>"

@@ -217,6 +217,17 @@ def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
     assert {r["difference"] for r in rows} == {0} and all(r["difference_low"] < 0 < r["difference_high"] for r in rows)
 
 
+def test_searches_over_other_factors_or_in_another_precision_are_no_controls() -> None:
+    def searched(name: str, chosen: dict[str, Any], **settings: Any) -> Edit:
+        found = {"goal": "worse", "data": "study", "candidates": 6, "factors": [0, 2], "dtype": "bfloat16"} | settings
+        return Edit.scaled(name, BASE, [Neuron(0, 1)], 1.5, chosen={"by": "attribution", "steered": found} | chosen)
+
+    own = searched("s", {})
+    for other, beside in (({}, 1), ({"factors": [0, 3]}, 0), ({"dtype": "float32"}, 0)):
+        edits = [own, searched("r", {"random": 0}, **other)]
+        assert len(contrasts(edits, answers(edits, {e.name: [True] * 8 for e in edits}))) == beside
+
+
 def test_searches_of_one_seed_that_chose_otherwise_are_no_seeds() -> None:
     found = {"goal": "better", "data": "study", "problems": 32, "candidates": 40, "groups": ["first"], "last": 2}
     edits = [Edit.scaled(f"s{i}", BASE, [Neuron(0, i)], 1.5, chosen={"by": "attribution", "steered": found}) for i in range(2)]

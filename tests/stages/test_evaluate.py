@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -284,6 +285,43 @@ def test_what_changes_while_it_runs_was_not_what_it_read(copy: Path, monkeypatch
     assert Run.open(copy / "run").state("evaluate") == ("stale", f"{copy / 'more.jsonl'} changed")
 
 
+def test_an_edits_file_is_written_as_it_is_by_then(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, run = copy / "gone.json", copy / "run"
+    elsewhere = {"data": "of another run", "n": 1}
+    file.rename(copy / "real.json")
+    file.symlink_to("real.json")
+    compared = stage.contrasts
+
+    def meanwhile(change: Callable[[Edit], Edit]) -> None:
+        def during(*given: object) -> object:
+            change(Edit.read(file)).write(copy / "real.json")
+            return compared(*given)
+
+        monkeypatch.setattr(stage, "contrasts", during)
+        assert main(["evaluate", str(run), "--edit", str(file), *FEW, "--test", "3"]) == 0
+
+    meanwhile(lambda edit: edit.with_measured(elsewhere))
+    assert elsewhere in Edit.read(file).measured and 3 in [m["n"] for m in Edit.read(file).measured]
+    assert file.is_symlink() and Run.open(run).state("evaluate").status == "done"
+    other = Edit.scaled("gone", Edit.read(file).base, MANY[:1], 0.5)
+    meanwhile(lambda edit: other)
+    assert Edit.read(file) == other and "gone.json changed" in Run.open(run).state("evaluate").why
+    assert "holds another edit by now" in " ".join(Run.open(run).manifest["stages"]["evaluate"]["notes"])
+
+
+def test_an_edit_that_can_not_be_written_is_evaluated_all_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    before = (copy / "gone.json").read_bytes()
+    monkeypatch.setattr(Edit, "write", denied)
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW, "--test", "3"]) == 0
+    run = Run.open(copy / "run")
+    assert run.state("evaluate").status == "done" and rows_of(copy)["gone", "study"]["n"] == 3
+    assert (copy / "gone.json").read_bytes() == before
+    assert "What was measured of gone is not in its file" in " ".join(run.notes)
+
+
 def test_a_command_that_is_stopped_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -312,12 +350,12 @@ def test_a_renamed_copy_does_the_same(copy: Path) -> None:
 
 def test_a_search_says_who_was_left_and_what_may_be_luck() -> None:
     steered = {"goal": "worse", "group": "the first 3", "candidates": 6, "factor": 0.0, "solved": 5, "untouched": 9}
-    steered |= {"problems": 16, "detectable": 0.375}
+    steered |= {"problems": 16, "shown": False}
     steered["survivors"] = [["the first 3", 0.0, 5], ["all 9", 0.5, 7], ["x" * 99, 1, 1], ["y", True, 1], ["z"], 4]
     edit = Edit("e", Base("m", "0" * 64, 3, 48), {MANY[0]: (0.0, 0.0)}, chosen={"steered": steered})
     assert search(edit) == (
         "searched to be worse, the best of 6 candidates: the first 3, factor 0 (5 of 16 tuning problems solved, 9 without); "
-        "the other last candidates: all 9 × 0.5: 7; so few problems show a difference of 0.38 and more"
+        "the other last candidates: all 9 × 0.5: 7; a difference is not shown on so few problems"
     )
     tried = [
         ["the first 3", 0.0, 1.1, -2.0, None, None, 5],
@@ -334,8 +372,9 @@ def test_a_search_says_who_was_left_and_what_may_be_luck() -> None:
     assert (
         candidates(replace(edit, chosen={"steered": {"tried": "x"}})) == candidates(replace(edit, chosen={"steered": 7})) == []
     )
-    plain = replace(edit, chosen={"steered": steered | {"survivors": 7, "detectable": 0.25}})
+    plain = replace(edit, chosen={"steered": steered | {"survivors": 7, "shown": True}})
     assert search(plain).endswith("9 without)")
+    assert "random ones for the first 3, factor 0" in search(replace(plain, chosen={**plain.chosen, "random": 0}))
 
 
 def test_a_control_that_gained_nothing_counts_as_the_base(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

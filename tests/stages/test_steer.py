@@ -24,6 +24,7 @@ from cotscope.measuring.editing import steering
 from cotscope.measuring.editing.steering import Search, steer
 from cotscope.records import Neuron
 from cotscope.runs.session import Session
+from cotscope.stats import mcnemar_exact
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ends")]
 WORSE = Search("worse", problems=8, factors=(0.0, 0.5, 3.0), sizes=(3,), groups=("first",))
@@ -46,8 +47,8 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
 
 
-def right(session: Session, edit: Edit | None) -> int:
-    """Tuning problems solved, by the engine asked apart."""
+def right(session: Session, edit: Edit | None) -> list[bool]:
+    """Which tuning problems are solved, by the engine asked apart."""
     problems = session.inputs.split.tuning[:8]
     written = session.engine.generate(
         [session.prompt.text(p.question) for p in problems],
@@ -55,14 +56,17 @@ def right(session: Session, edit: Edit | None) -> int:
         stop=session.prompt.stop,
         intervention=None if edit is None else edit.intervention(session.loaded.anatomy),
     )
-    return sum(is_correct(parse_flexible(c.text), p.answer) for p, c in zip(problems, written, strict=True))
+    return [is_correct(parse_flexible(c.text), p.answer) for p, c in zip(problems, written, strict=True)]
 
 
 @pytest.mark.usefixtures("lenient")
-def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path) -> None:
+def test_what_it_found_is_what_the_engine_says(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "templates", lambda questions: list(range(len(questions))))  # each of its own
     edit = steer(session, tmp_path / "worse.json", Choice("reasoning"), WORSE)
     found = edit.chosen["steered"]
-    assert found["untouched"] == right(session, None) > found["solved"] == right(session, edit)
+    before, after = right(session, None), right(session, edit)
+    assert found["untouched"] == sum(before) > found["solved"] == sum(after)
+    assert found["p_value"] == pytest.approx(min(1, 3 * mcnemar_exact(before, after)))
     assert found["candidates"] == 6 and len(found["survivors"]) == 3
     assert found["solved"] == min(s[2] for s in found["survivors"])
     assert len(edit.neurons) == found["neurons"] and {f for f, _ in edit.factors.values()} == {found["factor"]}
@@ -86,19 +90,22 @@ def test_what_was_tried_stands_in_the_edit(session: Session, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("lenient")
-@pytest.mark.parametrize("shows", [0.1, 0.9])
+@pytest.mark.parametrize("p", [0.01, 0.02])
 def test_what_so_few_problems_can_show_is_said_before_and_after(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shows: float
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], p: float
 ) -> None:
-    monkeypatch.setattr(steering, "detectable_difference", lambda changing, n: shows)
+    monkeypatch.setattr(steering, "clustered_p", lambda *a: p)
     said = list[str]()
     edit = steer(session, tmp_path / "worse.json", Choice("reasoning"), WORSE, say=said.append)
     found = edit.chosen["steered"]
-    assert any(f"a difference of {shows:.2f} is found in 4 of 5 tries" in text for text in said)
-    assert found["shown"] is (abs(found["solved"] - found["untouched"]) >= shows * 8) is (shows == 0.1)
+    assert any("8 problems are too few to show a difference" in text for text in said) and found["detectable"] == 1
+    assert found["p_value"] == pytest.approx(3 * p) and found["shown"] is (p == 0.01)  # it is the best of three
     tune._say_steered(argparse.Namespace(json=False, to="worse.json"), edit)
-    assert ("A difference is not shown: so few problems" in capsys.readouterr().out) is not found["shown"]
-    assert ("so few problems show" in search(edit)) is not found["shown"]
+    assert ("A difference is not shown on so few problems" in capsys.readouterr().out) is not found["shown"]
+    assert ("not shown on so few problems" in search(edit)) is not found["shown"]
+    monkeypatch.setattr(steering, "detectable_difference", lambda changing, n, tests: 0.25 if tests == 3 else 0.1)
+    steer(session, tmp_path / "again.json", Choice("reasoning"), WORSE, say=said.append)
+    assert any("if a quarter of 8 problems change, a difference of 0.25 is found in 4 of 5 tries" in text for text in said)
 
 
 @pytest.mark.usefixtures("lenient")
@@ -133,6 +140,7 @@ def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: P
     drawn = [e for e in found if e is not None]
     assert drawn
     for edit in drawn:
+        assert all(row["neurons"].startswith("random ones for ") for row in candidates(edit))
         assert edit.chosen["random"] in range(4) and not set(edit.neurons) & set(own.neurons)
 
 
@@ -253,6 +261,12 @@ def test_a_factor_that_breaks_the_model_is_left_out(session: Session, tmp_path: 
     assert len(rows) == 6
 
 
+@pytest.mark.parametrize("sizes", [5, (0,), (-1,), ("a",), (True,), (2.5,)])
+def test_sizes_that_are_none_are_refused(sizes: Any) -> None:
+    with pytest.raises(UserError, match="sizes are no numbers of neurons"):
+        Search(sizes=sizes)
+
+
 @pytest.mark.parametrize("factors", [(), 0.5, (math.nan,), (1.0, math.inf), ("a",)])
 def test_factors_that_are_no_numbers_are_refused(factors: Any) -> None:
     with pytest.raises(UserError, match="factors are no numbers"):
@@ -263,7 +277,7 @@ def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFix
     def refused(search: Search, to: str = "x.json") -> str:
         with pytest.raises(EditError) as error:
             steer(session, tmp_path / to, Choice("reasoning"), search)
-        assert not list(tmp_path.glob("x.json*"))
+        assert {p.name.split("-")[0] for p in tmp_path.iterdir()} <= {"there", "own", ".x.json.kept"}  # what is gone on with
         return str(error.value)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -852,10 +852,12 @@ def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
     assert parted(one, 0) == one and parted([], 3) == []
 
 
-def test_from_python(run: Path, tmp_path: Path) -> None:
+def test_from_python(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {"train": 3, "validation": 1, "batch": 2, "rate": 0.05}
     edit = cotscope.tune(run, tmp_path / "a.json", by="all", quiet=True, **few)
-    assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all"
+    assert edit == Edit.read(tmp_path / "a.json") and edit.chosen["by"] == "all" and not capsys.readouterr().out
+    cotscope.tune(run, tmp_path / "c.json", by="all", **few)
+    assert "GiB beside the model, which is held a second time\n" in capsys.readouterr().out
     with pytest.raises(cotscope.UserError, match="learning rates are compared on validation problems"):
         cotscope.tune(run, tmp_path / "b.json", by="all", rate="auto", validation=0)
     for name, value, expected in (("loss", "magic", "solution or formulas"), ("method", "magic", "factors or values"),

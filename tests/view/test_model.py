@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -201,6 +202,15 @@ def test_an_edit_that_was_evaluated_is_made_again_if_it_is_the_same(small_copy: 
     assert main(["evaluate", str(small_copy), "--edit", str(file), "--solutions", "1", "--skills", "1"]) == 0
     edited, base = post(other, "activity", asked)
     assert edited["of_pole"] == base["of_pole"]
+    later = Edit.read(file)
+    replace(later, factors=dict.fromkeys(later.factors, (0.0, 0.0)), scope="generated").write(file)  # no text that is read
+    assert main(["evaluate", str(small_copy), "--edit", str(file), "--solutions", "1", "--skills", "1"]) == 0
+    edited, base = post(other, "activity", asked)
+    assert min(edited["of_pole"]) == 0 != edited["of_pole"] != base["of_pole"]
+    replace(later, factors={}, weights="ab" * 32).write(file)
+    edited, _ = post(viewer(small_copy), "activity", asked)
+    assert "is a model of its own" in edited["error"]
+    replace(later, factors=dict.fromkeys(later.factors, (0.0, 0.0)), scope="generated").write(file)
     file.rename(tmp_path / "elsewhere.json")
     edited, _ = post(viewer(small_copy), "activity", asked)
     assert "is not found from where the viewer was started" in edited["error"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..edits.edit import Edit
+from ..edits.made import group_of
 from ..measuring.choosing import Choice
 from ..measuring.editing.methods import AUTO, RATES, Tuning
 from ..measuring.editing.steering import Search, steer
@@ -74,11 +75,11 @@ def _say_steered(arguments: argparse.Namespace, edit: Edit) -> None:
         print(f"{edit.chosen['nothing']}: {arguments.to} changes nothing")
     else:
         print(
-            f"{found['group']} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
+            f"{group_of(edit, found['group'])} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
             f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
         )
         if not found["shown"]:
-            print(f"A difference is not shown: so few problems show one of {found['detectable']:.2f} and more.")
+            print(f"A difference is not shown on so few problems (p {found['p_value']:.2g} over the last candidates).")
         print("It was chosen on these problems: `cotscope evaluate` asks others.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..lm.models import MODELS
 from ..runs.files import write_text
 from .edit import Edit
+from .made import search
 
 _SHOWN = 5  # layers or values that are named
 _MEASURED, _LICENCE = "## What was measured", "## Licence"
@@ -31,7 +32,8 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
         "",
         "## The edit",
         "",
-        *(_trained(edit) if edit.weights else _factors(edit)),
+        *([] if edit.weights else _factors(edit)),
+        *_made(edit),
         f"- Chosen by: {_plain(_words(edit.chosen)) or 'not recorded'}",
         f"- Weights of the base (SHA-256, as bfloat16): `{edit.base.weights}`",
         "- All of it: `edit.json`, beside this file",
@@ -78,9 +80,12 @@ def _factors(edit: Edit) -> list[str]:
     ]
 
 
-def _trained(edit: Edit) -> list[str]:
+def _made(edit: Edit) -> list[str]:
+    """How its numbers were found, if it says so: by training or by a search."""
     tuned = edit.chosen.get("tuned")
-    return [f"- Training: {_plain(_words(tuned if isinstance(tuned, Mapping) else {}))}"]
+    trained = _words(tuned) if isinstance(tuned, Mapping) else ""
+    said = {"Training": trained or ("not recorded" if edit.weights else ""), "Search": search(edit)}
+    return [f"- {name}: {_plain(text)}" for name, text in said.items() if text]
 
 
 def licence_of(source: str, folder: Path) -> str:
@@ -127,7 +132,8 @@ def _number(m: Mapping[str, Any], key: str, form: str = ".3f") -> str:
 
 
 def _words(chosen: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in chosen.items() if isinstance(v, str | int | float) and k not in ("found", "of"))
+    hashes = ("found", "among", "of")
+    return ", ".join(f"{k} {v}" for k, v in chosen.items() if isinstance(v, str | int | float) and k not in hashes)
 
 
 def _plain(text: str) -> str:

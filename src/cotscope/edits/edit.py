@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -285,7 +285,8 @@ class Edit:
             for n in self.neurons[:_SHOWN]
         ]
         more = f"{len(self.neurons) - _SHOWN} more; " * (len(self.neurons) > _SHOWN)
-        note = f"{more}scope {self.scope}; base {self.base.model}; chosen {json.dumps(dict(self.chosen))}"
+        chosen = ", ".join(f"{key} {_brief(value)}" for key, value in self.chosen.items())
+        note = f"{more}scope {self.scope}; base {self.base.model}; chosen: {chosen or 'not recorded'}"
         return html_table(f"Edit {self.name}", ("layer", "neuron", "× where > 0", "× where < 0", "+"), rows, note)
 
     # -- the file ------------------------------------------------------------------------------------------------------
@@ -347,6 +348,12 @@ def _made_with(*edits: Edit) -> dict[str, list[str]]:
         if lists:
             found[key] = sorted({str(entry) for given in lists for entry in given})
     return found
+
+
+def _brief(value: object) -> str:
+    """A short value as it is, of a long one how many entries it has: the problems of a training are hundreds."""
+    text = str(value)
+    return text if len(text) <= 60 or isinstance(value, str) else f"({len(value)})" if isinstance(value, Sized) else text
 
 
 def _some(offsets: Mapping[Neuron, float]) -> dict[Neuron, float]:

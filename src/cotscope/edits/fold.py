@@ -37,8 +37,8 @@ _SPARE = 1.02
 """Of the weights' bytes: the tokenizer and the rest take little."""
 
 
-def foldable(edit: Edit, found: Anatomy) -> None:
-    """Raise EditError, saying why, if an edit can't be folded into weights."""
+def foldable(edit: Edit, found: Anatomy | None = None) -> None:
+    """Raise EditError, saying why, if an edit can't be folded into weights: those of an architecture, or any."""
     why = ""
     if edit.nothing:
         why = "it changes nothing"
@@ -49,7 +49,7 @@ def foldable(edit: Edit, found: Anatomy) -> None:
     elif signed := [n for n, (p, q) in edit.factors.items() if p != q]:
         n = signed[0]
         why = f"the factor of layer {n.layer}, neuron {n.index} depends on its coefficient's sign, and a value vector has one"
-    elif bare := [n for n in edit.offsets if _bias(found, n.layer) is None]:
+    elif found and (bare := [n for n in edit.offsets if _bias(found, n.layer) is None]):
         why = f"it has an offset in layer {bare[0].layer}, and this architecture's down-projections have no bias"
     if why:
         raise EditError(
@@ -111,6 +111,7 @@ def export(
     edit = edit if isinstance(edit, Edit) else Edit.read(edit)
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new folder", remedy="Give another one, or move it away.")
+    foldable(edit)  # before a model is loaded for nothing
     source = source or edit.base.model
     say(f"loading {source}")
     folder = resolve(source)

@@ -105,7 +105,7 @@ def candidates(edit: Edit) -> list[dict[str, Any]]:
         found = dict(zip(("factor", *TRIED), numbers, strict=True))
         found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
         taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
-        rows.append({"edit": edit.name, "neurons": row[0][: 2 * _LONGEST], **found, "taken": taken})
+        rows.append({"edit": edit.name, "neurons": group_of(edit, row[0][: 2 * _LONGEST]), **found, "taken": taken})
     return rows
 
 
@@ -125,17 +125,21 @@ def search(edit: Edit) -> str:
     if edit.nothing:
         return f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was"
     solved = f"{numbers['solved']} of {numbers['problems']} tuning problems solved, {numbers['untouched']} without"
-    best = f"{texts['group']}, factor {numbers['factor']:g} ({solved})"
+    best = f"{group_of(edit, str(texts['group']))}, factor {numbers['factor']:g} ({solved})"
     survivors = kept[:_POINTS] if isinstance(kept := found.get("survivors"), list) else []
     others = [s for s in survivors if _is_survivor(s) and (s[0], s[1]) != (texts["group"], numbers["factor"])]
     if others:
         best += (
             f"; the other last candidates: {', '.join(f'{name} × {factor:g}: {solved}' for name, factor, solved in others[:9])}"
         )
-    shows, changed = found.get("detectable"), abs(found["solved"] - found["untouched"])
-    if isinstance(shows, float) and changed < shows * found["problems"]:
-        best += f"; so few problems show a difference of {shows:.2f} and more"
+    if found.get("shown") is False:
+        best += "; a difference is not shown on so few problems"
     return f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}"
+
+
+def group_of(edit: Edit, name: str) -> str:
+    """What neurons of a search are called: a control's groups have the names of those in whose place they stand."""
+    return name if edit.chosen.get("random") is None else f"random ones for {name}"
 
 
 def _is_survivor(value: Any) -> bool:

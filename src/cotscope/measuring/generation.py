@@ -81,7 +81,19 @@ def count_solved(
     prompt: Prompt | None = None,
     engine: Engine | None = None,
 ) -> int:
-    """How many of some problems the model solves; nothing is kept of it.
+    """How many of some problems the model solves, as `are_solved` says."""
+    return sum(are_solved(session, problems, intervention=intervention, prompt=prompt, engine=engine))
+
+
+def are_solved(
+    session: Session,
+    problems: Sequence[Problem],
+    *,
+    intervention: Intervention | None = None,
+    prompt: Prompt | None = None,
+    engine: Engine | None = None,
+) -> list[bool]:
+    """Whether the model solves each of some problems; nothing is kept of it.
 
     Args:
         prompt, engine: in place of the study's.
@@ -91,7 +103,7 @@ def count_solved(
         [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
         intervention=intervention,
     )  # fmt: skip
-    return sum(is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True))
+    return [is_right(c.text, p.answer) for c, p in zip(written, problems, strict=True)]
 
 
 def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:

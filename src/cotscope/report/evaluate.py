@@ -1,4 +1,4 @@
-"""The report's part on edits: what each does to the problems solved and to everything else, and where answers changed."""
+"""The report's part on edits: what each does to the problems solved and to everything else, and where answers differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .reading import Reading
 from .svg import short
 from .text import counted, is_number, p_value, shortened, visible
 
-EXAMPLES = 5
+EXAMPLES = 3
+"""Of each kind."""
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
 _MEANS = ("validation_base", "validation", "written", "battery_base", "battery", "perplexity_ratio", "kl")
@@ -20,23 +21,26 @@ _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
-    SELECT * FROM evaluations_by_problem WHERE correct != correct_base
-    QUALIFY row_number() OVER (PARTITION BY edit ORDER BY correct_base DESC, data, problem_id) <= ?
-    ORDER BY edit, correct_base DESC, data, problem_id
+    SELECT *, count(*) OVER (PARTITION BY edit, kind) AS of_kind FROM (
+        SELECT *, CASE WHEN correct = correct_base THEN 2 WHEN correct THEN 1 ELSE 0 END AS kind
+        FROM evaluations_by_problem WHERE text != text_base OR correct != correct_base)
+    QUALIFY row_number() OVER (PARTITION BY edit, kind ORDER BY data, problem_id) <= ?
+    ORDER BY edit, kind, data, problem_id
 """
+_KINDS = ("lost", "gained", "written otherwise")
 
 
 def evaluate(run: Reading) -> dict[str, Any]:
-    """A row per edit and data set with what its paired test says, a figure, and problems whose answer changed."""
+    """A row per edit and data set with what its paired test says, a figure, and problems to which something else is written."""
     rows = [row | {"says": says(row)} for row in run.rows("evaluations")]
     changed = run.rows("evaluations_by_problem", _CHANGED_SQL, [EXAMPLES])
     examples = []
     for edit in dict.fromkeys(row["edit"] for row in rows):
-        of = [row for row in rows if row["edit"] == edit]
         shown = [_example(found) for found in changed if found["edit"] == edit]
-        counts = {key: sum(row[key] for row in of if is_number(row[key])) for key in ("lost", "gained")}
+        counts = {row["kind"]: row["of_kind"] for row in shown}
+        several = sum(row["edit"] == edit for row in rows) > 1
         if shown:
-            examples.append({"edit": edit, "several": len(of) > 1, "problems": shown} | counts)
+            examples.append({"edit": edit, "several": several, "problems": shown, "counts": counts})
     return {
         "rows": rows,
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
@@ -125,8 +129,8 @@ def _more(row: Mapping[str, Any]) -> str:
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One problem whose answer changed, its texts in lines."""
-    return dict(row) | {key: _lines(row[key]) for key in ("question", "text_base", "text")}
+    """One problem to which something else is written, its texts in lines."""
+    return dict(row) | {"kind": _KINDS[row["kind"]]} | {key: _lines(row[key]) for key in ("question", "text_base", "text")}
 
 
 def _lines(text: str | None) -> list[str]:

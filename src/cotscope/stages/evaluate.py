@@ -9,7 +9,7 @@ and is loaded after the others are done.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -168,10 +168,7 @@ def evaluate(session: Session, options: Options) -> str:
         summary.setdefault(row["edit"], {})[row["data"]] = {k: v for k, v in row.items() if k not in ("edit", "data")}
     run.summarise("evaluations", summary)
     for path, edit in edits.items():
-        for data in every:
-            edit = edit.with_measured(_record(session, data, summary[edit.name][data.label]))
-        edit.write(path)
-        measured_again(Path(path) if Path(path).is_dir() else Path(path).parent, edit)
+        _keep(session, path, edit, [_record(session, data, summary[edit.name][data.label]) for data in every])
     return "; ".join([*map(_finding, rows), *map(_contrast, beside)])
 
 
@@ -269,6 +266,17 @@ def _score_solutions(models: Sequence[_Model], data: TrialData, options: Options
             bar.update()
 
 
+def skills_of(key: str, unread: bool, skills: int) -> str:
+    """The fingerprint of a part of `evaluation_skills`.
+
+    Args:
+        key: of the edit, `Edit.key`; of other weights with their hash.
+        unread: it is of generated tokens only, and does nothing to a text that is only read.
+        skills: items per task.
+    """
+    return fingerprint(key, skills, *(["unread"] if unread else []))
+
+
 def _score_skills(models: Sequence[_Model], options: Options) -> None:
     """The battery's items, and general text, scored."""
     from ..lm.scoring import text_scores, windows
@@ -277,7 +285,7 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
     run = session.run
     # A text that is only read has no generated tokens: an edit of these does nothing there.
     unread = {m.name for m in models if m.edit is not None and m.edit.scope == "generated"}
-    of = {m.name: fingerprint(m.key, options.skills, *(["unread"] if m.name in unread else [])) for m in models}
+    of = {m.name: skills_of(m.key, m.name in unread, options.skills) for m in models}
     missing = [m for m in models if run.done(f"evaluation_skills/{m.name}", of[m.name]) is None]
     if missing:
         total = len(missing) * (windows(session.loaded, text) + 1)
@@ -293,6 +301,21 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
                 ]  # fmt: skip
                 run.write(EVALUATION_SKILLS, rows, m.name, of[m.name])
                 bar.update()
+
+
+def _keep(session: Session, path: str, edit: Edit, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write what was measured into an edit's file, and into the card beside it, as they are by now; a note if that can't be."""
+    place = Path(path).resolve()  # a link stays one
+    try:
+        now = Edit.read(place)  # another run may have measured it meanwhile
+        if (now.key, now.name) != (edit.key, edit.name):
+            raise EditError(f"{path} holds another edit by now")
+        for record in records:
+            now = now.with_measured(record)
+        now.write(place)
+        measured_again(place if place.is_dir() else place.parent, now)
+    except (OSError, UserError) as error:
+        session.run.note(f"What was measured of {edit.name} is not in its file: {shown(str(error))}.")
 
 
 def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from ..edits.edit import EDIT_FILE, Edit
 from ..errors import UserError, shown
 from ..measuring.neurons import comparison, read_sets
 from ..records import Neuron, Pole, Prompt
-from ..runs.files import fingerprint
 from ..runs.folder import Run
 from ..runs.progress import matches
 from ..runs.session import Session
 from ..runs.stage import options_of, stale_because
+from ..stages.evaluate import skills_of
 from ..stages.registry import BY_NAME
 from .neurons import Neurons
 
@@ -194,8 +194,11 @@ def evaluated(session: Session, name: str) -> Edit:
     measured = run.manifest["files"].get(f"evaluation_skills/{name}", {})  # made from the edit's key, as the stage does it
     places = [at for path in options.edit for at in (Path(path), Path(run.manifest.get("cwd") or "", path))]
     found = [edit for edit in map(_edit_at, places) if edit is not None and edit.name == name]
+    if any(edit.weights for edit in found):
+        raise UserError(f"{shown(name)} is a model of its own, and no edit of this study's",
+                        remedy="Its text can be read; its activity is seen in a study of that model.")  # fmt: skip
     for edit in found if record["status"] == "done" else ():
-        if fingerprint(edit.key, options.skills) == measured.get("of"):
+        if skills_of(edit.key, edit.scope == "generated", options.skills) == measured.get("of"):
             edit.check(session.loaded)
             return edit
     why = "does something else now" if found else "is not found from where the viewer was started"

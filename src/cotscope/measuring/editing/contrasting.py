@@ -25,6 +25,7 @@ from .comparing import BASE
 from .methods import ALL
 
 _TERMS = ("own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
+_SEARCHED = ("problems", "candidates", "groups", "factors", "last", "dtype")  # and searches
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,7 @@ def _group(edit: Edit) -> Group | None:
         done += [terms, dtype, how]
     elif isinstance(steered, dict):
         does = f"steered to be {steered.get('goal')}"
-        done.append(
-            fingerprint([_source(steered), *(str(steered.get(k)) for k in ("problems", "candidates", "groups", "last"))])
-        )
+        done.append(fingerprint([_source(steered), *(str(steered.get(k)) for k in _SEARCHED)]))
     else:
         does = "an edit"
         done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))

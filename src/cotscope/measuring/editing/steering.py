@@ -21,16 +21,17 @@ from ...data.load import general_text
 from ...edits.edit import Base, Edit
 from ...edits.made import TRIED
 from ...errors import EditError, UserError, shown
+from ...predicting.templates import templates
 from ...records import Neuron, Problem
 from ...runs.config import STUDY
 from ...runs.files import fingerprint, json_values
 from ...runs.kept import Kept
 from ...runs.options import check_all, option
 from ...runs.session import Session
-from ...stats import detectable_difference, wilson
+from ...stats import LEVEL, clustered_p, detectable_difference, wilson
 from ...stats.random_sets import in_place_of
 from ..choosing import REASONING, Choice, choose, reservation
-from ..generation import count_solved
+from ..generation import are_solved
 from ..solutions import Solution, fingerprint_of, score_roles, solution
 from .worked import asked, made_with, source, tuning_problems, worked_problems
 
@@ -69,6 +70,8 @@ class Search:
         given = self.factors if isinstance(self.factors, Sequence) else ()
         if not given or not all(isinstance(f, int | float) and math.isfinite(f) for f in given):
             raise UserError("factors are no numbers", expected="one or more finite ones", got=shown(self.factors))
+        if not isinstance(self.sizes, Sequence) or not all(type(n) is int and n > 0 for n in self.sizes):
+            raise UserError("sizes are no numbers of neurons", expected="whole ones, 1 or more", got=shown(self.sizes))
 
 
 Candidate = tuple[str, float]  # group, factor
@@ -107,16 +110,19 @@ def steer(
     memory = Kept(to, fingerprint(*of, general_text("searching")))
     trial = _Trial(session, groups, search, problems, memory)
     candidates: list[Candidate] = [(name, f) for name in groups for f in search.factors]
-    say(
-        f"{len(candidates)} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); if a quarter of "
-        f"{len(problems)} problems change, a difference of {trial.detectable:.2f} is found in 4 of 5 tries (in fewer "
-        "where problems share templates)"
+    shows = (
+        f"if a quarter of {len(problems)} problems change, a difference of {trial.detectable:.2f} is found in 4 of 5 tries (in "
+        "fewer where problems share templates)"
+        if trial.detectable < 1
+        else f"{len(problems)} problems are too few to show a difference in 4 of 5 tries"
     )
+    say(f"{len(candidates)} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); {shows}")
     found, error = trial.decided(trial.halved(candidates, given))
     if error is not None and not null:
         raise error
     about = {"goal": search.goal, "data": search.train_on, "of": made_of, "problems": len(problems),
-             "candidates": len(candidates), "groups": list(groups), "last": search.survivors}  # fmt: skip
+             "candidates": len(candidates), "groups": list(groups), "factors": list(search.factors),
+             "last": search.survivors, "dtype": loaded.dtype_name}  # fmt: skip
     chosen = chosen | {"steered": about | found} | ({} if error is None else {"nothing": error.meaning})
     chosen |= made_with(chosen, [p.question for p in (*problems, *(p for p, _ in worked))])
     neurons, factor = (groups[found["group"]], found["factor"]) if error is None else ((), 1.0)
@@ -177,8 +183,8 @@ class _Trial:
 
     @property
     def detectable(self) -> float:
-        """The difference that is found in 4 of 5 tries if a quarter of the problems change."""
-        return detectable_difference(0.25, len(self.problems))
+        """The difference that is found in 4 of 5 tries if a quarter of the problems change, with any of the last candidates."""
+        return detectable_difference(0.25, len(self.problems), tests=self.search.survivors)
 
     def halved(self, candidates: Sequence[Candidate], given: Sequence[Solution]) -> list[Candidate]:
         """The candidates with which answers are written: those that leave the text alone, by the rounds of solutions."""
@@ -201,21 +207,23 @@ class _Trial:
             why = "every candidate changes general text too much"
             return {"tried": self._told()}, EditError(why, expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}")
         with self.session.bar("writing answers", (len(left) + 1) * n, "problem") as bar:
-            right = {c: self.solved(c, bar.update) for c in (None, *left)}
+            solved = {c: self.solved(c, bar.update) for c in (None, *left)}
+        right = {c: sum(hits) for c, hits in solved.items()}
         self._note("solved", {c: right[c] for c in left})
         sign = 1 if goal == "better" else -1
         best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
         untouched = right[None]
         low, high = wilson(right[best], n)
+        p_value = min(1.0, len(left) * clustered_p(solved[None], solved[best], templates([p.question for p in self.problems])))
         found = {
             "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
             "neurons": len(self.groups[best[0]]), "factor": best[1], "detectable": self.detectable,
-            "shown": abs(right[best] - untouched) >= self.detectable * n,
+            "p_value": p_value, "shown": p_value < LEVEL,
             "survivors": [[name, f, right[name, f]] for name, f in left], "tried": self._told(),
         }  # fmt: skip
         if sign * (right[best] - untouched) > 0:
             return found, None
-        nothing = {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched, "shown": False}
+        nothing = {"group": "", "neurons": 0, "factor": 1.0, "solved": untouched, "p_value": None, "shown": False}
         return found | nothing, EditError(
             f"no candidate is {goal} than none on the tuning problems",
             got=f"{untouched} of {n} solved without, {', '.join(str(right[c]) for c in left)} with",
@@ -272,12 +280,12 @@ class _Trial:
         progress()
         return float(found)
 
-    def solved(self, candidate: Candidate | None, progress: Callable[[int], object]) -> int:
-        """How many of the problems the model solves."""
+    def solved(self, candidate: Candidate | None, progress: Callable[[int], object]) -> list[bool]:
+        """Whether the model solves each of the problems."""
 
         found = self.memory.value(
-            f"{candidate} writes",
-            lambda: count_solved(self.session, self.problems, intervention=self._intervention(candidate)),
+            f"{candidate} writes what is right",
+            lambda: are_solved(self.session, self.problems, intervention=self._intervention(candidate)),
         )
         progress(len(self.problems))
-        return int(found)
+        return list(found)
