@@ -14,10 +14,12 @@ from conftest import TinyStudy, save_tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import cotscope
+from cotscope.cli import main
 from cotscope.cli.commands import build_parser
 from cotscope.concepts.sets import load_concepts
 from cotscope.data.answers import is_right
 from cotscope.data.load import load_problems
+from cotscope.edits.edit import Edit
 from cotscope.prompts.derive import render_solution
 from cotscope.prompts.files import load_prompt_file
 
@@ -115,3 +117,13 @@ def test_the_calendar_is_studied_end_to_end(tmp_path: Path) -> None:
     assert set(run.summary["neurons"]["by_concept"]) == {"day", "month", "order"} and run.summary["neurons"]["total"] > 3
     assert run.summary["damage"]["skill"] == "answers" and run.summary["damage"]["headline"]["sets"] == 19
     assert "answers" in (run.folder / "report.html").read_text().partition("</h1>")[0].rpartition("<h1>")[2]
+    edit, found = tmp_path / "days.json", tmp_path / "found.json"
+    assert main(["edit", str(run.folder), "--concept", "day", "--factor", "0", "--to", str(edit)]) == 0
+    cotscope.steer(run, found, by="reasoning", goal="worse", problems=8, survivors=1, null=True, quiet=True)
+    assert "concept month" in Edit.read(found).chosen["steered"]["groups"]
+    run = cotscope.evaluate(run, edit=(edit, found), solutions=2, skills=1, quiet=True)
+    assert {r["edit"]: r["n"] for r in run.rows("SELECT * FROM evaluations")} == {"days": 24, "found": 24}
+    made = cotscope.export(edit, tmp_path / "made")
+    edited, base = (transformers.AutoModelForCausalLM.from_pretrained(p) for p in (made, tmp_path / "model"))
+    changed = [n for n, p in base.named_parameters() if not torch.equal(p, edited.get_parameter(n))]
+    assert changed and all("down_proj" in name for name in changed)

@@ -751,6 +751,24 @@ def test_that_the_model_wrote_the_solutions_is_kept(run: Path, tiny_study: TinyS
     assert [t["own"] for t in told] == [True, True] and told[0]["of"] == told[1]["of"]
 
 
+def test_what_the_context_does_not_hold_is_left_out_and_that_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(i: int, solution: str) -> str:
+        return json.dumps({"id": f"q{i}", "question": f"And {i} more?", "answer": f"{solution}\n#### {i}"}) + "\n"
+
+    (file := tmp_path / "long.jsonl").write_text(
+        row(9, "So on. " * 2000) + row(8, "x" * 90_000) + "".join(row(i, "So.") for i in range(6))
+    )
+    found = tuned(run, tmp_path / "e.json", "factors", "--train-on", str(file), "--train", "6", "--passes", "1")
+    said = capsys.readouterr().out
+    assert (
+        "2 of 7 problems are longer with their solutions than the model's context" in said
+        and "left out, 'q9' the first" in said
+    )
+    assert found["problems"] == 5
+
+
 def test_a_solution_that_is_cut_is_none(run: Path, tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is taught one learns to break off."""
     session = Session.reopen(run, quiet=True)
@@ -919,6 +937,11 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     report = (run / "report.html").read_text()
     assert 'id="evaluations-trainings"' in report and "random, like reasoning" in report
     beside = {(r["chosen"], r["beside"]): r for r in Run.open(run).rows("SELECT * FROM evaluation_contrasts")}
+    told = {(r["chosen"], r["beside"]): r for r in csv.DictReader((to / "contrasts.csv").open())}
+    assert told.keys() == beside.keys()
+    assert [r["difference"] for r in json.loads((to / "contrasts.json").read_text())] == [
+        r["difference"] for r in beside.values()
+    ]
     row = beside["factors by reasoning, warm-up of 1 steps", "factors of random, like reasoning, warm-up of 1 steps"]
     assert (row["edits"], row["edits_beside"], row["n"]) == (2, 2, 4)
     assert beside and 'id="evaluations-contrasts"' in report
@@ -933,7 +956,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
         assert [r["passes"] for r in own if r["taken"]] == [told["taken"]]
         assert {(r["rate"], r["validation"]) for r in of} >= {(rate, loss) for rate, loss, _ in told.get("rates", ())}
     before = len(called)
-    assert main(words) == 0
+    assert main([*words, "--minutes", "9"]) == 0  # more time is no other comparison
     [again] = called[before:]  # nothing is trained again
     assert again[0] == "evaluate" and again[again.index("--data") :][:2] == ["--data", "study"] and "--test" in again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
@@ -956,12 +979,14 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     settings.write_text(kept)
     with pytest.raises(cotscope.UserError, match="all neurons are among what is compared"):
         compare.run(build_parser().parse_args([*words[:-1], str(tmp_path / "all"), "--by", "all"]))
-    other, more = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl"
+    other, more, long = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl", tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"question": "x" * 90_000, "answer": "1"}) + "\n")
     more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
     for wrong, said in (
         (["--by", "magic"], "unknown way of choosing"),
         (["--data", str(more)], "problems of more are among those that may be trained on"),
         (["--data", str(more), "--own"], "problems of more are among those that may be trained on"),
+        (["--data", str(long)], "prompt .* is longer than the model's context"),
     ):
         with pytest.raises(cotscope.UserError, match=said):
             compare.run(build_parser().parse_args([*other, *wrong, "--train-on", str(more)]))

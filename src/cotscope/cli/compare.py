@@ -21,9 +21,10 @@ from typing import Any
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.choosing import Choice, choose
-from ..measuring.editing.methods import ALL, AUTO, FACTORS, IA3, LORA, METHODS, ROWS, VALUES, Tuning
+from ..measuring.editing.methods import ALL, AUTO, FACTORS, FULL, IA3, LORA, METHODS, ROWS, VALUES, Tuning
 from ..runs.config import STUDY
 from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
+from ..runs.tables import TABLES
 from . import options
 
 COMMANDS = ("compare",)
@@ -108,18 +109,20 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.solutions, arguments.skills = arguments.solutions or Options.solutions, arguments.skills or Options.skills
     _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
     nothing = [name for name, to in edits.items() if Edit.read(to).nothing]
-    rows = Run.open(arguments.run).rows("SELECT * FROM evaluations")
-    write_text(folder / "comparison.json", json_text(rows))
-    with replacing(folder / "comparison.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    tables = {"comparison": "evaluations", "contrasts": "evaluation_contrasts"}
+    for name, of in tables.items():
+        rows = Run.open(arguments.run).rows(f"SELECT * FROM {of}")
+        write_text(folder / f"{name}.json", json_text(rows))
+        with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, TABLES[of].schema.names)
+            writer.writeheader()
+            writer.writerows(rows)
     table = folder / "comparison.csv"
     if arguments.json:
         print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": nothing}))
     else:
         none = f", of which {len(nothing)} gained nothing and count as the base" if nothing else ""
-        print(f"{len(edits)} trained{none}: {table}; the report has a part on them.")
+        print(f"{len(edits)} trained{none}: {table}, and beside one another contrasts.csv; the report has a part on them.")
 
 
 def _check(arguments: argparse.Namespace) -> str | None:
@@ -135,6 +138,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..measuring.editing.worked import tuning_problems
     from ..measuring.problems import trial_data
     from ..runs.session import Session
+    from ..stages.evaluate import Options
 
     if ALL in arguments.by:
         raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
@@ -147,6 +151,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     if models := len(missing) - missing.count(FACTORS):
         stored = arguments.dtype or stored_dtype(session.config.model)
         size = models * session.loaded.parameters() * DTYPES[stored].itemsize
+        size += 32 * session.loaded.parameters() * (FULL in missing)  # of its states, while it is trained
         check_room(arguments.to, size, f"{models} models in {stored}")
     neurons = None
     if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):
@@ -158,6 +163,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
         worked, wanted = every, len(every)  # which ones the model solves is not known before
     trained = {question_key(p.question) for p in worked[:wanted]}
     for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False):
+        session.model.check_lengths([session.prompt], data.problems, arguments.solutions or Options.solutions)
         if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
             raise UserError(
                 f"problems of {data.label} are among those that may be trained on", expected="none of them",
@@ -174,7 +180,7 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     """
     ways = _ways(arguments)
     given = {"by": ways if len(ways) > 1 else ways[0], "run": str(arguments.run)}
-    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"])}
+    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"]) if name != "minutes"}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
     before = read_json(path) if path.exists() else {}
@@ -225,4 +231,6 @@ def _process(words: Sequence[str], quiet: bool) -> tuple[int, str]:
         process.terminate()
         process.wait()
         raise
+    if process.returncode == 0:
+        sys.stderr.write(said)  # warnings; what it fails with is said by the caller
     return process.returncode, said

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.roles import token_reckoning
 from ...edits.edit import Base, Edit
-from ...errors import EditError, UserError
+from ...errors import EditError
 from ...records import Neuron, Problem
 from ...runs.files import fingerprint
 from ...runs.session import Session
@@ -62,11 +62,7 @@ class Trainer:
         prompt = tuple(loaded.encode(self.session.prompt.text(problem.question)))
         continuation = ended(loaded, self.session.prompt, said)
         counted = token_reckoning(loaded, continuation, problem.words) if self.settings.loss == FORMULAS else ()
-        text = Text(prompt, continuation, counted)
-        if (length := len(prompt) + len(text.continuation)) > loaded.context:
-            raise UserError("a problem with its solution is longer than the model's context",
-                            expected=f"at most {loaded.context} tokens", got=str(length))  # fmt: skip
-        return text
+        return Text(prompt, continuation, counted)
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""

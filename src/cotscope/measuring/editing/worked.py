@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.answers import is_right, written_answer
 from ...data.load import load_problems
 from ...data.rows import question_key
-from ...errors import UserError
+from ...errors import UserError, shown
 from ...predicting.templates import masked, templates
 from ...prompts.derive import render_solution
 from ...prompts.shown import shows
@@ -84,6 +84,8 @@ def worked_problems(
         found = {i: said for i, said in found.items() if i < done}
     if done:
         say(f"{len(found)} of {done} problems solved: {path}")
+    bar = session.bar("writing solutions", min(wanted, len(every)), "right solution")
+    bar.update(len(found))
     for start in range(done, len(every), _WRITTEN):
         if len(found) >= wanted:
             break
@@ -100,11 +102,13 @@ def worked_problems(
                 for i, c in zip(wrong, written, strict=True)
                 if c.finish == "stop" and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
             }
+            bar.update(len(found) - bar.n)
         say(f"{len(found)} of {places.stop} problems solved")
         if path is not None:
             rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
                     for i, p in enumerate(every[: places.stop])]  # fmt: skip
             write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    bar.close()
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
 
 
@@ -172,6 +176,23 @@ def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[
             kept.add(template)
     train = [g for g, t in zip(given, of, strict=True) if t not in kept]
     return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
+
+
+def fitting(session: Session, given: Sequence[tuple[Problem, str]], say: Callable[[str], object]) -> list[tuple[Problem, str]]:
+    """Those that the model's context holds with their solutions; how many are left out is said."""
+    loaded, prompt = session.loaded, session.prompt
+
+    def fits(problem: Problem, said: str) -> bool:
+        if len(problem.question) + len(said) > 16 * loaded.context:  # tokenising a huge one takes long
+            return False
+        return len(loaded.encode(prompt.text(problem.question))) + len(ended(loaded, prompt, said)) <= loaded.context
+
+    kept = [g for g in given if fits(*g)]
+    if len(kept) < len(given):
+        long = next(p.id for p, said in given if not fits(p, said))
+        say(f"{len(given) - len(kept)} of {len(given)} problems are longer with their solutions than the model's context "
+            f"({loaded.context} tokens): they are left out, {shown(long)} the first")  # fmt: skip
+    return kept
 
 
 def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
