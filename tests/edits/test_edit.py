@@ -132,6 +132,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no base": (lambda c: c.pop("base"), "base"),
     "weights beside factors": (lambda c: c.update(weights="ab"), "changes nothing"),
     "nothing beside factors": (lambda c: c["chosen"].update(nothing="no gain"), "changes nothing"),
+    "layers with a point": (lambda c: c["base"].update(layers=4.0), "base"),
     "no layers": (lambda c: c["base"].update(layers=0), "base"),
     "no weights": (lambda c: c["base"].pop("weights"), "base"),
     "more in the base": (lambda c: c["base"].update(dtype="x"), "base"),
@@ -183,7 +184,8 @@ def test_what_gained_nothing_is_an_edit_that_changes_nothing(tmp_path: Path) -> 
 
 
 BEYOND_A_SCHEMA = {
-    "a factor twice", "an offset twice", "a layer a fraction", "NaN", "Infinity", "-Infinity", "a huge number", "a huge layer",
+    "a factor twice", "an offset twice", "a layer a fraction", "layers with a point", "NaN", "Infinity", "-Infinity",
+    "a huge number", "a huge layer",
     "a layer beyond", "a neuron beyond", "NaN in chosen", "Infinity in measured",
 }  # fmt: skip
 

@@ -422,6 +422,8 @@ def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys
     gone = replace(gone, factors={n: (p, p) for n, (p, _) in gone.factors.items()})
     cotscope.export(gone, copy / "model")
     gone.write(copy / "folded.json")
+    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "model"), *FEW, "--test", "2"]) == 0
+    assert "the weights in its folder, which may round them, are not asked" in " ".join(Run.open(copy / "run").notes)
     weights = load_model(str(copy / "model"), dtype="float32").weight_hash(torch.bfloat16)
     curve = [{"validation": 0.5}, {"validation": 0.25, "training": 0.3}]
     tuned = {"method": "values", "numbers": 64, "rate": 0.1, "seed": "<b>", "curve": curve, "taken": 1, "seconds": 90}

@@ -26,6 +26,7 @@ import pytest
 import torch
 from conftest import TinyStudy
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -291,20 +292,28 @@ def test_a_killed_training_goes_on_with_the_same_losses(
     assert (one.factors, one.weights) == (other.factors, other.weights)
 
 
-def test_a_process_that_is_killed_leaves_what_goes_on(run: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_what_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes() -> int:
+        with safe_open(state, framework="numpy") as file:
+            return len(json.loads(file.metadata()["about"])["curve"]) - 1
+
     long = ["--passes", "40", "--patience", "40"]
     whole = tuned(run, tmp_path / "whole", "values", *long)
     to, state = tmp_path / "again", tmp_path / ".again.training/0.01.safetensors"
     words = [sys.executable, "-m", "cotscope", *tune(run, to, "values", *long)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not state.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL and state.exists() and not to.exists()
+    try:
+        while not state.exists() or passes() < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL and not to.exists()
+    done, steps = passes(), interrupt(monkeypatch, 0)
     found = tuned(run, to, "values", *long)
-    assert found["curve"] == whole["curve"] and len(found["curve"]) > 2
+    assert found["curve"] == whole["curve"] and len(found["curve"]) == 41
+    assert steps[0] <= 2 * (40 - done)  # two a pass
     assert Edit.read(to).weights == Edit.read(tmp_path / "whole").weights
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -754,19 +763,19 @@ def test_that_the_model_wrote_the_solutions_is_kept(run: Path, tiny_study: TinyS
 def test_what_the_context_does_not_hold_is_left_out_and_that_is_said(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def row(i: int, solution: str) -> str:
-        return json.dumps({"id": f"q{i}", "question": f"And {i} more?", "answer": f"{solution}\n#### {i}"}) + "\n"
+    def row(i: int, solution: str, more: str = "") -> str:
+        return json.dumps({"id": f"q{i}", "question": f"And {i} {more}more?", "answer": f"{solution}\n#### {i}"}) + "\n"
 
-    (file := tmp_path / "long.jsonl").write_text(
-        row(9, "So on. " * 2000) + row(8, "x" * 90_000) + "".join(row(i, "So.") for i in range(6))
-    )
-    found = tuned(run, tmp_path / "e.json", "factors", "--train-on", str(file), "--train", "6", "--passes", "1")
+    rows = [row(9, "So on. " * 2000), row(8, "x" * 90_000), row(7, "So.", "q7z " * 9000), *(row(i, "So.") for i in range(6))]
+    (file := tmp_path / "long.jsonl").write_text("".join(rows))
+    found = tuned(run, tmp_path / "e.json", "factors", "--train-on", str(file), "--train", "6", "--passes", "1", "--null")
     said = capsys.readouterr().out
-    assert (
-        "2 of 7 problems are longer with their solutions than the model's context" in said
-        and "left out, 'q9' the first" in said
-    )
-    assert found["problems"] == 5
+    assert "3 of 9 problems are longer with their answer than the model's context" in said and "'q9' the first" in said
+    assert found["problems"] == 6
+    (every := tmp_path / "every.jsonl").write_text("".join(rows[:2]))
+    assert main(tune(run, tmp_path / "f.json", "factors", "--train-on", str(every))) == 2
+    err = capsys.readouterr().err
+    assert "all problems of" in err and "are longer with their answer" in err
 
 
 def test_a_solution_that_is_cut_is_none(run: Path, tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..stages.evaluate import Options
 
     folder: Path = arguments.to
+    for part in folder.glob(".*.part"):  # of a model that was being written when it was ended
+        shutil.rmtree(part)
     neurons = _check(arguments)
     _same_settings(arguments, folder / "settings.json", neurons)
     edits = dict[str, Path]()
@@ -95,8 +97,6 @@ def run(arguments: argparse.Namespace) -> None:
             name = to.name.removesuffix(".json")
             edits[name] = to
             if not to.exists():
-                for part in folder.glob(f".{name}-*.part"):  # of a model that was being written when it was ended
-                    shutil.rmtree(part)
                 rate = Edit.read(edits[f"{name.rpartition('-')[0]}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
@@ -151,8 +151,9 @@ def _check(arguments: argparse.Namespace) -> str | None:
     if models := len(missing) - missing.count(FACTORS):
         stored = arguments.dtype or stored_dtype(session.config.model)
         size = models * session.loaded.parameters() * DTYPES[stored].itemsize
-        size += 32 * session.loaded.parameters() * (FULL in missing)  # of its states, while it is trained
-        check_room(arguments.to, size, f"{models} models in {stored}")
+        kept = sum(p.stat().st_size for p in arguments.to.glob(".*.training/*"))
+        states = 32 * session.loaded.parameters() * (FULL in missing)  # as `Trainer` reckons
+        check_room(arguments.to, size + max(0, states - kept), f"{models} models in {stored}")
     neurons = None
     if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
@@ -173,19 +174,23 @@ def _check(arguments: argparse.Namespace) -> str | None:
 
 
 def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | None) -> None:
-    """What is trained with; what stands in the folder was trained with the same. Raises: UserError.
+    """What is trained with; what stands in the folder was trained with the same, but for `minutes` that ended nothing. Raises:
+    UserError.
 
     Args:
         neurons: as `_check` returns it.
     """
     ways = _ways(arguments)
     given = {"by": ways if len(ways) > 1 else ways[0], "run": str(arguments.run)}
-    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"]) if name != "minutes"}
+    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"])}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
     before = read_json(path) if path.exists() else {}
+    done = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed) if to.exists()]
+    if not any(Edit.read(to).chosen["tuned"].get("cut") for to in done):
+        before.pop("minutes", None)
     for name, value in given.items() if before else ():
-        if before.get(name, value if name in content else None) != value:
+        if before.get(name, value if name in (*content, "minutes") else None) != value:
             raise UserError(
                 f"{path.parent} holds a comparison with another {name if name in content else '--' + name.replace('_', '-')}",
                 expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",
@@ -231,6 +236,4 @@ def _process(words: Sequence[str], quiet: bool) -> tuple[int, str]:
         process.terminate()
         process.wait()
         raise
-    if process.returncode == 0:
-        sys.stderr.write(said)  # warnings; what it fails with is said by the caller
     return process.returncode, said

@@ -79,7 +79,8 @@ def _say_steered(arguments: argparse.Namespace, edit: Edit) -> None:
             f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
         )
         if not found["shown"]:
-            print(f"A difference is not shown on so few problems (p {found['p_value']:.2g} over the last candidates).")
+            print(f"A difference is not shown on so few problems (p {found['p_value']:.2g} over the last candidates, on those "
+                  "by which none was chosen before).")  # fmt: skip
         print("It was chosen on these problems: `cotscope evaluate` asks others.")
 
 

@@ -186,8 +186,7 @@ class Edit:
 
     def check(self, loaded: LoadedModel) -> None:
         """Raise EditError if a loaded model is not the base, or says nothing finite with the edit."""
-        rounded = "Weights below 6e-5 are others in float16: take bfloat16 or float32."
-        self._check_weights(Base.of(loaded).weights, loaded.name, rounded * (loaded.dtype_name == "float16"))
+        self._check_weights(Base.of(loaded).weights, loaded.name, loaded.dtype_name)
         self._check_shape(loaded.anatomy)
         if not self.weights and not _finite(loaded, self.intervention(loaded.anatomy)):
             raise EditError(
@@ -236,19 +235,22 @@ class Edit:
             )
         intervention = self.intervention(found)
         if not known:
-            self._check_weights(
-                weight_hash(model, torch.bfloat16), "this one", "To apply it all the same: `applied(model, known=True)`."
-            )
+            remedy = "To apply it all the same: `applied(model, known=True)`."
+            if any(p.is_meta for p in model.parameters()):
+                raise EditError(f"edit {self.name}: the model's weights are not in memory to be compared", remedy=remedy)
+            self._check_weights(weight_hash(model, torch.bfloat16), "this one", str(model.dtype), remedy)
         with coefficient_hooks(found, intervention, None):
             yield
 
-    def _check_weights(self, got: str, of: str, remedy: str) -> None:
+    def _check_weights(self, got: str, of: str, dtype: str, remedy: str = "") -> None:
         if got != self.base.weights:
+            half = dtype.removeprefix("torch.") == "float16"
+            rounded = "Weights below 6e-5 are others in float16: take bfloat16 or float32. " * half
             raise EditError(
                 f"edit {self.name} is for another model",
                 expected=f"{self.base.model} (weights {self.base.weights[:12]}…)",
                 got=f"{of} (weights {got[:12]}…)",
-                remedy=remedy,
+                remedy=(rounded + remedy).strip(),
             )
 
     def _check_shape(self, found: Anatomy) -> None:
@@ -305,7 +307,7 @@ class Edit:
 
     def write(self, path: str | Path) -> None:
         """Write it as JSON; into a model's folder."""
-        write_text(_file(path), self.text())
+        write_text(_file(path).resolve(), self.text())  # a link to a file stays one
 
     @classmethod
     def read(cls, path: str | Path) -> Edit:

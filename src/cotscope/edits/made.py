@@ -129,10 +129,11 @@ def search(edit: Edit) -> str:
     survivors = kept[:_POINTS] if isinstance(kept := found.get("survivors"), list) else []
     others = [s for s in survivors if _is_survivor(s) and (s[0], s[1]) != (texts["group"], numbers["factor"])]
     if others:
-        best += (
-            f"; the other last candidates: {', '.join(f'{name} × {factor:g}: {solved}' for name, factor, solved in others[:9])}"
-        )
-    if found.get("shown") is False:
+        best += f"; the other last candidates: {', '.join(f'{group_of(edit, name)} × {f:g}: {n}' for name, f, n in others[:9])}"
+    shows, least = found.get("shown"), found.get("detectable")
+    if "p_value" not in found and isinstance(least, float):  # an older file: what is less than so many problems can show
+        shows = abs(found["solved"] - found["untouched"]) >= least * found["problems"]
+    if shows is False:
         best += "; a difference is not shown on so few problems"
     return f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.load import general_text
 from ..data.rows import question_key
 from ..edits.card import measured_again
-from ..edits.edit import Edit
+from ..edits.edit import EDIT_FILE, Edit
 from ..edits.made import candidates, curves
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
@@ -137,6 +137,11 @@ def evaluate(session: Session, options: Options) -> str:
     for data in every:
         session.model.check_lengths([session.prompt], data.problems, options.solutions)
     changing = [e for e in edits.values() if not e.weights and not e.nothing]
+    for path, edit in edits.items():
+        folder = Path(path).parent if Path(path).name == EDIT_FILE else Path(path)
+        if edit in changing and any(folder.glob("*.safetensors")):
+            run.note(f"Of {shown(edit.name)} the factors are applied to the base: the weights in its folder, which may round "
+                     "them, are not asked. A study with that folder as --model asks them.")  # fmt: skip
     together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in changing)]
     _ask(together, every, options)
     for path, edit in edits.items():
@@ -305,15 +310,15 @@ def _score_skills(models: Sequence[_Model], options: Options) -> None:
 
 def _keep(session: Session, path: str, edit: Edit, records: Sequence[Mapping[str, Any]]) -> None:
     """Write what was measured into an edit's file, and into the card beside it, as they are by now; a note if that can't be."""
-    place = Path(path).resolve()  # a link stays one
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        now = Edit.read(place)  # another run may have measured it meanwhile
+        now = Edit.read(path)  # another run may have measured it meanwhile
         if (now.key, now.name) != (edit.key, edit.name):
             raise EditError(f"{path} holds another edit by now")
         for record in records:
             now = now.with_measured(record)
-        now.write(place)
-        measured_again(place if place.is_dir() else place.parent, now)
+        now.write(path)
+        measured_again(folder, now)
     except (OSError, UserError) as error:
         session.run.note(f"What was measured of {edit.name} is not in its file: {shown(str(error))}.")
 

@@ -50,7 +50,7 @@ class Tuning:
     batch: int = option(8, "problems per step", kind="positive")
     rate: float | str | Sequence[float | str] | None = None
     warmup: int = option(0, "steps over which the rate rises evenly to its own", kind="natural")
-    minutes: float | None = option(None, "begin no step after so many minutes, from the first one on", kind="minutes")
+    minutes: float | None = option(None, "begin no step after so many minutes of training and validation", kind="minutes")
     seed: int = option(0, "of the order of problems, and of what is sampled", kind="natural")
     checkpointing: bool = option(False, "compute layers again on the way back: less memory, more time")
     dtype: str | None = option(None, "of the weights that are written (default: of the base's files); 16 bits round away what "

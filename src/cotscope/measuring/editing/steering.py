@@ -108,13 +108,16 @@ def steer(
     given = [solution(loaded, p, "", text) for p, text in worked]
     of = (fingerprint_of(given), groups, asdict(search), [p.id for p in problems], written_to, asked(session))
     memory = Kept(to, fingerprint(*of, general_text("searching")))
-    trial = _Trial(session, groups, search, problems, memory)
+    # Where the model wrote the solutions, those before the last that are not scored are what it got wrong: no fair sample.
+    last = max((i for i, p in enumerate(problems) if p.id in {p.id for p, _ in worked}), default=-1)
+    trial = _Trial(session, groups, search, problems, last + 1, memory)
     candidates: list[Candidate] = [(name, f) for name in groups for f in search.factors]
+    fresh = len(problems[trial.fresh])
     shows = (
-        f"if a quarter of {len(problems)} problems change, a difference of {trial.detectable:.2f} is found in 4 of 5 tries (in "
-        "fewer where problems share templates)"
+        f"if a quarter of {fresh} problems change, by which no candidate is scored before, a difference of "
+        f"{trial.detectable:.2f} is found in 4 of 5 tries (in fewer where they share templates)"
         if trial.detectable < 1
-        else f"{len(problems)} problems are too few to show a difference in 4 of 5 tries"
+        else f"{fresh} problems, by which no candidate is scored before, are too few to show a difference"
     )
     say(f"{len(candidates)} candidates ({len(groups)} groups of neurons, {len(search.factors)} factors); {shows}")
     found, error = trial.decided(trial.halved(candidates, given))
@@ -168,7 +171,12 @@ def _to_write(session: Session, search: Search) -> tuple[list[Problem], str]:
 
 
 class _Trial:
-    """Scores candidates; what has been scored is remembered."""
+    """Scores candidates; what has been scored is remembered.
+
+    Args:
+        fresh: of the problems that answers are written to, from which on no candidate is scored by them before: those can
+            show a difference.
+    """
 
     def __init__(
         self,
@@ -176,15 +184,18 @@ class _Trial:
         groups: Mapping[str, Sequence[Neuron]],
         search: Search,
         problems: Sequence[Problem],
+        fresh: int,
         memory: Kept,
     ) -> None:
-        self.session, self.groups, self.search, self.problems, self.memory = session, groups, search, problems, memory
+        self.session, self.groups, self.search, self.memory = session, groups, search, memory
+        self.problems, self.fresh = problems, slice(fresh, None)
         self.tried: dict[Candidate, dict[str, float]] = {}  # what each came to, as far as it got (`edits/made.py: candidates`)
 
     @property
     def detectable(self) -> float:
         """The difference that is found in 4 of 5 tries if a quarter of the problems change, with any of the last candidates."""
-        return detectable_difference(0.25, len(self.problems), tests=self.search.survivors)
+        n = len(self.problems[self.fresh])
+        return detectable_difference(0.25, n, tests=self.search.survivors) if n else 1.0
 
     def halved(self, candidates: Sequence[Candidate], given: Sequence[Solution]) -> list[Candidate]:
         """The candidates with which answers are written: those that leave the text alone, by the rounds of solutions."""
@@ -214,7 +225,8 @@ class _Trial:
         best = max(left, key=lambda c: (sign * right[c], -left.index(c)))
         untouched = right[None]
         low, high = wilson(right[best], n)
-        p_value = min(1.0, len(left) * clustered_p(solved[None], solved[best], templates([p.question for p in self.problems])))
+        of = templates([p.question for p in self.problems[self.fresh]])
+        p_value = min(1.0, len(left) * clustered_p(solved[None][self.fresh], solved[best][self.fresh], of)) if of else 1.0
         found = {
             "untouched": untouched, "solved": right[best], "low": low, "high": high, "group": best[0],
             "neurons": len(self.groups[best[0]]), "factor": best[1], "detectable": self.detectable,

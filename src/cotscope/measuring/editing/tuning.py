@@ -22,7 +22,7 @@ from ...runs.session import Session
 from ..choosing import Choice, choose, reservation
 from .methods import ALL, FORMULAS, FULL, IA3, LORA, Tuning
 from .trainer import Trainer
-from .worked import ended, fitting, parted, source, tuning_problems, worked_problems, writes_itself
+from .worked import ended, parted, source, tuning_problems, worked_problems, writes_itself
 
 
 def tune(
@@ -62,7 +62,6 @@ def tune(
         say(reserved)
     given = worked_problems(session, settings.train_on, wanted, say,
                             own=settings.own, draws=settings.draws, seed=settings.seed, folder=to.parent)  # fmt: skip
-    given = fitting(session, given, say)
     if settings.loss == FORMULAS:
         loaded, prompt = session.loaded, session.prompt
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]

@@ -32,7 +32,8 @@ _WRITTEN = 48  # problems that the model writes solutions to at once
 
 
 def tuning_problems(session: Session, data: str, say: Callable[[str], object] = lambda text: None) -> list[Problem]:
-    """Problems that the study neither tests nor discovers on, and does not show as exemplars; how many are left out is said.
+    """Problems that the study neither tests nor discovers on and does not show as exemplars, and that the model's context holds
+    with what is written to them, or with their solution; how many are left out is said.
 
     Raises: UserError if the data has no other.
     """
@@ -48,7 +49,25 @@ def tuning_problems(session: Session, data: str, say: Callable[[str], object] = 
         if not kept:
             raise UserError(f"all problems of {data} {why}", expected="others", remedy="Give others: --train-on FILE.")
         say(f"{len(every) - len(kept)} of {len(every)} problems {why}: they are left out")
-    return kept
+    fitting = [p for p in kept if _fits(session, p)]
+    if len(fitting) < len(kept):
+        why = f"longer with their answer than the model's context ({session.loaded.context} tokens)"
+        if not fitting:
+            raise UserError(f"all problems of {data} are {why}", remedy="Give others: --train-on FILE.")
+        first = next(p.id for p in kept if p not in fitting)
+        say(f"{len(kept) - len(fitting)} of {len(kept)} problems are {why}: they are left out, {shown(first)} the first")
+    return fitting
+
+
+def _fits(session: Session, problem: Problem) -> bool:
+    """Whether the model's context holds a problem under the prompt with what is written to it, and with its own solution."""
+    loaded, prompt = session.loaded, session.prompt
+    asked, said = prompt.text(problem.question), render_solution(problem) if problem.has_solution else ""
+    new = session.config.new_tokens(prompt)
+    size = len(asked.encode("utf-8", "replace")) + max(new, len(said.encode("utf-8", "replace")))
+    if not loaded.context < size + 9 <= 16 * loaded.context:  # a token is a byte or more; a huge text takes long
+        return size < loaded.context
+    return len(loaded.encode(asked)) + max(new, len(ended(loaded, prompt, said))) <= loaded.context
 
 
 def worked_problems(
@@ -84,31 +103,31 @@ def worked_problems(
         found = {i: said for i, said in found.items() if i < done}
     if done:
         say(f"{len(found)} of {done} problems solved: {path}")
-    bar = session.bar("writing solutions", min(wanted, len(every)), "right solution")
-    bar.update(len(found))
-    for start in range(done, len(every), _WRITTEN):
-        if len(found) >= wanted:
-            break
-        places = range(start, min(start + _WRITTEN, len(every)))
-        for draw in range(1 + draws):  # the first is greedy
-            wrong = [i for i in places if i not in found]
-            written = session.engine.generate(
-                [session.prompt.text(every[i].question) for i in wrong],
-                max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
-                temperature=_TEMPERATURE if draw else 0.0, seed=seed * (1 + draws) + draw,
-            )  # fmt: skip
-            found |= {
-                i: c.text.strip()
-                for i, c in zip(wrong, written, strict=True)
-                if c.finish == "stop" and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
-            }
-            bar.update(len(found) - bar.n)
-        say(f"{len(found)} of {places.stop} problems solved")
-        if path is not None:
-            rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
-                    for i, p in enumerate(every[: places.stop])]  # fmt: skip
-            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    bar.close()
+    with session.bar("writing solutions", wanted, "solution") as bar:
+        bar.update(min(len(found), wanted))
+        for start in range(done, len(every), _WRITTEN):
+            if len(found) >= wanted:
+                break
+            places = range(start, min(start + _WRITTEN, len(every)))
+            for draw in range(1 + draws):  # the first is greedy
+                wrong = [i for i in places if i not in found]
+                written = session.engine.generate(
+                    [session.prompt.text(every[i].question) for i in wrong],
+                    max_new_tokens=session.config.new_tokens(session.prompt), stop=session.prompt.stop,
+                    temperature=_TEMPERATURE if draw else 0.0, seed=seed * (1 + draws) + draw,
+                )  # fmt: skip
+                found |= {
+                    i: c.text.strip()
+                    for i, c in zip(wrong, written, strict=True)
+                    if c.finish == "stop"
+                    and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
+                }
+            bar.update(min(len(found), wanted) - bar.n)
+            say(f"{len(found)} of {places.stop} problems solved")
+            if path is not None:
+                rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
+                        for i, p in enumerate(every[: places.stop])]  # fmt: skip
+                write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
 
 
@@ -176,23 +195,6 @@ def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[
             kept.add(template)
     train = [g for g, t in zip(given, of, strict=True) if t not in kept]
     return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
-
-
-def fitting(session: Session, given: Sequence[tuple[Problem, str]], say: Callable[[str], object]) -> list[tuple[Problem, str]]:
-    """Those that the model's context holds with their solutions; how many are left out is said."""
-    loaded, prompt = session.loaded, session.prompt
-
-    def fits(problem: Problem, said: str) -> bool:
-        if len(problem.question) + len(said) > 16 * loaded.context:  # tokenising a huge one takes long
-            return False
-        return len(loaded.encode(prompt.text(problem.question))) + len(ended(loaded, prompt, said)) <= loaded.context
-
-    kept = [g for g in given if fits(*g)]
-    if len(kept) < len(given):
-        long = next(p.id for p, said in given if not fits(p, said))
-        say(f"{len(given) - len(kept)} of {len(given)} problems are longer with their solutions than the model's context "
-            f"({loaded.context} tokens): they are left out, {shown(long)} the first")  # fmt: skip
-    return kept
 
 
 def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
