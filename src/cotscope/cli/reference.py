@@ -39,7 +39,8 @@ COMMANDS = """\
 All commands take `--json`: the result as JSON on standard output, and nothing else there. They end with 0; with 2 and one
 line that begins with `cotscope: error:` if something of the user's is wrong; with 130 after Ctrl-C; `tables --against` with
 1 if runs differ. A command that was stopped goes on where it was when it is given again (`tables` wants an empty folder). An
-option without a default that is not given is not used.
+option without a default that is not given is not used. Options of a stage that are not given are what they were when they
+were last given for the run: `evaluate` without `--data` asks the data of the `evaluate` before.
 """
 STAGES_HEAD = """\
 ## Stages

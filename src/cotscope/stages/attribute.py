@@ -88,7 +88,7 @@ class Options:
     """Options of the stage."""
 
     attribution: bool = option(False, "find the neurons that the results rest on, beside other ways of choosing", where="study")
-    by: tuple[str, ...] = option((), f"a way of choosing ({', '.join(WAYS)}), or {ALL} (as without it)", where="command")
+    by: tuple[str, ...] = option((), f"a way of choosing ({', '.join(WAYS)}), or {ALL} (the default)", where="command")
     solutions: int = option(16, "solutions of discovery problems that are attributed", kind="positive", where="command")
     checked: int = option(24, "neurons zeroed one by one, to check the attributions", kind="natural", where="command")
     controls: int = option(

@@ -70,7 +70,7 @@ class Options:
                                    reads=True)  # fmt: skip
     data: tuple[str, ...] = option(
         (),
-        f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)",
+        f"problems, as of `study`, or {STUDY}: the study's own test problems (the default)",
         where="command",
         reads=True,
     )

@@ -82,7 +82,7 @@ class Options:
     """Options of the stage."""
 
     data: tuple[str, ...] = option(
-        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (as without it)", where="command",
+        (), f"problems, as of `study`, or {STUDY}: the study's own test problems (the default)", where="command",
         reads=True,
     )  # fmt: skip
     test: int | None = option(None, "problems of each data set, at most (default: all)", kind="positive", where="command")
