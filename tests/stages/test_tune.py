@@ -329,7 +329,7 @@ def test_ctrl_c_while_files_are_written_keeps_a_pass_that_is_whole(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The second pass is better: it is kept if its parameters were written, and else the first."""
-    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.are_solved", lambda *args, **more: [True])
     alone = [tuned(run, tmp_path / f"{n}.json", "factors", "--passes", str(n)) for n in (1, 2)]
     assert [a["taken"] for a in alone] == [1, 2]
     save = Course._save
@@ -355,7 +355,7 @@ def test_a_pass_that_was_cut_and_gained_nothing_is_no_result(
         Training, "losses", lambda self, texts, progress: [0.5 if not self.state_of_step() else 0.9] * len(texts)
     )
     monkeypatch.setattr(Training, "state_of_step", lambda self: len(self._adam.state), raising=False)
-    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.are_solved", lambda *args, **more: [True])
     to = tmp_path / "cut.json"
     assert main(tune(run, to, "factors", "--passes", "1", "--minutes", "0.008")) == 2
     assert "nothing was gained" in capsys.readouterr().err
@@ -369,7 +369,7 @@ def test_a_control_that_gains_nothing_has_a_result(
     for method in ("factors", "values"):
         to, losses = tmp_path / method, iter([0.5, 0.9, 0.8])
         monkeypatch.setattr(Training, "losses", lambda self, texts, progress, losses=losses: [next(losses)] * len(texts))
-        monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
+        monkeypatch.setattr("cotscope.measuring.editing.trainer.are_solved", lambda *args, **more: [True])
         assert main(tune(run, to, method, "--random", "0", "--null")) == 0
         assert "changes nothing" in capsys.readouterr().out
         edit = Edit.read(to)
@@ -391,7 +391,7 @@ def test_what_gained_nothing_is_not_trained_again_for_null(
 ) -> None:
     to, losses = tmp_path / "none.json", iter([0.5, 0.9])
     monkeypatch.setattr(Training, "losses", lambda self, texts, progress: [next(losses)] * len(texts))
-    monkeypatch.setattr("cotscope.measuring.editing.trainer.count_solved", lambda *args, **more: 1)
+    monkeypatch.setattr("cotscope.measuring.editing.trainer.are_solved", lambda *args, **more: [True])
     assert main(tune(run, to)) == 2
     assert "nothing was gained" in capsys.readouterr().err and not to.exists()
     assert main(tune(run, to, "factors", "--null")) == 0

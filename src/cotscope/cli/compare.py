@@ -135,6 +135,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..edits.fold import check_room, stored_dtype
     from ..lm.loading import DTYPES
     from ..lm.trained import check_adapters
+    from ..measuring.editing.trainer import STATES
     from ..measuring.editing.worked import tuning_problems
     from ..measuring.problems import trial_data
     from ..runs.session import Session
@@ -152,7 +153,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
         stored = arguments.dtype or stored_dtype(session.config.model)
         size = models * session.loaded.parameters() * DTYPES[stored].itemsize
         kept = sum(p.stat().st_size for p in arguments.to.glob(".*.training/*"))
-        states = 32 * session.loaded.parameters() * (FULL in missing)  # as `Trainer` reckons
+        states = STATES * session.loaded.parameters() * (FULL in missing)
         check_room(arguments.to, size + max(0, states - kept), f"{models} models in {stored}")
     neurons = None
     if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):

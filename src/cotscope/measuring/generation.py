@@ -73,18 +73,6 @@ class Condition:
         return f"{self.family}.{self.label or (self.prompt.name if self.neuron_set == 'none' else self.neuron_set)}"
 
 
-def count_solved(
-    session: Session,
-    problems: Sequence[Problem],
-    *,
-    intervention: Intervention | None = None,
-    prompt: Prompt | None = None,
-    engine: Engine | None = None,
-) -> int:
-    """How many of some problems the model solves, as `are_solved` says."""
-    return sum(are_solved(session, problems, intervention=intervention, prompt=prompt, engine=engine))
-
-
 def are_solved(
     session: Session,
     problems: Sequence[Problem],

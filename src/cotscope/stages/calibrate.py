@@ -38,7 +38,7 @@ from ..concepts.lexicon import candidates
 from ..concepts.sets import load_concepts
 from ..data.builtin import generate
 from ..errors import UserError
-from ..measuring.generation import count_solved
+from ..measuring.generation import are_solved
 from ..measuring.neurons import active_neurons, with_promoted
 from ..measuring.prediction.predictors import attributed_neurons
 from ..measuring.prediction.shuffling import shuffle_labels
@@ -224,7 +224,7 @@ class _Bench:
         from ..lm.interventions import shuffled
 
         intervention = shuffled(self.session.loaded.anatomy, orders)
-        return count_solved(self.session, [s.problem for s in given], intervention=intervention, prompt=self.prompt)
+        return sum(are_solved(self.session, [s.problem for s in given], intervention=intervention, prompt=self.prompt))
 
     def _discovered(
         self, given: Sequence[Solution], orders: Orders

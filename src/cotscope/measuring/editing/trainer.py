@@ -22,7 +22,7 @@ from ...records import Neuron, Problem
 from ...runs.files import fingerprint
 from ...runs.session import Session
 from ..attributing import differentiable, training_dtype
-from ..generation import count_solved
+from ..generation import are_solved
 from .courses import Course, Plan, leading, next_rate, search
 from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
 from .worked import ended, made_with
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ...lm.loading import LoadedModel
     from ...lm.trained import Factors, Merging
     from ...lm.training import Text, Training
+
+
+STATES = 2 * 16
+"""Bytes on the disk for a number that is trained: two courses' states with their best."""
 
 
 class Trainer:
@@ -140,7 +144,7 @@ class Trainer:
 
         def solves() -> int:
             with training.writing():
-                return count_solved(self.session, problems, engine=engine)
+                return sum(are_solved(self.session, problems, engine=engine))
 
         return solves
 
@@ -156,10 +160,10 @@ class Trainer:
         full = settings.method == FULL
         if full:
             numbers = loaded.parameters()
-        if settings.method != FACTORS:  # two courses' states with their best, and the model
+        if settings.method != FACTORS:  # and the model
             kept = sum(p.stat().st_size for p in self.folder.glob("*"))
             size = 4 if self.stored == "float32" else 2
-            check_room(self.to, max(0, 2 * 16 * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
+            check_room(self.to, max(0, STATES * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
         float32 = full or (settings.method != FACTORS and self.stored != "bfloat16")
         itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
