@@ -128,6 +128,11 @@ def test_a_run_keeps_its_kernels(
     monkeypatch.setattr(reading, "on_device", lambda device: "cuda")  # as if it went on on a GPU, which has none
     assert main(["measure", str(folder)]) == 0
     assert "the run began on another device (cpu): on this one (cuda)" in caplog.text
+    run = Run.open(folder)
+    run.manifest["model"] |= {"device": "cuda", "kernels": "pytorch"}  # as if it had begun there
+    run.save()
+    monkeypatch.undo()
+    assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
 
 
 def test_a_run_keeps_its_dtype(capsys, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

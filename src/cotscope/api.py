@@ -22,7 +22,7 @@ from .runs.folder import Run
 from .runs.progress import State
 from .runs.session import Session
 from .runs.stage import Stage, options_of
-from .stages.registry import STAGES, VERBS, choose, chosen_by
+from .stages.registry import IN_STUDY, STAGES, VERBS, beyond, choose, chosen_by
 
 T = TypeVar("T")
 Folder = str | os.PathLike[str]
@@ -56,7 +56,7 @@ def begin(
     """Begin a study or go on with it: its options, and those of its stages, in one mapping. Raises: UserError."""
     options = {k: _paths_as_text(v) for k, v in options.items()}
     known = {f.name for f in fields(StudyConfig)}
-    asked = by_stage({k: v for k, v in options.items() if k not in known}, STAGES)
+    asked = by_stage({k: v for k, v in options.items() if k not in known}, IN_STUDY, "command")
     given = {k: v for k, v in options.items() if k in known}
     config = StudyConfig(**given)
     checked = [(s, options_of(s, asked[s.name])) for s in STAGES if s.name in asked]
@@ -71,9 +71,15 @@ def _paths_as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...]) -> dict[str, dict[str, Any]]:
-    """Options by the stage that has them. Raises: UserError if none has."""
-    names = {s.name: {f.name for f in fields(s.options)} for s in stages}
+def by_stage(options: Mapping[str, Any], stages: tuple[Stage, ...], but: str) -> dict[str, dict[str, Any]]:
+    """Options by the stage that has them.
+
+    Args:
+        but: where those are offered that are not meant: what a study does not do would be done whenever the stage runs later.
+
+    Raises: UserError if none has.
+    """
+    names = {s.name: {f.name for f in fields(s.options) if f.metadata["where"] != but} for s in stages}
     known = sorted(set().union(*names.values()))
     if unknown := [name for name in options if name not in known]:
         raise UserError(f"there is no option {unknown[0]!r}", expected=f"one of {', '.join(known)}" if known else "none")
@@ -85,10 +91,11 @@ def _verb(verb: str) -> Callable[..., Run]:
     def call(run: Folder, *, rows: int | None = None, quiet: bool | None = None, **options: Any) -> Run:
         options = {k: _paths_as_text(v) for k, v in options.items()}
         words = {flag: options.pop(name) for flag in chosen_by(verb) if (name := flag.lstrip("-")) in options}
-        stages, asked = choose(verb, {flag: [w] if isinstance(w, str) else list(w) for flag, w in words.items()})
-        for stage, own in by_stage(options, VERBS[verb]).items():
-            asked.setdefault(stage, {}).update(own)
+        stages, by_words = choose(verb, {flag: [w] if isinstance(w, str) else list(w) for flag, w in words.items()})
         session = Session.reopen(Path(run), rows=rows, quiet=quiet)
+        asked = beyond(by_words, session.run.manifest["options"])
+        for stage, own in by_stage(options, VERBS[verb], "study").items():
+            asked.setdefault(stage, {}).update(own)
         run_verb(session, verb, asked, stages, Listener())
         return session.run
 

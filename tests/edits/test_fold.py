@@ -93,7 +93,10 @@ def test_it_writes_what_the_engine_writes_with_the_edit(folder: Path, tmp_path: 
     assert without_end(plainly(made)) == expected != by_engine(folder, None)
     assert without_end(plainly(folder)) == by_engine(folder, None)
     assert {"edit.json", "README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(left(made))
-    assert left(tmp_path) == ["base", "made"] and Edit.read(made / "edit.json") == edit
+    there = Edit.read(made / "edit.json")
+    assert left(tmp_path) == ["base", "made"] and replace(there, chosen=edit.chosen) == edit
+    written = load_model(str(made), dtype="float32").weight_hash(torch.bfloat16)
+    assert there.chosen == edit.chosen | {"exported": {"weights": written, "dtype": "float32"}}
     assert made.stat().st_mode & 0o777 == 0o755
 
 
@@ -103,6 +106,7 @@ def test_a_model_made_of_a_made_one_knows_the_problems_of_both(folder: Path, tmp
     between = export(first, tmp_path / "between")
     second = replace(edit_of(between), chosen={"by": "attribution", "questions": ["b", "c"]})
     chosen = Edit.read(export(second, tmp_path / "made") / "edit.json").chosen
+    assert chosen.pop("exported")
     assert chosen == {"by": "attribution", "questions": ["a", "b", "c"], "templates": ["t"]}
 
 
@@ -289,8 +293,9 @@ def test_the_card_tells_base_edit_and_what_was_measured(folder: Path, tmp_path: 
     head, body = card.split("\n---\n", 1)
     assert head.startswith("---\nlicense: mit\nlibrary_name: transformers") and "base_model" not in head
     assert edit.base.weights in body and "26 of its 144 feed-forward neurons" in body and "by hand" in body
-    assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body and "with the edit applied to the base" in body
-    assert "| builtin | 48 | 0.500 | 0.250 | -0.250 [-0.400, -0.100] | 0.0042 | 0.900 → 0.875 | × 1.023 |" in body.splitlines()
+    assert "from -0.69 to -0.33" in body and "Layers: 0, 2\n" in body and "(the edit on the base)" in body
+    row = "| builtin (the edit on the base) | 48 | 0.500 | 0.250 | -0.250 [-0.400, -0.100] | 0.0042 | 0.900 → 0.875 | × 1.023 |"
+    assert row in body.splitlines()
 
 
 def test_the_card_tells_how_factors_were_found(folder: Path, tmp_path: Path) -> None:

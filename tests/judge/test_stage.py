@@ -231,6 +231,9 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    for beside in (["--import", str(labels)], ["--annotator", "lexicon"]):
+        assert main(["annotate", str(folder), "--export", str(tmp_path / "no.csv"), *beside]) == 2
+        assert "does nothing beside 'export_to'" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
     assert main(["annotate", str(folder), "--import", str(labels)]) == 0
     run = Run.open(folder)
     assert run.rows("SELECT * FROM annotations") == annotations

@@ -11,7 +11,7 @@ import pytest
 from cotscope.edits.edit import Base, Edit
 from cotscope.measuring.editing.contrasting import contrasts, grouped, unpaired
 from cotscope.records import Neuron
-from cotscope.stats import groups_difference, holm, share_of_gain
+from cotscope.stats import groups_difference, holm, share_of_gain, unlike_p
 
 BASE = Base("tiny", "0" * 64, 3, 48)
 
@@ -63,6 +63,26 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert tuple(first[k] for k in ("difference", "difference_low", "difference_high", "p_value")) == pytest.approx(expected)
     assert first["difference"] == pytest.approx(first["accuracy"] - first["accuracy_beside"])
     assert [r["p_holm"] for r in rows] == pytest.approx(holm([r["p_value"] for r in rows]))
+    assert first["p_unlike"] == unlike_p(first["accuracy"], [np.mean(solved["r0"]), np.mean(solved["r1"])])
+    assert [r["p_unlike"] for r in rows[1:]] == [None] * 5
+
+
+@pytest.mark.parametrize("goal", ["worse", "better"])
+def test_a_search_with_a_goal_is_one_more_of_the_random_sets_on_one_side(goal: str) -> None:
+    """However far below the mean of four sets it lies: with a goal that was known before, how many are as far that way."""
+
+    def steered(name: str, **random: int) -> Edit:
+        return Edit.scaled(
+            name, BASE, [Neuron(0, len(name))], 0.0, chosen={"by": "attribution", "steered": {"goal": goal}} | random
+        )
+
+    edits = [steered("chosen"), *(steered(f"r{s}", random=s) for s in range(4))]
+    right = {"chosen": 1, "r0": 0, "r1": 3, "r2": 4, "r3": 6} if goal == "better" else {
+        "chosen": 1, "r0": 2, "r1": 3, "r2": 4, "r3": 8
+    }  # fmt: skip
+    [row] = (r for r in contrasts(edits, answers(edits, {n: [i < k for i in range(8)] for n, k in right.items()}))
+             if r["chosen"].endswith("attribution") and "random" in r["beside"])  # fmt: skip
+    assert row["edits_beside"] == 4 and row["p_unlike"] == {"worse": 1 / 5, "better": 4 / 5}[goal]
 
 
 def test_trainings_in_other_dtypes_are_no_seeds_of_one_another() -> None:

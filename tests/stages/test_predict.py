@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,9 @@ def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, caps
     assert Run.open(place / "run").state("predict").current
     assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to)]) == 2
     assert "exists already" in capsys.readouterr().err
+    to.unlink()
+    assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to), "--data", "study"]) == 2
+    assert "option 'data' does nothing beside 'on'" in capsys.readouterr().err and not to.exists()
 
 
 def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +315,12 @@ def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monke
     for one, other in zip(ours, theirs, strict=True):  # batches of another size round otherwise
         assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-5) and one == other
     assert not part.exists()
+    to.unlink()
+    with monkeypatch.context() as patch:  # killed when all are answered
+        patch.setattr(answering, "_write", lambda path, rows: signal.raise_signal(signal.SIGINT))
+        asked[:] = [0] * 3
+        assert main([*command, str(to)]) == 130 and asked == [0, 0, 0, 20, 20, 8] and part.exists()
+    assert main([*command, str(to)]) == 0 and len(asked) == 6 and not part.exists()
     part.write_text('{"of": "another", "val')  # of other questions, and cut
     to.unlink()
     asked[:] = []

@@ -18,7 +18,7 @@ from scipy import stats as scipy_stats
 
 import cotscope
 from cotscope.cli import main
-from cotscope.executors.local import wanted
+from cotscope.executors.local import Listener, run_study, wanted
 from cotscope.lm.loading import load_model
 from cotscope.measuring.labels import Labels
 from cotscope.runs.folder import Run
@@ -345,6 +345,29 @@ def test_fewer_variants_are_what_is_left(finished: Run, tmp_path: Path, capsys: 
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("[")] == [
         "[  done ] measure", "[  done ] variants"
     ]  # fmt: skip
+
+
+def test_none_are_a_way_back(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a command and then of the study: what builds on them where they are there goes on without them."""
+    run = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    assert main(["measure", str(run), "--variants", "0", "--no-sentences"]) == 0
+    left = Run.open(run)
+    assert left.state("variants").current and left.rows(EXTRA) == []
+    assert not [name for name in hashes(run) if "/variant." in name or "/sentence." in name]
+    assert main(["correlate", str(run)]) == 0
+    assert "variants" not in Run.open(run).summary["correlation"]
+    again = Path(shutil.copytree(finished.folder, tmp_path / "again"))
+    session = Session.reopen(again)
+    session.run.manifest["options"]["variants"] |= {"variants": 0, "sentences": False}
+    run_study(session, Listener())
+    assert all(session.run.state(name).current for name in ("variants", "correlate"))
+
+
+def test_a_word_leaves_the_number_that_was_given(measured: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(measured, tmp_path / "run"))
+    for more in (["--variants", "2", *SIX], []):
+        assert main(["measure", str(out), "--prompts", "variants", *more]) == 0
+        assert Run.open(out).summary["variants"]["variants"] == 2
 
 
 def test_variants_without_sentences_leave_tables_that_can_be_queried(measured: Path, tmp_path: Path) -> None:

@@ -279,6 +279,19 @@ def test_an_error_leaves_the_first_word_done(
     assert set(lines(capsys).values()) == {"done"}
 
 
+def test_a_word_that_a_study_refuses_is_not_kept(
+    out: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Run.open(out).summary
+    assert main([*command(out), "--annotator", "lllm"]) == 2
+    assert "unknown annotator" in capsys.readouterr().err
+    run = Run.open(out)
+    assert all(found.current for found in run.states().values()) and run.summary == before
+    assert json.loads((out / "summary.json").read_text()) == before
+    assert main(command(out)) == 0
+    assert set(lines(capsys).values()) == {"done"}
+
+
 def test_an_error_without_options_is_one_line(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The run keeps no options for annotate; the concept file is another one now."""
     other = tmp_path / "other.toml"

@@ -965,7 +965,10 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
         assert [r["passes"] for r in own if r["taken"]] == [told["taken"]]
         assert {(r["rate"], r["validation"]) for r in of} >= {(rate, loss) for rate, loss, _ in told.get("rates", ())}
     before = len(called)
+    (to / ".table.csv-x.part").write_text("")  # of one that was killed while it wrote
+    (to / ".model-x.part").mkdir()
     assert main([*words, "--minutes", "9"]) == 0  # more time is no other comparison
+    assert not list(to.glob(".*.part"))
     [again] = called[before:]  # nothing is trained again
     assert again[0] == "evaluate" and again[again.index("--data") :][:2] == ["--data", "study"] and "--test" in again
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):

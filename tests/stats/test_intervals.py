@@ -67,7 +67,7 @@ def test_a_share_of_clustered_hits() -> None:
     """Wilson's where each is its own; longer where clusters agree, and then it covers."""
     rng = np.random.default_rng(5)
     hits = (rng.random(50) < 0.7).tolist()
-    assert clustered_share(hits, list(range(50))) == pytest.approx(wilson(sum(hits), 50), abs=0.02)
+    assert clustered_share(hits, list(range(50))) == wilson(sum(hits), 50)
     assert clustered_share([True] * 30, [0] * 10 + [1] * 20) == wilson(2, 2)
     covered, naive = 0, 0
     for _ in range(500):
@@ -79,6 +79,16 @@ def test_a_share_of_clustered_hits() -> None:
         low, high = wilson(sum(drawn), 200)
         naive += low <= 0.7 <= high
     assert 0.92 <= covered / 500 <= 0.98 and naive / 500 < 0.85
+
+
+@pytest.mark.parametrize(("clusters", "least"), [(4, 0.93), (8, 0.93), (24, 0.93)])
+def test_a_share_of_few_clusters_is_covered(clusters: int, least: float) -> None:
+    """Clusters whose rates are anything: with the normal's quantile 0.86 of the intervals of four hold the mean."""
+    rng, of, covered = np.random.default_rng(7), np.repeat(np.arange(clusters), 12), 0
+    for _ in range(1000):
+        low, high = clustered_share((rng.random(len(of)) < rng.beta(2, 2, clusters)[of]).tolist(), of.tolist())
+        covered += low <= 0.5 <= high
+    assert covered / 1000 >= least
 
 
 def test_wilson_of_nothing() -> None:
@@ -146,19 +156,29 @@ def test_coverage(draw: Any, mean: float, n: int, least: float, percentile: floa
 
 def test_no_end_lies_beyond_all_differences() -> None:
     """Of accuracies, and where hardly any problem changes."""
-    for values in ([-1.0] * 7 + [0.0], [0.0, 1.0], [0.0] * 47 + [1.0]):
+    for values in ([-1.0] * 7 + [0.0], [0.0] * 5 + [1.0], [0.0] * 47 + [1.0]):
         mean, low, high = paired_bootstrap(values)
         assert min(values) <= low <= mean <= high <= max(values)
     assert high < 0.12
 
 
-@pytest.mark.parametrize(("values", "expected"), [([2.0], (2, 2, 2)), ([1.0, 1.0], (1, 1, 1)), ([0.0] * 9, (0, 0, 0))])
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_few_pairs_have_students_interval(n: int, level: float) -> None:
+    values = np.random.default_rng(n).normal(0.3, 1, n)
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(level)
+    assert paired_bootstrap(values, level=level) == pytest.approx((values.mean(), *expected))
+
+
+@pytest.mark.parametrize(("values", "expected"), [([1.0, 1.0], (1, 1, 1)), ([0.0] * 9, (0, 0, 0))])
 def test_bootstrap_of_degenerate_data(values: list[float], expected: tuple[float, ...]) -> None:
     assert paired_bootstrap(values) == expected
 
 
-def test_bootstrap_of_nothing() -> None:
+def test_bootstrap_of_nothing_and_of_one() -> None:
     assert all(map(math.isnan, paired_bootstrap([])))
+    mean, *ends = paired_bootstrap([2.0])
+    assert mean == 2 and all(map(math.isnan, ends))
 
 
 def test_equivalence_is_the_90_percent_interval_within_the_bound() -> None:
@@ -247,7 +267,7 @@ def test_one_template_says_nothing_of_others() -> None:
 
 def test_no_change_and_nothing_at_all() -> None:
     difference, low, high, independent = clustered_proportions([True] * 8, [True] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
-    assert difference == 0 and low < 0 < high and independent == 8
+    assert difference == 0 and -low == high == pytest.approx(float(scipy_stats.t.ppf(0.975, 3)) / 6) and independent == 4
     assert math.isnan(clustered_proportions([], [], [])[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from itertools import product
 
 import numpy as np
@@ -21,6 +22,7 @@ from cotscope.stats import (
     permutation_p,
     problems_needed,
     sign_flip_p,
+    unlike_p,
 )
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -93,6 +95,24 @@ def test_sign_flip_is_the_exact_test_at_any_scale(differences: list[int], scale:
     flips = np.array(list(product([-1, 1], repeat=len(differences))))
     exact = np.mean(np.abs(flips @ differences) >= abs(sum(differences)))  # whole numbers: ties are exact
     assert sign_flip_p(np.array(differences) * scale) == pytest.approx(exact, abs=0.025)
+
+
+@given(st.floats(-5, 5), st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_as_one_more_control(target: float, controls: list[float]) -> None:
+    every = [target, *controls]
+    mean = math.fsum(every) / len(every)
+    far = [v for v in every if abs(v - mean) >= abs(target - mean) - 1e-9]
+    assert unlike_p(target, controls) >= 1 / len(every)
+    assert unlike_p(target, controls) <= len(far) / len(every)
+    assert unlike_p(-target, [-c for c in controls]) == unlike_p(target, controls)
+
+
+def test_chosen_at_random_it_is_unlike_the_others_as_often_as_is_said() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [unlike_p(first, rest) for first, *rest in rng.exponential(size=(4000, 20))]
+    assert np.mean(np.array(drawn) <= 0.05) == pytest.approx(0.05, abs=0.01)
+    assert unlike_p(0.042, [0.427, 0.203, 0.25, 0.182, 0.26]) == pytest.approx(2 / 6)  # 0.427 lies farther from the mean of all
+    assert unlike_p(9.0, [0.0] * 19) == 0.05
 
 
 def test_permutation_p_counts_ties_against_the_target() -> None:

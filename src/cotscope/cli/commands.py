@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from ..errors import LONGEST_PART, UserError, cut, shown
 from ..lm.models import MODELS
 from ..report.text import visible
 from ..runs.config import StudyConfig
-from ..runs.stage import Stage, again_with, never, stale_because
-from ..stages.registry import STAGES, THOROUGH, VERB_OF, VERBS, choose, chosen_by
+from ..runs.stage import Stage, again_with, stale_because
+from ..stages.registry import IN_STUDY, STAGES, THOROUGH, VERB_OF, VERBS, beyond, choose, chosen_by
 from . import compare, edits, models, options, tables, tune, view
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ EXAMPLES = {  # of commands that are no stages
     "view": "cotscope view runs",
     "models": "cotscope models",
 }
-IN_STUDY = [stage for stage in STAGES if stage.wanted is not never]
 ROWS = "rows per batch (default: from the memory that is free; a study that goes on keeps its own)"
 ROWS_OF_RUN = "rows per batch (default: what the study began with)"
 
@@ -125,8 +125,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"cotscope: error: {visible(cut(' '.join(message.split()), LONGEST_PART))}. See `{self.prog} --help`.\n")
 
 
-def _prints(as_json: bool) -> Listener:
-    """What says on the terminal what happens."""
+def _prints(as_json: bool, begins: bool) -> Listener:
+    """What says on the terminal what happens.
+
+    Args:
+        begins: the command begins a study, or goes on with one: its options are all given.
+    """
     from ..executors.local import Listener
 
     began = time.monotonic()
@@ -135,6 +139,11 @@ def _prints(as_json: bool) -> Listener:
         def begins(self, stage: Stage) -> None:
             if not as_json and sys.stderr.isatty():
                 print(f"[{time.monotonic() - began:5.0f} s] {stage.name} …", file=sys.stderr, flush=True)
+
+        def keeps(self, stage: Stage, kept: Mapping[str, Any]) -> None:
+            said = shlex.join(options.words(stage.options, kept))
+            if said and not as_json and not begins:
+                print(f"{stage.name}: as last given: {visible(cut(said, LONGEST_PART))}", flush=True)
 
         def ends(self, stage: Stage, finding: str) -> None:
             self.findings[stage.name] = finding
@@ -176,12 +185,13 @@ def _verb(arguments: argparse.Namespace, listener: Listener) -> Session:
     verb = arguments.command
     flags = {f: f.lstrip("-").replace("-", "_") for f in chosen_by(verb)}
     words = {f: getattr(arguments, name) for f, name in flags.items() if hasattr(arguments, name)}
-    stages, set_by_words = choose(verb, words)
+    stages, by_words = choose(verb, words)
+    session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
+    set_by_words = beyond(by_words, session.run.manifest["options"])
     asked: dict[str, dict[str, Any]] = {}
     for stage in VERBS[verb]:
         if own := set_by_words.get(stage.name, {}) | options.given(arguments, options.of_class(stage.options, begins=False)):
             asked[stage.name] = own
-    session = Session.reopen(arguments.run, rows=arguments.rows, quiet=_quiet(arguments))
     run_verb(session, verb, asked, stages, listener)
     return session
 
@@ -210,8 +220,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
         run = Run.open(arguments.run)
         return _status(run, arguments.json) if arguments.command == "status" else _report(run, arguments.json)
-    listener = _prints(arguments.json)
-    session = (_study if arguments.command in ("study", "discover") else _verb)(arguments, listener)
+    begins = arguments.command in ("study", "discover")
+    listener = _prints(arguments.json, begins)
+    session = (_study if begins else _verb)(arguments, listener)
     run, report = session.run, session.run.folder / "report.html"
     if arguments.json:
         found = {"run": str(run.folder), "report": str(report), "findings": listener.findings, "summary": run.summary}
@@ -240,8 +251,9 @@ def _stale(run: Any) -> list[str]:
 def _report(run: Any, as_json: bool) -> None:
     from ..report.build import write_report
 
-    path = write_report(run)
-    run.write_summary()  # so that both say the same, whatever has become of a file since
+    with run.writing():
+        path = write_report(run)
+        run.write_summary()  # so that both say the same, whatever has become of a file since
     print(json.dumps({"report": str(path)}) if as_json else path)
 
 

@@ -23,7 +23,7 @@ from ..errors import UserError, shown
 from ..measuring.choosing import Choice, choose
 from ..measuring.editing.methods import ALL, AUTO, FACTORS, FULL, IA3, LORA, METHODS, ROWS, VALUES, Tuning
 from ..runs.config import STUDY
-from ..runs.files import digest_of, fingerprint, json_text, read_json, replacing, write_text
+from ..runs.files import digest_of, fingerprint, held, json_text, read_json, replacing, write_text
 from ..runs.tables import TABLES
 from . import options
 
@@ -83,14 +83,22 @@ def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
+    folder: Path = arguments.to
+    neurons = _check(arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        for part in folder.glob(".*.part"):  # of a model or a file that was being written when it was ended
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        _same_settings(arguments, folder / "settings.json", neurons)
+        _compared(arguments)
+
+
+def _compared(arguments: argparse.Namespace) -> None:
+    """What is not done yet is trained, all of it evaluated, the table written."""
     from ..runs.folder import Run
     from ..stages.evaluate import Options
 
     folder: Path = arguments.to
-    for part in folder.glob(".*.part"):  # of a model that was being written when it was ended
-        shutil.rmtree(part)
-    neurons = _check(arguments)
-    _same_settings(arguments, folder / "settings.json", neurons)
     edits = dict[str, Path]()
     for seed in range(arguments.seeds):
         for to, words in _all(arguments, seed):

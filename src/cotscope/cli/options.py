@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -79,6 +79,19 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
 def given(arguments: argparse.Namespace, found: Iterable[Field[Any]]) -> dict[str, Any]:
     """The options that were given."""
     return {f.name: getattr(arguments, f.name) for f in found if hasattr(arguments, f.name)}
+
+
+def words(of: type, values: Mapping[str, Any]) -> list[str]:
+    """Values of options as they would be given on the command line."""
+    found = list[str]()
+    for f in fields(of):
+        if isinstance(value := values.get(f.name), bool):
+            found.append(flag(f) if value else f"--no-{flag(f)[2:]}")
+        elif f.metadata["kind"] == "layers" and value is not None:
+            found += [flag(f), "-".join(map(str, value))]
+        elif value is not None:
+            found += [word for v in (value if isinstance(value, tuple) else (value,)) for word in (flag(f), str(v))]
+    return found
 
 
 def offered(of: type) -> list[Field[Any]]:

@@ -107,7 +107,7 @@ def _measured(edit: Edit) -> list[str]:
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for m in edit.measured:
         cells = (
-            _plain(str(m.get("data"))),
+            _plain(str(m.get("data"))) + ("" if _own(edit, m) else " (the edit on the base)"),
             _plain(str(m.get("n"))),
             _number(m, "accuracy_base"),
             _number(m, "accuracy"),
@@ -118,12 +118,14 @@ def _measured(edit: Edit) -> list[str]:
             f"× {_number(m, 'perplexity_ratio')}",
         )
         rows.append("| " + " | ".join(cells) + " |")
-    if not edit.weights:
-        rows += [
-            "",
-            "Measured with the edit applied to the base, not with these weights: what their dtype rounds is not in it.",
-        ]
+    if not all(_own(edit, m) for m in edit.measured):
+        rows += ["", "Where the edit was applied to the base, what the dtype of these weights rounds is not in it."]
     return rows
+
+
+def _own(edit: Edit, measured: Mapping[str, Any]) -> bool:
+    """Whether it is of the weights in the folder."""
+    return bool(edit.weights) or measured.get("asked") == "weights"
 
 
 def _number(m: Mapping[str, Any], key: str, form: str = ".3f") -> str:

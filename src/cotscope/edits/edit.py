@@ -263,10 +263,10 @@ class Edit:
             )
 
     def with_measured(self, record: Mapping[str, Any]) -> Edit:
-        """With what was measured, in place of what was of the same data, prompt, problems and dtype."""
+        """With what was measured, in place of what was of the same data, prompt, problems, dtype and weights."""
 
         def of(measured: Mapping[str, Any]) -> list[Any]:
-            return [measured.get(k) for k in ("data", "data_sha256", "prompt", "n", "dtype")]
+            return [measured.get(k) for k in ("data", "data_sha256", "prompt", "n", "dtype", "asked")]
 
         kept = [m for m in self.measured if of(m) != of(record)]
         return replace(self, measured=(*kept, dict(record)))

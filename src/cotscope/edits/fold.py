@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import EditError, ModelError
 from ..lm.families import Anatomy, anatomy, value_matrix
-from ..lm.loading import DTYPES, load_model
+from ..lm.loading import DTYPES, load_model, weight_hash
 from ..lm.models import resolve
 from ..lm.reading import check_run, not_finite, read_config, read_tokenizer, read_weights
 from ..runs.files import full_disk_is_said
@@ -127,6 +127,8 @@ def export(
         expected = _said(model)
     say(f"folding {len(edit.neurons)} neurons into {dtype} weights")
     fold(edit, model)
+    exported = {"weights": weight_hash(model, torch.bfloat16), "dtype": dtype}
+    edit = replace(edit, chosen={**edit.chosen, "exported": exported})
     _write(model, edit, to, source, dtype, expected, say)
     return to
 
@@ -229,4 +231,5 @@ def check_room(to: Path, size: int, what: str) -> None:
             f"there is no room for {what} at {to}",
             expected=f"{needed / 1e9:.2f} GB",
             got=f"{free / 1e9:.2f} GB free",
+            remedy="Free some, or give a place on another disk.",
         )

@@ -56,6 +56,16 @@ def training(edit: Edit) -> dict[str, Any]:
     return found
 
 
+def rounded_away(edit: Edit) -> float | None:
+    """How much of what its validation loss gained the writing of a trained model's weights took away, as a share; None where
+    its file does not say, or nothing was gained."""
+    found = training(edit)
+    before, after, written = (found[key] for key in ("validation_base", "validation", "written"))
+    if not edit.weights or None in (before, after, written) or not before > after:
+        return None
+    return float((written - after) / (before - after))
+
+
 def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> list[str]:
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
     said += [f"warm-up of {warmup} steps"] if warmup else []

@@ -34,7 +34,7 @@ def export(run: Run, kind: str, to: Path | None = None) -> tuple[list[Path], dic
 
     Raises: RunError if there is nothing to write, or the folder is there and not empty.
     """
-    to = to or run.folder.parent / f"{run.folder.resolve().name}-{kind}"
+    to = to or run.folder.resolve().parent / f"{run.folder.resolve().name}-{kind}"
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to} is in the way", expected="a new or an empty folder", remedy="Give another --to, or remove it.")
     was_there = to.exists()

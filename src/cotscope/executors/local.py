@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from ..errors import RunError, UserError
@@ -29,6 +30,9 @@ class Listener:
     def begins(self, stage: Stage) -> None:
         """A stage begins."""
 
+    def keeps(self, stage: Stage, kept: Mapping[str, Any]) -> None:
+        """Options of a stage that the command has not given and are not the defaults: an earlier one gave them."""
+
     def ends(self, stage: Stage, finding: str) -> None:
         """A stage has ended."""
 
@@ -45,11 +49,28 @@ def wanted(session: Session) -> tuple[Stage, ...]:
 def run_study(session: Session, listener: Listener) -> None:
     """Run every stage that is missing, stale or was stopped, while holding the run folder."""
     with session.run.writing():
-        reported = False
-        for stage in wanted(session):
-            reported |= _run(session, stage, None, listener)
+        reported, mine = False, wanted(session)
+        for stage in STAGES:
+            if stage in mine or _takes_away(session.run, stage):
+                try:
+                    reported |= _run(session, stage, None, listener)
+                except UserError:
+                    _refused(session.run, stage)
+                    raise
         if not reported:
             write_report(session.run)
+
+
+def _refused(run: Run, stage: Stage) -> None:
+    """A study has its stages' options from when it was given them: those that a stage did not take are not left there, or what
+    it found with others before would not stand."""
+    record = run.manifest["stages"].get(stage.name)
+    run.manifest["options"].pop(stage.name, None)
+    if record and record["status"] == "done":
+        run.manifest["options"][stage.name] = record["options"]
+    run.save()
+    run.write_summary()
+    write_report(run)
 
 
 def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] | None, listener: Listener) -> None:
@@ -68,13 +89,37 @@ def run_verb(session: Session, verb: str, asked: Asked, stages: Sequence[Stage] 
         for stage in VERBS[verb] if stages is None else stages:
             mine = asked.get(stage.name)
             options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **(mine or {})})
-            if mine is not None and (said := run_instead(session, stage, options)) is not None:
-                listener.ends(stage, said)
+            if mine and _instead(session, stage, mine):
+                listener.ends(stage, run_instead(session, stage, options) or "")
                 reported = False
-            elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options):
+            elif stages is not None or len(VERBS[verb]) == 1 or stage.wanted(options) or _takes_away(run, stage, mine):
+                default = stage.options()
+                offered = [f.name for f in fields(options) if f.metadata["where"] != "study" and f.name not in (mine or {})]
+                kept = {name: getattr(options, name) for name in offered}
+                listener.keeps(stage, {k: v for k, v in kept.items() if v != getattr(default, k)})
                 reported |= _run(session, stage, mine, listener, again=stage.repeats)
         if not reported:
             write_report(run)
+
+
+def _takes_away(run: Run, stage: Stage, mine: Mapping[str, Any] | None = None) -> bool:
+    """Whether a stage has begun of which nothing is asked any more: what builds on it waits until its parts are gone."""
+    options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **(mine or {})})
+    return stage.name in run.manifest["stages"] and stage.idle(options)
+
+
+def _instead(session: Session, stage: Stage, mine: Mapping[str, Any]) -> bool:
+    """Whether the options that are asked for ask for something else than the stage.
+
+    Raises: UserError for others beside them; RunError if what it builds on is missing or stale.
+    """
+    asks = [name for name in mine if name in stage.instead_by and mine[name] is not None]
+    if not asks:
+        return False
+    if others := [name for name in mine if name not in (asks[0], *stage.instead_with)]:
+        raise UserError(f"option {others[0]!r} does nothing beside {asks[0]!r}", remedy="Give them one after the other.")
+    require(session, stage, VERB_OF)
+    return True
 
 
 def _check_used(run: Run, verb: str, asked: Asked, stages: Sequence[Stage] | None) -> None:
@@ -84,7 +129,8 @@ def _check_used(run: Run, verb: str, asked: Asked, stages: Sequence[Stage] | Non
         if not mine or len(VERBS[verb]) == 1:
             continue
         options = options_of(stage, {**run.manifest["options"].get(stage.name, {}), **mine})
-        if stage not in stages if stages is not None else not stage.wanted(options):
+        runs = stage in stages if stages is not None else stage.wanted(options) or _takes_away(run, stage, mine)
+        if not runs:
             raise UserError(
                 f"option {next(iter(mine))!r} is of the stage {stage.name}, which does not run with these options",
                 remedy=f"See `cotscope {verb} --help`.",

@@ -92,8 +92,11 @@ def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str
 
 def reservation(chosen: Mapping[str, Any]) -> str:
     """What whoever makes something of neurons that were chosen so should be told; "" if nothing."""
-    keystones = chosen.get("keystones")
-    return f"keystones were {keystones} among these neurons: `cotscope ablate` finds them" if keystones else ""
+    keystones, first, neurons = (chosen.get(key) for key in ("keystones", "first", "neurons"))
+    said = [f"keystones were {keystones} among these neurons: `cotscope ablate` finds them"] if keystones else []
+    if isinstance(first, int) and isinstance(neurons, int) and neurons < first:
+        said.append(f"there are {neurons:,} such neurons, and not {first:,}")
+    return "; ".join(said)
 
 
 def _check(run: Run, choice: Choice) -> None:

@@ -125,7 +125,11 @@ def _more(row: Mapping[str, Any]) -> str:
     """What a contrast says of the edits on its left."""
     if not is_number(row.get("p_holm")) or row["p_holm"] >= LEVEL:
         return "a difference is not shown"
-    return "they solve fewer" if row["difference"] < 0 else "they solve more"
+    more = "they solve fewer" if row["difference"] < 0 else "they solve more"
+    if not is_number(unlike := row.get("p_unlike")):
+        return more
+    shown = "nor would another random set do so" if unlike < LEVEL else "that another random set would not is not shown"
+    return f"{more} than random ones on average; {shown} (p {p_value(unlike)} if it were one more of those)"
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:

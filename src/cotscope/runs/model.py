@@ -95,8 +95,11 @@ class StudyModel:
             "layers": loaded.anatomy.layers,
             "neurons_per_layer": loaded.anatomy.width,
             **self.settled,
-            "kernels": loaded.kernels,
-            "device": loaded.model.device.type,
+            **(
+                {key: self._began[key] for key in ("kernels", "device")}
+                if self._began  # elsewhere it goes on with a warning
+                else {"kernels": loaded.kernels, "device": loaded.model.device.type}
+            ),
             "rows_per_batch": rows,
         }
 

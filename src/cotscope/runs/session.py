@@ -17,6 +17,7 @@ from ..data.load import PARTS
 from ..records import Prompt
 from ..stats.verdicts import RULE
 from .config import StudyConfig
+from .files import json_values
 from .folder import Run
 from .inputs import Inputs, prompt_hash
 from .model import StudyModel
@@ -98,7 +99,7 @@ class Session:
             if not manifest["stages"]:  # written down before anything is measured, or not at all
                 manifest.setdefault("rules", {"phenomena": RULE})
             for stage, asked in (options or {}).items():
-                manifest["options"].setdefault(stage, {}).update(asked)
+                manifest["options"].setdefault(stage, {}).update(json_values(dict(asked)))
             for section, keys in (("model", ("name", "weight_sha256", "parameters", "dtype", "kernels", "device")),
                                   ("data", ("source", "sha256", *PARTS))):  # fmt: skip
                 run.summarise(section, {key: manifest[section][key] for key in keys})

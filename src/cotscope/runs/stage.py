@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
 from .config import STUDY
-from .files import digest_of
+from .files import digest_of, json_values
 from .options import NoOptions, check
 from .progress import State
 from .tables import TABLES, Table
@@ -47,8 +47,10 @@ class Stage:
             with the options that the word sets where the user did not.
         repeats: running it again when nothing has changed is of use.
         wanted: whether `cotscope study` runs it with these options.
+        idle: whether these options ask for nothing: if it has run, it has only to take away what it wrote.
         check: raises UserError, before a study's folder is made, if the options can't be had.
         instead: does something else if the options ask for it; returns what it did, or None.
+        instead_by, instead_with: the options that ask for it, one at a time; those that may stand beside them.
         example: of the verb, for its help; one of the verb's stages has it.
     """
 
@@ -65,8 +67,11 @@ class Stage:
     chosen_by: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     repeats: bool = False
     wanted: Callable[[Any], bool] = lambda options: True
+    idle: Callable[[Any], bool] = lambda options: False
     check: Callable[[Inputs, StudyModel, Any], None] = lambda inputs, model, options: None
     instead: Callable[[Session, Any], str | None] = lambda session, options: None
+    instead_by: tuple[str, ...] = ()
+    instead_with: tuple[str, ...] = ()
     example: str = ""
 
     def tables(self, which: str) -> list[Table]:
@@ -107,7 +112,7 @@ def run_stage(session: Session, stage: Stage, asked: Mapping[str, Any] | None = 
     run = session.run
     earlier, before = run.manifest["stages"].get(stage.name), run.manifest["options"].get(stage.name)
     if asked is not None:
-        run.manifest["options"][stage.name] = (before or {}) | dict(asked)
+        run.manifest["options"][stage.name] = (before or {}) | json_values(dict(asked))
     options = options_of(stage, run.manifest["options"].get(stage.name, {}))
     record = fresh_record(session, stage, options)
     if earlier and earlier["status"] != "done":
@@ -146,7 +151,7 @@ def fresh_record(session: Session, stage: Stage, options: Any) -> dict[str, Any]
     return {
         "status": "started",
         "seconds": 0.0,
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+        "options": json_values(asdict(options)),
         "after": list(stage.after),
         "beside": list(stage.beside),
         "reads": [str(p).format(first=first) for p in stage.reads],

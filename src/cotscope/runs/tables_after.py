@@ -43,10 +43,11 @@ EVALUATIONS = table(
 EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",
     "edits that differ by their seeds beside others, or beside the base, on one data set: mean share of the problems solved; "
-    "difference: the first's less the others'; share: of the gain of what was trained of the whole model, where it has any",
+    "difference: the first's less the others'; p_unlike: that chosen neurons are as unlike the random sets as this were they "
+    "one more of them; share: of the gain of what was trained of the whole model, where it has any",
     {"data": TEXT, "chosen": TEXT, "beside": TEXT, "edits": WHOLE, "edits_beside": WHOLE, "n": WHOLE, "templates": WHOLE,
      "accuracy": REAL, "accuracy_beside": REAL}
-    | interval("difference") | {"p_value": REAL, "p_holm": REAL} | interval("share"),
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL, "p_unlike": REAL} | interval("share"),
 )  # fmt: skip
 EVALUATION_CURVES = table(
     "evaluation_curves",

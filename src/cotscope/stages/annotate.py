@@ -342,5 +342,7 @@ STAGE = Stage(
     units=UNITS,
     repeats=True,
     instead=labels,
+    instead_by=("export_to", "import_from"),
+    instead_with=("audit",),
     example="cotscope annotate runs/first --annotator lexicon",
 )

@@ -2,15 +2,15 @@
 
 The base and each edited model write answers to the same problems, in shared batches; both are made to write the same
 reference solutions; the battery of other skills and general text say what else changes. Accuracies are compared problem by
-problem. What came of it is written into the edit's file too. An edit that is weights (`Edit.weights`) is a model of its own,
-and is loaded after the others are done.
+problem. What came of it is written into the edit's file too. A model folder is a model of its own, and is loaded after the
+others are done: with the weights that were trained (`Edit.weights`), or with factors as its dtype holds them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..data.load import general_text
 from ..data.rows import question_key
 from ..edits.card import measured_again
-from ..edits.edit import EDIT_FILE, Edit
-from ..edits.made import candidates, curves
+from ..edits.edit import Edit
+from ..edits.made import candidates, curves, rounded_away
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.comparing import BASE, compare, part_name, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped, unpaired
@@ -61,13 +61,16 @@ UNITS = {
     "evaluations.<edit>.<data>.kl": "mean KL divergence from the base on general text (nats per token)",
 }
 
+ROUNDED = 0.1
+"""Of what a training gained: where writing it took more, the table alone would mislead (docs/log.md, 2026-11-29, seventh)."""
+
 
 @dataclass(frozen=True)
 class Options:
     """Options of the stage."""
 
-    edit: tuple[str, ...] = option((), "an edit file, or a model folder with one; may be given several times", kind="path",
-                                   reads=True)  # fmt: skip
+    edit: tuple[str, ...] = option((), "an edit file, or a model folder with one, whose own weights are asked; may be given "
+                                   "several times", kind="path", reads=True)  # fmt: skip
     data: tuple[str, ...] = option(
         (),
         f"problems, as of `study`, or {STUDY}: the study's own test problems (the default)",
@@ -114,11 +117,14 @@ def evaluate(session: Session, options: Options) -> str:
     run = session.run
     if not options.edit:
         raise UserError("there is nothing to evaluate", remedy="Give an edit file: --edit FILE. `cotscope edit` makes one.")
-    edits = {path: Edit.read(path) for path in dict.fromkeys(options.edit)}
+    edits = {path: _named(path) for path in dict.fromkeys(options.edit)}
     names = [e.name for e in edits.values()]
     taken = [*names, BASE, "none"]  # "none" is where nothing is done (`completions.neuron_set`)
     if twice := next((n for n in taken if taken.count(n) > 1), None):
-        raise UserError("two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice))
+        raise UserError(
+            "two edits have one name", expected=f"different names, and neither {BASE} nor none", got=shown(twice),
+            remedy='It is the "name" in the file; `cotscope edit --name` gives another.',
+        )  # fmt: skip
     for table, begins in ((COMPLETIONS, "evaluation."), (EVALUATION_SCORES, ""), (EVALUATION_SKILLS, "")):
         run.keep(table, begins=begins)  # what other edits were asked is not asked again when they come back
     count = options.test or len(session.inputs.split.test)
@@ -136,19 +142,14 @@ def evaluate(session: Session, options: Options) -> str:
                 )  # fmt: skip
     for data in every:
         session.model.check_lengths([session.prompt], data.problems, options.solutions)
-    changing = [e for e in edits.values() if not e.weights and not e.nothing]
-    for path, edit in edits.items():
-        folder = Path(path).parent if Path(path).name == EDIT_FILE else Path(path)
-        if edit in changing and any(folder.glob("*.safetensors")):
-            run.note(f"Of {shown(edit.name)} the factors are applied to the base: the weights in its folder, which may round "
-                     "them, are not asked. A study with that folder as --model asks them.")  # fmt: skip
+    loads = [path for path, edit in edits.items() if edit.weights or (_holds_weights(path) and not edit.nothing)]
+    changing = [e for path, e in edits.items() if path not in loads and not e.nothing]
     together = [_Model(BASE, session, session), *(_Model(e.name, session, session, e) for e in changing)]
     _ask(together, every, options)
-    for path, edit in edits.items():
-        if edit.weights:
-            other = _with_weights(session, path, edit)
-            _ask([_Model(edit.name, session, other, edit, other.loaded.weight_hash())], every, options)
-            del other  # before the next one is loaded
+    for path in loads:
+        other = _with_weights(session, path, edits[path])
+        _ask([_Model(edits[path].name, session, other, edits[path], other.loaded.weight_hash())], every, options)
+        del other  # before the next one is loaded
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     terms = {name: group.key for group, names in grouped(list(edits.values())).items() for name in names}
@@ -167,13 +168,22 @@ def evaluate(session: Session, options: Options) -> str:
     beside = contrasts(list(edits.values()), by_problem)
     for text in unpaired(list(edits.values())):
         run.note(text)
+    for edit in edits.values():
+        if (lost := rounded_away(edit)) is not None and lost > ROUNDED:
+            run.note(
+                f"Of what {shown(edit.name)} had learned, writing it in 16 bits took away {lost:.0%} (validation loss): it "
+                "stands here, and beside others, with the rest. `cotscope tune --dtype float32` keeps it."
+            )
     run.write(EVALUATION_CONTRASTS, beside)
     summary: dict[str, dict[str, Any]] = {}
     for row in rows:
         summary.setdefault(row["edit"], {})[row["data"]] = {k: v for k, v in row.items() if k not in ("edit", "data")}
     run.summarise("evaluations", summary)
     for path, edit in edits.items():
-        _keep(session, path, edit, [_record(session, data, summary[edit.name][data.label]) for data in every])
+        records = [_record(session, data, summary[edit.name][data.label]) for data in every]
+        if path in loads and not edit.weights:
+            records = [record | {"asked": "weights"} for record in records]
+        _keep(session, path, edit, records)
     return "; ".join([*map(_finding, rows), *map(_contrast, beside)])
 
 
@@ -196,6 +206,7 @@ def _contrast(row: dict[str, Any]) -> str:
     return (
         f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
         f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such{of}"
+        + ("" if row["p_unlike"] is None else f"; as one more such set p {row['p_unlike']:.3f}")
     )
 
 
@@ -215,6 +226,17 @@ def _check_names(edits: Sequence[str], labels: Sequence[str]) -> None:
                             got=shown(name))  # fmt: skip
 
 
+def _holds_weights(path: str) -> bool:
+    return Path(path).is_dir() and any(Path(path).glob("*.safetensors"))
+
+
+def _named(path: str) -> Edit:
+    """An edit; of factors in a folder's weights by the folder's name, so that the file it was folded from can be beside it."""
+    edit = Edit.read(path)
+    folded = _holds_weights(path) and not edit.weights
+    return replace(edit, name=Path(path).resolve().name) if folded else edit
+
+
 def _with_weights(session: Session, path: str, edit: Edit) -> Session:
     """The study with the model that an edit file lies beside. Raises: EditError if it is not the edit's; ModelError."""
     import torch
@@ -223,9 +245,11 @@ def _with_weights(session: Session, path: str, edit: Edit) -> Session:
 
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     other = session.with_model(str(folder))
-    if (found := other.loaded.weight_hash(torch.bfloat16)) != edit.weights:
-        raise EditError(f"the weights in {folder} are not those of edit {edit.name}", expected=f"{edit.weights[:12]}…",
-                        got=f"{found[:12]}…", remedy="Train it again, or export it in the dtype of this study.")  # fmt: skip
+    exported = edit.chosen.get("exported")
+    wanted = edit.weights or (str(exported.get("weights")) if isinstance(exported, Mapping) else "")  # older folders: not known
+    if wanted and (found := other.loaded.weight_hash(torch.bfloat16)) != wanted:
+        raise EditError(f"the weights in {folder} are not those of edit {edit.name}", expected=f"{wanted[:12]}…",
+                        got=f"{found[:12]}…", remedy="Train it, or export it, again.")  # fmt: skip
     if stored_dtype(str(folder)) == "float32" != (ours := session.loaded.dtype_name):
         session.run.note(f"The weights of {shown(edit.name)} are float32, and this study asks them in {ours}, which rounds "
                          "away what is small beside a weight. A study with --dtype float32 asks them as they are.")  # fmt: skip
@@ -313,7 +337,7 @@ def _keep(session: Session, path: str, edit: Edit, records: Sequence[Mapping[str
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
         now = Edit.read(path)  # another run may have measured it meanwhile
-        if (now.key, now.name) != (edit.key, edit.name):
+        if now.key != edit.key:
             raise EditError(f"{path} holds another edit by now")
         for record in records:
             now = now.with_measured(record)

@@ -329,5 +329,7 @@ STAGE = Stage(
     repeats=True,
     wanted=never,
     instead=lambda session, options: None if options.on is None else answer(session, options.on, options.to),
+    instead_by=("on",),
+    instead_with=("to",),
     example="cotscope predict runs/first --data more.jsonl",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError, shown
-from ..runs.stage import Stage
+from ..runs.stage import Stage, never
 from . import (
     ablate,
     annotate,
@@ -46,6 +46,7 @@ STAGES: tuple[Stage, ...] = (
     evaluate.STAGE,
     calibrate.STAGE,
 )
+IN_STUDY = tuple(stage for stage in STAGES if stage.wanted is not never)
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 VERB_OF: dict[str, str] = {stage.name: stage.verb for stage in STAGES}
 VERBS: dict[str, tuple[Stage, ...]] = {
@@ -99,3 +100,8 @@ def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] |
         said = " ".join(f"{flag} {' '.join(given)}" for flag, given in words.items())
         raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
     return stages, options
+
+
+def beyond(options: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of the options that words set (`choose`) for which the run has none yet that asks for something."""
+    return {s: {k: v for k, v in of.items() if not stored.get(s, {}).get(k)} for s, of in options.items()}

@@ -56,7 +56,8 @@ def variants(session: Session, options: Options) -> str:
     Raises: PromptError, before anything runs, as `check` does.
     """
     run = session.run
-    if not options.variants and not options.sentences:
+    if _idle(options):
+        reference_solutions(session)  # are others' too, and stay
         return "no variants and no sentences were asked for"
     check(session.inputs, session.model, options)
     extra = session.inputs.extra_prompts(options.variants, options.sentences)
@@ -95,6 +96,10 @@ def _kinds(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
+def _idle(options: Options) -> bool:
+    return options.variants == 0 and not options.sentences
+
+
 STAGE = Stage(
     "variants",
     "measure",
@@ -108,6 +113,7 @@ STAGE = Stage(
             "forced_problems/extra", "prompts/extra", SENTENCE_KINDS),
     units=UNITS,
     chosen_by={"--prompts": {"variants": {"variants": MANY}, "sentences": {"sentences": True}}},
-    wanted=lambda options: options.variants > 0 or options.sentences,
+    wanted=lambda options: not _idle(options),
+    idle=_idle,
     check=check,
 )  # fmt: skip

@@ -35,6 +35,7 @@ from .significance import mcnemar_exact as mcnemar_exact
 from .significance import permutation_p as permutation_p
 from .significance import problems_needed as problems_needed
 from .significance import sign_flip_p as sign_flip_p
+from .significance import unlike_p as unlike_p
 from .specific import ANSWERS as ANSWERS
 from .specific import ARITHMETIC as ARITHMETIC
 from .specific import LEAST_EFFECT as LEAST_EFFECT

@@ -56,6 +56,17 @@ def permutation_p(target: float, controls: Sequence[float]) -> float:
     return (1 + sum(c <= target for c in controls)) / (1 + len(controls))
 
 
+def unlike_p(target: float, controls: Sequence[float]) -> float:
+    """Two-sided p-value that `target` is as far from the rest as this if it were one more control.
+
+    The share of all m + 1 values that lie at least as far from the mean of all as `target` does: exact if each could as well
+    have been the target (Phipson & Smyth 2010, eq. 2). With m controls it can't be below 1 / (m + 1).
+    """
+    values = np.asarray([target, *controls], float)
+    far = np.abs(values - values.mean())
+    return float(np.mean(far >= far[0] - 1e-12))
+
+
 def diagonal_contrast(
     changes: Sequence[Sequence[Sequence[float]]], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float, float]:

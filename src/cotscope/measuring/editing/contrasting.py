@@ -1,15 +1,16 @@
 """Edits of chosen neurons beside edits of others, on the same problems: do these neurons make the difference, or would any?
 
 An edit says how its neurons were chosen (`choosing.py`) and what was done with them (`tuning.py`, `steering.py`). Edits that
-say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done;
-both, if they were trained, beside what was trained on the same terms of the whole model, which stand beside one another; a
-group of several edits beside the base.
+say the same are a group: they differ by their seeds. A group stands beside that of random neurons with which the same was done
+(beside their mean, and as one more of their sets); both, if they were trained, beside what was trained on the same terms of the
+whole model, which stand beside one another; a group of several edits beside the base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ...edits.edit import Edit
 from ...edits.made import training
 from ...predicting.templates import templates
 from ...runs.files import fingerprint
-from ...stats import groups_difference, holm, share_of_gain
+from ...stats import groups_difference, holm, permutation_p, share_of_gain, unlike_p
 from ..choosing import REASONING
 from ..selections import WAYS
 from .comparing import BASE
@@ -43,6 +44,7 @@ class Group:
         matched: in what random neurons are like the chosen ones.
         rate: Adam's, where a seed stands there with several; "": each has its own.
         alone: the edit's name, where a seed stands there with several for another reason.
+        goal: of a search, "better" or "worse".
     """
 
     does: str
@@ -56,6 +58,7 @@ class Group:
     matched: str = ""
     rate: str = ""
     alone: str = ""
+    goal: str = ""
 
     @property
     def key(self) -> str:
@@ -91,6 +94,7 @@ class Group:
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
     groups = grouped(edits)
+    draws = {edit.name: str(edit.chosen.get("random")) for edit in edits}
     order = list(groups)
     pairs: list[tuple[Group, Group | None]] = [
         (a, b) for a in groups for b in groups if a.beside(b) or (a.same_whole(b) and order.index(a) < order.index(b))
@@ -111,7 +115,12 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
                 for names in (groups[a], groups[b] if b else [BASE], [BASE])
             )
             difference, low, high, p_value = groups_difference(ours, others, clusters)
-            shares = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
+            share = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
+            sets: dict[str, list[float]] = {}  # of the random neurons, by their draw
+            if b and b.random:
+                for name, right in zip(groups[b], others, strict=True):
+                    sets.setdefault(draws[name], []).append(float(np.mean(right)))
+            unlike = _unlike(a, float(np.mean(ours)), [fmean(shares) for shares in sets.values()]) if sets else None
             rows.append(
                 {"data": data, "chosen": a.name, "beside": b.name if b else BASE}
                 | {
@@ -122,11 +131,21 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
                 }
                 | {"accuracy": float(np.mean(ours)), "accuracy_beside": float(np.mean(others))}
                 | {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
-                | dict(zip(("share", "share_low", "share_high"), shares, strict=True))
+                | {"p_unlike": unlike}
+                | dict(zip(("share", "share_low", "share_high"), share, strict=True))
             )
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
+
+
+def _unlike(group: Group, share: float, controls: Sequence[float]) -> float:
+    """p that chosen neurons are as unlike random sets as this if they were one more such set; one-sided where a search had a
+    goal, which was known before."""
+    if not group.goal:
+        return unlike_p(share, controls)
+    sign = -1 if group.goal == "better" else 1
+    return permutation_p(sign * share, [sign * c for c in controls])
 
 
 def unpaired(edits: Sequence[Edit]) -> list[str]:
@@ -179,7 +198,7 @@ def _group(edit: Edit) -> Group | None:
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
-    random, terms, dtype, numbers, how = chosen.get("random") is not None, "", "", "", ""
+    random, terms, dtype, numbers, how, goal = chosen.get("random") is not None, "", "", "", "", ""
     done: list[str] = [edit.scope]
     if isinstance(tuned, dict):
         does = str(tuned.get("method"))
@@ -188,7 +207,8 @@ def _group(edit: Edit) -> Group | None:
         how = training(edit)["how"]
         done += [terms, dtype, how]
     elif isinstance(steered, dict):
-        does = f"steered to be {steered.get('goal')}"
+        goal = str(steered.get("goal"))
+        does = f"steered to be {goal}"
         done.append(fingerprint([_source(steered), *(str(steered.get(k)) for k in _SEARCHED)]))
     else:
         does = "an edit"
@@ -203,4 +223,5 @@ def _group(edit: Edit) -> Group | None:
     )
     some = [*found, *(str(chosen.get(k)) for k in ("first", "concepts", "layers", "keystones"))]
     like = "" if whole else fingerprint([does, by, *some, *done])
-    return Group(does, by, like, terms, random, dtype, numbers, how, str(chosen.get("like")) if random else "")
+    matched = str(chosen.get("like")) if random else ""
+    return Group(does, by, like, terms, random, dtype, numbers, how, matched, goal=goal)

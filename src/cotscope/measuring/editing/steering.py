@@ -215,8 +215,11 @@ class _Trial:
         is left."""
         goal, n = self.search.goal, len(self.problems)
         if not left:
-            why = "every candidate changes general text too much"
-            return {"tried": self._told()}, EditError(why, expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}")
+            return {"tried": self._told()}, EditError(
+                "every candidate changes general text too much",
+                expected=f"a perplexity within {PERPLEXITY[goal] - 1:.0%}",
+                remedy="Try fewer neurons (--first), or others (--by).",
+            )
         with self.session.bar("writing answers", (len(left) + 1) * n, "problem") as bar:
             solved = {c: self.solved(c, bar.update) for c in (None, *left)}
         right = {c: sum(hits) for c, hits in solved.items()}

@@ -55,6 +55,8 @@ def tune(
         check_adapters(settings.method, session.loaded)  # before solutions are written
     wanted = settings.train + settings.validation
     every = tuning_problems(session, settings.train_on, say)
+    if len(every) <= settings.validation:
+        raise _too_few(settings, len(every))  # before the model writes
     if not settings.own and writes_itself(every, wanted):
         say("the data has too few solutions")
         settings = replace(settings, own=True)
@@ -67,12 +69,7 @@ def tune(
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]
     given = parted(given, settings.validation)
     if len(given) <= settings.validation:
-        raise EditError(
-            "too few problems with a solution to train on",
-            expected=f"more than {settings.validation}, which are kept for validation",
-            got=str(len(given)),
-            remedy="Give more problems (--train-on FILE), or a smaller --validation.",
-        )
+        raise _too_few(settings, len(given))
     tuner = Trainer(session, to, neurons, chosen, given, settings, say, null, source(session, every))
     tuner.folder.mkdir(parents=True, exist_ok=True)
     with held(tuner.folder):  # a process that `compare` began may outlive it
@@ -81,6 +78,15 @@ def tune(
         finally:
             if not any(tuner.folder.glob("*.safetensors")):
                 shutil.rmtree(tuner.folder, ignore_errors=True)
+
+
+def _too_few(settings: Tuning, problems: int) -> EditError:
+    return EditError(
+        "too few problems with a solution to train on",
+        expected=f"more than {settings.validation}, which are kept for validation",
+        got=str(problems),
+        remedy="Give more problems (--train-on FILE), or a smaller --validation.",
+    )
 
 
 def _neurons(session: Session, choice: Choice, settings: Tuning) -> tuple[list[Neuron], dict[str, Any]]:

@@ -61,10 +61,14 @@ def answer(session: Session, questions: str, to: str | None) -> str:
     if "together" not in about:
         raise UserError("the predictor was learned by an older cotscope",
                         remedy=f"Run `cotscope predict {session.run.folder}` again.")  # fmt: skip
-    rows = _answered(session, problems, classifier, about, hash_of(file), path)
+    prompt = session.prompt
+    asked = [(p.id, p.question) for p in problems]
+    kept = Kept(path, fingerprint(hash_of(file), asked, session.config.new_tokens(prompt), prompt.text("")))
+    rows = _answered(session, problems, classifier, about, kept)
     found, of = [r["probability"] for r in rows], templates([r["question"] for r in rows])
     sure = by_template([r.pop("sure") for r in rows], of)
     _write(path, rows)
+    kept.remove()
     share, low, high = expected_share(found, about["off"], of, about["together"])
     half = next(right for coverage, right in risk_coverage(found, found) if coverage >= KEPT)
     but = unlike(sure, about["sure"])
@@ -75,18 +79,16 @@ def answer(session: Session, questions: str, to: str | None) -> str:
 
 
 def _answered(
-    session: Session, problems: Sequence[Problem], classifier: Classifier, about: dict[str, Any], told: str, to: Path
+    session: Session, problems: Sequence[Problem], classifier: Classifier, about: dict[str, Any], kept: Kept
 ) -> list[dict[str, Any]]:
-    """A row of each question. What was answered is kept in a file until all are, and is not asked again.
+    """A row of each question.
 
     Args:
         about: what the classifier's file says of it.
-        told: hash of that file.
-        to: the file that they are for.
+        kept: what was answered, which is not asked again.
     """
     prompt, neurons = session.prompt, [Neuron(*n) for n in about["neurons"]]
-    of = fingerprint(told, [(p.id, p.question) for p in problems], session.config.new_tokens(prompt), session.prompt.text(""))
-    kept, rows = Kept(to, of), list[dict[str, Any]]()
+    rows = list[dict[str, Any]]()
     with session.bar("answering", len(problems), "question") as bar:
 
         def answered(some: Sequence[Problem]) -> list[dict[str, Any]]:
@@ -111,7 +113,6 @@ def _answered(
             some = problems[start : start + TOGETHER]
             rows += kept.value(f"{start} to {start + len(some)}", partial(answered, some))
             bar.update(len(rows) - bar.n)
-    kept.remove()
     return rows
 
 
