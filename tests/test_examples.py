@@ -20,6 +20,7 @@ from cotscope.concepts.sets import load_concepts
 from cotscope.data.answers import is_right
 from cotscope.data.load import load_problems
 from cotscope.edits.edit import Edit
+from cotscope.predicting.templates import templates
 from cotscope.prompts.derive import render_solution
 from cotscope.prompts.files import load_prompt_file
 
@@ -80,6 +81,7 @@ def test_the_calendar_is_as_it_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("problems.jsonl", "calendar.txt"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
     problems = load_problems(str(folder / "problems.jsonl")).problems
+    assert len(set(templates([p.question for p in problems]))) >= 24  # no interval rests on few
     assert len(problems) == 320 and {p.words for p in problems} == {*made.DAYS, *made.MONTHS}
     for p in problems:
         assert is_right(render_solution(p), p.answer) and f"{p.words}.\nThe answer is" in render_solution(p)

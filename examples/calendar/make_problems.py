@@ -25,12 +25,28 @@ TRIPS = ["language course", "building work", "training", "exhibition", "sea voya
 KINDS = (
     ("Today is {start}. {name} has a {thing} in {n} day{s}. On which day of the week is it?", "day", False),
     ("The {place} closed on {start} and opens again {n} day{s} later. On which day does it open?", "day", False),
+    ("A letter that is posted on {start} takes {n} day{s}. On which day is it there?", "day", False),
+    ("{name} starts a {trip} on {start} and is home {n} day{s} later. Which day of the week is that?", "day", False),
+    ("It is {start}, {n} day{s} before the {thing}. On what day of the week is the {thing}?", "day", False),
+    ("Bread that keeps for {n} day{s} was bought on {start}. Up to which day can {name} eat it?", "day", False),
     ("{name} called {n} day{s} before the {thing}, which is on {start}. On which day did {name} call?", "day", True),
     ("A parcel came on {start}. It had been sent {n} day{s} earlier. On which day of the week was it sent?", "day", True),
+    ("The {place} has been shut for {n} day{s}, and today is {start}. When did it shut?", "day", True),
+    ("{name} must book {n} day{s} ahead for a {thing} on {start}. What is the last day to book?", "day", True),
+    ("On {start} {name} had been ill for {n} day{s}. Which day of the week did it begin?", "day", True),
+    ("Snow fell {n} day{s} before {start}, when {name} went to the {place}. On what day did it snow?", "day", True),
     ("{name} begins a {trip} in {start}. It ends {n} month{s} later. In which month does it end?", "month", False),
     ("The {place} is being rebuilt from {start} on and opens {n} month{s} later. In which month does it open?", "month", False),
+    ("{name} pays {n} month{s} after an order. This one is from {start}. In which month is it paid?", "month", False),
+    ("Seeds that are sown in {start} flower after {n} month{s}. In what month do they flower?", "month", False),
+    ("It is {start}. In {n} month{s} {name} has a {thing}. Which month is that?", "month", False),
+    ("A ticket for the {place}, bought in {start}, runs out {n} month{s} later. When does it run out?", "month", False),
     ("A {trip} ends in {start}. {name} signed up for it {n} month{s} earlier. In which month was that?", "month", True),
     ("{name} moved {n} month{s} before {start}. In which month did {name} move?", "month", True),
+    ("In {start} {name} had been saving for {n} month{s}. In which month did {name} begin to save?", "month", True),
+    ("The {place} opened in {start}, {n} month{s} late. In what month should it have opened?", "month", True),
+    ("{name} practised for {n} month{s}, up to the {thing} in {start}. In which month did that begin?", "month", True),
+    ("{name} got a bill in {start} for something bought {n} month{s} earlier. In which month was it bought?", "month", True),
 )
 
 
@@ -64,7 +80,7 @@ def main() -> None:
     """Write both files beside this one."""
     here = Path(__file__).parent
     problems = made(320, Random("calendar"), range(len(KINDS)))
-    shown = made(6, Random("exemplars"), (0, 3, 6, 5, 2, 7), [p["question"] for p in problems])
+    shown = made(6, Random("exemplars"), (0, 7, 18, 13, 6, 19), [p["question"] for p in problems])
     (here / "problems.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in problems), encoding="utf-8")
     blocks = [
         f"Question: {p['question']}\nLet's think step by step\n{p['solution']}\nThe answer is {p['answer']}.\n" for p in shown
