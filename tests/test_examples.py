@@ -118,7 +118,9 @@ def test_the_calendar_is_studied_end_to_end(tmp_path: Path) -> None:
     assert all(found.current for found in run.states().values())
     assert set(run.summary["neurons"]["by_concept"]) == {"day", "month", "order"} and run.summary["neurons"]["total"] > 3
     assert run.summary["damage"]["skill"] == "answers" and run.summary["damage"]["headline"]["sets"] == 19
-    assert "answers" in (run.folder / "report.html").read_text().partition("</h1>")[0].rpartition("<h1>")[2]
+    report = (run.folder / "report.html").read_text()
+    assert "answers" in report.partition("</h1>")[0].rpartition("<h1>")[2]
+    assert "It is one matched set" in report and "with its interval over problems, and its rank" in report
     edit, found = tmp_path / "days.json", tmp_path / "found.json"
     assert main(["edit", str(run.folder), "--concept", "day", "--factor", "0", "--to", str(edit)]) == 0
     cotscope.steer(run, found, by="reasoning", goal="worse", problems=8, survivors=1, null=True, quiet=True)

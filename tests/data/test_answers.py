@@ -331,3 +331,22 @@ def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
 )
 def test_words_as_people_write_them(text: str, answer: str, right: bool) -> None:
     assert is_right(text, answer) is right
+
+
+@pytest.mark.parametrize("text", ["A", "(A) Paris", "A) Paris", "A: Paris", "A, because it is.", "A because it is."])
+def test_a_letter_is_no_article(text: str) -> None:
+    for letter in "AB":
+        assert is_right("The answer is " + text.replace("A", letter), letter)
+        assert not is_right("The answer is " + text.replace("A", "C"), letter)
+    assert is_right("The answer is A Friday.", "Friday") and not is_right("The answer is a cat.", "A")
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [(r"\boxed{1{,}200}", 1200), (r"1\,200", 1200), (r"1,\!200", 1200), (r"-\$5", -5), (r"\frac34", Fraction(3, 4)),
+     ("2.5 million", None), ("5 thousand", None), ("5K", None), ("3½", None), ("5²", None), ("3.2e5", None), ("3e-5", None),
+     ("5m", 5), ("5 kg", 5), ("12 dozens", None)],
+)  # fmt: skip
+def test_a_number_is_read_whole_or_not_at_all(said: str, number: int | None) -> None:
+    for text in (f"The answer is {said}.", f"So it is 7. Then, {said}"):
+        assert parse_flexible(text) == number

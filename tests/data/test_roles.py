@@ -98,5 +98,7 @@ def test_an_answer_in_words_is_a_result_wherever_it_stands() -> None:
     marked = "".join(c if role == "result" else "_" for c, role in zip(text, found, strict=True))
     assert marked.replace("_", " ").split() == ["Tuesday", "Tuesday", "Wednesday,", "I", "think"]
     assert "result" not in roles(text, range(1, len(text) + 1))
+    letters = "A day is a day. The answer is A."
+    assert roles(letters, range(1, len(letters) + 1), "A").count("result") == 1
     both = "The answer is Tuesday or Tuesday."
     assert roles(both, [14, 21, 32, 33], "Tuesday") == ("elsewhere", "result", "result", "elsewhere")

@@ -19,7 +19,7 @@ from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import DTYPES, load_model
-from cotscope.measuring.choosing import Choice, choose, choose_poles
+from cotscope.measuring.choosing import Choice, choose, choose_poles, reservation
 from cotscope.records import Neuron, Pole
 from cotscope.runs.files import fingerprint
 from cotscope.runs.folder import Run
@@ -172,6 +172,13 @@ def test_that_keystones_were_not_looked_for_is_said(
     assert main(["edit", str(out), "--factor", "0", "--to", str(tmp_path / "e.json")]) == 0
     assert "keystones were not looked for among these neurons: `cotscope ablate` finds them" in capsys.readouterr().out
     assert Edit.read(tmp_path / "e.json").chosen["keystones"] == "not looked for"
+
+
+def test_that_there_are_fewer_is_said(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    few = len(choose(Session.reopen(run.folder), Choice("reasoning"))[0])
+    assert main(["edit", str(run.folder), "--factor", "0", "--first", "1234", "--to", str(tmp_path / "e.json")]) == 0
+    assert f"there are {few} such neurons, and not 1,234" in capsys.readouterr().out
+    assert reservation({"first": few, "neurons": few}) == reservation({"neurons": 1}) == ""
 
 
 def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
     assert hashes(folder) == before and Run.open(folder).state("annotate").current
     with labels.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    words = {w["id"]: w for w in Run.open(folder).rows("SELECT * FROM judgements")}
+    words = {f"c-{w['id']}": w for w in Run.open(folder).rows("SELECT * FROM judgements")}  # no number to a spreadsheet
     assert {r["id"] for r in rows} == set(words)
     for i, row in enumerate(rows):  # a person who disagrees about every tenth
         row["answer"] = "yes" if words[row["id"]]["accepted"] ^ (i % 10 == 0) else "no"
@@ -247,7 +247,7 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
     assert people["same"] == sum(i % 10 != 0 for i in kept)
     assert people["ci"][0] <= people["kappa"] <= people["ci"][1]
     some = [row for row in rows if words[row["id"]]["kind"] not in ("candidate", "repeat")][-1:]  # the last decoy alone
-    labels.write_text("id,answer\n" + "".join(f"{row['id']},{row['answer']}\n" for row in some))
+    labels.write_text("id,answer\n" + "".join(f"{row['id'][2:]},{row['answer']}\n" for row in some))  # as an older file has it
     assert main(["annotate", str(folder), "--import", str(labels)]) == 0
     labels.write_text("id,answer\n0123456789ab,yes\n")
     assert main(["annotate", str(folder), "--import", str(labels)]) == 2

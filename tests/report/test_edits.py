@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_runs import Page, complete, did, read, rows_of
 
-from cotscope.report.evaluate import EXAMPLES, LONGEST, says
+from cotscope.report.evaluate import EXAMPLES, LONGEST, _more, says
 from cotscope.runs.folder import Run
 
 HOSTILE = "<script>alert('edit')</script>"
@@ -178,6 +178,17 @@ def test_what_was_trained_stands_in_one_table(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_the_test_decides_and_not_the_difference(p: float | None, difference: float | None, said: str) -> None:
     assert says({"p_value": 0.001, "p_holm": p, "difference": difference}) == said
+
+
+def test_fewer_than_random_ones_on_average_is_not_unlike_them() -> None:
+    row = {"p_holm": 0.005, "difference": -0.223}
+    assert _more(row | {"p_unlike": None}) == _more(row) == "they solve fewer"
+    assert _more(row | {"p_unlike": 1 / 6}) == (
+        "they solve fewer than random ones on average; that another random set would not is not shown (p 0.167 if it were one "
+        "more of those)"
+    )
+    assert "nor would another random set" in _more(row | {"p_unlike": 1 / 21})
+    assert _more(row | {"p_holm": 0.05, "p_unlike": 1 / 21}) == "a difference is not shown"
 
 
 def test_too_few_problems_to_show_anything(tmp_path: Path) -> None:

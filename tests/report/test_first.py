@@ -10,7 +10,7 @@ from made_runs import CONCEPTS, complete, did, discovered, read
 
 from cotscope.data.roles import formulas
 from cotscope.report.charts import SHARE, Chart, Mark, Row, intervals
-from cotscope.report.first import FINDINGS, SKILLS, _picture, finding, stretches
+from cotscope.report.first import FINDINGS, LONGEST, SKILLS, _picture, finding, stretches
 from cotscope.report.reading import Reading
 from cotscope.runs.folder import Run
 from cotscope.stats import ANSWERS, ARITHMETIC, NOT_SHOWN, VERDICTS, in_words, paired_bootstrap
@@ -132,6 +132,12 @@ def test_a_study_of_words_speaks_of_answers(tmp_path: Path, verdict: str) -> Non
     assert "rithmetic" not in FINDINGS[verdict] + in_words(verdict, ANSWERS)
 
 
+def test_what_is_only_cut_from_the_picture_is_not_lost(tmp_path: Path) -> None:
+    long = "x " * LONGEST + "3 + 4 = 7" + " y" * LONGEST
+    page = first(solved(tmp_path, [("3 + 4 = 7", True)], [(long, False)]))
+    assert "None of the first’s formulas is lost in the second." in page
+
+
 def test_lines_that_are_lost_of_a_solution_in_words() -> None:
     found = stretches("One day on is Friday.\n\nThe answer is Friday.", "The answer is Friday. ", whole_lines=True)
     assert [[(s.text, s.lost) for s in line] for line in found] == [
@@ -157,7 +163,9 @@ def test_formulas_and_what_is_lost_of_them() -> None:
 
 
 def test_a_picture_has_what_its_file_has() -> None:
-    rows: list[dict[str, Any]] = [{"name": 'a,"<b>\n', "value": 0.5}, {"name": "\ud800", "n": 3}]
+    rows: list[dict[str, Any]] = [
+        {"name": 'a,"<b>\n', "value": 0.5}, {"name": "\ud800", "n": 3}, {"name": "=1+1", "value": -0.5},
+    ]  # fmt: skip
     found = Chart(
         intervals("x", "X", [Row("<b>", [Mark("none", 0.5, 0.25, 0.75, small=False)])], "share", SHARE), "", "ablate", "x", rows
     )
@@ -170,6 +178,7 @@ def test_a_picture_has_what_its_file_has() -> None:
     assert list(csv.DictReader(unquote(content).splitlines(keepends=True))) == [
         {"name": 'a,"<b>\n', "value": "0.5", "n": ""},
         {"name": "?", "value": "", "n": "3"},
+        {"name": "'=1+1", "value": "-0.5", "n": ""},
     ]
     assert not intervals("x", "X", [Row("none", [])], "share") and not intervals("x", "X", [], "share")
     for value in (0.0, 1e9, -3.0):

@@ -30,6 +30,7 @@ OWN = {"auroc": 0.8, "low": 0.7, "high": 0.9}
         (OWN | {"low": 0.49}, [], "not shown to tell"),
         (OWN, [("r", "random neurons", 0.1, 0.01), ("b", "baseline", 0.1, 0.01)], "layers, and better than every"),
         (OWN, [("r", "random neurons", 0.1, 0.2), ("b", "baseline", 0.1, 0.01)], "not shown to be better than random"),
+        (OWN, [("layers", "whole layers", 0.1, 0.2), ("b", "baseline", 0.1, 0.01)], "not shown to be better than random"),
         (OWN, [("r", "random neurons", -0.1, 0.01), ("b", "baseline", 0.1, 0.2)], "worse than r, and not shown"),
     ],
 )  # fmt: skip

@@ -198,6 +198,8 @@ def test_a_run_that_goes_on_is_seen_going_on(folder: Path, viewer: Any) -> None:
         run.manifest["stages"]["damage"] = dict(run.manifest["stages"]["ablate"], status="started")
         run.save()
         assert {s["name"]: s["status"] for s in get(client, "runs/made/progress")["stages"]}["damage"] == "started"
+        [row] = (s for s in get(client, "runs/made")["stages"] if s["name"] == "damage")
+        assert row["status"] == "started" and not row["again"]
         with (folder / "made/.lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # looking did not take the lock away
     assert before == len(run.manifest["files"])

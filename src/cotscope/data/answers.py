@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ _NUMBER = re.compile(
     (?P<minus>(?<![\w)\]%{_DASH}])[{_DASH}]|(?<!\w)(?i:negative)[ ]|(?:^|(?<=^[ ])|(?<=\bis[ ])|(?<==[ ]))(?i:minus)[ ])?
     (?:[$€£¥][ ]?(?P<inner>[{_DASH}])?)?
     (?:
-        (?P<latex_mixed>[0-9]{{1,9}}+)?\\[dt]?frac\{{(?P<over>[0-9]{{1,9}}+)\}}\{{(?P<under>(?=0*+[1-9])[0-9]{{1,9}}+)\}}
+        (?P<latex_mixed>[0-9]{{1,9}}+)?\\[dt]?frac(?:
+            \{{(?P<over>[0-9]{{1,9}}+)\}}\{{(?P<under>(?=0*+[1-9])[0-9]{{1,9}}+)\}}|(?P<above>[0-9])(?P<below>[1-9]))
       | (?:(?P<mixed>[0-9]{{1,9}}+)[ ])?
         (?P<numerator>[0-9]{{1,9}}+)/(?P<denominator>(?=0*+[1-9])[0-9]{{1,9}}+)(?![0-9/]|[.,][0-9])
       | (?P<whole>[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])|[0-9]++)(?:\.(?P<decimals>[0-9]++))?
@@ -46,6 +48,14 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+OTHERWISE = re.compile(
+    r"(?-i:[KMB])\b|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b|e[+-]?[0-9]|[²³¹¼-¾⅐-⅞]",
+    re.IGNORECASE,
+)
+"""What makes another number of the one in digits before it: "5K" (but "5m" may be metres), "2.5 million", "3.2e5", "3½"."""
+_EXPONENT = re.compile(r"[0-9]e[+-]?\Z", re.IGNORECASE)
+# What LaTeX writes in numbers: "1{,}200", "1\\,200", "\\$5".
+_LATEX = (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), re.compile(r"\\(?=\$)"))
 # Number words that stand together ("twenty five", "one hundred", "two-thirds") are one number, which is not read. The
 # first is of ASCII letters (?a): regardless of case, "ſ" is an s and "ı" an i, but no word of `_VALUES` has them.
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
@@ -73,15 +83,20 @@ def parse_number(text: str) -> Fraction | None:
     "1 1/2"), a minus (any dash directly before the number or the currency sign, or between the two), and the words
     zero to twenty. What follows the number (a unit, a percent sign, a full stop) is ignored.
     """
-    text = text.lstrip()
+    text = _unlatexed(text.lstrip())
     if match := _NUMBER.match(text):
         return _value(match)
     return _word_value(_WORD_RUN.match(text))
 
 
+def _unlatexed(text: str) -> str:
+    separator, escape = _LATEX
+    return escape.sub("", separator.sub(",", text)) if "\\" in text or "{" in text else text
+
+
 def numbers_in(text: str) -> list[Fraction | None]:
     """All numbers written in digits in `text`, in order; None for one with more than `MAX_DIGITS` digits."""
-    return [_value(match) for match in _NUMBER.finditer(text)]
+    return [_value(match) for match in _NUMBER.finditer(_unlatexed(text))]
 
 
 class Reading(NamedTuple):
@@ -117,7 +132,7 @@ def parse_strict(text: str) -> Fraction | None:
     "=" the sentence's first number. Digits go before number words. The number may also stand alone at the start of the
     next line ("The answer is:\\n8").
     """
-    sentence = _said(text)
+    sentence = _said(_unlatexed(text))
     if sentence is None:
         return None
     if sentence.startswith("\n"):
@@ -146,22 +161,24 @@ def _said(text: str, ends: re.Pattern[str] = _SENTENCE_END) -> str | None:
 
 def parse_flexible(text: str) -> Fraction | None:
     """`parse_strict` if it finds a number, else the last number in `text`; None if there is none, or if what is said to be
-    the answer is a number in words that is not read ("twenty-five").
+    the answer is a number that is not read ("twenty-five", "2.5 million").
 
     The last number is the last one in digits; where there are no digits at all, the last number word, "one" left out
     because it mostly is a pronoun.
     """
+    text = _unlatexed(text)
     strict = parse_strict(text)
     if strict is not None:
         return strict
-    unread = _WORD_RUN.search(_said(text) or "")
-    if unread is not None and unread["more"]:
+    said = _said(text) or ""
+    unread = _WORD_RUN.search(said)
+    if (unread is not None and unread["more"]) or _NUMBER.search(said.rpartition("=")[2]):
         return None
     last = None
     for last in _NUMBER.finditer(text):
         pass
     if last is not None:
-        return _value(last)
+        return None if _EXPONENT.search(text, max(0, last.start() - 3), last.start()) else _value(last)
     for match in _WORD_RUN.finditer(text):
         if match.group().lower() != "one":
             last = match
@@ -182,7 +199,8 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
     if parsed is None:
         return False
     if isinstance(parsed, str) or isinstance(answer, str):
-        said, right = (_plain(written_answer(a)) for a in (parsed, answer))
+        right = _plain(written_answer(answer))
+        said = _plain(written_answer(parsed), right)
         if said == right or not right:
             return said == right
         unsure = {w for w in said if w in _UNSURE or w.endswith("n't")} - {*right}
@@ -201,11 +219,18 @@ def _trimmed(text: str) -> str:
     return text[inner[0] : inner[-1] + 1] if inner else ""
 
 
-def _plain(text: str) -> list[str]:
-    """Its words, without what counts for nothing in an answer."""
-    plain = unicodedata.normalize("NFC", text).replace("’", "'").casefold()
-    words = [word for part in plain.split() if (word := _trimmed(part))]
-    return words[len(words) > 1 and words[0] in _ARTICLES :]
+def _plain(text: str, right: Sequence[str] = ()) -> list[str]:
+    """Its words, without what counts for nothing in an answer: an article before them. The "A" of "A) Paris" is none, nor one
+    in capitals where "A" is the answer.
+
+    Args:
+        right: the words of the right answer, where this is another one.
+    """
+    parts = [p for p in unicodedata.normalize("NFC", text).replace("’", "'").split() if _trimmed(p)]
+    words = [_trimmed(p).casefold() for p in parts]
+    article = len(words) > 1 and words[0] in _ARTICLES and parts[0].endswith(_trimmed(parts[0]))
+    named = [*right] == words[:1] and _trimmed(parts[0]).isupper() if parts else False
+    return words[article and not named :]
 
 
 def _is_short_decimal(number: Fraction) -> bool:
@@ -213,11 +238,14 @@ def _is_short_decimal(number: Fraction) -> bool:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """The value of a `_NUMBER` match; None if it is too long."""
+    """The value of a `_NUMBER` match; None if it is too long, or if what follows makes another number of it."""
     if len(match.group()) > 2 * MAX_DIGITS:  # before anything is copied; separators and signs are fewer than digits
         return None
-    if match["over"]:
-        size = Fraction(int(match["over"]), int(match["under"])) + int(match["latex_mixed"] or 0)
+    if OTHERWISE.match(match.string, match.end()):
+        return None
+    if match["over"] or match["above"]:
+        over, under = match["over"] or match["above"], match["under"] or match["below"]
+        size = Fraction(int(over), int(under)) + int(match["latex_mixed"] or 0)
     elif match["numerator"]:
         size = Fraction(int(match["numerator"]), int(match["denominator"])) + int(match["mixed"] or 0)
     else:

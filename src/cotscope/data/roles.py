@@ -39,13 +39,15 @@ def roles(text: str, ends: Sequence[int], words: str = "") -> tuple[str, ...]:
 
     Args:
         ends: where each token ends in the text.
-        words: the answer, if that is words: results are then these, wherever they stand, and what is said to be the answer.
+        words: the answer, if that is words: results are then these, wherever they stand (but for a single letter), and what is
+            said to be the answer.
     """
     # Per role the spans are in order and apart, so that one look finds whether any of them is touched.
     spans = [(role, [m.span(1) for m in pattern.finditer(text)]) for role, pattern in _PATTERNS.items()]
     if words:
         stands = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
-        spans[0] = ("result", _joined([m.span() for m in stands.finditer(text)] + [m.span(1) for m in _SAID.finditer(text)]))
+        everywhere = [m.span() for m in stands.finditer(text)] if len(words) > 1 else []  # "A" is mostly an article
+        spans[0] = ("result", _joined(everywhere + [m.span(1) for m in _SAID.finditer(text)]))
     found, at = [], 0
     for end in ends:
         found.append(next((role for role, places in spans if _touches(places, at, end)), "elsewhere"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import DataError, shown
 from ..records import Problem
-from .answers import MAX_DIGITS, numbers_in, parse_number
+from .answers import MAX_DIGITS, OTHERWISE, numbers_in, parse_number
 
 FORM = 'an object with "question" and "answer" (a number, a solution that ends in "#### N", or in every row a few words)'
 LONGEST_WORDS = 80
@@ -26,11 +26,9 @@ _MARKER = "####"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 LEADING = " \"'“”‘’¿¡"
 _TRAILING = " .,;:!?\"'-…“”‘’"
-# What makes another number of the one in digits: "- 5", an accountant's "(5)", "5K" (but "5m" may be metres), "2.5 million".
+# What makes another number of the one in digits: "- 5", an accountant's "(5)", and what `OTHERWISE` says.
 _OTHERWISE = re.compile(
-    r"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z"
-    r"|[0-9](?:(?-i:[KMB])\b|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
-    re.IGNORECASE,
+    rf"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z|[0-9](?:{OTHERWISE.pattern})", re.IGNORECASE
 )
 
 

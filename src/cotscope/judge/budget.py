@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import JudgeError
@@ -43,6 +44,33 @@ class Reservation:
     tokens_out: int
 
 
+class Call:
+    """A question that is being asked, perhaps several times.
+
+    Attributes:
+        lost: it was sent in vain, but may have been paid.
+        reply: what came of it at last.
+    """
+
+    def __init__(self, budget: Budget, messages: Sequence[Message], max_tokens: int) -> None:
+        self._budget, self._asked = budget, (messages, max_tokens)
+        self.lost = False
+        self.reply: Reply | None = None
+        self.reserved: Reservation | None = budget.reserve(*self._asked)
+
+    def again(self) -> None:
+        """Before it is sent: what was sent in vain is booked, and the next sending reserved. Raises: LimitReached."""
+        if self.lost:
+            self.end()
+            self.lost, self.reserved = False, self._budget.reserve(*self._asked)
+
+    def end(self) -> None:
+        """Book it."""
+        if self.reserved is not None:
+            self._budget.settle(self.reserved, self.reply, self.lost)
+        self.reserved = None
+
+
 class Budget:
     """Counts calls, tokens and money of one command. A call is counted when it is sent, at what it may cost at most,
     and set right when its reply is there, so no limit is passed however many calls are on their way. Calls that timed
@@ -65,6 +93,15 @@ class Budget:
     def cost(self) -> float | None:
         """What was spent; None without prices."""
         return self.prices.cost(self.tokens_in, self.tokens_out) if self.prices else None
+
+    @contextmanager
+    def call(self, messages: Sequence[Message], max_tokens: int) -> Iterator[Call]:
+        """Within the block a question is asked; at its end it is booked. Raises: LimitReached."""
+        call = Call(self, messages, max_tokens)
+        try:
+            yield call
+        finally:
+            call.end()
 
     def reserve(self, messages: Sequence[Message], max_tokens: int) -> Reservation:
         """Count a call that is about to be sent; near a limit, wait until those on their way have ended.
@@ -93,8 +130,8 @@ class Budget:
                 return LimitReached("the cost limit is reached", expected=f"at most {self.max_cost:g}", got=spent, remedy=KEPT)
         return None
 
-    def settle(self, call: Reservation, reply: Reply | None, lost: int = 0) -> None:
-        """Book a call that has ended: its reply, if there was one, and how often it was sent in vain but maybe paid."""
+    def settle(self, call: Reservation, reply: Reply | None, lost: bool = False) -> None:
+        """Book a call that has ended: its reply, if there was one, and whether it was sent in vain but maybe paid."""
         with self._changed:
             self._open.remove(call)
             self.lost += lost

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from ..errors import JudgeError
-from .budget import Budget, LimitReached, estimated_tokens
+from .budget import Budget, Call, LimitReached, estimated_tokens
 from .cache import Cache, Reply
 from .question import Invalid, Message, short
 from .reading import load
@@ -32,6 +32,7 @@ LONGEST_WAIT = 300.0  # seconds of Retry-After that are waited for
 LONGEST_SAID = 200  # characters of what an endpoint says that are passed on
 MOST_TOKENS = 10_000_000  # of one call: a count beyond is none
 _HALVES = re.compile("[\\ud800-\\udfff]")
+WRITTEN_IN_VAIN = {408, 502, 504, 524}  # a gateway gave up on a reply that may have been written, and paid
 TOO_MANY_IN_VAIN = 3  # questions in a row without any reply: the endpoint is gone
 
 
@@ -125,22 +126,20 @@ class Endpoint:
     def _ask_one(self, number: int, request: Request, keep: Keep) -> None:
         if self._stop.is_set():
             return
-        call = self.budget.reserve(request.messages, request.max_tokens)
-        reply, lost = None, [0]
-        try:
-            found = self._try(request, lost)
-            reply = found if isinstance(found, Reply) else None
-        finally:
-            self.budget.settle(call, reply, lost[0])
+        with self.budget.call(request.messages, request.max_tokens) as call:
+            found = self._try(request, call)
+            if isinstance(found, Reply):
+                call.reply = found
         if found is not None:
             keep(number, found)
 
-    def _try(self, request: Request, lost: list[int]) -> Reply | Invalid | None:
-        """Send until there is a reply. None: stopped on the way. `lost` counts calls in vain that may have been paid."""
+    def _try(self, request: Request, call: Call) -> Reply | Invalid | None:
+        """Send until there is a reply. None: stopped on the way. `call.lost`: it was sent in vain, and may have been paid."""
         openai, reason = self._openai, ""
         for attempt in range(self.patience.tries):
             if not self._pause(self._resume_at - time.monotonic()):
                 return None
+            call.again()
             asked = None
             try:
                 reply = self._send(request)
@@ -148,20 +147,21 @@ class Endpoint:
                     self._replied, self._in_vain = True, 0
                 return reply
             except (TimeoutError, openai.APITimeoutError):
-                lost[0] += 1
+                call.lost = True
                 reason = f"no whole reply within {self.patience.timeout:g} s"
             except TooLong:  # another try would be as long
-                lost[0] += 1
+                call.lost = True
                 return self._vain(f"the reply is longer than {LONGEST_REPLY / 1e6:g} MB")
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
                 reason = f"the connection failed ({self._said(cause)})"
-                lost[0] += type(cause).__name__ != "ConnectError"  # it broke when the question was there
+                call.lost = type(cause).__name__ != "ConnectError"  # it broke when the question was there
                 if not self._replied and attempt >= 1:
                     raise self._gone(reason) from None
             except openai.APIStatusError as error:
                 if (refusal := self._refusal(error)) is not None:
                     return refusal
+                call.lost = error.status_code in WRITTEN_IN_VAIN
                 reason, asked = f"status {error.status_code}", _retry_after(error.response.headers)
                 if asked is not None and asked > LONGEST_WAIT:
                     raise JudgeError(
@@ -170,7 +170,7 @@ class Endpoint:
             except JudgeError:  # of the cache
                 raise
             except Exception as error:  # whatever a hostile reply makes the client raise
-                lost[0] += 1
+                call.lost = True
                 kind = "" if isinstance(error, Damaged | openai.OpenAIError) else f"{type(error).__name__}: "
                 reason = f"the reply is damaged ({kind}{self._said(error)})"
             rest = self.patience.pause * 2**attempt * random.uniform(0.5, 1)

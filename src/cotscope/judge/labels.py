@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.reading import MEBIBYTE, decode, read_bytes
+from ..data.spreadsheets import harmless
 from ..errors import JudgeError
 from .audit import Item
 from .question import quoted, short, shown
 
+_LETTER = "c-"  # before an id, which a spreadsheet may take for a number: 123456789012, 12345678e901
 COLUMNS = ("id", "question", "promoted", "suppressed", "texts", "answer")
 _LARGEST = 64 * MEBIBYTE
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _WORDS = {"yes": True, "y": True, "1": True, "true": True, "no": False, "n": False, "0": False, "false": False}
 
 
@@ -55,8 +56,15 @@ def _write(writer: Any, items: Sequence[Item], questions: Mapping[str, str]) -> 
     for item in items:
         case = item.case
         texts = " | ".join(f"{c.before}⟦{shown(c.token)}⟧{c.after}" for c in case.contexts)
-        cells = (item.id, questions[case.concept], _tokens(case.promoted), _tokens(case.suppressed), quoted(texts), "")
-        writer.writerow([_harmless(cell) for cell in cells])
+        cells = (
+            _LETTER + item.id,
+            questions[case.concept],
+            _tokens(case.promoted),
+            _tokens(case.suppressed),
+            quoted(texts),
+            "",
+        )
+        writer.writerow([harmless(cell) for cell in cells])
 
 
 def _name(path: Path) -> str:
@@ -65,10 +73,6 @@ def _name(path: Path) -> str:
 
 def _tokens(pairs: Sequence[tuple[str, float]]) -> str:
     return "  ".join(quoted(shown(token)) for token, _ in pairs)
-
-
-def _harmless(cell: str) -> str:
-    return "'" + cell if cell.startswith(_FORMULA) else cell
 
 
 def read_labels(path: Path) -> dict[str, bool]:
@@ -88,7 +92,7 @@ def read_labels(path: Path) -> dict[str, bool]:
             )  # fmt: skip
         found: dict[str, bool] = {}
         for row in reader:
-            word, case = (row["answer"] or "").strip().lower(), (row["id"] or "").strip()
+            word, case = (row["answer"] or "").strip().lower(), (row["id"] or "").strip().removeprefix(_LETTER)
             if not word:
                 continue
             if word not in _WORDS or case in found or not case:

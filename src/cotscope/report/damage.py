@@ -36,7 +36,7 @@ def damage(run: Reading) -> dict[str, Any]:
         "roles": list(dict.fromkeys(row["role"] for row in total)),
         "given": {(row["neuron_set"], row["role"]): row for row in total},
         "effects": _effects(summary),
-        "chart": _specific_chart(beyond, n),
+        "chart": _specific_chart(beyond, n, summary.get("matched") == 1),
         "paths": _paths_chart(summary, n),
         "paths_say": _paths_say(summary),
         "specific": beyond,
@@ -117,14 +117,14 @@ def _paths_say(summary: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def _specific_chart(rows: list[dict[str, Any]], n: str) -> Chart:
+def _specific_chart(rows: list[dict[str, Any]], n: str, one: bool) -> Chart:
     """What the set does beyond the matched ones to log-probabilities and margins of solutions' tokens."""
     rows = [row for row in rows if ":" in row["label"]]
     drawn = [Row(row["label"], [Mark("reasoning", row["change"], row["low"], row["high"])]) for row in rows]
     return Chart(
         intervals("specific-figure", "Specific damage to solutions' tokens", drawn, "difference from the matched sets (nats)"),
         "Below 0: these tokens of right solutions suffer more without the reasoning neurons than without others like them; "
-        "lines: 95 % intervals over problems and sets.",
+        f"lines: 95 % intervals over problems{', beside one such set' if one else ' and sets'}.",
         "damage",
         "specific",
         rows,

@@ -201,7 +201,7 @@ def problem(run: Reading, prompt: str, zeroed: str) -> dict[str, Any] | None:
     pair = (lost or solved or pairs)[0]
     before, after = (shortened(pair[key] or "", LONGEST) for key in ("before", "after"))
     of_words = not any(map(str.isdigit, pair["answer"]))
-    found = stretches(before, after, of_words)
+    found = stretches(before, pair["after"] or "", of_words)  # what is cut from the picture is not lost
     without = "Without them" if zeroed == "reasoning" else "Without those that have a counterpart"
     return {
         "id": pair["problem_id"],

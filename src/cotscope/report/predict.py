@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from ..stats import LEVEL, wilson
@@ -12,8 +13,8 @@ from .curves import Curve, Spot, Square, all_points, squares
 from .reading import Reading
 from .text import counted, is_number
 
-CONTROL = "random neurons"
-KINDS = {"activity": "reasoning", CONTROL: "matched", "baseline": "comparable"}
+CONTROL, LAYERS = "random neurons", "whole layers"
+KINDS = {"activity": "reasoning", CONTROL: "matched", LAYERS: "matched", "baseline": "comparable"}
 """Kind of a way of telling → what it is drawn as."""
 LEGEND = {"reasoning": "chosen neurons", "matched": "random neurons, or all", "comparable": "baselines"}
 DRAWN = {"reasoning": "reasoning", "random 1": "matched", "confidence": "comparable", "probe": "other"}
@@ -81,7 +82,7 @@ def _data(place: int, label: str, rows: Sequence[Mapping[str, Any]], said: Mappi
         "rows": rows,
         "shuffled": said.get("shuffled"),
         "confidence": next((r["auroc"] for r in rows if r["predictor"] == "confidence"), None),
-        "random": max((r["auroc"] for r in rows if r["kind"] == CONTROL), default=None),
+        "random": fmean(controls) if (controls := [r["auroc"] for r in rows if r["predictor"].startswith("random")]) else None,
         "says": says(own, rows),
         "chart": Chart(figure, read, "predict", f"areas-{label}", rows, n),
     }
@@ -92,8 +93,8 @@ def says(own: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     if not is_number(own["low"]) or own["low"] <= 0.5:
         return "their activity is not shown to tell right answers from wrong ones"
     beaten: list[str] = []
-    for kind, words in ((CONTROL, "random neurons or whole layers"), ("baseline", "every baseline")):
-        others = [r for r in rows if r["kind"] == kind]
+    for kinds, words in (((CONTROL, LAYERS), "random neurons or whole layers"), (("baseline",), "every baseline")):
+        others = [r for r in rows if r["kind"] in kinds]
         better = [r["predictor"] for r in others if r["p_holm"] < LEVEL and r["difference"] < 0]
         if all(r["p_holm"] < LEVEL and r["difference"] > 0 for r in others):
             beaten.append(f"better than {words}")

@@ -31,10 +31,10 @@ def expected_jaccard(size_a: int, size_b: int, universe: int) -> float:
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.95) -> tuple[float, float, float]:
     """Cohen's kappa of two judges' words on the same things (Cohen 1960), with its asymptotic interval.
 
-    The variance is that of Fleiss, Cohen & Everitt 1969; the interval is cut at -1 and 1. It is too narrow for
-    few things, and of no width when the judges agree on all of them.
+    The variance is that of Fleiss, Cohen & Everitt 1969; the interval is cut at -1 and 1. It is too narrow for few things.
 
-    Returns: kappa, low, high; all NaN for no things, or when both judges say one and the same word of all.
+    Returns: kappa, low, high; all NaN for no things, or when both judges say one and the same word of all; the ends NaN where
+    that variance is 0, as it is when the judges agree on all of them.
     """
     from scipy import stats as scipy_stats
 
@@ -49,6 +49,8 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable], level: float = 0.9
     kappa = (float(np.trace(table)) - by_chance) / (1 - by_chance)
     weight = -(rows[None, :] + columns[:, None]) * (1 - kappa) + np.eye(len(words))
     spread = (table * weight**2).sum() - (kappa - by_chance * (1 - kappa)) ** 2
-    error = np.sqrt(max(0.0, spread) / len(a)) / (1 - by_chance)
+    if spread <= 1e-12:
+        return kappa, float("nan"), float("nan")
+    error = np.sqrt(spread / len(a)) / (1 - by_chance)
     half = float(scipy_stats.norm.ppf(0.5 + level / 2) * error)
     return kappa, max(-1.0, kappa - half), min(1.0, kappa + half)

@@ -105,12 +105,13 @@ def _own_file(path: Path) -> bool:
 
 def stages(run: Run) -> list[dict[str, Any]]:
     """What became of each stage, its finding, and which command makes it again."""
-    rows = []
+    rows, running = [], writer_of(run.folder) is not None
     for stage in STAGES:
         state, record = run.state(stage.name), run.manifest["stages"].get(stage.name, {})
-        again = again_with(stage.name, run.folder, VERB_OF).strip("`") if state.status in ("stale", "stopped") else ""
+        status = "started" if running and record.get("status") == "started" else state.status
+        again = again_with(stage.name, run.folder, VERB_OF).strip("`") if status in ("stale", "stopped") else ""
         rows.append({
-            "name": stage.name, "about": stage.about, "status": state.status, "why": state.why, "again": again,
+            "name": stage.name, "about": stage.about, "status": status, "why": state.why, "again": again,
             "seconds": record.get("seconds"), "finding": record.get("finding") or "",
         })  # fmt: skip
     return rows

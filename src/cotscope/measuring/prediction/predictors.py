@@ -21,7 +21,7 @@ NEURONS = (POLES, CANDIDATES, ANNOTATIONS, KEYSTONES, ATTRIBUTIONS, SELECTIONS)
 """What `neuron_groups` reads."""
 RANDOM = 3
 """Random sets beside the reasoning neurons: one for each of them, of its layer and about as active."""
-ACTIVITY, CONTROL, BASELINE = "activity", "random neurons", "baseline"
+ACTIVITY, CONTROL, LAYERS, BASELINE = "activity", "random neurons", "whole layers", "baseline"
 SINGLE = ("log_prob_mean", "log_prob_least", "entropy_mean", "result_margin_least", "tokens")
 """Of `CONFIDENCE`: those that are tried alone. Their sign is learned too: it is not the same for all models and data."""
 ASKED = "Question: {question}\nProposed answer: {answer}\nIs the proposed answer true or false?\nThe proposed answer is:"
@@ -33,7 +33,7 @@ class Predictor:
     """One way of telling.
 
     Attributes:
-        kind: `ACTIVITY` (neurons chosen for what they stand for or do), `CONTROL`, or `BASELINE`.
+        kind: `ACTIVITY` (neurons chosen for what they stand for or do), `CONTROL`, `LAYERS`, or `BASELINE`.
         features: (answers, features), or (choices, answers, features): the folds choose one.
         costs: what it needs beyond the answer itself, in words.
     """
@@ -88,7 +88,7 @@ def predictors(
     found += [Predictor("attribution", ACTIVITY, sizes["attribution"])] if "attribution" in sizes else []
     found += [Predictor("reasoning and confidence", ACTIVITY, np.hstack([scaled(sizes[REASONING]), scaled(sure)]))]
     found += [Predictor(name, CONTROL, x) for name, x in sizes.items() if name.startswith("random")]
-    found += [Predictor("layers", CONTROL, flat(traces.layers))]
+    found += [Predictor("layers", LAYERS, flat(traces.layers))]
     found += [Predictor("confidence", BASELINE, sure)]
     found += [Predictor(name, BASELINE, sure[:, [CONFIDENCE.index(name)]]) for name in SINGLE]
     found += [Predictor(name, BASELINE, flat(x), "more passes") for name, x in extra.items()]

@@ -14,19 +14,19 @@ export async function neurons(here) {
   if (run.fault) throw new Error(run.fault);
   const weights = run.about.model.weight_sha256;
   const go = (values) => goTo(href(here.run, "neurons", {...asked, pole, page: "", ...values}));
-  const open = (row) => go({pole: row && poleKey(row), page: asked.page});
+  const values = (row) => ({...asked, pole: row && poleKey(row)});
   const {about} = found;
   const parts = [h("h1", {}, "Neurons"), staleness(run, ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])]), filters(about, asked, go)];
   if (!about.neurons) return [...parts, note("The run has no poles: ", h("code", {}, "discover"), " has not run, or its tables are missing.")];
   const said = h("span", {class: "meta", role: "status"});
   const list = h("section", {"aria-label": "Neurons that were found"},
     pager(found, go),
-    grid(found.rows, asked, go, open, pole),
+    grid(found.rows, asked, go, (row) => href(here.run, "neurons", values(row)), pole),
     found.rows.length ? h("div", {class: "pager"}, h("span", {class: "meta"}, "These ", found.rows.length, " into"),
       adder(weights, () => found.rows.map((row) => [row.layer, row.index, row.sign]), (text) => { said.textContent = text; }), said) : "");
   const side = h("aside", {class: "card", "aria-label": "Neuron"});
-  if (pole) into(side, card(here, run, pole, weights, () => open(null)));
-  return [...parts, h("div", {class: pole ? "split open" : "split"}, list, pole ? side : "")];
+  if (pole) into(side, card(here, run, pole, weights, () => goTo(href(here.run, "neurons", values(null)))));
+  return [...parts, h("div", {class: pole ? "split open" : "split"}, pole ? side : "", list)];
 }
 
 function filters(about, asked, go) {
@@ -50,15 +50,14 @@ function filters(about, asked, go) {
   return form;
 }
 
-function grid(rows, asked, go, open, chosen) {
+function grid(rows, asked, go, address, chosen) {
   const sort = asked.sort ?? "steps", down = (asked.descending ?? "true") === "true";
   const attributed = rows.some((row) => row.attribution !== null) || sort === "attribution";
   const columns = COLUMNS.filter(([, , key]) => key !== "attribution" || attributed);
   const head = ([kind, text, key, title]) => key ? sorter(text, {on: key === sort, down, title, right: kind}, () => go({sort: key, descending: String(key === sort ? !down : key !== "layer")}))
     : h("th", {scope: "col", class: kind, title}, text);
-  const row = (one) => h("tr", {"data-row": poleKey(one), tabindex: "0", "aria-selected": String(poleKey(one) === chosen), onclick: () => open(one),
-    onkeydown: (event) => { if (event.key === "Enter" && event.target === event.currentTarget) open(one); }},
-    h("td", {}, poleName(one)), h("td", {class: "promoted"}, one.promoted ? chips(one.promoted) : h("span", {class: "meta"}, "not active in discovery")),
+  const row = (one) => h("tr", {class: poleKey(one) === chosen ? "chosen" : "", onclick: (event) => { if (!event.target.closest("a")) goTo(address(one)); }},
+    h("td", {}, h("a", {href: address(one), "data-row": poleKey(one), "aria-current": poleKey(one) === chosen ? "true" : undefined}, poleName(one))), h("td", {class: "promoted"}, one.promoted ? chips(one.promoted) : h("span", {class: "meta"}, "not active in discovery")),
     h("td", {}, one.verdict === "none" ? "" : h("span", {class: `badge ${one.verdict}`}, one.verdict), " ", (one.concepts ?? []).map(seen).join(", ")),
     h("td", {class: "n"}, number(one.steps, 0)), h("td", {class: "n"}, number(one.problems, 0)), h("td", {class: "n"}, number(one.mean_update_size)),
     h("td", {class: "n"}, number(one.mean_coefficient, 2, true)), attributed && h("td", {class: "n"}, number(one.attribution, 3, true)));
