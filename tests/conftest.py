@@ -116,6 +116,11 @@ _GPT2 = {
 FAMILIES: dict[str, tuple[str, dict]] = {
     "qwen2": ("Qwen2", _SHAPE | {"num_key_value_heads": 2}),
     "qwen3": ("Qwen3", _SHAPE | {"num_key_value_heads": 2, "head_dim": 16}),
+    "qwen3_5": ("Qwen3_5Text", _SHAPE | {
+        "num_key_value_heads": 2, "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    }),
     "llama": ("Llama", _SHAPE | {"num_key_value_heads": 1}),
     "mistral_sliding": ("Mistral", _SHAPE | {"num_key_value_heads": 2, "sliding_window": 40}),
     "gemma2": ("Gemma2", _SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 40}),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import tiny_model
 from torch import Tensor, nn
 
@@ -262,3 +263,17 @@ def _factors(m: torch.Tensor, index: list[int], factor: float) -> torch.Tensor:
     ones = torch.ones(m.shape[-1])
     ones[index] = factor
     return ones
+
+
+def test_weights_that_are_not_in_memory_are_edited_all_the_same_when_known() -> None:
+    """As accelerate offloads them: on the meta device until their layer runs."""
+    loaded = tiny_model("qwen2")
+    edit = edit_of(loaded)
+    ids = torch.tensor([loaded.encode(PROMPTS[0])])
+    with torch.inference_mode(), edit.applied(loaded.model):
+        expected = loaded.model(input_ids=ids).logits
+    cpu_offload(loaded.model, execution_device=torch.device("cpu"))
+    with pytest.raises(EditError, match="known=True"), edit.applied(loaded.model):
+        pass
+    with torch.inference_mode(), edit.applied(loaded.model, known=True):
+        torch.testing.assert_close(loaded.model(input_ids=ids).logits, expected)

@@ -50,7 +50,7 @@ def test_attributions_are_finite_differences(family: str, path: str) -> None:
     assert got == pytest.approx(want, rel=0.03, abs=min(2e-3, 0.05 * max(map(abs, want))))
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3", "mistral_sliding", "gpt2", "falcon_alibi"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3", "mistral_sliding", "gpt2", "falcon_alibi", "qwen3_5"])
 @pytest.mark.parametrize("measure", ["log_prob", "margin"])
 def test_factors_act_after_what_the_prompts_share(family: str, measure: str) -> None:
     loaded = tiny_model(family)

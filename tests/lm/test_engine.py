@@ -28,7 +28,7 @@ from cotscope.records import Neuron, Pole
 
 NEW = 12
 # Gemma 2 caps its attention scores and Falcon adds a bias to them: the plain path is right for those.
-PLAIN = {"gemma2", "falcon_alibi"}
+PLAIN = {"gemma2", "falcon_alibi", "qwen3_5"}
 
 
 def prompts(count: int, shared: int = 20, seed: int = 0) -> list[str]:

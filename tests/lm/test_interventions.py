@@ -43,7 +43,7 @@ KINDS: dict[str, Callable[..., Intervention]] = {
     "noise": lambda loaded, scope: noise(loaded.anatomy, TARGETS, 1.5, SEED, scope),
     "paper_noise": lambda loaded, scope: paper_noise(loaded.anatomy, TARGETS, SEED, scope),
 }
-PLAIN = {"gemma2", "falcon_alibi"}  # families on the plain path
+PLAIN = {"gemma2", "falcon_alibi", "qwen3_5"}  # families on the plain path
 
 
 def reference() -> Reference:

@@ -22,7 +22,7 @@ RANKS = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_
 PLAIN = {"hidden_size_per_layer_input": 0, "layer_types": ["full_attention"] * 3, "head_dim": 8, "global_head_dim": 8}
 SCALED: dict[str, tuple[str, dict[str, Any]]] = {
     "minicpm3": ("MiniCPM3", RANKS | {"num_key_value_heads": 4}),
-    "hyperclovax": ("HyperCLOVAX", HEADS | {"use_post_norm": True, "residual_multiplier": 0.5}),
+    "hyperclovax": ("HyperCLOVAX", HEADS | {"use_post_norm": True, "residual_multiplier": 0.5, "logits_scaling": 3.0}),
     "olmo": ("Olmo", HEADS),
     "gemma4": ("Gemma4Text", HEADS | PLAIN | {"sliding_window": 40}),
     "doge": ("Doge", HEADS),

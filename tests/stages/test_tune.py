@@ -435,7 +435,7 @@ def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path, c
 
 def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
     def course(rate: float, found: float) -> Any:
-        return SimpleNamespace(rate=rate, rank=(0.0, found), taken=1)
+        return SimpleNamespace(rate=rate, begins=(0.0, found), gains=True)
 
     def search(losses: Callable[[float], float], auto: bool = True) -> list[float]:
         tried: dict[float, Any] = {}
@@ -447,6 +447,19 @@ def test_a_search_for_the_rate_goes_on_beyond_the_best() -> None:
     assert search(lambda rate: abs(math.log10(rate / 0.09))) == [0.01, 0.03, 0.09, 0.27]
     assert search(lambda rate: abs(math.log10(rate / 0.001))) == [0.01, 0.03, 0.00333, 0.00111, 0.00037]
     assert search(lambda rate: rate, auto=False) == [0.01]
+
+
+def test_rates_are_compared_by_their_first_pass_whatever_came_after_it(tmp_path: Path) -> None:
+    """As when a training that had found its rate, and gained in a later pass, is gone on with."""
+    plan = Plan(Scripted([]), tmp_path, "x", [None], [None] * 8, 1, 0, 2, math.inf, tqdm(disable=True),  # type: ignore
+                lambda: 0, True, lambda text: None)  # fmt: skip
+    tried = {rate: Course(plan, rate) for rate in (0.1, 0.0333)}
+    for course, solved in zip(tried.values(), ((5, 4), (5, 3)), strict=True):
+        course.curve = [{"validation": 0.5, "solved": n} for n in solved]
+    assert next_rate(tried, [0.1], True) is None
+    tried[0.1].curve.append({"validation": 0.5, "solved": 6})
+    tried[0.1].taken = 2
+    assert next_rate(tried, [0.1], True) is None
 
 
 def test_of_rates_that_are_all_too_high_lower_ones_are_tried(tmp_path: Path) -> None:

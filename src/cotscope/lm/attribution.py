@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from ..errors import PromptError
 from ..records import Neuron
@@ -107,7 +108,8 @@ def attribute(
             remedy="Use fewer exemplars, or leave the longest problems out.",
         )
     starts = [list(p) for p in prompts]
-    shared = common_prefix(starts) if len(starts) > 1 else 0
+    shared = shared_length(loaded, starts)
+    skipped = (common_prefix(starts) if len(starts) > 1 else 0) - shared  # run with each text, and not counted either
     sizes, places = torch.zeros(loaded.anatomy.layers, loaded.anatomy.width), 0
     sums = {name: _Sum(loaded.anatomy) for name in outcomes}
     for neurons, factor in scaled:
@@ -122,7 +124,7 @@ def attribute(
                 with torch.enable_grad():
                     ids = [*start[shared:], *tokens]
                     wanted = {n: (outcomes[n].measure, t) for n, t in here.items()}
-                    found, seen = _gradients(loaded, ids, tokens, prefix, factors, wanted)
+                    found, seen = _gradients(loaded, ids, tokens, prefix, factors, wanted, skipped)
                 for name, gradient in found.items():
                     sums[name].add(number, gradient)
                 sizes += torch.stack([_over_places(m.reshape(-1, m.shape[-1])[-len(tokens) :].abs()) for m in seen])
@@ -167,8 +169,13 @@ def _gradients(
     prefix: DynamicCache | None,
     factors: Sequence[Tensor | None],
     wanted: Mapping[str, tuple[Measure, list[int]]],
+    skipped: int,
 ) -> tuple[dict[str, _Gradient], list[Tensor]]:
-    """One text: a pass forward, and one back per outcome; and the coefficients of each layer."""
+    """One text: a pass forward, and one back per outcome; and the coefficients of each layer.
+
+    Args:
+        skipped: places at the beginning at which factors do not act.
+    """
     anatomy, device = loaded.anatomy, loaded.model.device
     with _watching(anatomy, factors) as seen:
         out = loaded.model(
@@ -187,7 +194,7 @@ def _gradients(
     for i, (name, (measure, places)) in enumerate(wanted.items()):
         value = measures[measure][places].mean()
         *of_m, of_r = torch.autograd.grad(value, [*seen.coefficients, seen.residual], retain_graph=i < len(wanted) - 1)
-        total = [_over_places(m * g) for m, g in zip(seen.raw, of_m, strict=True)]
+        total = [_over_places((m * g).reshape(-1, m.shape[-1])[skipped:]) for m, g in zip(seen.raw, of_m, strict=True)]
         direct = [
             _over_places(m * (_through(norm, y, of_r) @ value_matrix(down).detach().to(m.dtype)).reshape(m.shape)) * residual
             for m, y, norm, down, residual in zip(
@@ -260,6 +267,15 @@ def _factors(anatomy: Anatomy, neurons: Sequence[Neuron], factor: float) -> list
         here[[n.index for n in neurons if n.layer == layer]] = factor
         factors[layer] = here
     return factors
+
+
+def shared_length(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of several prompts share; 0 where a layer has a recurrent state, which is written over in place and
+    can't be gone on from with gradients."""
+    recurrent = any(
+        isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=loaded.model.config).layers
+    )
+    return common_prefix([list(p) for p in prompts]) if len(prompts) > 1 and not recurrent else 0
 
 
 @torch.no_grad()

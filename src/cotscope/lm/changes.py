@@ -61,12 +61,10 @@ class Factors:
         return (touched if self.offset is None else touched | (self.offset != 0)).nonzero()[:, 0]
 
     def coefficients(self, m: Tensor, places: Places) -> None:
-        if self.positive is self.negative:
-            m.mul_(self.positive)
-        else:
-            m.mul_(torch.where(m > 0, self.positive, self.negative))
+        positive = self.positive.to(m.device)  # elsewhere where the weights are not in memory until their layer runs
+        m.mul_(positive if self.positive is self.negative else torch.where(m > 0, positive, self.negative.to(m.device)))
         if self.offset is not None:
-            m.add_(self.offset)
+            m.add_(self.offset.to(m.device))
 
     def output(self, m: Tensor, y: Tensor) -> None:
         pass

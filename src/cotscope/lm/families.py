@@ -232,7 +232,10 @@ def _readout(config: object) -> Readout:
     def first(names: tuple[str, ...]) -> float | None:
         return next((v for name in names if (v := getattr(config, name, None)) is not None), None)
 
-    return Readout((first(_MULTIPLIED) or 1.0) / (first(_DIVIDED) or 1.0), first(_CAPPED))
+    divided = first(_DIVIDED) or 1.0
+    if getattr(config, "model_type", "") == "hyperclovax":  # what Granite divides by, it multiplies by
+        divided = 1 / divided
+    return Readout((first(_MULTIPLIED) or 1.0) / divided, first(_CAPPED))
 
 
 def value_vectors(model_anatomy: Anatomy, layer: int) -> Tensor:

@@ -108,8 +108,9 @@ class Intervention:
 
 
 def _ones(anatomy: Anatomy, layer: int) -> Tensor:
-    """A factor of 1 for each neuron, float32, where the layer's weights are."""
-    return torch.ones(anatomy.width, device=value_matrix(anatomy.down[layer]).device)
+    """A factor of 1 for each neuron, float32, where the layer's weights are; of weights that are not in memory on the CPU."""
+    weight = value_matrix(anatomy.down[layer])
+    return torch.ones(anatomy.width, device="cpu" if weight.is_meta else weight.device)
 
 
 def _held(values: Tensor, dtype: torch.dtype) -> Tensor:

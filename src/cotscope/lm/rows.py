@@ -160,7 +160,7 @@ class PlainTable:
         order = [slot for slot in range(len(self.rows)) if slot not in gone]
         index = torch.tensor(order, dtype=torch.long, device=self.device)
         if order:
-            self.cache.batch_select_indices(index)
+            self.cache.reorder_cache(index)  # type: ignore[arg-type]  # batch_select_indices recurrent layers have not
         self.mask, self.rows = self.mask[index], [self.rows[slot] for slot in order]
         return order
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from ..records import Neuron
 from .engine import Engine
 from .scoring import Given, TokenScore, score
@@ -81,6 +82,9 @@ class _Tracer:
 
         def seen(module: nn.Module, args: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
+            if hidden.ndim != 3:
+                raise ModelError("the layers of this model write several streams", expected="one: (rows, positions, hidden)",
+                                 got=str(tuple(hidden.shape)))  # fmt: skip
             if (places := self.passes.recorded()) is not None:
                 self._residual.append(hidden[places].float())
 

@@ -153,7 +153,9 @@ class Weights:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.parameters: dict[str, nn.Parameter] = dict(loaded.model.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = {
+            name: p for name, p in loaded.model.named_parameters() if _is_of_text(loaded, name)
+        }
         assert all(p.dtype == torch.float32 for p in self.parameters.values())
 
     @contextmanager
@@ -232,8 +234,19 @@ def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Module]]:
     return [
         (name, m)
         for name, m in loaded.model.named_modules()
-        if isinstance(m, nn.Linear | Conv1D) and m is not loaded.anatomy.head
+        if isinstance(m, nn.Linear | Conv1D) and m is not loaded.anatomy.head and _is_of_text(loaded, name)
     ]
+
+
+def _is_of_text(loaded: LoadedModel, name: str) -> bool:
+    """Whether a module, or parameter, is of the decoder or its unembedding: no text trains the vision tower of a model that has
+    one."""
+    model = loaded.model
+    if model.config.get_text_config() is model.config:
+        return True
+    parts = {id(m) for part in (model.get_decoder(), loaded.anatomy.head) for m in part.modules()}
+    owner = name if name in dict(model.named_modules()) else name.rpartition(".")[0]
+    return id(model.get_submodule(owner)) in parts
 
 
 def lora_numbers(loaded: LoadedModel) -> int:

@@ -19,9 +19,8 @@ from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..errors import ModelError
-from .attribution import shared_prefix
+from .attribution import shared_length, shared_prefix
 from .loading import LoadedModel
-from .passes import common_prefix
 from .trained import Trained
 
 BYTES = 20
@@ -148,7 +147,7 @@ class Training:
     def _prefix(self, texts: Sequence[Text]) -> tuple[DynamicCache | None, int]:
         shared = 0 if self.checkpointing else self.shared
         if shared is None:
-            shared = common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
+            shared = shared_length(self.loaded, [t.prompt for t in texts])
         return (shared_prefix(self.loaded, texts[0].prompt[:shared]) if shared else None), shared
 
     def _loss(self, text: Text, prefix: DynamicCache | None, shared: int) -> Tensor:
@@ -171,7 +170,7 @@ def working_bytes(loaded: LoadedModel, texts: Sequence[Text], checkpointing: boo
         itemsize: bytes of an activation.
     """
     config, width = loaded.model.config.get_text_config(), loaded.anatomy.width
-    shared = 0 if checkpointing else common_prefix([list(t.prompt) for t in texts]) if len(texts) > 1 else 0
+    shared = 0 if checkpointing else shared_length(loaded, [t.prompt for t in texts])
     tokens = max(len(t.prompt) - shared + len(t.continuation) for t in texts)
     layer = 10 * config.hidden_size + 4 * width
     per_token = loaded.anatomy.layers * config.hidden_size + layer if checkpointing else loaded.anatomy.layers * layer

@@ -219,12 +219,13 @@ def active_poles(session: Session, problems: Sequence[Problem], sink: Callable[[
     from ..lm.recorders import ActivePoles
 
     loaded = session.loaded
-    return ActivePoles(
-        loaded.anatomy,
-        session.config.k,
-        sink,
-        label=lambda row, tokens: [ROLES.index(role) for role in token_roles(loaded, tokens, problems[row].words)],
-    )
+
+    def label(row: int, tokens: Sequence[int]) -> list[int]:
+        ends = len(tokens) > 0 and tokens[-1] in loaded.end_tokens  # is no part of what is said, as in `_Sink.finish`
+        said = token_roles(loaded, tokens[:-1] if ends else tokens, problems[row].words)
+        return [ROLES.index(role) for role in (*said, *["elsewhere"] * ends)]
+
+    return ActivePoles(loaded.anatomy, session.config.k, sink, label=label)
 
 
 def by_problem(tally: PoleTally, ids: NDArray[Any], table: Table, about: dict[str, str]) -> pa.Table:

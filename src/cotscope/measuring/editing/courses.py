@@ -107,6 +107,16 @@ class Course:
         than the base counts too: of rates that are all too high the lowest is the best."""
         return min(map(self._rank, self.curve[1:] or self.curve))
 
+    @property
+    def begins(self) -> tuple[float, float]:
+        """Where it stands by its first pass, by which rates are compared, whatever came after it."""
+        return self._rank(self.curve[:2][-1])
+
+    @property
+    def gains(self) -> bool:
+        """Whether its first pass is better than the base."""
+        return self.passes > 0 and (not self.plan.validation or self.begins < self._rank(self.curve[0]))
+
     def _rank(self, point: dict[str, float]) -> tuple[float, float]:
         loss = point["validation"]
         return -point["solved"] if self.plan.by_solved else 0.0, loss if math.isfinite(loss) else math.inf
@@ -262,13 +272,13 @@ def next_rate(tried: dict[float, Course], rates: Sequence[float], auto: bool) ->
     if left := [r for r in rates if r not in tried]:
         return left[0]
     course = leading(tried)
-    best, steps = course.rate, {max: _STEP, min: 1 / _STEP} if course.taken else {min: 1 / _STEP}
+    best, steps = course.rate, {max: _STEP, min: 1 / _STEP} if course.gains else {min: 1 / _STEP}
     return next((float(f"{best * step:.3g}") for end, step in steps.items() if auto and best == end(tried)), None)
 
 
 def leading(tried: Mapping[float, Course]) -> Course:
-    """The best so far."""
-    return min(tried.values(), key=lambda course: course.rank)
+    """The one whose first pass is the best so far."""
+    return min(tried.values(), key=lambda course: course.begins)
 
 
 def _of(training: str) -> str:

@@ -23,7 +23,7 @@ from ...runs.files import fingerprint
 from ...runs.session import Session
 from ..attributing import differentiable, training_dtype
 from ..generation import are_solved
-from .courses import Course, Plan, leading, next_rate, search
+from .courses import Course, Plan, next_rate, search
 from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
 from .worked import ended, made_with
 
@@ -70,13 +70,13 @@ class Trainer:
 
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
-        from ...lm.passes import common_prefix
+        from ...lm.attribution import shared_length
         from ...lm.training import Training
 
         settings = self.settings
         model = self._model()
         trained = self._trained(model)
-        shared = common_prefix([list(t.prompt) for t in self.texts]) if len(self.texts) > 1 else 0
+        shared = shared_length(model, [t.prompt for t in self.texts])
         training = Training(model, trained, settings.checkpointing, shared)
         count = len(self.texts) - settings.validation
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
@@ -101,7 +101,7 @@ class Trainer:
                 gained = {rate: c for rate, c in tried.items() if c.taken and not c.dropped}
                 if not gained:
                     raise  # nothing to keep but the state, from which the same command goes on
-                best = leading(gained)
+                best = min(gained.values(), key=lambda course: course.rank)
                 stop = "stopped by Ctrl-C"
         curve = [{k: _rounded(v) for k, v in point.items()} for point in best.curve]
         if not any(course.passes for course in tried.values()):
