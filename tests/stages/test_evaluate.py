@@ -446,22 +446,24 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The folder of an exported edit, as if it had been trained, does what the edit does; and other weights are another's."""
     gone = replace(Edit.read(copy / "gone.json"), name="folded", offsets={}, measured=())
-    gone = replace(gone, factors={n: (p, p) for n, (p, _) in gone.factors.items()})
+    gone = replace(gone, factors=dict.fromkeys(gone.factors, (-0.5, -0.5)))  # not 0, which twice is as once
     cotscope.export(gone, copy / "model")
     gone.write(copy / "folded.json")
     both = ["--edit", str(copy / "folded.json"), "--edit", str(copy / "model"), *FEW]
     assert main(["evaluate", str(copy / "run"), *both]) == 0
-    alike(rows_of(copy)["model", "study"], rows_of(copy)["folded", "study"])
+    alike(rows_of(copy)["folded@model", "study"], rows_of(copy)["folded", "study"])
     assert Edit.read(copy / "folded.json").measured[0].items() < Edit.read(copy / "model").measured[0].items()
     assert "the edit on the base" not in (copy / "model/README.md").read_text()
     for path in (copy / "model").glob("*.safetensors"):  # the folder's weights are asked, and not its factors
         shutil.copy(Path(gone.base.model) / path.name, path)
     capsys.readouterr()
     assert main(["evaluate", str(copy / "run"), *both]) == 2
-    assert "are not those of edit model" in capsys.readouterr().err
+    assert "are not those of edit folded@model" in capsys.readouterr().err
     gone.write(copy / "model")  # as an older cotscope wrote it: whose weights those are is not known
     assert main(["evaluate", str(copy / "run"), *both]) == 0
-    assert rows_of(copy)["model", "study"]["kl"] == 0 < rows_of(copy)["folded", "study"]["kl"]
+    base = rows_of(copy)["folded@model", "study"]
+    assert base["kl"] == 0 < rows_of(copy)["folded", "study"]["kl"] and base["gained"] == base["lost"] == 0
+    assert base["log_prob"] == pytest.approx(0, abs=1e-5) and base["battery"] == base["battery_base"]
     shutil.rmtree(copy / "model")
     cotscope.export(gone, copy / "model")
     weights = load_model(str(copy / "model"), dtype="float32").weight_hash(torch.bfloat16)

@@ -283,7 +283,7 @@ def test_a_word_that_a_study_refuses_is_not_kept(
     out: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Run.open(out).summary
-    assert main([*command(out), "--annotator", "lllm"]) == 2
+    assert main([*command(out), "--annotator", "lllm", "--matched", "1"]) == 2
     assert "unknown annotator" in capsys.readouterr().err
     run = Run.open(out)
     assert all(found.current for found in run.states().values()) and run.summary == before

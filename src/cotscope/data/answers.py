@@ -48,11 +48,8 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-OTHERWISE = re.compile(
-    r"(?-i:[KMB])\b|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b|e[+-]?[0-9]|[²³¹¼-¾⅐-⅞]",
-    re.IGNORECASE,
-)
-"""What makes another number of the one in digits before it: "5K" (but "5m" may be metres), "2.5 million", "3.2e5", "3½"."""
+OTHERWISE = re.compile(r"(?-i:[KMB])\b|e[+-]?[0-9]|[²³¹¼-¾⅐-⅞]", re.IGNORECASE)
+"""What makes another number of the one in digits before it: "5K" (but "5m" may be metres), "3.2e5", "3½"."""
 _EXPONENT = re.compile(r"[0-9]e[+-]?\Z", re.IGNORECASE)
 # What LaTeX writes in numbers: "1{,}200", "1\\,200", "\\$5".
 _LATEX = (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), re.compile(r"\\(?=\$)"))
@@ -161,7 +158,7 @@ def _said(text: str, ends: re.Pattern[str] = _SENTENCE_END) -> str | None:
 
 def parse_flexible(text: str) -> Fraction | None:
     """`parse_strict` if it finds a number, else the last number in `text`; None if there is none, or if what is said to be
-    the answer is a number that is not read ("twenty-five", "2.5 million").
+    the answer is a number that is not read ("twenty-five", "3½").
 
     The last number is the last one in digits; where there are no digits at all, the last number word, "one" left out
     because it mostly is a pronoun.
@@ -172,7 +169,8 @@ def parse_flexible(text: str) -> Fraction | None:
         return strict
     said = _said(text) or ""
     unread = _WORD_RUN.search(said)
-    if (unread is not None and unread["more"]) or _NUMBER.search(said.rpartition("=")[2]):
+    looked_at = _NUMBER.match(said.lstrip()) if said.startswith("\n") else _NUMBER.search(said.rpartition("=")[2])
+    if looked_at or (unread is not None and unread["more"]):
         return None
     last = None
     for last in _NUMBER.finditer(text):

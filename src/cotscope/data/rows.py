@@ -26,9 +26,12 @@ _MARKER = "####"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 LEADING = " \"'“”‘’¿¡"
 _TRAILING = " .,;:!?\"'-…“”‘’"
-# What makes another number of the one in digits: "- 5", an accountant's "(5)", and what `OTHERWISE` says.
+# What makes another number of the one in digits: "- 5", an accountant's "(5)", what `OTHERWISE` says, and "2.5 million", which
+# is read in a model's text, where such a word may be the unit that was asked for.
 _OTHERWISE = re.compile(
-    rf"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z|[0-9](?:{OTHERWISE.pattern})", re.IGNORECASE
+    r"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z"
+    rf"|[0-9](?:{OTHERWISE.pattern}|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
+    re.IGNORECASE,
 )
 
 

@@ -62,12 +62,14 @@ def run_study(session: Session, listener: Listener) -> None:
 
 
 def _refused(run: Run, stage: Stage) -> None:
-    """A study has its stages' options from when it was given them: those that a stage did not take are not left there, or what
-    it found with others before would not stand."""
-    record = run.manifest["stages"].get(stage.name)
-    run.manifest["options"].pop(stage.name, None)
-    if record and record["status"] == "done":
-        run.manifest["options"][stage.name] = record["options"]
+    """A study has its stages' options from when it was given them. Where a stage that was done does not take them, what it and
+    those after it found with others before has to stand."""
+    records, left = run.manifest["stages"], STAGES[STAGES.index(stage) :]
+    if records.get(stage.name, {}).get("status") != "done":
+        return
+    for later in left:
+        if records.get(later.name, {}).get("status") == "done":
+            run.manifest["options"][later.name] = records[later.name]["options"]
     run.save()
     run.write_summary()
     write_report(run)

@@ -137,9 +137,9 @@ class Endpoint:
         """Send until there is a reply. None: stopped on the way. `call.lost`: it was sent in vain, and may have been paid."""
         openai, reason = self._openai, ""
         for attempt in range(self.patience.tries):
+            call.again()  # may wait until others have ended
             if not self._pause(self._resume_at - time.monotonic()):
                 return None
-            call.again()
             asked = None
             try:
                 reply = self._send(request)

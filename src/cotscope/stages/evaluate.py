@@ -101,15 +101,16 @@ class _Model:
 
     @property
     def intervention(self) -> Intervention | None:
-        """What is done to the model of the session."""
+        """What is done to the model of the session; to other weights nothing, which hold the edit."""
         edit = self.edit
-        return None if edit is None or edit.weights else edit.intervention(self.session.loaded.anatomy)
+        return None if edit is None or self.weights else edit.intervention(self.session.loaded.anatomy)
 
     @property
     def key(self) -> str:
         if self.edit is None:
             return ""
-        return self.edit.key if self.weights in ("", self.edit.weights) else fingerprint(self.edit.key, self.weights)
+        edit = self.edit
+        return edit.key if self.weights in ("", edit.weights) else fingerprint("other weights", edit.key, self.weights)
 
 
 def evaluate(session: Session, options: Options) -> str:
@@ -117,7 +118,7 @@ def evaluate(session: Session, options: Options) -> str:
     run = session.run
     if not options.edit:
         raise UserError("there is nothing to evaluate", remedy="Give an edit file: --edit FILE. `cotscope edit` makes one.")
-    edits = {path: _named(path) for path in dict.fromkeys(options.edit)}
+    edits = _named({path: Edit.read(path) for path in dict.fromkeys(options.edit)})
     names = [e.name for e in edits.values()]
     taken = [*names, BASE, "none"]  # "none" is where nothing is done (`completions.neuron_set`)
     if twice := next((n for n in taken if taken.count(n) > 1), None):
@@ -230,11 +231,15 @@ def _holds_weights(path: str) -> bool:
     return Path(path).is_dir() and any(Path(path).glob("*.safetensors"))
 
 
-def _named(path: str) -> Edit:
-    """An edit; of factors in a folder's weights by the folder's name, so that the file it was folded from can be beside it."""
-    edit = Edit.read(path)
-    folded = _holds_weights(path) and not edit.weights
-    return replace(edit, name=Path(path).resolve().name) if folded else edit
+def _named(edits: Mapping[str, Edit]) -> dict[str, Edit]:
+    """Edits by path; what was folded into a folder's weights with the folder's name too where another edit has its own, as the
+    file has that it was folded from."""
+    names = [edit.name for edit in edits.values()]
+    folded = {path for path, edit in edits.items() if names.count(edit.name) > 1 and _holds_weights(path) and not edit.weights}
+    return {
+        path: replace(edit, name=f"{edit.name}@{Path(path).resolve().name}") if path in folded else edit
+        for path, edit in edits.items()
+    }
 
 
 def _with_weights(session: Session, path: str, edit: Edit) -> Session:

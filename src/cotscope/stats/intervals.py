@@ -111,9 +111,9 @@ def clustered_proportions(
 ) -> tuple[float, float, float, float]:
     """The same of problems of which those of one cluster may change together: so that it says something of other clusters.
 
-    By `clustered_error`, with t of one degree less than there are clusters; never shorter than `paired_proportions` has it, nor
-    than that would have it of as many problems as there are clusters, were none changed. As that where each problem is its
-    own cluster.
+    By `clustered_error`, with t of one degree less than there are clusters; never shorter than `paired_proportions` has it, and
+    where no problem changes than that has it of as many problems as there are clusters. As that where each problem is its own
+    cluster.
 
     Returns: difference, low, high; and how many independent problems would say as much, at most as many as there are.
     """
@@ -128,8 +128,9 @@ def clustered_proportions(
         return difference, -1.0, 1.0, 1.0
     changes = np.asarray(after, float) - np.asarray(before, float)
     error = clustered_error(changes, clusters)
-    half = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1)) * max(error, 1 / (count + 2))
-    effective = min(float(n), changes.var() / error**2) if error > 0 else float(count)
+    error = error if changes.any() else 1 / (count + 2)
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    effective = min(float(n), changes.var() / error**2) if error > 1e-9 and changes.any() else float(count)
     return difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), effective
 
 
