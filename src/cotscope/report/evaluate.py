@@ -128,8 +128,9 @@ def _more(row: Mapping[str, Any]) -> str:
     more = "they solve fewer" if row["difference"] < 0 else "they solve more"
     if not is_number(unlike := row.get("p_unlike")):
         return more
-    shown = "nor would another random set do so" if unlike < LEVEL else "that another random set would not is not shown"
-    return f"{more} than random ones on average; {shown} (p {p_value(unlike)} if it were one more of those)"
+    shown = "shown" if unlike < LEVEL else "not shown"
+    as_one = f"that another random set would not is {shown} (p {p_value(unlike)} as one more of those)"
+    return f"{more} than random ones on average; {as_one}"
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:
