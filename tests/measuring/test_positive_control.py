@@ -32,7 +32,9 @@ def test_neurons_of_words_lower_those_words_and_leave_arithmetic_alone(default_m
     loaded = default_model("float32")
     engine = Engine(loaded)
     prompt = derive_prompt("full", problems_of(load_exemplars(), "full")[:2])
-    solutions = [solution(loaded, p, "gold", render_solution(p)) for p in generate(PROBLEMS + SEEN, seed=3, steps=(1, 2))]
+    solutions = [solution(loaded, p, "gold", render_solution(p)) for p in generate(96, seed=3, steps=(1, 2))]
+    seen = solutions[:SEEN]
+    said = [s for s in solutions[SEEN:] if any(normalise(loaded.piece(t)) in WORDS.seeds for t in s.tokens)]
 
     def given(some: Sequence[Solution], recorder: ActivePoles | None = None) -> Given:
         texts = tuple(prompt.text(s.problem.question) for s in some)
@@ -44,7 +46,7 @@ def test_neurons_of_words_lower_those_words_and_leave_arithmetic_alone(default_m
         loaded.anatomy,
         sink=lambda t: poles.update(map(Pole, t.layer.tolist(), t.index.tolist(), t.sign.tolist())),
     )
-    score(engine, given(solutions[PROBLEMS:], recorder))
+    score(engine, given(seen, recorder))
     poles = {p for p in poles if p.layer >= first_layer}
     neurons = sorted({Neuron(p.layer, p.index) for p in poles})
     ends = project(loaded.anatomy, neurons)
@@ -56,17 +58,18 @@ def test_neurons_of_words_lower_those_words_and_leave_arithmetic_alone(default_m
     chosen = sorted({Neuron(p.layer, p.index) for p in poles if candidates(p, promoted[p], (WORDS,))})
     assert len(chosen) > 20
 
-    scored = solutions[:PROBLEMS]
+    scored = said[:PROBLEMS]
     found = dict(path_effects(engine, given(scored), {"none": (), "words": chosen}))
     words = [[normalise(loaded.piece(t)) in WORDS.seeds for t in s.tokens] for s in scored]
     arithmetic = [[role in ARITHMETIC for role in s.roles] for s in scored]
     changes: dict[tuple[str, str], tuple[float, float, float]] = {}
     for path, scores in found["words"].items():
         for name, where in (("words", words), ("arithmetic", arithmetic)):
-            both = zip(_means(found["none"]["total"], where), _means(scores, where), strict=True)
+            both = [*zip(_means(found["none"]["total"], where), _means(scores, where), strict=True)]
+            assert len(both) == PROBLEMS, name
             changes[name, path] = paired_bootstrap([after - before for before, after in both])
-    said = {key: "{:+.3f} [{:+.3f}, {:+.3f}]".format(*ends) for key, ends in changes.items()}
-    print(len(poles), "active poles,", len(chosen), "neurons chosen;", said)
+    told = {key: "{:+.3f} [{:+.3f}, {:+.3f}]".format(*ends) for key, ends in changes.items()}
+    print(len(poles), "active poles,", len(chosen), "neurons chosen;", told)
     for path in ("total", "direct"):
         assert changes["words", path][2] < -0.5
     for path in found["words"]:

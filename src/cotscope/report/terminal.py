@@ -92,7 +92,8 @@ def _selected(summary: Mapping[str, Any]) -> list[str]:
         margin = "result_margin_indirect"
         random = f"{row['controls_margin']:>+7.2f}" if row.get("controls_margin") is not None else f"{'':7}"
         accuracy = f"{row['accuracy']:>10.3f}" if row.get("accuracy") is not None else ""
-        ends = f"[{row[f'{margin}_low']:+.2f}, {row[f'{margin}_high']:+.2f}]"
+        bounds = row.get(f"{margin}_low"), row.get(f"{margin}_high")
+        ends = "" if None in bounds else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"  # one solution has none
         lines.append(
             f"{name + ' (' + str(row['neurons']) + ')':34}{row[margin]:>+17.2f}  {ends:18}{random}{row['sums']:>7.2f}{accuracy}"
         )
