@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_training_factors_lowers_the_loss_and_the_edit_says_the_same(family: str
     edit = Edit("some", Base.of(loaded), {n: (f, f) for n, f in factors.items()})
     assert after == pytest.approx(by_engine(loaded, edit.intervention(loaded.anatomy)), abs=1e-4)
     assert loaded.weight_hash() == before  # and no weight is
+
+
+def test_no_text_trains_a_vision_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny_model("qwen2")
+    whole = lora_numbers(loaded)
+    loaded.model.vision_tower = nn.Linear(32, 32)
+    config = type(loaded.model.config)
+    monkeypatch.setattr(config, "get_text_config", lambda self, **more: copy.copy(self))
+    assert lora_numbers(loaded) == whole
+    assert not any("vision_tower" in name for name in Weights(loaded).parameters)
+    assert {"model.layers.0.mlp.down_proj.weight", "model.embed_tokens.weight"} < set(Weights(loaded).parameters)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "full"])

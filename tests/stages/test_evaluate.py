@@ -22,7 +22,7 @@ from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
-from cotscope.edits.made import candidates, curves, search
+from cotscope.edits.made import candidates, curves, rounded_away, search
 from cotscope.lm.loading import load_model
 from cotscope.lm.scoring import Given, score, text_scores
 from cotscope.measuring.editing.worked import made_with
@@ -232,6 +232,19 @@ def test_from_python_it_is_in_the_run_and_the_report(copy: Path) -> None:
     assert 'id="evaluations"' in report and "same.json" not in report
     with pytest.raises(cotscope.UserError, match="there is no option 'edit'"):
         cotscope.study(copy / "other", edit=("gone.json",))
+
+
+def test_what_16_bits_took_away_of_a_training() -> None:
+    def trained(written: object, after: float = 0.1, weights: str = "ab" * 32) -> Edit:
+        tuned = {"curve": [{"validation": 0.2}, {"validation": after}], "taken": 1, "validation": 4, "written": written}
+        return Edit(
+            "e", Base("m", "cd" * 32, 3, 48), {} if weights else {MANY[0]: (2.0, 2.0)}, chosen={"tuned": tuned}, weights=weights
+        )
+
+    assert rounded_away(trained(0.15)) == pytest.approx(0.5) and rounded_away(trained(0.1)) == 0
+    assert (
+        rounded_away(trained(None)) is rounded_away(trained(0.2, after=0.3)) is rounded_away(trained(0.15, weights="")) is None
+    )
 
 
 def test_it_says_which_options_are_those_of_before(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ _NUMBER = re.compile(
 OTHERWISE = re.compile(r"(?-i:[KMB])\b|e[+-]?[0-9]|[²³¹¼-¾⅐-⅞]", re.IGNORECASE)
 """What makes another number of the one in digits before it: "5K" (but "5m" may be metres), "3.2e5", "3½"."""
 _EXPONENT = re.compile(r"[0-9]e[+-]?\Z", re.IGNORECASE)
-# What LaTeX writes in numbers: "1{,}200", "1\\,200", "\\$5".
+# What LaTeX writes in numbers: "1{,}200", "1\,200", "\$5".
 _LATEX = (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), re.compile(r"\\(?=\$)"))
 # Number words that stand together ("twenty five", "one hundred", "two-thirds") are one number, which is not read. The
 # first is of ASCII letters (?a): regardless of case, "ſ" is an s and "ı" an i, but no word of `_VALUES` has them.

@@ -153,9 +153,8 @@ class Weights:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.parameters: dict[str, nn.Parameter] = {
-            name: p for name, p in loaded.model.named_parameters() if _is_of_text(loaded, name)
-        }
+        trained = {p for m in _of_text(loaded) for p in m.parameters(recurse=False)}
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in loaded.model.named_parameters() if p in trained}
         assert all(p.dtype == torch.float32 for p in self.parameters.values())
 
     @contextmanager
@@ -231,22 +230,16 @@ def check_adapters(kind: str, loaded: LoadedModel) -> None:
 
 def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Module]]:
     """The linear layers but the unembedding, by name."""
-    return [
-        (name, m)
-        for name, m in loaded.model.named_modules()
-        if isinstance(m, nn.Linear | Conv1D) and m is not loaded.anatomy.head and _is_of_text(loaded, name)
-    ]
+    found = {m for m in _of_text(loaded) if isinstance(m, nn.Linear | Conv1D) and m is not loaded.anatomy.head}
+    return [(name, m) for name, m in loaded.model.named_modules() if m in found]
 
 
-def _is_of_text(loaded: LoadedModel, name: str) -> bool:
-    """Whether a module, or parameter, is of the decoder or its unembedding: no text trains the vision tower of a model that has
-    one."""
+def _of_text(loaded: LoadedModel) -> set[nn.Module]:
+    """The modules of the decoder and its unembedding: no text trains the vision tower of a model that has one."""
     model = loaded.model
     if model.config.get_text_config() is model.config:
-        return True
-    parts = {id(m) for part in (model.get_decoder(), loaded.anatomy.head) for m in part.modules()}
-    owner = name if name in dict(model.named_modules()) else name.rpartition(".")[0]
-    return id(model.get_submodule(owner)) in parts
+        return set(model.modules())
+    return {m for part in (model.get_decoder(), loaded.anatomy.head) for m in part.modules()}
 
 
 def lora_numbers(loaded: LoadedModel) -> int:
