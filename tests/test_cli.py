@@ -21,6 +21,7 @@ from cotscope.cli import main
 from cotscope.errors import UserError
 from cotscope.lm import cpu, reading
 from cotscope.runs.config import StudyConfig
+from cotscope.runs.files import held
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stages.registry import VERBS
@@ -91,6 +92,29 @@ def test_folders(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
     assert "unknown annotator; expected lexicon or llm or local; got tarot" in fails(
         capsys, "annotate", str(tmp_path / "r"), "--annotator", "tarot"
     )
+
+
+def test_a_run_that_another_process_holds(capsys, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """It can be looked at, and nothing writes into it, a report neither."""
+    folder = tmp_path / "r"
+    assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
+    before = (folder / "report.html").read_bytes()
+    capsys.readouterr()
+    with held(folder):
+        for verb in ("report", "annotate"):
+            assert f"in use by another process; got process {os.getpid()}. Wait" in fails(capsys, verb, str(folder))
+        assert main(["status", str(folder)]) == 0 and main(["tables", str(folder), "--to", str(tmp_path / "t")]) == 0
+    assert (folder / "report.html").read_bytes() == before
+    assert main(["report", str(folder)]) == 0
+
+
+def test_a_run_from_within_its_folder(capsys, tiny_study: TinyStudy, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "r"
+    assert main(["discover", *study(tiny_study, folder)[1:]]) == 0
+    monkeypatch.chdir(folder)
+    assert main(["annotate", "."]) == 0 and main(["status", "."]) == 0 and main(["report", "."]) == 0
+    assert main(["tables", "."]) == 0
+    assert (tmp_path / "r-csv" / "candidates.csv").is_file() and not list(folder.glob("*csv*"))
 
 
 @pytest.mark.parametrize("what", ["data", "prompt", "concepts"])

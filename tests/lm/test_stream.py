@@ -15,6 +15,7 @@ from cotscope.lm.loading import LoadedModel
 from cotscope.lm.paths import path_effects
 from cotscope.lm.scoring import Given
 from cotscope.lm.stream import check_writes
+from cotscope.lm.tracing import trace
 from cotscope.records import Neuron
 
 HEADS = {"num_key_value_heads": 2}
@@ -26,7 +27,12 @@ SCALED: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("Olmo", HEADS),
     "gemma4": ("Gemma4Text", HEADS | PLAIN | {"sliding_window": 40}),
     "doge": ("Doge", HEADS),
-}
+    "gemma3n": ("Gemma3nText", HEADS | {
+        "head_dim": 8, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "laurel_rank": 4,
+        "altup_num_inputs": 2, "intermediate_size": [48] * 3, "activation_sparsity_pattern": [0.0] * 3,
+    }),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -74,3 +80,12 @@ def test_a_layer_norm_without_weights_centres(scaled: None) -> None:
     assert norm_gamma(tiny_model("qwen2").anatomy.final_norm)[1] is False
     assert norm_gamma(torch.nn.LayerNorm(8, elementwise_affine=False)) == (None, True)
     assert norm_gamma(None) == (None, False)
+
+
+def test_several_streams_are_refused_where_one_is_read(scaled: None) -> None:
+    """Gemma 3n's layers predict and correct streams: what a block writes reaches none of them as it is."""
+    loaded = tiny_model("gemma3n")
+    with pytest.raises(ModelError, match=r"layers of gemma3n write several streams.*one: .*\(2, 1, \d+, 32\)"):
+        check_writes(loaded)
+    with pytest.raises(ModelError, match=r"several streams.*\(2, 1, \d+, 32\)"):
+        trace(Engine(loaded), ["one and two"], [[20, 30]], [Neuron(0, 1)])

@@ -276,7 +276,7 @@ def test_a_solution_that_is_too_long_is_named_before_anything_is_asked(
 ) -> None:
     row = {"id": "endless", "question": "How many?", "answer": "7", "solution": "3 + 4 = 7. " * 3000 + "\n#### 7"}
     (more := copy / "more.jsonl").write_text(json.dumps(row) + "\n" + more.read_text())
-    monkeypatch.setattr(stage, "solve", lambda *args: pytest.fail("it was asked"))
+    monkeypatch.setattr(stage, "ask", lambda *args: pytest.fail("it was asked"))
     capsys.readouterr()
     assert main(evaluate(copy)) == 2
     assert "solution of problem endless is longer than the model's context" in capsys.readouterr().err

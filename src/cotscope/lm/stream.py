@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .loading import LoadedModel
 
+ONE_STREAM = "one: (rows, positions, hidden)"
 _LOOSE = 0.05  # of what is written; in 16 bits the stream, which is larger, rounds it
 _checked: WeakSet[nn.Module] = WeakSet()
 
@@ -49,10 +50,11 @@ def check_writes(loaded: LoadedModel) -> None:
         hook.remove()
     with_block, y, without = seen
     written = y if norm is None else norm(y) - norm(torch.zeros_like(y))
-    expected, off = written.float() * anatomy.residual[-1], torch.tensor(torch.inf)
-    if expected.numel() == with_block.numel():  # Gemma 3n has four streams
-        expected = expected.reshape(with_block.shape)
-        off = (with_block - without - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    if with_block.numel() != written.numel():  # Gemma 3n
+        raise ModelError(f"the layers of {loaded.name} write several streams", expected=ONE_STREAM,
+                         got=str(tuple(with_block.shape)))  # fmt: skip
+    expected = (written.float() * anatomy.residual[-1]).reshape(with_block.shape)
+    off = (with_block - without - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float32).tiny)
     if not off < _LOOSE:
         raise ModelError(
             f"what the feed-forward blocks of {loaded.name} write is not what reaches its residual stream",

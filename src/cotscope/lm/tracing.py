@@ -20,6 +20,7 @@ from ..errors import ModelError
 from ..records import Neuron
 from .engine import Engine
 from .scoring import Given, TokenScore, score
+from .stream import ONE_STREAM
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class _Tracer:
         def seen(module: nn.Module, args: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
             if hidden.ndim != 3:
-                raise ModelError("the layers of this model write several streams", expected="one: (rows, positions, hidden)",
+                raise ModelError("the layers of this model write several streams", expected=ONE_STREAM,
                                  got=str(tuple(hidden.shape)))  # fmt: skip
             if (places := self.passes.recorded()) is not None:
                 self._residual.append(hidden[places].float())

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from ..edits.edit import EDIT_FILE, Edit
 from ..errors import UserError, shown
+from ..measuring.editing.asking import skills_of
 from ..measuring.neurons import comparison, read_sets
 from ..records import Neuron, Pole, Prompt
 from ..runs.folder import Run
 from ..runs.progress import matches
 from ..runs.session import Session
 from ..runs.stage import options_of, stale_because
-from ..stages.evaluate import skills_of
 from ..stages.registry import BY_NAME
 from .neurons import Neurons
 
