@@ -24,6 +24,7 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_vectors
 from cotscope.lm.loading import load_model
 from cotscope.records import Neuron, Pole
+from cotscope.runs.files import held
 
 TARGETS = [Neuron(layer, i) for layer in (0, 2) for i in range(1, 40, 3)]
 PROMPTS = ("the same start and a", "What is 12 and 30?", "x")
@@ -236,6 +237,43 @@ def test_only_the_neurons_weights_differ(folder: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(after[name], before[name] * by, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("how", "has"), [
+    ({"max_shard_size": "20KB"}, "model.safetensors.index.json"), ({}, "pytorch_model.bin"),
+])  # fmt: skip
+def test_bases_in_other_files(folder: Path, tmp_path: Path, how: dict[str, str], has: str) -> None:
+    expected = by_engine(folder, edit_of(folder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    (folder / "model.safetensors").unlink()
+    if how:
+        model.save_pretrained(folder, **how)
+    else:
+        torch.save(model.state_dict(), folder / has)
+    assert has in left(folder) and len(left(folder)) >= 4
+    edit = edit_of(folder)
+    made = export(edit, tmp_path / "made")
+    assert without_end(plainly(made)) == by_engine(folder, edit) == expected
+    assert "model.safetensors" in left(made) and has not in left(made)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(folder: Path, tmp_path: Path) -> None:
+    edit = edit_of(folder)
+    for name in (".made-x1.part", ".made-x2.part", ".other-x3.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    with held(tmp_path / ".made-x2.part"):
+        made = export(edit, tmp_path / "made")
+    assert left(tmp_path) == [".made-x2.part", ".other-x3.part", "base", "made"] and ".lock" not in left(made)
+
+
+def test_no_memory_for_two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit, memory = edit_of(folder), namedtuple("memory", "available")
+    size = (folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr(fold.psutil, "virtual_memory", lambda: memory(int(1.5 * size)))
+    with pytest.raises(ModelError, match="does not fit into memory twice"):
+        export(edit, tmp_path / "made")
+    assert left(tmp_path) == ["base"]
+
+
 def test_settings_and_tokenizer_are_kept(folder: Path, tmp_path: Path) -> None:
     set_keys(folder, "tokenizer_config.json", chat_template="{{ messages }} by template")
     settings = {"eos_token_id": [2, 9], "pad_token_id": 0, "repetition_penalty": 1.25, "max_new_tokens": 77}
@@ -361,13 +399,16 @@ def test_half_a_character_in_a_name_ends_nothing(folder: Path, tmp_path: Path) -
 
 def test_licences(tmp_path: Path) -> None:
     for content, expected in (
-        ("---\nlicense: Apache-2.0\n---\n", "apache-2.0"), ("---\nx: y\n---\nlicense: mit\n", "not known; see the base model"),
-        ("", "not known; see the base model"), ("---\nlicense: a b\n---\n", "not known; see the base model"),
+        ("---\nlicense: Apache-2.0\n---\n", {"license": "apache-2.0"}), ("---\nx: y\n---\nlicense: mit\n", {}), ("", {}),
+        ("---\nlicense: a b\n---\n", {}), ("---\nlicense: 'mit\n---\n", {}), ("---\nlicense_name: x\n---\n", {}),
+        ("---\nlicense: \"mit\"\n---\n", {"license": "mit"}),
+        ("---\nlicense: other\nlicense_name: Some-research\nlicense_link: https://x.example/LICENSE\n---\n",
+         {"license": "other", "license_name": "Some-research", "license_link": "https://x.example/LICENSE"}),
     ):  # fmt: skip
         (tmp_path / "README.md").write_text(content)
         assert licence_of("x/y", tmp_path) == expected
-    assert licence_of("x/y", tmp_path / "none") == "not known; see the base model"
-    assert licence_of("smollm2-135m", tmp_path / "none") == "apache-2.0"
+    assert licence_of("x/y", tmp_path / "none") == {}
+    assert licence_of("smollm2-135m", tmp_path / "none") == {"license": "apache-2.0"}
 
 
 def test_every_family_with_a_bias_is_known_here() -> None:

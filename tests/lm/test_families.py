@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from torch import Tensor
-from transformers import BertConfig, BertLMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertLMHeadModel, DogeConfig, DogeForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from cotscope.errors import ModelError
 from cotscope.lm import cpu
@@ -127,6 +127,18 @@ def test_mixture_of_experts_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"can't find the feed-forward neurons.*got MixtralForCausalLM"):
         anatomy(MixtralForCausalLM(config))
+
+
+def test_experts_beside_a_shared_one_are_refused() -> None:
+    """Doge's stand in two embeddings, beside a projection that looks like a dense block's."""
+    few = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for experts in (False, True):
+        model = DogeForCausalLM(DogeConfig(**few, num_key_value_heads=1, is_moe=experts, num_experts=16, num_experts_per_tok=2))
+        if not experts:
+            assert anatomy(model).layers == 2
+            continue
+        with pytest.raises(ModelError, match="can't find the feed-forward neurons.*Mixture-of-experts"):
+            anatomy(model)
 
 
 def test_experts_beside_a_dense_block_are_refused() -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import tiny_model
 from folders import make_folder
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import ModelError, UserError
@@ -20,7 +21,7 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_matrix
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
-from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers
+from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers, lora_rank
 from cotscope.lm.training import BYTES, Text, Training
 from cotscope.records import Neuron
 
@@ -120,7 +121,7 @@ def test_one_row_of_a_few_positions_is_unembedded_without_gaps(tmp_path: Path) -
 @pytest.mark.parametrize("way", ["values", "rows", "lora", "ia3", "full"])
 def test_each_way_lowers_the_loss_and_merged_says_the_same_without_hooks(family: str, way: str) -> None:
     loaded = tiny_model(family)
-    if way == "ia3" and family in ("phi3", "qwen3_5"):
+    if way == "ia3" and family in ("phi3", "qwen3_5"):  # in one projection with queries; linear attention
         with pytest.raises(ModelError, match="peft has no ia3 for this architecture"):
             begun(loaded, way)
         return
@@ -315,9 +316,26 @@ def test_loras_size_is_the_nearest() -> None:
     one = lora_numbers(loaded)
     for wanted, rank in ((1, 1), (one, 1), (int(2.6 * one), 3)):
         adapters = Adapters(tiny_model("qwen2"), "lora", wanted)
-        assert adapters.rank == rank and sum(p.numel() for p in adapters.parameters.values()) == rank * one
+        assert lora_rank(loaded, wanted) == rank and sum(p.numel() for p in adapters.parameters.values()) == rank * one
     head = loaded.model.get_output_embeddings()
     assert one == sum(sum(m.weight.shape) for m in loaded.model.modules() if isinstance(m, nn.Linear) and m is not head)
+
+
+@pytest.mark.parametrize(("family", "scaled"), [
+    ("qwen2", ("self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj")),
+    ("opt", ("self_attn.k_proj", "self_attn.v_proj", "fc2")),
+    ("gpt2", ("attn.c_attn", "mlp.c_proj")),
+])  # fmt: skip
+def test_ia3_scales_keys_values_and_the_hidden_layer(family: str, scaled: tuple[str, ...]) -> None:
+    """Liu et al. 2022; peft's own list for Qwen2 has queries in place of keys, its list for OPT no values. GPT-2's keys are in
+    one projection with queries."""
+    loaded = tiny_model(family)
+    shapes = {n: m.weight.shape for n, m in loaded.model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    found = {n.rpartition(".ia3_l")[0]: p.numel() for n, p in Adapters(loaded, "ia3").parameters.items()}
+    assert {n for n in shapes if n.endswith(scaled)} == set(found) and len(found) == 3 * len(scaled)
+    for name, count in found.items():
+        ours = value_matrix(dict(tiny_model(family).model.named_modules())[name]).shape
+        assert count == ours[int(name.endswith(scaled[-1]))]  # of the down-projection's input, of the others' output
 
 
 def test_without_peft_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

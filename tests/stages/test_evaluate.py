@@ -527,13 +527,18 @@ def test_problems_that_the_edit_was_made_with(copy: Path, capsys: pytest.Capture
 
 
 def test_problems_of_templates_that_the_edit_was_made_with(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    problem = Session.reopen(copy / "run").inputs.split.test[2]
-    other = re.sub(r"\d+", lambda found: found[0] + "7", problem.question)
-    replace(Edit.read(copy / "gone.json"), chosen=made_with({}, [other])).write(copy / "gone.json")
-    assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), *FEW]) == 0
-    [row] = Run.open(copy / "run").rows("SELECT * FROM evaluations WHERE data = 'study'")
-    said = f"{row['templates_trained_on']} of such as it was made with"
-    assert row["templates_trained_on"] >= 1 and said in capsys.readouterr().out
+    seen, new = ([f"{which} {i}?" for i in range(10, 14)] for which in ("Is this old", "Is that new"))
+    rows = [{"id": q, "question": q, "answer": "7"} for q in [*seen, *new[:3]]]
+    (copy / "both.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    replace(Edit.read(copy / "gone.json"), chosen=made_with({}, ["Is this old 99?"])).write(copy / "gone.json")
+    wanted = ["--edit", str(copy / "gone.json"), *FEW, "--data", str(copy / "both.jsonl")]
+    assert main(["evaluate", str(copy / "run"), *wanted]) == 0
+    [row] = Run.open(copy / "run").rows("SELECT * FROM evaluations")
+    assert (row["n"], row["templates"], row["templates_trained_on"], row["new_n"], row["new_templates"]) == (7, 2, 4, 3, 1)
+    said = f"4 of such as it was made with; on the 3 others {row['new_difference']:+.3f} [{row['new_difference_low']:+.3f}, "
+    assert said in capsys.readouterr().out
+    assert "On the 3 of 1 other template it is" in re.sub("<[^>]*>", "", (copy / "run/report.html").read_text())
+    assert Edit.read(copy / "gone.json").measured[-1]["new_n"] == 3
 
 
 def test_edits_that_do_not_fit(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from ..runs.files import write_text
 from .edit import Edit
 from .made import search
 
+_LONGEST_HEAD = 2**16  # characters of a card that are looked at
 _SHOWN = 5  # layers or values that are named
 _MEASURED, _LICENCE = "## What was measured", "## Licence"
 
@@ -19,7 +20,7 @@ _MEASURED, _LICENCE = "## What was measured", "## Licence"
 def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
     """README.md of a folder with an exported model: base, edit, what was measured, licence."""
     licence = licence_of(source, folder)
-    head = ["---", f"license: {licence}"] if re.fullmatch(r"[a-z0-9.-]+", licence) else ["---"]
+    head = ["---", *(f"{key}: {value}" for key, value in licence.items())]
     known = re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) and not Path(source).exists()
     head += [f"base_model: {source}"] if known else []
     head += ["library_name: transformers", "tags:", "- cotscope", "---", ""]
@@ -44,7 +45,7 @@ def model_card(edit: Edit, source: str, folder: Path, dtype: str) -> str:
         "",
         _LICENCE,
         "",
-        f"That of the base model: {_plain(licence)}.",
+        f"That of the base model: {_plain(', '.join(licence.values())) or 'not known; see the base model'}.",
         "",
     ]
     return "\n".join(head + body)
@@ -88,16 +89,21 @@ def _made(edit: Edit) -> list[str]:
     return [f"- {name}: {_plain(text)}" for name, text in said.items() if text]
 
 
-def licence_of(source: str, folder: Path) -> str:
-    """The base's licence as far as it is known."""
+def licence_of(source: str, folder: Path) -> dict[str, str]:
+    """The base's licence as its card's head has it, as far as it is known: under license, license_name and license_link."""
     if source in MODELS:
-        return MODELS[source].licence.lower()
+        return {"license": MODELS[source].licence.lower()}
     try:
-        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            head = file.read(_LONGEST_HEAD).split("\n---", 1)[0]
     except OSError:
-        return "not known; see the base model"
-    found = re.search(r"^license:\s*([\w.-]+)\s*$", card.split("\n---", 1)[0], re.MULTILINE)
-    return found[1].lower() if found else "not known; see the base model"
+        return {}
+    found = {
+        key: said[2].lower() if key == "license" else said[2]
+        for key in ("license", "license_name", "license_link")
+        if (said := re.search(rf"^{key}:[ \t]*([\"']?)([\w./:+-]+)\1[ \t]*$", head, re.MULTILINE | re.ASCII))
+    }
+    return found if "license" in found else {}
 
 
 def _measured(edit: Edit) -> list[str]:

@@ -159,6 +159,8 @@ class Edit:
             factors[n] = p * f, q * g
             offsets[n] = o * f + other.offsets.get(n, 0.0)
         chosen = {"composed": [self.name, other.name]} | _made_with(self, other)
+        if self.nothing and other.nothing:
+            chosen["nothing"] = self.chosen["nothing"]
         return Edit(f"{self.name}+{other.name}", self.base, factors, _some(offsets), self.scope, chosen)
 
     def inverse(self) -> Edit:
@@ -174,9 +176,8 @@ class Edit:
                 )
             factors[n] = 1 / p, 1 / q
             offsets[n] = -o / p
-        return Edit(
-            f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, {"inverse": self.name} | _made_with(self)
-        )
+        chosen = {"inverse": self.name} | _made_with(self) | ({"nothing": self.chosen["nothing"]} if self.nothing else {})
+        return Edit(f"{self.name}-undone", self.base, factors, _some(offsets), self.scope, chosen)
 
     def made_on(self, base: Edit) -> Edit:
         """It on a base that was itself made so: with the problems of both."""
@@ -212,7 +213,8 @@ class Edit:
 
     @contextmanager
     def applied(self, model: PreTrainedModel, *, known: bool = False) -> Iterator[None]:
-        """Within the block, any transformers model runs edited, without cotscope's engine. Weights stay as they are.
+        """Within the block, any transformers model runs edited, without cotscope's engine. Weights stay as they are;
+        coefficients are changed in place, which PyTorch refuses to take gradients through behind some activations (ReLU).
 
         Args:
             known: the model is known to be the base, or is meant to be another of its shape: its weights are not hashed, which

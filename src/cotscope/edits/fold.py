@@ -7,23 +7,25 @@ token: a bias, where the architecture has one.
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor
 
-from ..errors import EditError, ModelError
+from ..errors import EditError, ModelError, RunError
 from ..lm.families import Anatomy, anatomy, value_matrix
 from ..lm.loading import DTYPES, load_model, weight_hash
 from ..lm.models import resolve
 from ..lm.reading import check_run, not_finite, read_config, read_tokenizer, read_weights
-from ..runs.files import full_disk_is_said
+from ..runs.files import LOCK, full_disk_is_said, held
 from .card import model_card
 from .edit import EDIT_FILE, Edit
 
@@ -120,9 +122,13 @@ def export(
         raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
     edit.check(base := load_model(source, dtype=dtype, kernels="pytorch"))
     foldable(edit, base.anatomy)
+    size = base.parameters() * DTYPES[dtype].itemsize
+    check_room(to, size, "the exported model")
     del base  # before there is a second one
+    if 2 * size > (free := psutil.virtual_memory().available):
+        raise ModelError(f"{source} does not fit into memory twice, to be written and to be checked",
+                         expected=f"{2 * size / 2**30:.1f} GiB", got=f"{free / 2**30:.1f} GiB free")  # fmt: skip
     model = read_weights(folder, source, DTYPES[dtype])
-    check_room(to, sum(p.numel() * p.element_size() for p in model.parameters()), "the exported model")
     with edit.applied(model, known=True):
         expected = _said(model)
     say(f"folding {len(edit.neurons)} neurons into {dtype} weights")
@@ -183,8 +189,7 @@ def _write(
     with suppress(EditError):  # a base that was itself made with problems, if it says so in a file of ours
         edit = edit.made_on(Edit.read(Path(folder) / EDIT_FILE))
     to.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name[:100]}-", suffix=".part"))
-    try:
+    with _part_of(to) as temporary:
         say(f"writing {to}")
         with full_disk_is_said(to):
             model.save_pretrained(temporary)
@@ -196,8 +201,23 @@ def _write(
         again = read_weights(str(temporary), to.name, DTYPES[dtype])
         check_run(again, read_tokenizer(str(temporary), to.name), to.name)
         _compare(edit, expected, _said(again), dtype)
+        (temporary / LOCK).unlink()
         temporary.chmod(0o755)
         temporary.rename(to)
+
+
+@contextmanager
+def _part_of(to: Path) -> Iterator[Path]:
+    """A hidden folder beside a place, to be written and then renamed; it is removed if the block fails. What processes that
+    were killed have left of the same place is removed first: it would hold gigabytes for ever."""
+    beginning = f".{to.name[:100]}-"
+    for part in to.parent.glob(f"{glob.escape(beginning)}*.part"):
+        with suppress(RunError, OSError), held(part):  # another process may be writing one
+            shutil.rmtree(part)
+    temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=beginning, suffix=".part"))
+    try:
+        with held(temporary):
+            yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -34,7 +34,7 @@ _DOWN = (
 _POST_NORM = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
 # Learned vectors that the stream is multiplied by in a layer (Doge).
 _WEIGHED = ("input_residual", "post_attention_residual")
-_EXPERTS = ("experts", "router")  # of a mixture, whose neurons are not those of one down-projection
+_EXPERTS = ("experts", "router", "router_gate")  # of a mixture, whose neurons are not those of one down-projection
 _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "layer_norm")
 # Of the configuration: what logits are multiplied by (Cohere, Falcon H1), divided by (Granite), and the cap that they then

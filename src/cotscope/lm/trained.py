@@ -173,8 +173,9 @@ class Weights:
 class Adapters:
     """LoRA or (IA)³ of the package peft.
 
-    LoRA stands at every linear layer but the unembedding, scaled by 2 (alpha is twice the rank), without dropout; (IA)³ where
-    peft has it for this architecture.
+    LoRA stands at every linear layer but the unembedding, scaled by 2 (alpha is twice the rank), without dropout. (IA)³ has a
+    factor for each number of keys, values and the feed-forward's hidden layer (Liu et al. 2022, section 3.3); where an
+    architecture has no projections of keys and values alone, it stands where peft puts it.
 
     Args:
         kind: "lora" or "ia3".
@@ -188,12 +189,13 @@ class Adapters:
         check_adapters(kind, loaded)
         from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
 
-        config: PeftConfig = IA3Config()
-        if kind == "lora":
-            self.rank = max(1, round(numbers / lora_numbers(loaded)))
-            names = [name for name, _ in _linear(loaded)]
-            config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, target_modules=names,
-                                fan_in_fan_out=any(isinstance(m, Conv1D) for _, m in _linear(loaded)))  # fmt: skip
+        turned = any(isinstance(m, Conv1D) for _, m in _linear(loaded))
+        if kind == "ia3":
+            places, feedforward = _ia3_places(loaded) or (None, None)
+            config: PeftConfig = IA3Config(target_modules=places, feedforward_modules=feedforward, fan_in_fan_out=turned)
+        else:
+            names, rank = [name for name, _ in _linear(loaded)], lora_rank(loaded, numbers)
+            config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names, fan_in_fan_out=turned)
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what it sets right by itself
@@ -224,8 +226,23 @@ def check_adapters(kind: str, loaded: LoadedModel) -> None:
         ) from error
     kind_of = loaded.model.config.model_type
     known = peft.utils.constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
-    if kind == "ia3" and kind_of not in known:
-        raise ModelError(f"peft has no ia3 for this architecture ({kind_of})", expected=f"one of {', '.join(sorted(known))}")
+    if kind == "ia3" and kind_of not in known and _ia3_places(loaded) is None:
+        raise ModelError(f"peft has no ia3 for this architecture ({kind_of}), which has no k_proj and v_proj in each layer",
+                         expected=f"one of {', '.join(sorted(known))}")  # fmt: skip
+
+
+def _ia3_places(loaded: LoadedModel) -> tuple[list[str], list[str]] | None:
+    """The names of all modules that (IA)³ scales, and of those before which it does, the down-projections; None where a layer
+    has no projections of keys and of values alone. peft's own list has queries in place of keys for Qwen2 and others."""
+    names = {m: name for name, m in loaded.model.named_modules()}
+    down = [names[m] for m in loaded.anatomy.down]
+    projections = [
+        [names[m] for name, m in block.named_modules() if name.rpartition(".")[2] in ("k_proj", "v_proj")]
+        for block in loaded.anatomy.stack
+    ]
+    if any(len(found) != 2 for found in projections):
+        return None
+    return [*(name for found in projections for name in found), *down], down
 
 
 def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Module]]:
@@ -245,6 +262,11 @@ def _of_text(loaded: LoadedModel) -> set[nn.Module]:
 def lora_numbers(loaded: LoadedModel) -> int:
     """How many numbers LoRA of rank 1 trains."""
     return sum(sum(value_matrix(m).shape) for _, m in _linear(loaded))
+
+
+def lora_rank(loaded: LoadedModel, numbers: int) -> int:
+    """The rank with which LoRA trains about so many numbers: the nearest, at least 1."""
+    return max(1, round(numbers / lora_numbers(loaded)))
 
 
 Merging = Vectors | Adapters | Weights

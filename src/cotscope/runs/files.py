@@ -18,6 +18,8 @@ from typing import Any
 
 from ..errors import RunError
 
+LOCK = ".lock"
+"""Of a folder that a process holds."""
 _LARGEST_EDIT = 2**28
 
 
@@ -52,8 +54,8 @@ def full_disk_is_said(path: Path) -> Iterator[None]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, by its `.lock`. Raises: RunError if another process holds it."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    """Hold a folder for this process, by its lock file. Raises: RunError if another process holds it."""
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(handle, "r+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,11 +25,13 @@ EVALUATIONS_BY_PROBLEM = table(
 EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
-    "skills, general text; if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); "
-    "written: of the weights in its folder, which may be rounded; how: what else is its own of its training; terms: the "
-    "same where edits differ by seed and rate alone",
+    "skills, general text; new_…: on the problems of templates that it was not made with, where there are some beside others; "
+    "if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); written: of the weights "
+    "in its folder, which may be rounded; how: what else is its own of its training; terms: the same where edits differ by "
+    "seed and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
+    | {"new_n": WHOLE, "new_templates": WHOLE} | interval("new_difference") | {"new_p_value": REAL}
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
     | {"solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}

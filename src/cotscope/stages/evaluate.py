@@ -20,7 +20,7 @@ from ..edits.edit import Edit
 from ..edits.made import candidates, curves, rounded_away
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.asking import Model, ask
-from ..measuring.editing.comparing import BASE, compare, scored_skills, scored_solutions, written
+from ..measuring.editing.comparing import BASE, ON_NEW, compare, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped, unpaired
 from ..measuring.editing.opening import check_names, of_own_weights, opened, with_weights
 from ..measuring.problems import TrialData, trial_data
@@ -46,6 +46,8 @@ UNITS = {
     "(cluster-robust), or where each problem is its own over problems (Agresti & Min 2005)",
     "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over all edits and "
     "data sets of the command",
+    "evaluations.<edit>.<data>.new_difference": "as difference, on the problems of templates that the edit was not made with; "
+    "empty where all are, or none; new_p_value: as p_value, not corrected",
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did",
@@ -173,6 +175,12 @@ def _finding(row: dict[str, Any]) -> str:
         f"({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], n = {row['n']} of "
         f"{row['templates']} templates"
         + (f", {seen} of such as it was made with" if seen else "")
+        + (
+            f"; on the {row['new_n']} others {row['new_difference']:+.3f} [{row['new_difference_low']:+.3f}, "
+            f"{row['new_difference_high']:+.3f}]"
+            if row["new_n"]
+            else ""
+        )
         + ")"
         + ("" if row["perplexity_ratio"] is None else f", perplexity × {row['perplexity_ratio']:.3f}")
     )
@@ -208,8 +216,8 @@ def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[st
     """What the edit's file keeps."""
     keys = (
         "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm", "p_mcnemar",
-        "templates", "solutions", "log_prob", "log_prob_low", "log_prob_high", "battery_base", "battery", "items",
-        "perplexity_ratio", "kl",
+        "templates", "templates_trained_on", *ON_NEW, "solutions", "log_prob", "log_prob_low", "log_prob_high", "battery_base",
+        "battery", "items", "perplexity_ratio", "kl",
     )  # fmt: skip
     about = {"data": data.source, "data_sha256": data.sha256, "prompt": session.prompt.name}
     about |= {"dtype": session.loaded.dtype_name}

@@ -5,7 +5,7 @@ Accuracies are compared problem by problem, and intervals are over templates: pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...stats import clustered_p, clustered_proportions, clustered_share, detect
 from ..problems import TrialData
 
 BASE = "base"
+ON_NEW = ("new_n", "new_templates", "new_difference", "new_difference_low", "new_difference_high", "new_p_value")
 
 
 def part_name(name: str, data: TrialData) -> str:
@@ -85,7 +86,9 @@ def compare(
     questions = [p.question for p in data.problems]
     of, together = templates(questions), templates([*questions, *(trained or ())])
     row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
-    row["templates_trained_on"] = None if trained is None else sum(t in together[n:] for t in together[:n])
+    seen = [t in together[n:] for t in together[:n]]
+    row["templates_trained_on"] = None if trained is None else sum(seen)
+    row |= _on_new(before, after, of, [not s for s in seen]) if any(seen) and not all(seen) else dict.fromkeys(ON_NEW)
     for end, hits in (("_base", before), ("", after)):
         low, high = clustered_share(hits, of)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
@@ -117,6 +120,15 @@ def compare(
         "kl": here["kl"],
     }
     return row | training(edit) | {"search": search(edit)}, each
+
+
+def _on_new(before: Sequence[bool], after: Sequence[bool], of: Sequence[int], new: Sequence[bool]) -> dict[str, Any]:
+    """The difference on problems of templates that an edit was not made with: whether what it does carries over to them."""
+    kept = [i for i, is_new in enumerate(new) if is_new]
+    base, own, clusters = [before[i] for i in kept], [after[i] for i in kept], [of[i] for i in kept]
+    difference, low, high, _ = clustered_proportions(base, own, clusters)
+    values = (len(base), len(set(clusters)), difference, low, high, clustered_p(base, own, clusters))
+    return dict(zip(ON_NEW, values, strict=True))
 
 
 def _neurons(edit: Edit) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ...lm.training import Text, Training
 
 
+_NEAR = 1.5  # times as many numbers, or as few, as were asked for
 STATES = 2 * 16
 """Bytes on the disk for a number that is trained: two courses' states with their best."""
 
@@ -58,6 +59,7 @@ class Trainer:
         self.name = to.stem if settings.method == FACTORS else to.name
         self.folder = to.with_name(f".{to.name}.training")
         self.stored = settings.dtype or stored_dtype(self.base.model)
+        self.rank = 0  # of LoRA, once it is known
 
     def _text(self, problem: Problem, said: str) -> Text:
         from ...lm.training import Text
@@ -127,6 +129,8 @@ class Trainer:
         }  # fmt: skip
         if settings.dtype:
             found["stored"] = settings.dtype
+        if self.rank:
+            found["rank"] = self.rank
         if len(tried) > 1:
             firsts = [(c.rate, c.curve[1]) for c in tried.values() if c.passes]
             found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]
@@ -151,24 +155,29 @@ class Trainer:
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
         from ...edits.fold import check_room
+        from ...lm.trained import lora_numbers, lora_rank
         from ...lm.training import BYTES, working_bytes
 
         loaded, settings = self.session.loaded, self.settings
-        hidden = loaded.model.config.get_text_config().hidden_size
-        each = {FACTORS: 1, VALUES: hidden, ROWS: 3 * hidden, LORA: hidden}.get(settings.method, 0)
-        numbers = settings.trainable or len(self.neurons) * each
-        full = settings.method == FULL
-        if full:
-            numbers = loaded.parameters()
+        full, numbers = settings.method == FULL, self._numbers(loaded)
+        if settings.method == LORA:
+            rank, of_one = lora_rank(loaded, numbers), lora_numbers(loaded)
+            self.rank = rank
+            if not 1 / _NEAR < rank * of_one / numbers < _NEAR:
+                self.say(
+                    f"LoRA of rank {rank} at every linear layer is {rank * of_one:,} numbers, and {numbers:,} are asked for"
+                )
+            numbers = rank * of_one
+        size = 4 if self.stored == "float32" else 2
         if settings.method != FACTORS:  # and the model
             kept = sum(p.stat().st_size for p in self.folder.glob("*"))
-            size = 4 if self.stored == "float32" else 2
             check_room(self.to, max(0, STATES * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
         float32 = full or (settings.method != FACTORS and self.stored != "bfloat16")
         itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
         working = working_bytes(loaded, self.texts, settings.checkpointing, itemsize)
-        beside = numbers * (BYTES - 4 * full) + working
+        again = 0 if settings.method == FACTORS else size * loaded.parameters()  # what is written is loaded, when it is trained
+        beside = numbers * (BYTES - 4 * full) + max(working, again)
         self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
         return differentiable(self.session, beside, float32=float32)
 
@@ -182,8 +191,15 @@ class Trainer:
             return Vectors(model, self.neurons, rows=settings.method == ROWS)
         if settings.method == FULL:
             return Weights(model)
+        return Adapters(model, settings.method, self._numbers(model), settings.seed)
+
+    def _numbers(self, model: LoadedModel) -> int:
+        """How many are trained; of LoRA about how many."""
         hidden = model.model.config.get_text_config().hidden_size
-        return Adapters(model, settings.method, settings.trainable or hidden * len(self.neurons), settings.seed)
+        each = {FACTORS: 1, VALUES: hidden, ROWS: 3 * hidden, LORA: hidden}.get(self.settings.method, 0)
+        if self.settings.method == FULL:
+            return model.parameters()
+        return self.settings.trainable or len(self.neurons) * each
 
     def _written(self, model: LoadedModel, trained: Factors | Merging, found: dict[str, Any]) -> Edit:
         from ...edits.fold import export_trained, fold, round_to

@@ -1,0 +1,49 @@
+"""An edit beside its base on one data set: what is asked of problems of templates that it was not made with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cotscope.edits.edit import Base, Edit
+from cotscope.measuring.editing.comparing import BASE, ON_NEW, compare
+from cotscope.measuring.editing.worked import made_with
+from cotscope.measuring.problems import TrialData
+from cotscope.records import Neuron, Problem
+from cotscope.stats import clustered_p, clustered_proportions
+
+WORDS = ("apples", "rooms", "trains", "fish")  # three problems of each template
+DATA = TrialData("data", "data.jsonl", "", tuple(Problem(f"p{i}", f"{WORDS[i // 3]} {i}?", "7") for i in range(12)))
+EDIT = Edit.scaled("e", Base("tiny", "0" * 64, 3, 48), [Neuron(0, 1)], 2.0)
+BEFORE = [True, False, False, False, False, False, True, True, False, False, True, False]
+AFTER = [False, True, False, True, True, True, False, True, True, True, True, True]
+SKILLS = {name: {"hits": [True], "perplexity": 2.0, "kl": 0.0} for name in (BASE, "e")}
+
+
+def row_of(edit: Edit) -> dict:
+    wrote = {
+        f"{name} on data": {
+            p.id: {"text": "", "flexible": None, "correct": c} for p, c in zip(DATA.problems, hits, strict=True)
+        }
+        for name, hits in ((BASE, BEFORE), ("e", AFTER))
+    }
+    return compare(DATA, edit, wrote, {}, SKILLS, 0)[0]
+
+
+def test_the_difference_on_new_templates_is_of_these_alone() -> None:
+    row = row_of(replace(EDIT, chosen=made_with({}, ["rooms 77?", "fish 8?"])))
+    new = [0, 1, 2, 6, 7, 8]
+    base, own, of = [BEFORE[i] for i in new], [AFTER[i] for i in new], [0, 0, 0, 1, 1, 1]
+    difference, low, high, _ = clustered_proportions(base, own, of)
+    assert row["templates_trained_on"] == 6 and row["difference"] == pytest.approx(5 / 12) and difference == 0
+    expected = (6, 2, difference, low, high, clustered_p(base, own, of))
+    assert tuple(row[key] for key in ON_NEW) == pytest.approx(expected)
+    assert row_of(replace(EDIT, chosen=made_with({}, ["apples 1?"])))["new_difference"] == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize("trained", [None, ["boats 1?"], ["apples 1?", "rooms 1?", "trains 1?", "fish 1?"]])
+def test_where_all_are_new_or_none_nothing_more_is_said(trained: list[str] | None) -> None:
+    row = row_of(EDIT if trained is None else replace(EDIT, chosen=made_with({}, trained)))
+    assert [row[key] for key in ON_NEW] == [None] * 6
+    assert row["templates_trained_on"] == (trained if trained is None else 12 * (len(trained) > 1))
