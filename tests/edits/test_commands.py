@@ -257,7 +257,9 @@ def test_a_base_that_was_moved(half: Path, capsys: pytest.CaptureFixture[str], t
     edit = Edit.read(half)
     moved = shutil.copytree(edit.base.model, tmp_path / "moved")
     Edit(edit.name, Base(str(tmp_path / "gone"), *list(vars(edit.base).values())[1:]), edit.factors).write(tmp_path / "e.json")
-    assert "gone" in refused(capsys, "apply", tmp_path / "e.json", "x")
+    for words in (("apply", tmp_path / "e.json", "x"), ("export", tmp_path / "e.json", "--to", tmp_path / "made")):
+        said = refused(capsys, *words)
+        assert "is not where it was; got no " in said and "/gone. Say where it is: --model MODEL." in said
     arguments = ["--tokens", "3", "--dtype", "float32", "--json"]
     assert main(["apply", str(tmp_path / "e.json"), "x", "--model", str(moved), *arguments]) == 0
     assert json.loads(capsys.readouterr().out) == by_engine(edit, ("x",), 3)

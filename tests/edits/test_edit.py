@@ -269,6 +269,15 @@ def test_two_edits_as_one(one: Edit, other: Edit, seed: int) -> None:
 
 @RELAXED
 @given(edits(MODERATE), st.integers(0, 99))
+def test_what_changes_nothing_stays_so_undone_or_with_another() -> None:
+    nothing = Edit("control", BASE, {}, chosen={"nothing": "nothing was gained", "questions": ["q"]})
+    undone, twice = nothing.inverse(), nothing.then(nothing.inverse())
+    assert undone.nothing and twice.nothing and undone.chosen["questions"] == twice.chosen["questions"] == ["q"]
+    some = Edit.scaled("some", BASE, [Neuron(0, 1)], 2.0)
+    for both in (nothing.then(some), some.then(nothing)):
+        assert both.factors == some.factors and not both.nothing
+
+
 def test_an_edit_undone(edit: Edit, seed: int) -> None:
     m = coefficients(seed)
     pairs = {n: (*edit.factors.get(n, (1.0, 1.0)), edit.offsets.get(n, 0.0)) for n in edit.neurons}

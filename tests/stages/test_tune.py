@@ -44,9 +44,10 @@ from cotscope.lm import cpu
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
-from cotscope.lm.trained import Factors
+from cotscope.lm.trained import Factors, lora_numbers
 from cotscope.lm.training import Training
 from cotscope.measuring.editing import courses
+from cotscope.measuring.editing import worked as writing
 from cotscope.measuring.editing.courses import Course, Plan, next_rate, search
 from cotscope.measuring.editing.methods import Tuning
 from cotscope.measuring.editing.trainer import Trainer
@@ -206,6 +207,18 @@ def test_where_16_bits_are_fast_gradients_are_computed_in_them(
             base, made = (load_file(Path(folder) / "model.safetensors") for folder in (source, to))
             assert all(torch.equal(base[name], made[name]) for name in base if "norm" in name or "embed" in name)
             assert any(not torch.equal(base[name], made[name]) for name in base)
+
+
+def test_loras_rank_is_told_and_where_no_rank_is_near(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = lora_numbers(Session.reopen(run, quiet=True).loaded)
+    for wanted, rank in ((one // 3, 1), (round(2.2 * one), 2)):
+        words = ["tune", str(run), "--method", "lora", "--trainable", str(wanted), *COUNTS, "--rate", RATE["lora"], "--null"]
+        to = tmp_path / str(rank)
+        assert main([*words, "--by", "all", "--to", str(to)]) == 0
+        told = Edit.read(to).chosen["tuned"]
+        assert (told["rank"], told["numbers"]) == (rank, rank * one)
+        far = f"LoRA of rank {rank} at every linear layer is {rank * one:,} numbers, and {wanted:,} are asked for\n"
+        assert (far in capsys.readouterr().out) == (rank == 1)
 
 
 def test_a_rate_without_a_pass_is_not_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -826,6 +839,17 @@ def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_
     assert found == right and len(right) > 5
 
 
+@pytest.mark.parametrize(("found", "asked", "pace", "said"), [
+    (12, 48, 10.0, "; about 24 min more"),  # 36 of 48 more at a quarter solved: 144 problems
+    (40, 48, 10.0, "; about 2 min more"),
+    (0, 48, 10.0, "; about 92 min more"),  # all the others
+    (12, 576, 10.0, "; about 4 min more"),  # there are no more than 24
+    (48, 100, 10.0, ""), (40, 48, 1.0, ""), (12, 590, 1.0, ""),
+])  # fmt: skip
+def test_how_long_writing_goes_on(found: int, asked: int, pace: float, said: str) -> None:
+    assert writing._left(found, asked, 48, 600, pace) == said
+
+
 @pytest.mark.usefixtures("ends")
 def test_what_the_model_wrote_is_kept_in_a_file_of_problems(
     run: Path, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -922,12 +946,17 @@ def test_ways_of_choosing_have_controls_of_their_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found["factors-random-like-reasoning-4.json"] == ["--method", "factors", "--by", "reasoning", "--random", "4"]
     assert found["lora-4"] == ["--method", "lora", "--by", "attribution"]
+    sized = build_parser().parse_args([*words, "--by", "reasoning", "--trainable", "900"])
+    found = {to.name: options for to, options in compare._all(sized, 4)}
+    assert found["lora-4"] == ["--method", "lora", "--trainable", "900"]
     assert [to.name for to, _ in compare._all(build_parser().parse_args(words), 0)] == [
         "factors-attribution-0.json", "factors-random-0.json", "factors-all-0.json", "lora-0"
     ]  # fmt: skip
 
 
-def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_compared_in_one_table(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[list[str]] = []
 
     def process(words: list[str], quiet: bool) -> tuple[int, str]:
@@ -941,14 +970,17 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     to = tmp_path / "comparison"
     words = ["compare", str(run), "--by", "reasoning", "--method", "factors", "--method", "values", "--seeds", "2"]
     words += ["--train", "3", "--validation", "1", "--batch", "2", "--passes", "1", "--warmup", "1", "--dtype", "float32"]
+    words += ["--patience", "2", "--checkpointing"]
     words += ["--test", "4", "--solutions", "2", "--skills", "1", "--to", str(to)]
     assert main(words) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n{left} trainings are left: about 0 min" in said for left in range(1, 10)) and "\n10 trainings" not in said
     rows = list(csv.DictReader((to / "comparison.csv").open()))
     names = {f"{name}-{seed}" for name in ("factors-reasoning", "factors-random", "factors-all", "values-reasoning",
                                            "values-random") for seed in (0, 1)}  # fmt: skip
     assert {r["edit"] for r in rows} == names
     done = [r for r in rows if float(r["validation"]) < float(r["validation_base"])]
-    assert {r["how"] for r in rows} == {"warm-up of 1 steps", "written in float32, warm-up of 1 steps"}
+    assert {r["how"] for r in rows} == {f"{w}warm-up of 1 steps, prompts trained through" for w in ("", "written in float32, ")}
     assert len(done) >= 6 and {r["difference"] for r in rows if r not in done} <= {"0.0"}  # these gained nothing
     assert {(r["method"], r["chosen_by"], r["seed"]) for r in done} >= {("factors", "all", "0"), ("values", "reasoning", "1")}
     rates: dict[str, set[str]] = {}
@@ -964,7 +996,8 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     assert [r["difference"] for r in json.loads((to / "contrasts.json").read_text())] == [
         r["difference"] for r in beside.values()
     ]
-    row = beside["factors by reasoning, warm-up of 1 steps", "factors of random, like reasoning, warm-up of 1 steps"]
+    how = ", warm-up of 1 steps, prompts trained through"
+    row = beside[f"factors by reasoning{how}", f"factors of random, like reasoning{how}"]
     assert (row["edits"], row["edits_beside"], row["n"]) == (2, 2, 4)
     assert beside and 'id="evaluations-contrasts"' in report
     courses_of: dict[str, list[dict[str, Any]]] = {}
@@ -973,6 +1006,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
     assert courses_of.keys() == names and 'id="evaluations-courses"' in report
     for name, of in courses_of.items():
         told = Edit.read(to / (f"{name}.json" if name.startswith("factors") else name)).chosen["tuned"]
+        assert told["patience"] == 2 and told["checkpointing"]
         own = [r for r in of if r["rate"] == told["rate"]]
         assert [r["validation"] for r in own] == [p["validation"] for p in told["curve"]]
         assert [r["passes"] for r in own if r["taken"]] == [told["taken"]]
@@ -1017,6 +1051,7 @@ def test_everything_is_compared_in_one_table(run: Path, tmp_path: Path, monkeypa
             compare.run(build_parser().parse_args([*other, *wrong, "--train-on", str(more)]))
         assert not (tmp_path / "other").exists()
     monkeypatch.delitem(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING, "qwen2")
+    monkeypatch.setattr("cotscope.lm.trained._ia3_places", lambda loaded: None)
     with pytest.raises(ModelError, match=r"peft has no ia3 for this architecture \(qwen2\)"):
         compare.run(build_parser().parse_args([*other, "--method", "ia3"]))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

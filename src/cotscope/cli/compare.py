@@ -13,9 +13,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..edits.edit import Edit
@@ -29,7 +31,21 @@ from . import options
 
 COMMANDS = ("compare",)
 _PASSED_ON = {
-    "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "batch", "warmup", "dtype", "minutes"),
+    "tune": (
+        "train_on",
+        "own",
+        "draws",
+        "loss",
+        "train",
+        "validation",
+        "passes",
+        "patience",
+        "batch",
+        "warmup",
+        "dtype",
+        "minutes",
+        "checkpointing",
+    ),
     "evaluate": ("test", "solutions", "skills"),
 }
 
@@ -47,8 +63,9 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     options.add(sub, [first])
     sub.add_argument("--method", action="append", choices=METHODS, help="only this one; may be given several times")
     sub.add_argument("--seeds", type=options.NUMBERS["positive"], default=3, metavar="N", help="of each (default 3)")
-    options.add(sub, [f for f in fields(Tuning) if f.name in passed])
-    sub.set_defaults(**dict.fromkeys(("first", *passed)) | {"own": False})  # what is not given is not passed on
+    options.add(sub, [f for f in fields(Tuning) if f.name in ("trainable", *passed)])
+    not_given = dict.fromkeys(("first", "trainable", *passed)) | {"own": False, "checkpointing": False}
+    sub.set_defaults(**not_given)  # what is not given is not passed on
     sub.add_argument("--data", action="append", default=[], metavar="DATA",
                      help="problems to evaluate on, as of `evaluate`; may be given several times")  # fmt: skip
     for name, text in (("test", "problems of each data set"), ("solutions", "reference solutions of each"),
@@ -57,11 +74,18 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder for edits, models and the table")
 
 
-def contenders(ways: Sequence[str], methods: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
-    """What is trained with one seed, of neurons chosen in each of some ways: (name, options of `tune`)."""
+def contenders(
+    ways: Sequence[str], methods: Sequence[str], seed: int, trainable: int | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """What is trained with one seed, of neurons chosen in each of some ways: (name, options of `tune`).
+
+    Args:
+        trainable: of LoRA; None: as many numbers as the chosen neurons' value vectors.
+    """
+    size = ["--trainable", str(trainable)] if trainable else ["--by", ways[0]]
     for method in methods:
         if method not in (FACTORS, VALUES, ROWS):
-            yield method, ["--method", method, *(["--by", ways[0]] if method == LORA else [])]
+            yield method, ["--method", method, *(size if method == LORA else [])]
             continue
         for by in ways:
             like = "" if by == ways[0] else f"-like-{by}"
@@ -77,7 +101,7 @@ def _ways(arguments: argparse.Namespace) -> list[str]:
 
 def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[str]]]:
     """What is trained with one seed: where it goes, and the options of `tune`."""
-    for name, words in contenders(_ways(arguments), arguments.method or METHODS, seed):
+    for name, words in contenders(_ways(arguments), arguments.method or METHODS, seed, arguments.trainable):
         yield arguments.to / (f"{name}-{seed}.json" if name.startswith(FACTORS) else f"{name}-{seed}"), words
 
 
@@ -100,6 +124,8 @@ def _compared(arguments: argparse.Namespace) -> None:
 
     folder: Path = arguments.to
     edits = dict[str, Path]()
+    left = sum(not to.exists() for seed in range(arguments.seeds) for to, _ in _all(arguments, seed))
+    took = list[float]()
     for seed in range(arguments.seeds):
         for to, words in _all(arguments, seed):
             name = to.name.removesuffix(".json")
@@ -108,9 +134,14 @@ def _compared(arguments: argparse.Namespace) -> None:
                 rate = Edit.read(edits[f"{name.rpartition('-')[0]}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
+                start = time.monotonic()
                 _cotscope(
                     arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
                 )
+                took.append(time.monotonic() - start)
+                if (left := left - 1) and not arguments.json:
+                    minutes = left * fmean(took) / 60
+                    print(f"{left} trainings are left: about {minutes:.0f} min, at the pace so far", flush=True)
     # Said whatever was: else what `evaluate` was asked before stands, which is not what was checked.
     data = [word for source in arguments.data or [STUDY] for word in ("--data", source)]
     arguments.test = arguments.test or Run.open(arguments.run).summary["data"]["test"]
@@ -191,7 +222,7 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     """
     ways = _ways(arguments)
     given = {"by": ways if len(ways) > 1 else ways[0], "run": str(arguments.run)}
-    given |= {name: getattr(arguments, name) for name in ("first", *_PASSED_ON["tune"])}
+    given |= {name: getattr(arguments, name) for name in ("first", "trainable", *_PASSED_ON["tune"])}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
     before = read_json(path) if path.exists() else {}

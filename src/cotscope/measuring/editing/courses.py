@@ -81,18 +81,20 @@ class Course:
         seconds: that it took.
         dropped: only its losses are kept.
         cut: steps of its last pass, if the deadline ended that; with more time it goes on there. 0: its passes are whole.
+        validating: seconds that its last validation took.
     """
 
     def __init__(self, plan: Plan, rate: float, base: dict[str, float] | None = None) -> None:
         self.plan, self.rate = plan, rate
         self.curve: list[dict[str, float]] = []
         self.step, self.taken, self.seconds, self._losses = 0, 0, 0.0, list[float]()
-        self.dropped, self.cut, self._before = False, 0, 0
+        self.dropped, self.cut, self._before, self.validating = False, 0, 0, 0.0
         self._state = plan.folder / f"{rate:g}.safetensors"
         self._written, self._took = 0.0, 0.0
         if (about := _about(self._state, plan.of)) is not None:
             for key, value in about.items():
                 setattr(self, key, value)
+            plan.validating = plan.validating or self.validating
         elif base is not None:
             self.curve = [dict(base)]
 
@@ -194,8 +196,8 @@ class Course:
                 f"rate {self.rate:g}, pass {self.passes}: validation loss {point['validation']:.3f} ({base['validation']:.3f} "
                 f"without), {point['solved']} of {len(self.plan.validation)} validation problems solved ({base['solved']})"
             )
-        self.plan.validating = time.monotonic() - start
-        self.seconds += self.plan.validating
+        self.validating = self.plan.validating = time.monotonic() - start
+        self.seconds += self.validating
         self._write()
         self._forget(self.taken, self._before if self.cut else self.taken)
 
@@ -242,9 +244,8 @@ class Course:
     def _save(self, path: Path, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        about = {
-            key: getattr(self, key) for key in ("curve", "step", "taken", "seconds", "dropped", "cut", "_before", "_losses")
-        }
+        keys = ("curve", "step", "taken", "seconds", "dropped", "cut", "validating", "_before", "_losses")
+        about = {key: getattr(self, key) for key in keys}
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"of": _of(self.plan.of), "about": json.dumps(about)})
 

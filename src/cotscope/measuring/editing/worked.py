@@ -8,6 +8,7 @@ sampling, Yuan et al. 2023, arXiv:2308.01825).
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,11 @@ def worked_problems(
         found = {i: said for i, said in found.items() if i < done}
     if done:
         say(f"{len(found)} of {done} problems solved: {path}")
+    begun, began = time.monotonic(), done
+
+    def pace() -> float:
+        return (time.monotonic() - begun) / (places.stop - began)
+
     with session.bar("writing solutions", wanted, "solution") as bar:
         bar.update(min(len(found), wanted))
         for start in range(done, len(every), _WRITTEN):
@@ -123,12 +129,24 @@ def worked_problems(
                     and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
                 }
             bar.update(min(len(found), wanted) - bar.n)
-            say(f"{len(found)} of {places.stop} problems solved")
+            say(f"{len(found)} of {places.stop} problems solved" + _left(len(found), places.stop, wanted, len(every), pace()))
             if path is not None:
                 rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
                         for i, p in enumerate(every[: places.stop])]  # fmt: skip
                 write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def _left(found: int, asked: int, wanted: int, problems: int, pace: float) -> str:
+    """How long writing goes on, in words: until so many are solved, at the share so far, or all problems are asked.
+
+    Args:
+        pace: seconds per problem.
+    """
+    more = problems - asked
+    if found:
+        more = min(more, round((wanted - found) * asked / found))
+    return f"; about {more * pace / 60:.0f} min more" if found < wanted and more * pace >= 60 else ""
 
 
 def writes_itself(every: Sequence[Problem], wanted: int) -> bool:
