@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from transformers.pytorch_utils import Conv1D
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import ModelError, UserError
+from cotscope.lm import cpu
 from cotscope.lm.attribution import Outcome, attribute
 from cotscope.lm.engine import Engine
-from cotscope.lm.families import value_matrix
+from cotscope.lm.families import anatomy, value_matrix
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers, lora_rank
@@ -317,6 +319,8 @@ def test_loras_size_is_the_nearest() -> None:
     for wanted, rank in ((1, 1), (one, 1), (int(2.6 * one), 3)):
         adapters = Adapters(tiny_model("qwen2"), "lora", wanted)
         assert lora_rank(loaded, wanted) == rank and sum(p.numel() for p in adapters.parameters.values()) == rank * one
+    cpu.prepare(packed := tiny_model("qwen2").model)
+    assert lora_numbers(replace(loaded, model=packed, anatomy=anatomy(packed))) == one
     head = loaded.model.get_output_embeddings()
     assert one == sum(sum(m.weight.shape) for m in loaded.model.modules() if isinstance(m, nn.Linear) and m is not head)
 

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import ModelError, UserError
 from ..records import Neuron
+from .cpu import PackedLinear
 from .families import value_matrix
 from .loading import LoadedModel
 
@@ -245,10 +246,14 @@ def _ia3_places(loaded: LoadedModel) -> tuple[list[str], list[str]] | None:
     return [*(name for found in projections for name in found), *down], down
 
 
-def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Module]]:
+def _linear(loaded: LoadedModel) -> list[tuple[str, nn.Linear | Conv1D | PackedLinear]]:
     """The linear layers but the unembedding, by name."""
-    found = {m for m in _of_text(loaded) if isinstance(m, nn.Linear | Conv1D) and m is not loaded.anatomy.head}
-    return [(name, m) for name, m in loaded.model.named_modules() if m in found]
+    of_text, head = _of_text(loaded), loaded.anatomy.head
+    return [
+        (name, m)
+        for name, m in loaded.model.named_modules()
+        if isinstance(m, nn.Linear | Conv1D | PackedLinear) and m in of_text and m is not head
+    ]
 
 
 def _of_text(loaded: LoadedModel) -> set[nn.Module]:
@@ -261,7 +266,7 @@ def _of_text(loaded: LoadedModel) -> set[nn.Module]:
 
 def lora_numbers(loaded: LoadedModel) -> int:
     """How many numbers LoRA of rank 1 trains."""
-    return sum(sum(value_matrix(m).shape) for _, m in _linear(loaded))
+    return sum(sum(m.weight.shape) if isinstance(m, Conv1D) else m.in_features + m.out_features for _, m in _linear(loaded))
 
 
 def lora_rank(loaded: LoadedModel, numbers: int) -> int:
