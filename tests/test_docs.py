@@ -25,7 +25,12 @@ PACKAGE = Path(cotscope.__file__).parent
 # The log's entries name what there was on their day.
 PAGES = [
     path
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*.py"))
+    for path in (
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *ROOT.glob("examples/**/*.py"),
+        *ROOT.glob("examples/**/*.md"),
+    )
     if path.name not in ("log.md", "CHANGELOG.md")
 ]
 FOLDERS = ("src", "docs", "tests", "benchmarks", "examples")

@@ -125,8 +125,17 @@ def test_the_calendar_is_studied_end_to_end(tmp_path: Path) -> None:
     assert main(["edit", str(run.folder), "--concept", "day", "--factor", "0", "--to", str(edit)]) == 0
     cotscope.steer(run, found, by="reasoning", goal="worse", problems=8, survivors=1, null=True, quiet=True)
     assert "concept month" in Edit.read(found).chosen["steered"]["groups"]
-    run = cotscope.evaluate(run, edit=(edit, found), solutions=2, skills=1, quiet=True)
-    assert {r["edit"]: r["n"] for r in run.rows("SELECT * FROM evaluations")} == {"days": 24, "found": 24}
+    few: dict[str, Any] = {"by": "reasoning", "train": 4, "validation": 2, "batch": 2, "passes": 1, "rate": 0.05, "null": True}
+    tuned = [cotscope.tune(run, tmp_path / f"{name}.json", **few, **more, quiet=True)
+             for name, more in (("tuned", {}), ("tuned-random", {"random": 0}))]  # fmt: skip
+    assert (
+        not tuned[0].nothing and tuned[0].chosen["tuned"]["data"] == "study" and not {*tuned[0].neurons} & {*tuned[1].neurons}
+    )
+    edits = (edit, found, tmp_path / "tuned.json", tmp_path / "tuned-random.json")
+    run = cotscope.evaluate(run, edit=edits, solutions=2, skills=1, quiet=True)
+    assert {r["edit"]: r["n"] for r in run.rows("SELECT * FROM evaluations")} == dict.fromkeys((e.stem for e in edits), 24)
+    [beside] = run.rows("SELECT * FROM evaluation_contrasts")
+    assert (beside["chosen"], beside["beside"]) == ("factors by reasoning", "factors of random, like reasoning")
     made = cotscope.export(edit, tmp_path / "made")
     edited, base = (transformers.AutoModelForCausalLM.from_pretrained(p) for p in (made, tmp_path / "model"))
     changed = [n for n, p in base.named_parameters() if not torch.equal(p, edited.get_parameter(n))]

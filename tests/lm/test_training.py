@@ -18,13 +18,13 @@ from transformers.pytorch_utils import Conv1D
 from cotscope.edits.edit import Base, Edit
 from cotscope.errors import ModelError, UserError
 from cotscope.lm import cpu
-from cotscope.lm.attribution import Outcome, attribute
+from cotscope.lm.attribution import Outcome, attribute, shared_length
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import anatomy, value_matrix
 from cotscope.lm.loading import LoadedModel, load_model
 from cotscope.lm.scoring import Given, score
 from cotscope.lm.trained import Adapters, Factors, Trained, Vectors, Weights, lora_numbers, lora_rank
-from cotscope.lm.training import BYTES, Text, Training
+from cotscope.lm.training import BYTES, Text, Training, working_bytes
 from cotscope.records import Neuron
 
 PROMPTS = ("the same start and a", "the same start and bcdefgh", "the same start and xyz")
@@ -301,6 +301,34 @@ def test_what_is_kept_is_as_small_as_what_is_trained(way: str) -> None:
     trained = {id(p) for p in training.trained.parameters.values()}
     assert not any(p.grad is not None for p in training.loaded.model.parameters() if id(p) not in trained)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi3", "gemma2", "olmo2", "gpt_neox"])
+def test_the_memory_that_is_reckoned_is_about_what_is_kept_for_the_way_back(family: str) -> None:
+    """Of all layers; with checkpointing what enters each, and one of them computed again."""
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 512}
+    longer = [Text((*([5, 6, 7] * 10), *([8] * (20 + i))), tuple(range(10, 70))) for i in range(2)]
+    kept: dict[bool, int] = {}
+    for checkpointing in (False, True):
+        loaded = tiny_model(family, **sizes)
+        neurons = [Neuron(layer, i) for layer in range(4) for i in range(256)]
+        training = Training(loaded, Factors(loaded, neurons), checkpointing, shared_length(loaded, [t.prompt for t in longer]))
+        weights = {t.untyped_storage().data_ptr() for t in (*loaded.model.parameters(), *loaded.model.buffers())}
+        found: dict[int, int] = {}
+
+        def keep(tensor: Tensor, weights: set[int] = weights, found: dict[int, int] = found) -> Tensor:
+            if (at := (storage := tensor.untyped_storage()).data_ptr()) not in weights:
+                found[at] = storage.nbytes()
+            return tensor
+
+        with training.trained.applied():
+            prefix, shared = training._prefix(longer)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = training._loss(longer[1], prefix, shared)
+        kept[checkpointing] = sum(found.values()) + (kept[False] // 4 if checkpointing else 0)
+        assert 0.8 < working_bytes(loaded, longer, checkpointing, 4) / kept[checkpointing] < 2.5
+        del loss
+    assert kept[True] < 0.6 * kept[False]
 
 
 def test_bfloat16_weights_have_float32_copies_of_what_is_trained() -> None:
