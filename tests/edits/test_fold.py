@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -255,23 +257,32 @@ def test_bases_in_other_files(folder: Path, tmp_path: Path, how: dict[str, str],
     assert "model.safetensors" in left(made) and has not in left(made)
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(folder: Path, tmp_path: Path) -> None:
-    edit = edit_of(folder)
-    for name in (".made-x1.part", ".made-x2.part", ".other-x3.part"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(b"half")
-    with held(tmp_path / ".made-x2.part"):
+def test_what_a_killed_process_left_is_removed_before_room_is_looked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But nothing that another process holds, or that one of an older version, which held nothing, may be writing."""
+    edit, usage = edit_of(folder), namedtuple("usage", "total used free")
+    dead, old, alive, new, other = (tmp_path / f".{name}.part" for name in (
+        "made-12345678", "made-abcdefgh", "made-_bcdefgh", "made-aaaaaaaa", "made-2-12345678"))  # fmt: skip
+    for part in (dead, old, alive, new, other):
+        part.mkdir()
+        (part / "model.safetensors").write_bytes(b"half")
+    for part in (dead, other):
+        (part / ".lock").write_text("1")
+    os.utime(old, (1, 1))
+    room = {True: 10**4, False: 10**9}
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(1, 1, room[dead.exists()]))
+    with held(alive):
         made = export(edit, tmp_path / "made")
-    assert left(tmp_path) == [".made-x2.part", ".other-x3.part", "base", "made"] and ".lock" not in left(made)
+    assert left(tmp_path) == sorted([alive.name, new.name, other.name, "base", "made"]) and ".lock" not in left(made)
 
 
-def test_no_memory_for_two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit, memory = edit_of(folder), namedtuple("memory", "available")
-    size = (folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(fold.psutil, "virtual_memory", lambda: memory(int(1.5 * size)))
-    with pytest.raises(ModelError, match="does not fit into memory twice"):
-        export(edit, tmp_path / "made")
-    assert left(tmp_path) == ["base"]
+def test_a_file_system_without_locks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*args: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert ".lock" not in left(export(edit_of(folder), tmp_path / "made"))
 
 
 def test_settings_and_tokenizer_are_kept(folder: Path, tmp_path: Path) -> None:
@@ -404,6 +415,7 @@ def test_licences(tmp_path: Path) -> None:
         ("---\nlicense: \"mit\"\n---\n", {"license": "mit"}),
         ("---\nlicense: other\nlicense_name: Some-research\nlicense_link: https://x.example/LICENSE\n---\n",
          {"license": "other", "license_name": "Some-research", "license_link": "https://x.example/LICENSE"}),
+        ("---\nlicense: other\nlicense_name: 'x:'\nlicense_link: LICENSE\n---\n", {"license": "other"}),
     ):  # fmt: skip
         (tmp_path / "README.md").write_text(content)
         assert licence_of("x/y", tmp_path) == expected

@@ -390,7 +390,7 @@ def test_a_stage_refuses_what_is_missing_or_stale(small: Run, tmp_path: Path, ca
     line = refused("correlate")
     assert "stage 'annotate', which 'correlate' builds on, is stale: annotations changed" in line
     assert line.endswith(f"Run `cotscope annotate {out}` first.")
-    assert "missing or changed" not in line
+    assert "no part of the run until made again" not in line
     with manifest_of(out) as manifest:
         manifest["stages"].pop("keystones")
     assert "'annotate', which 'keystones' builds on, is stale" in refused("ablate", "--outcomes", "accuracy")

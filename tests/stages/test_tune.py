@@ -234,6 +234,7 @@ def test_a_trained_model_is_a_plain_folder_that_says_what_was_trained(run: Path,
     found = tuned(run, to, method)
     edit, session = Edit.read(to), Session.reopen(run, quiet=True)
     assert not (set(tmp_path.iterdir()) - {to}) and edit.name == method and not edit.neurons
+    assert found.get("places") == ("down_proj, k_proj, v_proj" if method == "ia3" else None)
     curve, taken = found["curve"], found["taken"]
     assert curve[taken]["validation"] < curve[0]["validation"] and curve[-1]["training"] < curve[1]["training"]
     other = session.with_model(str(to))
@@ -974,7 +975,7 @@ def test_everything_is_compared_in_one_table(
     words += ["--test", "4", "--solutions", "2", "--skills", "1", "--to", str(to)]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert all(f"\n{left} trainings are left: about 0 min" in said for left in range(1, 10)) and "\n10 trainings" not in said
+    assert re.findall(r"^(\d) trainings are left: about \d+ min", said, re.MULTILINE) == [str(n) for n in range(9, 0, -1)]
     rows = list(csv.DictReader((to / "comparison.csv").open()))
     names = {f"{name}-{seed}" for name in ("factors-reasoning", "factors-random", "factors-all", "values-reasoning",
                                            "values-random") for seed in (0, 1)}  # fmt: skip
@@ -1018,6 +1019,14 @@ def test_everything_is_compared_in_one_table(
     assert not list(to.glob(".*.part"))
     [again] = called[before:]  # nothing is trained again
     assert again[0] == "evaluate" and again[again.index("--data") :][:2] == ["--data", "study"] and "--test" in again
+    of_old = json.loads((to / "settings.json").read_text())
+    del of_old["checkpointing"], of_old["trainable"]  # of a version without these options
+    (old := tmp_path / "old.json").write_text(json.dumps(of_old))
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another --checkpointing; expected None; got True"):
+        compare._same_settings(build_parser().parse_args(words), old, None)
+    compare._same_settings(build_parser().parse_args([w for w in words if w != "--checkpointing"]), old, None)
+    with pytest.raises(cotscope.UserError, match="--trainable says how large LoRA is; expected --method lora beside it"):
+        compare.run(build_parser().parse_args([*words, "--trainable", "900"]))
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
     settings, problems = to / "settings.json", tmp_path / "problems.jsonl"

@@ -171,7 +171,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     Returns: the fingerprint of the neurons that are trained; None if none are, any more.
     """
     from ..data.rows import question_key
-    from ..edits.fold import check_room, stored_dtype
+    from ..edits.fold import check_room, remove_left, stored_dtype
     from ..lm.loading import DTYPES
     from ..lm.trained import check_adapters
     from ..measuring.editing.trainer import STATES
@@ -180,14 +180,19 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..runs.session import Session
     from ..stages.evaluate import Options
 
+    if arguments.trainable and LORA not in (arguments.method or METHODS):
+        raise UserError("--trainable says how large LoRA is", expected=f"--method {LORA} beside it")
     if ALL in arguments.by:
         raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
-    missing = [words[1] for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
-    if not missing:
+    left = [(to, words[1]) for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
+    if not left:
         return None
+    missing = [method for _, method in left]
     session = Session.reopen(arguments.run, quiet=True)
     for method in {LORA, IA3}.intersection(missing):
         check_adapters(method, session.loaded)
+    for to, _ in left:
+        remove_left(to)
     if models := len(missing) - missing.count(FACTORS):
         stored = arguments.dtype or stored_dtype(session.config.model)
         size = models * session.loaded.parameters() * DTYPES[stored].itemsize
@@ -230,7 +235,8 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     if not any(Edit.read(to).chosen["tuned"].get("cut") for to in done):
         before.pop("minutes", None)
     for name, value in given.items() if before else ():
-        if before.get(name, value if name in (*content, "minutes") else None) != value:
+        then = before.get(name, value if name in (*content, "minutes") else None)
+        if (then or None) != (value or None):  # a switch that is not given is None in older files, or not there
             raise UserError(
                 f"{path.parent} holds a comparison with another {name if name in content else '--' + name.replace('_', '-')}",
                 expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.reading import decode
 from ..errors import EditError, UserError, shown
@@ -17,9 +17,6 @@ from ..records import Neuron, Pole
 from ..report.text import visible
 from ..runs.options import DTYPES
 from . import options
-
-if TYPE_CHECKING:
-    from ..edits.edit import Edit
 
 COMMANDS = ("edit", "apply", "export")
 
@@ -120,17 +117,9 @@ def _is_unicode(text: str) -> bool:
         return False
 
 
-def _base_of(edit: Edit, arguments: argparse.Namespace) -> str:
-    """What the base is loaded from. Raises: EditError for a folder or file that is not there any more."""
-    model: str = arguments.model or edit.base.model
-    if model != arguments.model and Path(model).is_absolute() and not Path(model).exists():
-        raise EditError(f"the base of edit {edit.name} is not where it was", got=f"no {model}",
-                        remedy="Say where it is: --model MODEL.")  # fmt: skip
-    return model
-
-
 def _apply(arguments: argparse.Namespace) -> None:
     from ..edits.edit import Edit
+    from ..edits.fold import base_of
     from ..lm.engine import Engine
     from ..lm.loading import load_model
 
@@ -140,7 +129,8 @@ def _apply(arguments: argparse.Namespace) -> None:
         raise UserError("a text is no UTF-8", got=shown(half[0]))
     if not texts:
         raise UserError("there is no text to go on with", remedy='Give one: `cotscope apply EDIT "Question: …"`.')
-    loaded = load_model(_base_of(edit, arguments), dtype=arguments.dtype or "auto")
+    edit.check_factors()
+    loaded = load_model(base_of(edit, arguments.model or ""), dtype=arguments.dtype or "auto")
     edit.check(loaded)
     engine = Engine(loaded)
     written = [
@@ -170,7 +160,7 @@ def _export(arguments: argparse.Namespace) -> None:
             print(f"{visible(text)} …", file=sys.stderr, flush=True)
 
     edit = Edit.read(arguments.edit)
-    made = export(edit, arguments.to, source=_base_of(edit, arguments), dtype=arguments.dtype or "", say=say)
+    made = export(edit, arguments.to, source=arguments.model or "", dtype=arguments.dtype or "", say=say)
     size = sum(f.stat().st_size for f in made.iterdir())
     said = {"model": str(made), "bytes": size}
     print(json.dumps(said) if arguments.json else f"{size / 1e9:.2f} GB, loads in plain transformers: {made}")

@@ -98,10 +98,11 @@ def licence_of(source: str, folder: Path) -> dict[str, str]:
             head = file.read(_LONGEST_HEAD).split("\n---", 1)[0]
     except OSError:
         return {}
+    kinds = {"license": r"[\w.+-]*\w", "license_name": r"[\w.+-]*\w", "license_link": r"https?://[\w./:+%-]*[\w/]"}
     found = {
         key: said[2].lower() if key == "license" else said[2]
-        for key in ("license", "license_name", "license_link")
-        if (said := re.search(rf"^{key}:[ \t]*([\"']?)([\w./:+-]+)\1[ \t]*$", head, re.MULTILINE | re.ASCII))
+        for key, kind in kinds.items()  # a link to a file beside that card leads nowhere from another folder
+        if (said := re.search(rf"^{key}:[ \t]*([\"']?)({kind})\1[ \t]*$", head, re.MULTILINE | re.ASCII))
     }
     return found if "license" in found else {}
 

@@ -139,8 +139,8 @@ class Edit:
     def then(self, other: Edit) -> Edit:
         """This edit and after it another one, as one. Raises: EditError if their bases or scopes differ, or if the
         first changes a coefficient's sign where the second depends on it."""
-        self._check_factors()
-        other._check_factors()
+        self.check_factors()
+        other.check_factors()
         if other.base.weights != self.base.weights or other.scope != self.scope:
             raise EditError(
                 f"edits {self.name} and {other.name} can't be put together",
@@ -165,7 +165,7 @@ class Edit:
 
     def inverse(self) -> Edit:
         """What undoes it. Raises: EditError where a factor is 0, or depends on a sign that the edit changes."""
-        self._check_factors()
+        self.check_factors()
         factors, offsets = dict[Neuron, tuple[float, float]](), dict[Neuron, float]()
         for n in self.neurons:
             (p, q), o = self.factors.get(n, (1.0, 1.0)), self.offsets.get(n, 0.0)
@@ -201,10 +201,10 @@ class Edit:
         """It as the engine takes it."""
         from ..lm.interventions import rescale
 
-        self._check_factors()
+        self.check_factors()
         return rescale(anatomy, self.factors, self.offsets, self.scope)
 
-    def _check_factors(self) -> None:
+    def check_factors(self) -> None:
         if self.weights:
             raise EditError(
                 f"edit {self.name} is weights, and no factors",

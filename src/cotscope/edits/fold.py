@@ -10,13 +10,13 @@ from __future__ import annotations
 import glob
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..lm.loading import LoadedModel
     from ..lm.trained import Merging
 
+_ABANDONED = 3600  # seconds after which a folder that says of nobody that he holds it is nobody's
 _SPARE = 1.02
 """Of the weights' bytes: the tokenizer and the rest take little."""
 
@@ -114,7 +115,8 @@ def export(
     if to.exists() or to.is_symlink():
         raise EditError(f"{to} exists already", expected="a new folder", remedy="Give another one, or move it away.")
     foldable(edit)  # before a model is loaded for nothing
-    source = source or edit.base.model
+    remove_left(to)
+    source = base_of(edit, source)
     say(f"loading {source}")
     folder = resolve(source)
     dtype = dtype or stored_dtype(source)
@@ -122,12 +124,8 @@ def export(
         raise ModelError("unknown dtype", expected=" or ".join(DTYPES), got=dtype)
     edit.check(base := load_model(source, dtype=dtype, kernels="pytorch"))
     foldable(edit, base.anatomy)
-    size = base.parameters() * DTYPES[dtype].itemsize
-    check_room(to, size, "the exported model")
+    check_room(to, base.parameters() * DTYPES[dtype].itemsize, "the exported model")
     del base  # before there is a second one
-    if 2 * size > (free := psutil.virtual_memory().available):
-        raise ModelError(f"{source} does not fit into memory twice, to be written and to be checked",
-                         expected=f"{2 * size / 2**30:.1f} GiB", got=f"{free / 2**30:.1f} GiB free")  # fmt: skip
     model = read_weights(folder, source, DTYPES[dtype])
     with edit.applied(model, known=True):
         expected = _said(model)
@@ -137,6 +135,15 @@ def export(
     edit = replace(edit, chosen={**edit.chosen, "exported": exported})
     _write(model, edit, to, source, dtype, expected, say)
     return to
+
+
+def base_of(edit: Edit, source: str = "") -> str:
+    """What an edit's base is loaded from, if it is not said. Raises: EditError for a place that is not there any more."""
+    model = source or edit.base.model
+    if not source and Path(model).is_absolute() and not Path(model).exists():
+        raise EditError(f"the base of edit {edit.name} is not where it was", got=f"no {model}",
+                        remedy="Say where it is: --model MODEL.")  # fmt: skip
+    return model
 
 
 def stored_dtype(source: str) -> str:
@@ -201,26 +208,36 @@ def _write(
         again = read_weights(str(temporary), to.name, DTYPES[dtype])
         check_run(again, read_tokenizer(str(temporary), to.name), to.name)
         _compare(edit, expected, _said(again), dtype)
-        (temporary / LOCK).unlink()
         temporary.chmod(0o755)
         temporary.rename(to)
+        (to / LOCK).unlink(missing_ok=True)  # held until now, so that no other process takes it for one that is left
 
 
 @contextmanager
 def _part_of(to: Path) -> Iterator[Path]:
-    """A hidden folder beside a place, to be written and then renamed; it is removed if the block fails. What processes that
-    were killed have left of the same place is removed first: it would hold gigabytes for ever."""
-    beginning = f".{to.name[:100]}-"
-    for part in to.parent.glob(f"{glob.escape(beginning)}*.part"):
-        with suppress(RunError, OSError), held(part):  # another process may be writing one
-            shutil.rmtree(part)
-    temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=beginning, suffix=".part"))
+    """A hidden folder beside a place, held, to be written and then renamed; it is removed if the block fails."""
+    temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=_beginning(to), suffix=".part"))
     try:
-        with held(temporary):
+        with ExitStack() as hold:
+            with suppress(RunError):  # a file system without locks
+                hold.enter_context(held(temporary))
             yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_left(to: Path) -> None:
+    """Remove what processes that were killed while they wrote to the same place have left: gigabytes, and hidden."""
+    for part in to.parent.glob(f"{glob.escape(_beginning(to))}{'?' * 8}.part"):  # as many as `mkdtemp` adds
+        with suppress(RunError, OSError):
+            if (part / LOCK).exists() or time.time() - part.stat().st_mtime > _ABANDONED:
+                with held(part):  # else another process is writing it
+                    shutil.rmtree(part)
+
+
+def _beginning(to: Path) -> str:
+    return f".{to.name[:100]}-"
 
 
 @torch.inference_mode()

@@ -68,6 +68,7 @@ def rounded_away(edit: Edit) -> float | None:
 
 def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> list[str]:
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
+    said += [f"at {places[:_LONGEST]}"] if isinstance(places := tuned.get("places"), str) else []
     said += [f"warm-up of {warmup} steps"] if warmup else []
     said += ["prompts trained through"] if tuned.get("checkpointing") is True else []
     # A search of rates that was stopped is no other training, if the passes are those that were asked for.

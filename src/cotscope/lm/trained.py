@@ -241,7 +241,7 @@ def _ia3_places(loaded: LoadedModel) -> tuple[list[str], list[str]] | None:
         [names[m] for name, m in block.named_modules() if name.rpartition(".")[2] in ("k_proj", "v_proj")]
         for block in loaded.anatomy.stack
     ]
-    if any(len(found) != 2 for found in projections):
+    if any(sorted(name.rpartition(".")[2] for name in found) != ["k_proj", "v_proj"] for found in projections):
         return None
     return [*(name for found in projections for name in found), *down], down
 

@@ -230,7 +230,9 @@ class Run(InNotebook):
             self._said.update(gone)
             listed = ", ".join(n if n.isprintable() else ascii(n) for n in gone[:3])
             listed += f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-            log.warning("missing or changed in %s, no part of the run until made again: %s", self.folder, listed)
+            log.warning(
+                "missing, changed or of another version in %s, no part of the run until made again: %s", self.folder, listed
+            )
         return whole
 
     def _is_whole(self, name: str, record: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +24,7 @@ from ...runs.session import Session
 from ..attributing import differentiable, training_dtype
 from ..generation import are_solved
 from .courses import Course, Plan, next_rate, search
-from .methods import FACTORS, FORMULAS, FULL, LORA, ROWS, VALUES, Tuning
+from .methods import FACTORS, FORMULAS, FULL, IA3, LORA, ROWS, VALUES, Tuning
 from .worked import ended, made_with
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Trainer:
         self.say(f"{training.numbers:,} numbers ({settings.method}); {count} problems to train on, {settings.validation} for "
                  "validation")  # fmt: skip
         same = settings.said() | {"minutes": 0, "rate": 0, "passes": 0, "dtype": model.dtype_name}
-        of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same)
+        places = _places(trained.parameters) if settings.method == IA3 else ()
+        of = fingerprint(self.base.weights, self.neurons, training.numbers, self.texts, same, *places)
         deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         tried: dict[float, Course] = {}
         by_solved = settings.validation > 0 and not settings.own
@@ -131,6 +132,8 @@ class Trainer:
             found["stored"] = settings.dtype
         if self.rank:
             found["rank"] = self.rank
+        if places:
+            found["places"] = ", ".join(places)
         if len(tried) > 1:
             firsts = [(c.rate, c.curve[1]) for c in tried.values() if c.passes]
             found["rates"] = [[rate, _rounded(p["validation"]), p["solved"]] for rate, p in firsts]
@@ -154,7 +157,7 @@ class Trainer:
 
     def _model(self) -> LoadedModel:
         """The model to train. Raises: ModelError, EditError if there is no room for it in memory, or for its files."""
-        from ...edits.fold import check_room
+        from ...edits.fold import check_room, remove_left
         from ...lm.trained import lora_numbers, lora_rank
         from ...lm.training import BYTES, working_bytes
 
@@ -168,16 +171,16 @@ class Trainer:
                     f"LoRA of rank {rank} at every linear layer is {rank * of_one:,} numbers, and {numbers:,} are asked for"
                 )
             numbers = rank * of_one
-        size = 4 if self.stored == "float32" else 2
         if settings.method != FACTORS:  # and the model
+            remove_left(self.to)
             kept = sum(p.stat().st_size for p in self.folder.glob("*"))
+            size = 4 if self.stored == "float32" else 2
             check_room(self.to, max(0, STATES * numbers - kept) + size * loaded.parameters(), "what is trained, and the model")
         # In 16 bits all weights would be rounded by merging, those too that are not trained.
         float32 = full or (settings.method != FACTORS and self.stored != "bfloat16")
         itemsize = 2 if not float32 and training_dtype(self.session) == "bfloat16" else 4
         working = working_bytes(loaded, self.texts, settings.checkpointing, itemsize)
-        again = 0 if settings.method == FACTORS else size * loaded.parameters()  # what is written is loaded, when it is trained
-        beside = numbers * (BYTES - 4 * full) + max(working, again)
+        beside = numbers * (BYTES - 4 * full) + working
         self.say(f"about {beside / 2**30:.1f} GiB beside the model, which is held a second time")
         return differentiable(self.session, beside, float32=float32)
 
@@ -234,6 +237,11 @@ class Trainer:
         before, after = (_loss(tuned["curve"][i]["validation"]) for i in (0, tuned["taken"]))
         self.say(f"validation loss {_loss(loss)} as it is written; {after} as it was trained, {before} without")
         return replace(edit, chosen={**edit.chosen, "tuned": {**tuned, "written": _rounded(loss)}})
+
+
+def _places(parameters: Iterable[str]) -> list[str]:
+    """What projections (IA)³ stands at, by their last names."""
+    return sorted({name.partition(".ia3_l")[0].rpartition(".")[2] for name in parameters})
 
 
 def _loss(value: float | None) -> str:
