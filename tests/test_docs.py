@@ -119,7 +119,7 @@ def test_code_has_these_names(page: Path) -> None:
     for path, name in _CODE.findall(page.read_text(encoding="utf-8")):
         places = [base / path for base in (PACKAGE, ROOT) if (base / path).exists()]
         if "/" not in path and not places:
-            places = [*PACKAGE.rglob(path), *ROOT.glob(f"*/{path}")]
+            places = [*PACKAGE.rglob(path), *ROOT.glob(f"*/{path}"), *page.parent.glob(path)]
         assert places, f"{page.name} names {path}"
         if name:
             module = "cotscope." + path.removesuffix(".py").replace("/", ".")

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 EXAMPLES = {  # of commands that are no stages
     "study": "cotscope study --data builtin --limit 16 --out runs/first",
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
-    "steer": "cotscope steer runs/first --goal worse --to worse.json",
-    "tune": "cotscope tune runs/first --by attribution --first 590 --to tuned.json",
-    "compare": "cotscope compare runs/first --first 590 --train-on builtin:200 --to comparison",
+    "steer": "cotscope steer runs/first --goal worse --train-on builtin:200/train --to worse.json",
+    "tune": "cotscope tune runs/first --by attribution --train-on builtin:200/train --to tuned.json",
+    "compare": "cotscope compare runs/first --train-on builtin:200/train --data builtin:192/held-out --test 192 --to comparison",
     "apply": 'cotscope apply edit.json "12 + 3 ="',
     "export": "cotscope export edit.json --to edited-model",
     "status": "cotscope status runs/first",
