@@ -31,7 +31,7 @@ EXAMPLES = {  # of commands that are no stages
     "edit": "cotscope edit runs/first --by attribution --first 50 --factor 0.5 --to edit.json",
     "steer": "cotscope steer runs/first --goal worse --train-on builtin:200/train --to worse.json",
     "tune": "cotscope tune runs/first --by attribution --train-on builtin:200/train --to tuned.json",
-    "compare": "cotscope compare runs/first --train-on builtin:200/train --data builtin:192/held-out --test 192 --to comparison",
+    "compare": "cotscope compare runs/first --train-on builtin:200/train --data builtin:192/held-out --to comparison",
     "apply": 'cotscope apply edit.json "12 + 3 ="',
     "export": "cotscope export edit.json --to edited-model",
     "status": "cotscope status runs/first",
