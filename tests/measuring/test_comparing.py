@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cotscope.edits.edit import Base, Edit
+from cotscope.measuring.editing import comparing
 from cotscope.measuring.editing.comparing import BASE, ON_NEW, compare
 from cotscope.measuring.editing.worked import made_with
 from cotscope.measuring.problems import TrialData
@@ -47,3 +48,12 @@ def test_where_all_are_new_or_none_nothing_more_is_said(trained: list[str] | Non
     row = row_of(EDIT if trained is None else replace(EDIT, chosen=made_with({}, trained)))
     assert [row[key] for key in ON_NEW] == [None] * 6
     assert row["templates_trained_on"] == (trained if trained is None else 12 * (len(trained) > 1))
+
+
+@pytest.mark.parametrize(("least", "told"), [(0.25, 9), (0.26, None)])
+def test_where_next_to_all_are_new_they_are_not_told_apart(
+    monkeypatch: pytest.MonkeyPatch, least: float, told: int | None
+) -> None:
+    monkeypatch.setattr(comparing, "LEAST_SEEN", least)
+    row = row_of(replace(EDIT, chosen=made_with({}, ["apples 1?"])))
+    assert (row["templates_trained_on"], row["new_n"]) == (3, told)

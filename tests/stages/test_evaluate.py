@@ -537,7 +537,7 @@ def test_problems_of_templates_that_the_edit_was_made_with(copy: Path, capsys: p
     assert (row["n"], row["templates"], row["templates_trained_on"], row["new_n"], row["new_templates"]) == (7, 2, 4, 3, 1)
     said = f"4 of such as it was made with; on the 3 others {row['new_difference']:+.3f} [{row['new_difference_low']:+.3f}, "
     assert said in capsys.readouterr().out
-    assert "On the 3 of 1 other template it is" in re.sub("<[^>]*>", "", (copy / "run/report.html").read_text())
+    assert "On the 3 problems of 1 other template it is" in re.sub("<[^>]*>", "", (copy / "run/report.html").read_text())
     assert Edit.read(copy / "gone.json").measured[-1]["new_n"] == 3
 
 

@@ -47,7 +47,7 @@ UNITS = {
     "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over all edits and "
     "data sets of the command",
     "evaluations.<edit>.<data>.new_difference": "as difference, on the problems of templates that the edit was not made with; "
-    "empty where all are, or none; new_p_value: as p_value, not corrected",
+    "empty where more than nine tenths are of such, or none; new_p_value: as p_value, not corrected",
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did",

@@ -19,6 +19,8 @@ from ...stats import clustered_p, clustered_proportions, clustered_share, detect
 from ..problems import TrialData
 
 BASE = "base"
+LEAST_SEEN = 0.1
+"""Share of the problems that are of templates which an edit was made with, from which on the others are told apart."""
 ON_NEW = ("new_n", "new_templates", "new_difference", "new_difference_low", "new_difference_high", "new_p_value")
 
 
@@ -88,7 +90,8 @@ def compare(
     row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
     seen = [t in together[n:] for t in together[:n]]
     row["templates_trained_on"] = None if trained is None else sum(seen)
-    row |= _on_new(before, after, of, [not s for s in seen]) if any(seen) and not all(seen) else dict.fromkeys(ON_NEW)
+    tells = LEAST_SEEN <= fmean(seen) < 1  # else the difference is that on new templates, or none are
+    row |= _on_new(before, after, of, [not s for s in seen]) if tells else dict.fromkeys(ON_NEW)
     for end, hits in (("_base", before), ("", after)):
         low, high = clustered_share(hits, of)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
