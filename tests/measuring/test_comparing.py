@@ -51,9 +51,7 @@ def test_where_all_are_new_or_none_nothing_more_is_said(trained: list[str] | Non
 
 
 @pytest.mark.parametrize(("least", "told"), [(0.25, 9), (0.26, None)])
-def test_where_next_to_all_are_new_they_are_not_told_apart(
-    monkeypatch: pytest.MonkeyPatch, least: float, told: int | None
-) -> None:
+def test_where_next_to_all_are_new_none_are_told_apart(monkeypatch: pytest.MonkeyPatch, least: float, told: int | None) -> None:
     monkeypatch.setattr(comparing, "LEAST_SEEN", least)
     row = row_of(replace(EDIT, chosen=made_with({}, ["apples 1?"])))
     assert (row["templates_trained_on"], row["new_n"]) == (3, told)
