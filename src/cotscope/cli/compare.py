@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,23 +30,10 @@ from . import options
 
 COMMANDS = ("compare",)
 _PASSED_ON = {
-    "tune": (
-        "train_on",
-        "own",
-        "draws",
-        "loss",
-        "train",
-        "validation",
-        "passes",
-        "patience",
-        "batch",
-        "warmup",
-        "dtype",
-        "minutes",
-        "checkpointing",
-    ),
+    "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "patience", "batch", "warmup", "dtype",
+             "minutes", "checkpointing"),
     "evaluate": ("test", "solutions", "skills"),
-}
+}  # fmt: skip
 
 
 def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -111,8 +97,9 @@ def run(arguments: argparse.Namespace) -> None:
     neurons = _check(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
-        for part in folder.glob(".*.part"):  # of a model or a file that was being written when it was ended
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        for part in folder.glob(".*.part"):  # of a file that was being written when it was ended; of models: `remove_left`
+            if part.is_file():
+                part.unlink()
         _same_settings(arguments, folder / "settings.json", neurons)
         _compared(arguments)
 
@@ -236,7 +223,8 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
         before.pop("minutes", None)
     for name, value in given.items() if before else ():
         then = before.get(name, value if name in (*content, "minutes") else None)
-        if (then or None) != (value or None):  # a switch that is not given is None in older files, or not there
+        older = then is None and getattr(arguments, name, None) is False  # has no such switch, which is not given
+        if then != value and not older:
             raise UserError(
                 f"{path.parent} holds a comparison with another {name if name in content else '--' + name.replace('_', '-')}",
                 expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",

@@ -138,7 +138,7 @@ def export(
 
 
 def base_of(edit: Edit, source: str = "") -> str:
-    """What an edit's base is loaded from, if it is not said. Raises: EditError for a place that is not there any more."""
+    """What an edit's base is loaded from: `source`, or else what it was made on. Raises: EditError if that is gone."""
     model = source or edit.base.model
     if not source and Path(model).is_absolute() and not Path(model).exists():
         raise EditError(f"the base of edit {edit.name} is not where it was", got=f"no {model}",

@@ -25,7 +25,7 @@ EVALUATIONS_BY_PROBLEM = table(
 EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
-    "skills, general text; new_…: on the problems of templates that it was not made with, where a tenth or more are of such; "
+    "skills, general text; new_…: on the problems of templates that it was not made with, where a tenth or more are known; "
     "if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); written: of the weights "
     "in its folder, which may be rounded; how: what else is its own of its training; terms: the same where edits differ by "
     "seed and rate alone",

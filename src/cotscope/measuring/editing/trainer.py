@@ -59,7 +59,6 @@ class Trainer:
         self.name = to.stem if settings.method == FACTORS else to.name
         self.folder = to.with_name(f".{to.name}.training")
         self.stored = settings.dtype or stored_dtype(self.base.model)
-        self.rank = 0  # of LoRA, once it is known
 
     def _text(self, problem: Problem, said: str) -> Text:
         from ...lm.training import Text
@@ -73,6 +72,7 @@ class Trainer:
     def run(self, rates: Sequence[float], auto: bool) -> Edit:
         """Train, and write what came of it."""
         from ...lm.attribution import shared_length
+        from ...lm.trained import lora_rank
         from ...lm.training import Training
 
         settings = self.settings
@@ -130,8 +130,8 @@ class Trainer:
         }  # fmt: skip
         if settings.dtype:
             found["stored"] = settings.dtype
-        if self.rank:
-            found["rank"] = self.rank
+        if settings.method == LORA:  # as reckoned before its own layers stood in the model
+            found["rank"] = lora_rank(self.session.loaded, self._numbers(self.session.loaded))
         if places:
             found["places"] = ", ".join(places)
         if len(tried) > 1:
@@ -165,7 +165,6 @@ class Trainer:
         full, numbers = settings.method == FULL, self._numbers(loaded)
         if settings.method == LORA:
             rank, of_one = lora_rank(loaded, numbers), lora_numbers(loaded)
-            self.rank = rank
             if not 1 / _NEAR < rank * of_one / numbers < _NEAR:
                 self.say(
                     f"LoRA of rank {rank} at every linear layer is {rank * of_one:,} numbers, and {numbers:,} are asked for"

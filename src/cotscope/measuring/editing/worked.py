@@ -104,11 +104,7 @@ def worked_problems(
         found = {i: said for i, said in found.items() if i < done}
     if done:
         say(f"{len(found)} of {done} problems solved: {path}")
-    begun, began = time.monotonic(), done
-
-    def pace() -> float:
-        return (time.monotonic() - begun) / (places.stop - began)
-
+    start_time = time.monotonic()
     with session.bar("writing solutions", wanted, "solution") as bar:
         bar.update(min(len(found), wanted))
         for start in range(done, len(every), _WRITTEN):
@@ -129,7 +125,8 @@ def worked_problems(
                     and is_right(c.text, every[i].answer)  # who is taught one that is cut learns to break off
                 }
             bar.update(min(len(found), wanted) - bar.n)
-            say(f"{len(found)} of {places.stop} problems solved" + _left(len(found), places.stop, wanted, len(every), pace()))
+            pace = (time.monotonic() - start_time) / (places.stop - done)
+            say(f"{len(found)} of {places.stop} problems solved" + _left(len(found), places.stop, wanted, len(every), pace))
             if path is not None:
                 rows = [{"question": p.question, "answer": written_answer(p.answer), "solution": found.get(i)}
                         for i, p in enumerate(every[: places.stop])]  # fmt: skip
