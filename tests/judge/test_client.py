@@ -180,15 +180,18 @@ def test_limits_keep_what_was_paid(server: FaultServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["timeout", "cut"])
 def test_what_is_sent_in_vain_is_within_the_limits(server: FaultServer, tmp_path: Path, fault: str) -> None:
-    server.always = fault
     patience = Patience(timeout=0.2, tries=6, pause=0.001, concurrency=4)
-    budgets = [Budget(max_calls=9), Budget(Prices(10.0, 100.0), max_cost=0.5)]
-    for budget in budgets:
+    budgets = [Budget(max_calls=10), Budget(Prices(10.0, 100.0), max_cost=0.5)]
+    for number, budget in enumerate(budgets):
         before = len(server.bodies)
-        with pytest.raises(JudgeError):
-            asker(server, tmp_path, budget=budget, patience=patience).ask([case(n) for n in range(8)])
-        assert budget.calls == budget.lost == len(server.bodies) - before
-    assert budgets[0].calls == 9 and 0 < budgets[1].cost <= 0.5
+        asking = asker(server, tmp_path, budget=budget, patience=patience)
+        server.always = ""
+        asking.ask([case(100 + number)])  # it has replied once: else one broken question may end all before the limit
+        server.always = fault
+        with pytest.raises(LimitReached):
+            asking.ask([case(n) for n in range(8)])
+        assert budget.calls == budget.lost + 1 >= len(server.bodies) - before  # a busy server may not have read them all
+    assert budgets[0].calls == 10 and 0.1 < budgets[1].cost <= 0.5
 
 
 def test_the_key_is_nowhere(server: FaultServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
