@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -179,6 +180,11 @@ def test_that_there_are_fewer_is_said(run: Run, capsys: pytest.CaptureFixture[st
     assert main(["edit", str(run.folder), "--factor", "0", "--first", "1234", "--to", str(tmp_path / "e.json")]) == 0
     assert f"there are {few} such neurons, and not 1,234" in capsys.readouterr().out
     assert reservation({"first": few, "neurons": few}) == reservation({"neurons": 1}) == ""
+    # Of poles so many poles are taken, which are of fewer neurons where both of one are among them.
+    assert reservation({"first": 50, "poles": 50, "neurons": 47}) == ""
+    assert reservation({"first": 50, "poles": 49, "neurons": 47}) == "there are 49 such poles, and not 50"
+    poles, chosen = choose_poles(Session.reopen(run.folder), Choice("reasoning", first=2))
+    assert (chosen["poles"], chosen["first"], len(poles)) == (2, 2, 2)
 
 
 def test_what_cannot_be_chosen(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -251,6 +257,16 @@ def test_texts_go_on_with_and_without(half: Path, capsys: pytest.CaptureFixture[
 
 def test_the_dtypes_that_are_offered_are_those_that_models_are_loaded_in() -> None:
     assert tuple(DTYPES) == OFFERED
+
+
+def test_a_base_is_found_from_another_folder(half: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its folder was spelled where the edit was made; a name and a hub id stay as they are."""
+    folder, loaded = Path(Edit.read(half).base.model), Session.reopen(run.folder, quiet=True).loaded
+    monkeypatch.chdir(folder.parent)
+    for spelled in (folder.name, f"./{folder.name}", str(folder)):
+        assert Base.of(loaded, spelled).model == os.path.abspath(folder)
+    for name in ("qwen2.5-coder-0.5b", "owner/name"):
+        assert Base.of(loaded, name).model == name
 
 
 def test_a_base_that_was_moved(half: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def test_text_scores_by_definition(tiny: LoadedModel) -> None:
     truth = torch.tensor(ids[1:])[:, None]
     assert got["none"].perplexity == pytest.approx(math.exp(-p.gather(1, truth).mean().item()), rel=1e-4)
     assert got["zeroed"].perplexity == pytest.approx(math.exp(-q.gather(1, truth).mean().item()), rel=1e-4)
-    assert got["none"].kl == 0
+    assert got["none"].kl == 0 and got["none"].rises == ()
+    assert got["zeroed"].rises == pytest.approx((p - q).gather(1, truth)[:, 0].tolist(), abs=1e-4)
+    ratio = got["zeroed"].perplexity / got["none"].perplexity
+    assert math.exp(sum(got["zeroed"].rises) / len(ids[1:])) == pytest.approx(ratio, rel=1e-5)
     assert got["same"].kl == pytest.approx(0, abs=1e-5)
     kl = (p.exp() * (p - q)).sum(dim=-1).mean().item()
     assert got["zeroed"].kl == pytest.approx(kl, rel=1e-3)

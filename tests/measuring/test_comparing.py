@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.measuring.editing import comparing
-from cotscope.measuring.editing.comparing import BASE, ON_NEW, compare
+from cotscope.measuring.editing.comparing import BASE, OF_TEXT, ON_NEW, compare
 from cotscope.measuring.editing.worked import made_with
 from cotscope.measuring.problems import TrialData
 from cotscope.records import Neuron, Problem
@@ -19,17 +20,36 @@ DATA = TrialData("data", "data.jsonl", "", tuple(Problem(f"p{i}", f"{WORDS[i // 
 EDIT = Edit.scaled("e", Base("tiny", "0" * 64, 3, 48), [Neuron(0, 1)], 2.0)
 BEFORE = [True, False, False, False, False, False, True, True, False, False, True, False]
 AFTER = [False, True, False, True, True, True, False, True, True, True, True, True]
-SKILLS = {name: {"hits": [True], "perplexity": 2.0, "kl": 0.0} for name in (BASE, "e")}
+SKILLS = {name: {"hits": [True]} | dict.fromkeys(OF_TEXT, 1.0) for name in (BASE, "e")}
 
 
-def row_of(edit: Edit) -> dict:
+def row_of(edit: Edit, after: list[bool] = AFTER, tests: int = 1) -> dict:
     wrote = {
         f"{name} on data": {
             p.id: {"text": "", "flexible": None, "correct": c} for p, c in zip(DATA.problems, hits, strict=True)
         }
-        for name, hits in ((BASE, BEFORE), ("e", AFTER))
+        for name, hits in ((BASE, BEFORE), ("e", after))
     }
-    return compare(DATA, edit, wrote, {}, SKILLS, 0)[0]
+    return compare(DATA, edit, wrote, {}, SKILLS, 0, tests)[0]
+
+
+def test_what_changes_nothing_by_its_making_differs_by_nothing() -> None:
+    nothing = Edit.scaled("n", EDIT.base, [], 1.0, chosen={"nothing": "no candidate was better"} | made_with({}, ["fish 8?"]))
+    row = row_of(nothing)
+    assert [row[key] for key in ("difference", "difference_low", "difference_high", "p_value")] == [0, 0, 0, 1]
+    assert row["detectable"] is row["new_difference"] is None
+    assert row_of(EDIT, BEFORE)["difference_high"] > 0.1  # another edit with the same answers could have other ones elsewhere
+
+
+def test_what_n_could_show_reckons_with_other_tests_and_with_few_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert row_of(EDIT)["detectable"] == 1  # the signs of four templates show nothing below 1/8
+    data = replace(DATA, problems=tuple(Problem(f"p{i}", f"{chr(97 + i // 4) * 5} {i}?", "7") for i in range(80)))
+    monkeypatch.setattr(sys.modules[__name__], "DATA", data)
+    monkeypatch.setattr(sys.modules[__name__], "BEFORE", [i % 3 == 0 for i in range(80)])
+    after = [i % 5 == 0 for i in range(80)]
+    one, many = (row_of(EDIT, after, tests)["detectable"] for tests in (1, 20))
+    assert 0.1 < one < many < 1
+    assert row_of(EDIT, after, 10**6)["detectable"] == 1
 
 
 def test_the_difference_on_new_templates_is_of_these_alone() -> None:

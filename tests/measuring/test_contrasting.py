@@ -64,7 +64,40 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert first["difference"] == pytest.approx(first["accuracy"] - first["accuracy_beside"])
     assert [r["p_holm"] for r in rows] == pytest.approx(holm([r["p_value"] for r in rows]))
     assert first["p_unlike"] == unlike_p(first["accuracy"], [np.mean(solved["r0"]), np.mean(solved["r1"])])
-    assert [r["p_unlike"] for r in rows[1:]] == [None] * 5
+    assert [(r["p_unlike"], r["p_unlike_holm"]) for r in rows[1:]] == [(None, None)] * 5
+    assert first["p_unlike_holm"] == first["p_unlike"]
+
+
+def test_seeds_of_one_random_set_are_no_sets_of_their_own() -> None:
+    """Two random sets that differ much, with three seeds each that differ little, are two and not six."""
+    chosen = [trained(f"a{s}", "values", "attribution") for s in range(3)]
+    random = [trained(f"{n}{s}", "values", "attribution", random=r) for r, n in enumerate("rq") for s in range(3)]
+    counts = {"a": 4, "r": 1, "q": 6}
+    solved = {e.name: [i < counts[e.name[0]] for i in range(8)] for e in (*chosen, *random)}
+    row = contrasts([*chosen, *random], answers([*chosen, *random], solved))[0]
+    assert (row["edits"], row["edits_beside"]) == (3, 6)
+    expected = groups_difference([solved[f"a{s}"] for s in range(3)], [solved["r0"], solved["q0"]], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert tuple(row[k] for k in ("difference", "difference_low", "difference_high", "p_value")) == pytest.approx(expected)
+    assert row["p_unlike"] == unlike_p(4 / 8, [1 / 8, 6 / 8])
+    # Of one set its seeds are what there is.
+    one = [*chosen, *random[:3]]
+    row = contrasts(one, answers(one, solved | {"r1": [True] * 8}))[0]
+    others = [solved["r0"], [True] * 8, solved["r2"]]
+    expected = groups_difference([solved[f"a{s}"] for s in range(3)], others, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert row["p_value"] == pytest.approx(expected[3]) and row["p_unlike"] == 1
+
+
+def test_several_chosen_sets_beside_twenty_random_ones_each_are_as_many_tests() -> None:
+    edits = [trained("x0", "values", by) for by in ("attribution", "lexicon")]
+    edits = [replace(e, name=f"{e.chosen['by'][0]}0") for e in edits]
+    edits += [
+        replace(trained("x0", "values", by, random=r), name=f"{by[0]}r{r}")
+        for by in ("attribution", "lexicon")
+        for r in range(20)
+    ]
+    solved = {e.name: [i < (0 if len(e.name) == 2 else 4 + int(e.name[2:]) % 4) for i in range(8)] for e in edits}
+    rows = [r for r in contrasts(edits, answers(edits, solved)) if r["p_unlike"] is not None]
+    assert [(r["p_unlike"], r["p_unlike_holm"]) for r in rows] == [pytest.approx((1 / 21, 2 / 21))] * 2
 
 
 @pytest.mark.parametrize("goal", ["worse", "better"])

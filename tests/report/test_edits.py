@@ -21,7 +21,12 @@ def figures(edit: str, data: str, p: float, difference: float, **others: Any) ->
     row: dict[str, Any] = {"edit": edit, "data": data, "neurons": 50, "n": 96, "gained": 2, "lost": 13, "p_value": p}
     row |= {"p_holm": p, "solutions": 23, "detectable": 0.1354 + i, "battery_base": 0.8125 + j, "battery": 0.7625 + j}
     row |= {"items": 80, "battery_p": 0.2188 + j, "perplexity_base": 43.5 + j, "perplexity": 44.1 + j}
-    row |= {"perplexity_ratio": 1.0138 + j, "kl": 0.0213 + j}
+    row |= {
+        "perplexity_ratio": 1.0138 + j,
+        "perplexity_ratio_low": 0.9771 + j,
+        "perplexity_ratio_high": 1.0519 + j,
+        "kl": 0.0213 + j,
+    }
     for k, name in enumerate(("accuracy_base", "accuracy", "difference", *NAMES)):
         value = {"accuracy_base": 0.6354, "accuracy": 0.6354 + difference, "difference": difference}.get(
             name, -0.3 - k / 10 - i
@@ -139,7 +144,7 @@ def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
         "[−0.206, −0.022], p = 0.007 (0.007 over 3 comparisons): it solves fewer. "
         "less (50 neurons) on moreU+202E: accuracy goes from 0.635 to 0.688 on 96 problems, a difference of +0.052 "
         "[−0.039, +0.144], p = 0.125 (0.125 over 3 comparisons): a difference is not shown. With so many problems "
-        "a difference of 0.144 or more would be shown in four of five tries."
+        "a difference of 0.144 or more would be shown in four of five tries, among so many comparisons."
     ) in text
     assert (
         "p = 1.000 (1.000 over 3 comparisons): a difference is not shown. No problem was solved by only one of the two." in text
@@ -182,13 +187,13 @@ def test_the_test_decides_and_not_the_difference(p: float | None, difference: fl
 
 def test_fewer_than_random_ones_on_average_is_not_unlike_them() -> None:
     row = {"p_holm": 0.005, "difference": -0.223}
-    assert _more(row | {"p_unlike": None}) == _more(row) == "they solve fewer"
-    assert _more(row | {"p_unlike": 1 / 6}) == (
-        "they solve fewer than random ones on average; that another random set would not is not shown (p 0.167 as one more of "
-        "those)"
+    assert _more(row | {"p_unlike_holm": None}) == _more(row) == "they solve fewer"
+    assert _more(row | {"p_unlike": 0.04, "p_unlike_holm": 1 / 6}) == (
+        "they solve fewer than random ones on average; that another random set would not is not shown (p 0.167 by its rank as "
+        "one more of those)"
     )
-    assert "would not is shown (p 0.048" in _more(row | {"p_unlike": 1 / 21})
-    assert _more(row | {"p_holm": 0.05, "p_unlike": 1 / 21}) == "a difference is not shown"
+    assert "would not is shown (p 0.048" in _more(row | {"p_unlike_holm": 1 / 21})
+    assert _more(row | {"p_holm": 0.05, "p_unlike_holm": 1 / 21}) == "a difference is not shown"
 
 
 def test_too_few_problems_to_show_anything(tmp_path: Path) -> None:

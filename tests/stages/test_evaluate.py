@@ -34,7 +34,7 @@ from cotscope.runs.files import fingerprint
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stages import evaluate as stage
-from cotscope.stats import clustered_p, clustered_proportions
+from cotscope.stats import clustered_p, clustered_proportions, series_mean
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +123,8 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
             assert row["p_value"] == clustered_p(before, after, of) <= row["p_holm"]
             assert row["perplexity"] == pytest.approx(general[name].perplexity, rel=1e-5)
             assert row["perplexity_ratio"] == pytest.approx(general[name].perplexity / general["base"].perplexity, rel=1e-5)
+            ends = [math.exp(x) for x in series_mean(general[name].rises, 64)[1:]]
+            assert [row["perplexity_ratio_low"], row["perplexity_ratio_high"]] == pytest.approx(ends, rel=1e-5)
             assert row["kl"] == pytest.approx(general[name].kl, abs=1e-5)
             assert row["neurons"] == {"same": len(MANY), "gone": 31}[name] == len(Edit.read(place / f"{name}.json").neurons)
 
@@ -212,6 +214,20 @@ def test_what_was_measured_stands_in_the_edits_file_once(copy: Path) -> None:
         assert edit.key == before[name].key
     assert main(evaluate(copy)) == 0
     assert {name: Edit.read(copy / f"{name}.json") for name in again} == again
+
+
+def test_an_edits_file_may_have_any_name(copy: Path) -> None:
+    """What was measured is written into it, and is no reason to measure again; nor is half a character in it one to fail."""
+    run, other = copy / "run", copy / "gone"
+    edit = Edit.read(copy / "gone.json")
+    told = {"tuned": {"data": "prob\udcff.jsonl", "places": "\udcff", "ended": "\udcff", "method": "factors"}, "by": "\udcff"}
+    told["steered"] = {"tried": [["first \udcff", 0.5, 1.0, None, None, None, 3]]}
+    replace(edit, chosen=edit.chosen | told).write(other)
+    assert main(["evaluate", str(run), "--edit", str(other), "--data", "study", *FEW]) == 0
+    assert Edit.read(other).measured and Run.open(run).state("evaluate").status == "done"
+    [row] = Run.open(run).rows("SELECT * FROM evaluations")
+    assert (row["trained_on"], row["chosen_by"], row["how"]) == ("prob?.jsonl", "?", "at ?, ?")
+    assert [r["neurons"] for r in Run.open(run).rows("SELECT * FROM evaluation_candidates")] == ["first ?"]
 
 
 def test_what_is_done_is_found_again(place: Path) -> None:
@@ -535,7 +551,8 @@ def test_problems_of_templates_that_the_edit_was_made_with(copy: Path, capsys: p
     assert main(["evaluate", str(copy / "run"), *wanted]) == 0
     [row] = Run.open(copy / "run").rows("SELECT * FROM evaluations")
     assert (row["n"], row["templates"], row["templates_trained_on"], row["new_n"], row["new_templates"]) == (7, 2, 4, 3, 1)
-    said = f"4 of such as it was made with; on the 3 others {row['new_difference']:+.3f} [{row['new_difference_low']:+.3f}, "
+    said = f"4 problems of templates that it was made with; on the 3 others {row['new_difference']:+.3f} ["
+    said += f"{row['new_difference_low']:+.3f}, "
     assert said in capsys.readouterr().out
     assert "On the 3 problems of 1 other template it is" in re.sub("<[^>]*>", "", (copy / "run/report.html").read_text())
     assert Edit.read(copy / "gone.json").measured[-1]["new_n"] == 3

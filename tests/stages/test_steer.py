@@ -293,6 +293,11 @@ def test_wrong_input(session: Session, tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steering, "PERPLEXITY", {"better": 1e9, "worse": 1e9})
         assert "no candidate is better than none" in refused(Search("better", problems=8, factors=(1.0,), sizes=()))
+    assert "got 1. Give a larger --problems." in refused(replace(WORSE, problems=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.inputs, "split", replace(session.inputs.split, tuning=()))
+        with pytest.raises(UserError, match=r"tests and discovers on all\. .*--train-on FILE"):
+            steer(session, tmp_path / "x.json", Choice("reasoning"), WORSE)
     (tmp_path / "there").write_text("{}")
     assert "exists already" in refused(WORSE, "there")
     capsys.readouterr()

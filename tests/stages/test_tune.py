@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +48,7 @@ from cotscope.lm.trained import Factors, lora_numbers
 from cotscope.lm.training import Training
 from cotscope.measuring.editing import courses
 from cotscope.measuring.editing import worked as writing
+from cotscope.measuring.editing.contrasting import grouped, unpaired
 from cotscope.measuring.editing.courses import Course, Plan, next_rate, search
 from cotscope.measuring.editing.methods import Tuning
 from cotscope.measuring.editing.trainer import Trainer
@@ -741,15 +742,15 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     bare = [r | {"answer": str(r["answer"]).split()[-1]} for r in rows]
     data = tmp_path / "bare.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in bare))
-    found = worked_problems(session, str(data), 3, print)
+    found = worked_problems(session, tuning_problems(session, str(data)), 3, print)
     used = {p.question for p in (*session.inputs.split.test, *session.inputs.split.discovery)}
     assert found and not used & {p.question for p, _ in found}
     for problem, text in found:
         [again] = session.engine.generate([session.prompt.text(problem.question)], max_new_tokens=16, stop=session.prompt.stop)
         assert again.text.strip() == text and is_right(text, problem.answer)
     every = tuning_problems(session, tiny_study.data)
-    theirs = [text for _, text in worked_problems(session, tiny_study.data, 3, print)]
-    own = worked_problems(session, tiny_study.data, len(every), print, own=True)
+    theirs = [text for _, text in worked_problems(session, every, 3, print)]
+    own = worked_problems(session, every, len(every), print, own=True)
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
 
 
@@ -817,7 +818,7 @@ def test_a_solution_that_is_cut_is_none(run: Path, tiny_study: TinyStudy, monkey
         return [Completion((1,), s, 1, "length" if i % 2 else "stop") for i, s in enumerate(every)]
 
     monkeypatch.setattr(Engine, "generate", generate)
-    found = worked_problems(session, tiny_study.data, 8, print, own=True)
+    found = worked_problems(session, tuning_problems(session, tiny_study.data), 8, print, own=True)
     assert [session.prompt.text(p.question) for p, _ in found] == asked[::2] and len(asked) > 3
 
 
@@ -834,8 +835,8 @@ def test_right_solutions_are_drawn_where_the_greedy_one_is_wrong(run: Path, tmp_
         answers[question] = "123456" if said is None or said == parse_flexible(g.text) else format_number(said)
     data = tmp_path / "drawn.jsonl"
     data.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in answers.items()))
-    assert not worked_problems(session, str(data), 40, print)
-    found = {p.question: text for p, text in worked_problems(session, str(data), 40, print, draws=1)}
+    assert not worked_problems(session, tuning_problems(session, str(data)), 40, print)
+    found = {p.question: text for p, text in worked_problems(session, tuning_problems(session, str(data)), 40, print, draws=1)}
     right = {q: d.text.strip() for q, d in zip(questions, drawn, strict=True) if answers[q] != "123456"}
     assert found == right and len(right) > 5
 
@@ -864,7 +865,7 @@ def test_what_the_model_wrote_is_kept_in_a_file_of_problems(
 
     def written(wanted: int = len(every), **how: Any) -> list[tuple[Problem, str]]:
         asked.clear()
-        return worked_problems(session, tiny_study.data, wanted, print, own=True, folder=tmp_path, **how)
+        return worked_problems(session, every, wanted, print, own=True, folder=tmp_path, **how)
 
     found = written()
     [path] = tmp_path.glob("own-solutions-*.jsonl")
@@ -915,6 +916,15 @@ def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
     ]
     assert parted(one, 3) == one  # one template: it can't be parted
     assert parted(one, 0) == one and parted([], 3) == []
+
+
+def test_draws_that_nothing_is_drawn_with_are_no_other_training(run: Path, tmp_path: Path) -> None:
+    """The data has solutions: a training that was given --draws, and its control that was not, were trained alike."""
+    found = tuned(run, tmp_path / "a.json", "factors", "--draws", "4")
+    assert found["draws"] == 0 and not found["own"]
+    tuned(run, tmp_path / "b.json", "factors", "--random", "0", "--null")
+    edits = [replace(Edit.read(tmp_path / f"{n}.json"), name=n) for n in "ab"]
+    assert not unpaired(edits) and len(grouped(edits)) == 2
 
 
 def test_from_python(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1028,6 +1038,13 @@ def test_everything_is_compared_in_one_table(
         compare.run(build_parser().parse_args([*words, "--trainable", "900"]))
     with pytest.raises(cotscope.UserError, match="holds a comparison with another --first; expected None; got 2"):
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
+    again = ["compare", os.path.relpath(run), *words[2:-1], os.path.relpath(to)]
+    compare._same_settings(build_parser().parse_args(again), to / "settings.json", None)  # the same run, spelled otherwise
+    of_old["run"] = "runs/typed"
+    old.write_text(json.dumps(of_old))
+    compare._same_settings(build_parser().parse_args([w for w in words if w != "--checkpointing"]), old, None)
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another run; expected"):
+        compare._same_settings(build_parser().parse_args(["compare", str(tmp_path), *words[2:]]), to / "settings.json", None)
     settings, problems = to / "settings.json", tmp_path / "problems.jsonl"
     with pytest.raises(cotscope.UserError, match="holds a comparison with another choice of neurons"):
         compare._same_settings(build_parser().parse_args(words), settings, "others")
@@ -1047,6 +1064,25 @@ def test_everything_is_compared_in_one_table(
     with pytest.raises(cotscope.UserError, match="all neurons are among what is compared"):
         compare.run(build_parser().parse_args([*words[:-1], str(tmp_path / "all"), "--by", "all"]))
     other, more, long = [*words[:-1], str(tmp_path / "other")], tmp_path / "more.jsonl", tmp_path / "long.jsonl"
+    for wrong, said in ((["--validation", "0"], "learning rate is searched on validation problems; expected --validation N"),):
+        with pytest.raises(cotscope.UserError, match=said):
+            compare.run(build_parser().parse_args([*other, *wrong]))
+    bare = ["compare", str(run), "--to", str(tmp_path / "other")]
+    for wrong, said in (
+        (["--method", "factors", "--method", "factors", "--dtype", "float32"], "factors are no weights that have a dtype"),
+        (["--method", "full", "--by", "nonsense"], "--by chooses neurons, and nothing is trained of some"),
+        (["--method", "lora", "--trainable", "9", "--first", "5"], "--first chooses neurons, and nothing is trained of some"),
+    ):
+        with pytest.raises(cotscope.UserError, match=said):
+            compare.run(build_parser().parse_args([*bare, *wrong]))
+    settled = tmp_path / "settled" / "settings.json"
+    settled.parent.mkdir()
+    for train in ("3", "4"):  # nothing was trained: a remedy may ask for other settings
+        (settled.parent / "own-solutions-1.jsonl").write_text("")
+        compare._same_settings(build_parser().parse_args([*bare, "--train", train]), settled, None)
+    (settled.parent / ".full-0.training").mkdir()
+    with pytest.raises(cotscope.UserError, match="holds a comparison with another --train; expected 4; got 3"):
+        compare._same_settings(build_parser().parse_args([*bare, "--train", "3"]), settled, None)
     long.write_text(json.dumps({"question": "x" * 90_000, "answer": "1"}) + "\n")
     more.write_text("".join(json.dumps({"question": f"And {i} of them?", "answer": f"So.\n#### {i}"}) + "\n" for i in range(5)))
     for wrong, said in (

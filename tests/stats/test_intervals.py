@@ -14,16 +14,19 @@ from statsmodels.stats.proportion import proportion_confint
 
 from cotscope.stats import (
     beyond_controls,
+    clustered_error,
     clustered_p,
     clustered_proportions,
     clustered_ratio,
     clustered_share,
     diagonal_contrast,
     equivalence,
+    groups_difference,
     intervals,
     mcnemar_exact,
     paired_bootstrap,
     paired_proportions,
+    series_mean,
     share_of_gain,
     sign_flip_p,
     wilson,
@@ -269,6 +272,68 @@ def test_no_change_and_nothing_at_all() -> None:
     difference, low, high, independent = clustered_proportions([True] * 8, [True] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
     assert difference == 0 and -low == high == pytest.approx(float(scipy_stats.t.ppf(0.975, 3)) / 6) and independent == 4
     assert math.isnan(clustered_proportions([], [], [])[0])
+
+
+def test_all_that_change_alike_are_as_many_as_there_are_templates() -> None:
+    """100 problems of four templates, all gained: four templates say little, and their signs nothing below 1/8."""
+    of = [i // 25 for i in range(100)]
+    difference, low, high, independent = clustered_proportions([False] * 100, [True] * 100, of)
+    assert (difference, high, independent) == (1, 1, 4) and low < 0
+    mirrored = clustered_proportions([True] * 100, [False] * 100, of)
+    assert mirrored[:3] == (-1, -high, -low)
+
+
+def test_the_least_error_of_a_difference_is_of_problems_not_of_templates() -> None:
+    """Of 28 templates half a template is 0.033: three times the error of answers that change seldom."""
+    rng = np.random.default_rng(5)
+    of = rng.integers(0, 28, 192).tolist()
+    ours = (rng.random((1, 192)) < 0.5).astype(float)
+    others = ours.copy()
+    others[0, rng.choice(192, 8, replace=False)] *= 0
+    difference, low, high, _ = groups_difference(ours, others, of)
+    change = (ours - others)[0]
+    error = max(clustered_error(change, of), change.std() / 192**0.5, 1 / 194)
+    assert difference == pytest.approx(change.mean()) and (high - low) / 2 == pytest.approx(
+        float(scipy_stats.t.ppf(0.975, len(set(of)) - 1)) * error
+    )
+    assert error < 1 / 30
+    # Templates that all differ by the same have no spread, and problems have.
+    alike = [[float(i % 20 < 3) for i in range(100)]]
+    assert groups_difference(alike, [[0.0] * 100], [i // 20 for i in range(100)])[3] > 0.01
+    # Where no problem differs, or each does alike, only templates count.
+    for value in (0.0, 1.0):
+        _, low, high, _ = groups_difference([[value] * 100], [[0.0] * 100], [i // 20 for i in range(100)])
+        assert value - low == pytest.approx(float(scipy_stats.t.ppf(0.975, 4)) / 7) and high == pytest.approx(
+            min(1, value - low + value)
+        )
+
+
+def test_groups_that_do_not_differ_are_seldom_said_to() -> None:
+    """Whole templates, single problems, and few of either, by chance better or worse."""
+    rng = np.random.default_rng(7)
+    for together, share in ((True, 0.5), (False, 0.5), (True, 0.1), (False, 0.06)):
+        of, runs, said = np.repeat(np.arange(28), 7), 400, 0
+        for _ in range(runs):
+            turned = rng.choice([0.0, 1.0, -1.0], 28 if together else 196, p=[1 - share, share / 2, share / 2])
+            change = turned[of] if together else turned
+            said += groups_difference([(change > 0).astype(float)], [(change < 0).astype(float)], of.tolist())[3] < 0.05
+        assert said / runs <= 0.075
+
+
+def test_the_mean_of_a_series_whose_neighbours_go_together() -> None:
+    rng = np.random.default_rng(2)
+    covered, runs = [0, 0], 300
+    for _ in range(runs):
+        series = np.repeat(rng.normal(0.3, 1, 100), 16) + rng.normal(0, 0.5, 1600)  # sixteen neighbours share the most of it
+        for i, block in enumerate((64, 1)):
+            mean, low, high = series_mean(series.tolist(), block)
+            covered[i] += low <= 0.3 <= high
+            assert mean == pytest.approx(series.mean())
+    assert covered[0] / runs >= 0.91 and covered[1] / runs < 0.7
+    assert series_mean([1.0] * 200, 64) == (1, 1, 1)
+    mean, low, high = series_mean([1.0] * 64, 64)
+    assert mean == 1 and math.isnan(low) and math.isnan(high)
+    assert math.isinf(series_mean([1.0, math.inf] * 99, 64)[0]) and math.isnan(series_mean([], 64)[0])
 
 
 def test_problems_of_a_template_that_change_together() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -85,9 +86,13 @@ def _ways(arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(arguments.by)) or [Choice.by]
 
 
+def _methods(arguments: argparse.Namespace) -> list[str]:
+    return list(dict.fromkeys(arguments.method or METHODS))
+
+
 def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[str]]]:
     """What is trained with one seed: where it goes, and the options of `tune`."""
-    for name, words in contenders(_ways(arguments), arguments.method or METHODS, seed, arguments.trainable):
+    for name, words in contenders(_ways(arguments), _methods(arguments), seed, arguments.trainable):
         yield arguments.to / (f"{name}-{seed}.json" if name.startswith(FACTORS) else f"{name}-{seed}"), words
 
 
@@ -162,13 +167,22 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..lm.loading import DTYPES
     from ..lm.trained import check_adapters
     from ..measuring.editing.trainer import STATES
-    from ..measuring.editing.worked import tuning_problems
+    from ..measuring.editing.worked import tuning_problems, writes_itself
     from ..measuring.problems import trial_data
     from ..runs.session import Session
     from ..stages.evaluate import Options
 
-    if arguments.trainable and LORA not in (arguments.method or METHODS):
+    methods = _methods(arguments)
+    if arguments.trainable and LORA not in methods:
         raise UserError("--trainable says how large LoRA is", expected=f"--method {LORA} beside it")
+    if arguments.dtype and methods == [FACTORS]:
+        raise UserError("factors are no weights that have a dtype", expected="another --method beside it, or no --dtype")
+    of_neurons = [words for _, words in _all(arguments, 0) if "--by" in words and ALL not in words]
+    for name in ("by", "first"):
+        if getattr(arguments, name) and not of_neurons:
+            raise UserError(f"--{name} chooses neurons, and nothing is trained of some", expected="another --method beside it")
+    if arguments.validation == 0:
+        raise UserError("a learning rate is searched on validation problems", expected="--validation N, 1 or more", got="0")
     if ALL in arguments.by:
         raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
     left = [(to, words[1]) for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
@@ -187,14 +201,14 @@ def _check(arguments: argparse.Namespace) -> str | None:
         states = STATES * session.loaded.parameters() * (FULL in missing)
         check_room(arguments.to, size + max(0, states - kept), f"{models} models in {stored}")
     neurons = None
-    if any("--by" in words and ALL not in words for _, words in _all(arguments, 0)):
+    if of_neurons:
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
-    worked = [p for p in every if p.has_solution]
-    if arguments.own or len(worked) < min(wanted, len(every)):
-        worked, wanted = every, len(every)  # which ones the model solves is not known before
-    trained = {question_key(p.question) for p in worked[:wanted]}
+    worked = [p for p in every if p.has_solution][:wanted]
+    if arguments.own or writes_itself(every, wanted):
+        worked = every  # which ones the model solves is not known before
+    trained = {question_key(p.question) for p in worked}
     for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False):
         session.model.check_lengths([session.prompt], data.problems, arguments.solutions or Options.solutions)
         if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
@@ -213,20 +227,25 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
         neurons: as `_check` returns it.
     """
     ways = _ways(arguments)
-    given = {"by": ways if len(ways) > 1 else ways[0], "run": str(arguments.run)}
+    given = {"by": ways if len(ways) > 1 else ways[0], "run": os.path.abspath(arguments.run)}
     given |= {name: getattr(arguments, name) for name in ("first", "trainable", *_PASSED_ON["tune"])}
     content = {"file of --train-on": digest_of(arguments.train_on or ""), "choice of neurons": neurons}
     given |= {name: value for name, value in content.items() if value is not None}
-    before = read_json(path) if path.exists() else {}
+    # Before anything is trained nothing hangs on settings, and a remedy may ask for others.
+    begun = any(not p.name.startswith((path.name, f".{path.name}", "own-solutions-", ".lock")) for p in path.parent.iterdir())
+    before = read_json(path) if begun and path.exists() else {}
+    if not os.path.isabs(before.get("run", "/")):  # an older file: as it was typed
+        before["run"] = given["run"]
     done = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed) if to.exists()]
     if not any(Edit.read(to).chosen["tuned"].get("cut") for to in done):
         before.pop("minutes", None)
+    plain = (*content, "run")
     for name, value in given.items() if before else ():
         then = before.get(name, value if name in (*content, "minutes") else None)
         older = then is None and getattr(arguments, name, None) is False  # has no such switch, which is not given
         if then != value and not older:
             raise UserError(
-                f"{path.parent} holds a comparison with another {name if name in content else '--' + name.replace('_', '-')}",
+                f"{path.parent} holds a comparison with another {name if name in plain else '--' + name.replace('_', '-')}",
                 expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",
             )  # fmt: skip
     if before | given != before:

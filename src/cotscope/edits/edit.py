@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ class Base:
     """The model that an edit is of.
 
     Attributes:
-        model: what it was loaded as.
+        model: what it is loaded as: a name or hub id, or the whole path of a folder or file.
         weights: SHA-256 of its weights as bfloat16 (`LoadedModel.weight_hash`), so that it is known in every dtype.
     """
 
@@ -51,11 +52,19 @@ class Base:
 
     @classmethod
     def of(cls, loaded: LoadedModel, source: str = "") -> Base:
-        """The base that a loaded model is."""
+        """The base that a loaded model is.
+
+        Args:
+            source: what it was loaded as; "": its name, which is a local folder's last part only.
+        """
         import torch
 
-        anatomy = loaded.anatomy
-        return cls(source or loaded.name, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
+        from ..lm.models import MODELS
+
+        anatomy, source = loaded.anatomy, source or loaded.name
+        if source not in MODELS and os.path.exists(local := os.path.expanduser(source)):
+            source = os.path.abspath(local)
+        return cls(source, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Edit:
         changes = bool(self.factors or self.offsets), bool(self.weights)
         if all(changes) or any(changes) == self.nothing:
             raise EditError(
-                f"edit {self.name} changes nothing",
+                f"edit {self.name} " + ("says two things of what it changes" if any(changes) else "changes nothing"),
                 expected="at least one neuron with a factor or an offset, or weights of its own, not both",
             )
         if self.scope not in _SCOPES:
@@ -185,9 +194,13 @@ class Edit:
 
     # -- applied -------------------------------------------------------------------------------------------------------
 
-    def check(self, loaded: LoadedModel) -> None:
-        """Raise EditError if a loaded model is not the base, or says nothing finite with the edit."""
-        self._check_weights(Base.of(loaded).weights, loaded.name, loaded.dtype_name)
+    def check(self, loaded: LoadedModel, weights: str = "") -> None:
+        """Raise EditError if a loaded model is not the base, or says nothing finite with the edit.
+
+        Args:
+            weights: the model's hash as `Base.weights`, where it is known.
+        """
+        self._check_weights(weights or Base.of(loaded).weights, loaded.name, loaded.dtype_name)
         self._check_shape(loaded.anatomy)
         if not self.weights and not _finite(loaded, self.intervention(loaded.anatomy)):
             raise EditError(

@@ -165,7 +165,7 @@ def export_trained(
     to: Path,
     dtype: str,
     say: Callable[[str], object],
-    written: Callable[[Edit], Edit] = lambda edit: edit,
+    written: Callable[[Edit], Edit],
 ) -> Edit:
     """Merge what was trained into a model's weights and write it as a Hugging Face folder, as `export`, in a dtype.
 

@@ -15,7 +15,7 @@ TRIED = ("perplexity_begins", "round_1", "round_2", "perplexity", "solved")
 
 
 def training(edit: Edit) -> dict[str, Any]:
-    """Columns of the table `evaluations`; None where the file does not say, as of an edit that was not trained."""
+    """Columns of the table `evaluations`; None where the file does not say, as of an edit that was not trained (`how`: "")."""
 
     def of(kinds: Any, *path: Any) -> Any:
         value: Any = edit.chosen
@@ -26,7 +26,7 @@ def training(edit: Edit) -> dict[str, Any]:
             return None
         if not isinstance(value, kinds) or isinstance(value, bool):
             return None
-        return value if isinstance(value, str) or abs(value) < 2**53 else None
+        return _text(value) if isinstance(value, str) else value if abs(value) < 2**53 else None
 
     tuned = given if isinstance(given := edit.chosen.get("tuned"), Mapping) else {}
     found = {
@@ -68,12 +68,17 @@ def rounded_away(edit: Edit) -> float | None:
 
 def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> list[str]:
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
-    said += [f"at {places[:_LONGEST]}"] if isinstance(places := tuned.get("places"), str) else []
+    said += [f"at {_text(places[:_LONGEST])}"] if isinstance(places := tuned.get("places"), str) else []
     said += [f"warm-up of {warmup} steps"] if warmup else []
     said += ["prompts trained through"] if tuned.get("checkpointing") is True else []
     # A search of rates that was stopped is no other training, if the passes are those that were asked for.
     cut = isinstance(tuned.get("ended"), str) and tuned.get("cut") is not False
-    return said + ([tuned["ended"][:_LONGEST]] if cut else [])
+    return said + ([_text(tuned["ended"][:_LONGEST])] if cut else [])
+
+
+def _text(value: str) -> str:
+    """Without halves of characters, as a path that is no UTF-8 has them: no table can hold these."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def curves(edit: Edit) -> list[dict[str, Any]]:
@@ -116,7 +121,7 @@ def candidates(edit: Edit) -> list[dict[str, Any]]:
         found = dict(zip(("factor", *TRIED), numbers, strict=True))
         found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
         taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
-        rows.append({"edit": edit.name, "neurons": group_of(edit, row[0][: 2 * _LONGEST]), **found, "taken": taken})
+        rows.append({"edit": edit.name, "neurons": group_of(edit, _text(row[0][: 2 * _LONGEST])), **found, "taken": taken})
     return rows
 
 

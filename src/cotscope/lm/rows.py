@@ -10,10 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from .attention import Pass
-from .jobs import Job, Row, Work
+from .jobs import Row, Work
 from .passes import Passes, View
-
-__all__ = ["Job", "PlainTable", "Row", "SharedTable", "Table", "Work"]
 
 PREFILL_TOKENS = 1536  # tokens per prefill pass: enough to reach the GEMM rate, small enough to pad little
 REFILL = 8  # rows join when this share of the slots (one in so many) is free: a pass over few questions wastes little

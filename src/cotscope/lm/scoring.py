@@ -185,10 +185,12 @@ class TextScore:
         perplexity: exp of the mean negative log-likelihood per token.
         kl: mean over tokens of KL(p ‖ q) in nats, p being the next-token distribution of the model without and q with
             the intervention.
+        rises: how much less likely each token is than without it (nats): the ratio of perplexities is exp of their mean.
     """
 
     perplexity: float
     kl: float
+    rises: tuple[float, ...] = ()
 
 
 @torch.inference_mode()
@@ -212,6 +214,7 @@ def text_scores(
     start = loaded.encode("")
     body = torch.tensor(loaded.encode(text)[len(start) :])
     loss, divergence = dict.fromkeys(interventions, 0.0), dict.fromkeys(interventions, 0.0)
+    rises: dict[str, list[float]] = {name: [] for name in interventions}
     count = 0
     for window in body.split(WINDOW)[:at_most]:
         ids = torch.cat([torch.tensor(start, dtype=body.dtype), window]).to(loaded.model.device)
@@ -231,9 +234,11 @@ def text_scores(
             rows = _rows(logits)
             for before, after, target in zip(untouched.split(rows), logits.split(rows), ids[1:].split(rows)):
                 q = torch.log_softmax(after.float(), dim=-1)
-                loss[name] -= q.gather(1, target[:, None]).sum().item()
+                own = q.gather(1, target[:, None])
+                loss[name] -= own.sum().item()
                 if intervention is not None:
                     p = torch.log_softmax(before.float(), dim=-1)
+                    rises[name] += (p.gather(1, target[:, None]) - own)[:, 0].tolist()
                     divergence[name] += F.kl_div(q, p, reduction="sum", log_target=True).item()
             progress()
     # A broken model's loss can be too large for exp; infinity says so.
@@ -241,6 +246,7 @@ def text_scores(
         name: TextScore(
             math.exp(loss[name] / count) if count and loss[name] / count < 700 else math.inf,
             divergence[name] / max(count, 1),
+            tuple(rises[name]),
         )
         for name in interventions
     }

@@ -29,7 +29,7 @@ class Choice:
 
     Attributes:
         by: "reasoning" (what the annotator accepted, but keystones), or a way of choosing that `cotscope attribute` has run.
-        first: the first so many; of "reasoning" in order of layer and index.
+        first: the first so many, of poles so many of these; of "reasoning" in order of layer and index.
         random: the seed of random neurons in their place, one for each: of the same layer, and about as large on solutions and
             on text, or where nothing was attributed about as often and as strongly active in discovery. They are drawn for the
             whole choice: no neuron that `by` chose, among the first so many or not, stands in its own control.
@@ -87,15 +87,16 @@ def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str
     known = active_neurons(session.run)
     every = _accepted(session.run, known, replace(choice, concepts=()))
     found = _narrowed(_accepted(session.run, known, choice), choice)
-    return found, _said(session, choice, found, every) | {"neurons": len(_neurons(found))}
+    return found, _said(session, choice, found, every) | {"neurons": len(_neurons(found)), "poles": len(found)}
 
 
 def reservation(chosen: Mapping[str, Any]) -> str:
     """What whoever makes something of neurons that were chosen so should be told; "" if nothing."""
-    keystones, first, neurons = (chosen.get(key) for key in ("keystones", "first", "neurons"))
+    keystones, first = (chosen.get(key) for key in ("keystones", "first"))
+    kind = "poles" if "poles" in chosen else "neurons"
     said = [f"keystones were {keystones} among these neurons: `cotscope ablate` finds them"] if keystones else []
-    if isinstance(first, int) and isinstance(neurons, int) and neurons < first:
-        said.append(f"there are {neurons:,} such neurons, and not {first:,}")
+    if isinstance(first, int) and isinstance(count := chosen.get(kind), int) and count < first:
+        said.append(f"there are {count:,} such {kind}, and not {first:,}")
     return "; ".join(said)
 
 

@@ -103,7 +103,7 @@ def solve(session: Session, conditions: Sequence[Condition], what: str) -> None:
     Args:
         what: what the progress bar says.
     """
-    from ..lm.rows import Job
+    from ..lm.jobs import Job
 
     jobs_of = [(c, *_problems(session, c)) for c in conditions]
     missing = [(c, problems, of) for c, problems, of in jobs_of if not _done(session, c, of)]

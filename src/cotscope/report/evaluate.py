@@ -126,10 +126,10 @@ def _more(row: Mapping[str, Any]) -> str:
     if not is_number(row.get("p_holm")) or row["p_holm"] >= LEVEL:
         return "a difference is not shown"
     more = "they solve fewer" if row["difference"] < 0 else "they solve more"
-    if not is_number(unlike := row.get("p_unlike")):
+    if not is_number(unlike := row.get("p_unlike_holm")):
         return more
     shown = "shown" if unlike < LEVEL else "not shown"
-    as_one = f"that another random set would not is {shown} (p {p_value(unlike)} as one more of those)"
+    as_one = f"that another random set would not is {shown} (p {p_value(unlike)} by its rank as one more of those)"
     return f"{more} than random ones on average; {as_one}"
 
 

@@ -105,7 +105,7 @@ def digest_of(named: str) -> str | None:
 @lru_cache
 def _digest_of(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
-        may_be_an_edit = path.suffix == ".json" and size < _LARGEST_EDIT and file.read(1) == b"{"
+        may_be_an_edit = path.suffix != ".jsonl" and size < _LARGEST_EDIT and file.read(1) == b"{"
     try:
         content = read_json(path) if may_be_an_edit else {}
     except RunError:

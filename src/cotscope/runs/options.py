@@ -27,9 +27,9 @@ KINDS: dict[str, Kind] = {
     "natural": Kind(int, 0, 2**53, "a whole number, 0 or more and below 2^53"),
     "positive": Kind(int, 1, 2**53, "a whole number, 1 or more and below 2^53"),
     "sets": Kind(int, 0, 10_001, "a whole number from 0 to 10,000"),
-    "rate": Kind(float, 1e-9, math.inf, "a number above 0"),
-    "minutes": Kind(float, 1e-9, math.inf, "minutes, more than 0"),
-    "seconds": Kind(float, 1e-9, math.inf, "seconds, more than 0"),
+    "rate": Kind(float, 1e-9, math.inf, "a number, 1e-9 or more"),
+    "minutes": Kind(float, 1e-9, math.inf, "minutes, 1e-9 or more"),
+    "seconds": Kind(float, 1e-9, math.inf, "seconds, 1e-9 or more"),
     "amount": Kind(float, 0, math.inf, "an amount, 0 or more"),
     "share": Kind(float, 0, 1, "a share, from 0 to below 1"),
 }

@@ -12,8 +12,9 @@ EVALUATION_SCORES = table(
 )
 EVALUATION_SKILLS = table(
     "evaluation_skills",
-    "an item of the battery of other skills with an edit, or of the base; perplexity and KL on general text (nats)",
-    {"edit": TEXT, "task": TEXT, "item": TEXT, "hit": YES, "perplexity": REAL, "kl": REAL},
+    "an item of the battery of other skills with an edit, or of the base; perplexity, its ratio to the base's and KL (nats) of "
+    "general text",
+    {"edit": TEXT, "task": TEXT, "item": TEXT, "hit": YES, "perplexity": REAL, "kl": REAL} | interval("perplexity_ratio"),
     part="edit",
 )
 EVALUATIONS_BY_PROBLEM = table(
@@ -25,10 +26,10 @@ EVALUATIONS_BY_PROBLEM = table(
 EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
-    "skills, general text; new_…: on the problems of templates that it was not made with, where a tenth or more are known; "
-    "if it was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); written: of the weights "
-    "in its folder, which may be rounded; how: what else is its own of its training; terms: the same where edits differ by "
-    "seed and rate alone",
+    "skills, general text; templates_trained_on: problems of templates that it was made with; new_…: on the problems of "
+    "others, where a tenth or more are known; if it was trained, how, of how many numbers, validation loss (nats per token), "
+    "peak memory (GiB); written: of the weights in its folder, which may be rounded; how: what else is its own of its "
+    "training; terms: the same where edits differ by seed and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"new_n": WHOLE, "new_templates": WHOLE} | interval("new_difference") | {"new_p_value": REAL}
@@ -36,7 +37,8 @@ EVALUATIONS = table(
     | {"solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,
-       "perplexity_ratio": REAL, "kl": REAL}
+       "kl": REAL}
+    | interval("perplexity_ratio")
     | {"search": TEXT, "method": TEXT, "chosen_by": TEXT, "random": LONG, "first": LONG, "trained_on": TEXT, "train": LONG,
        "own": YES, "draws": LONG, "loss": TEXT, "trained_dtype": TEXT, "how": TEXT, "numbers": LONG, "terms": TEXT,
        "rate": REAL, "seed": LONG, "validation_base": REAL, "validation": REAL, "written": REAL, "minutes": REAL,
@@ -46,10 +48,10 @@ EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",
     "edits that differ by their seeds beside others, or beside the base, on one data set: mean share of the problems solved; "
     "difference: the first's less the others'; p_unlike: that chosen neurons are as unlike the random sets as this were they "
-    "one more of them; share: of the gain of what was trained of the whole model, where it has any",
+    "one more of them, p_unlike_holm over all such; share: of the gain of what was trained of the whole model, if it has any",
     {"data": TEXT, "chosen": TEXT, "beside": TEXT, "edits": WHOLE, "edits_beside": WHOLE, "n": WHOLE, "templates": WHOLE,
      "accuracy": REAL, "accuracy_beside": REAL}
-    | interval("difference") | {"p_value": REAL, "p_holm": REAL, "p_unlike": REAL} | interval("share"),
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL, "p_unlike": REAL, "p_unlike_holm": REAL} | interval("share"),
 )  # fmt: skip
 EVALUATION_CURVES = table(
     "evaluation_curves",

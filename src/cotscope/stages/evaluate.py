@@ -16,7 +16,7 @@ from typing import Any
 
 from ..data.rows import question_key
 from ..edits.card import measured_again
-from ..edits.edit import Edit
+from ..edits.edit import Base, Edit
 from ..edits.made import candidates, curves, rounded_away
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.asking import Model, ask
@@ -44,15 +44,17 @@ from ..stats import holm
 UNITS = {
     "evaluations.<edit>.<data>.difference": "share of the problems solved with the edit, less without; interval over templates "
     "(cluster-robust), or where each problem is its own over problems (Agresti & Min 2005)",
-    "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over all edits and "
-    "data sets of the command",
+    "evaluations.<edit>.<data>.p_value": "over templates (sign flips), or problems (exact McNemar); p_holm: over edits that "
+    "change anything, and data sets, of the command",
     "evaluations.<edit>.<data>.new_difference": "as difference, on the problems of templates that the edit was not made with; "
     "empty where more than nine tenths are of such, or none; new_p_value: as p_value, not corrected",
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
-    "change as did",
+    "change as did, at the level that is left to one of all edits and data sets of the command",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
     "data has no solutions they are the base's own right ones, which a change can hardly make likelier",
+    "evaluations.<edit>.<data>.perplexity_ratio": "perplexity of general text with the edit over that without; interval over "
+    "blocks of 64 tokens of this text",
     "evaluations.<edit>.<data>.kl": "mean KL divergence from the base on general text (nats per token)",
 }
 
@@ -89,8 +91,9 @@ def evaluate(session: Session, options: Options) -> str:
         run.keep(table, begins=begins)  # what other edits were asked is not asked again when they come back
     every = trial_data(session, options.data, options.test or len(session.inputs.split.test))
     check_names(edits, [d.label for d in every])
+    base = Base.of(session.loaded, session.config.model)
     for edit in edits.values():
-        edit.check(session.loaded)
+        edit.check(session.loaded, base.weights)
         _check_unseen(edit, every)
     for data in every:
         session.model.check_lengths([session.prompt], data.problems, options.solutions)
@@ -100,7 +103,7 @@ def evaluate(session: Session, options: Options) -> str:
     ask(together, every, options.solutions, options.skills)
     for path in loads:
         other = with_weights(session, path, edits[path])
-        model = Model(edits[path].name, session, other, edits[path], other.loaded.weight_hash())
+        model = Model(edits[path].name, session, other, edits[path], other.model.weight_hash)
         ask([model], every, options.solutions, options.skills)
         del other, model  # before the next one is loaded
     rows, by_problem = _compared(session, list(edits.values()), every)
@@ -146,13 +149,15 @@ def _compared(
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     terms = {name: group.key for group, names in grouped(edits).items() for name in names}
+    changing = {edit.name for edit in edits if not edit.nothing}
     for data in every:
         scores = scored_solutions(session, data)
         for edit in edits:
-            row, each = compare(data, edit, wrote, scores, skills, session.config.seed)
-            rows.append(row | {"terms": terms.get(edit.name)})
+            row, each = compare(data, edit, wrote, scores, skills, session.config.seed, len(changing) * len(every))
+            rows.append(row | {"terms": terms.get(edit.name), "p_holm": 1.0})
             by_problem += each
-    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+    tested = [row for row in rows if row["edit"] in changing]  # what changes nothing by its making is no test
+    for row, p in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_holm"] = p
     return rows, by_problem
 
@@ -174,7 +179,7 @@ def _finding(row: dict[str, Any]) -> str:
         f"{row['edit']} on {row['data']}: accuracy {row['accuracy_base']:.3f} → {row['accuracy']:.3f} "
         f"({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], n = {row['n']} of "
         f"{row['templates']} templates"
-        + (f", {seen} of such as it was made with" if seen else "")
+        + (f", {seen} problems of templates that it was made with" if seen else "")
         + (
             f"; on the {row['new_n']} others {row['new_difference']:+.3f} [{row['new_difference_low']:+.3f}, "
             f"{row['new_difference_high']:+.3f}]"
@@ -182,8 +187,13 @@ def _finding(row: dict[str, Any]) -> str:
             else ""
         )
         + ")"
-        + ("" if row["perplexity_ratio"] is None else f", perplexity × {row['perplexity_ratio']:.3f}")
+        + ("" if row["perplexity_ratio"] is None else f", perplexity × {_ratio(row)}")
     )
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    ratio, low, high = (row[f"perplexity_ratio{end}"] for end in ("", "_low", "_high"))
+    return f"{ratio:.3f}" + (f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else "")
 
 
 def _contrast(row: dict[str, Any]) -> str:
@@ -193,7 +203,7 @@ def _contrast(row: dict[str, Any]) -> str:
     return (
         f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
         f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such{of}"
-        + ("" if row["p_unlike"] is None else f"; as one more such set p {row['p_unlike']:.3f}")
+        + ("" if row["p_unlike"] is None else f"; as one more such set p {row['p_unlike_holm']:.3f}")
     )
 
 
@@ -217,7 +227,7 @@ def _record(session: Session, data: TrialData, found: dict[str, Any]) -> dict[st
     keys = (
         "n", "accuracy_base", "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm", "p_mcnemar",
         "templates", "templates_trained_on", *ON_NEW, "solutions", "log_prob", "log_prob_low", "log_prob_high", "battery_base",
-        "battery", "items", "perplexity_ratio", "kl",
+        "battery", "items", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high", "kl",
     )  # fmt: skip
     about = {"data": data.source, "data_sha256": data.sha256, "prompt": session.prompt.name}
     about |= {"dtype": session.loaded.dtype_name}

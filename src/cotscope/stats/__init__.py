@@ -20,6 +20,7 @@ from .intervals import equivalence as equivalence
 from .intervals import groups_difference as groups_difference
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import paired_proportions as paired_proportions
+from .intervals import series_mean as series_mean
 from .intervals import share_of_gain as share_of_gain
 from .intervals import wilson as wilson
 from .ranks import partial_spearman as partial_spearman

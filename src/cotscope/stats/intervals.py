@@ -101,9 +101,14 @@ def paired_proportions(before: Sequence[bool], after: Sequence[bool], level: flo
     if not n:
         return float("nan"), float("nan"), float("nan")
     lost, gained = (sum(bool(b) == x and bool(a) != x for b, a in zip(before, after, strict=True)) for x in (True, False))
-    p, q, total = (gained + 0.5) / (n + 2), (lost + 0.5) / (n + 2), n + 2
-    half = float(scipy_stats.norm.ppf(0.5 + level / 2)) * np.sqrt((p + q - (p - q) ** 2) / total)
-    return (gained - lost) / n, max(-1.0, float(p - q - half)), min(1.0, float(p - q + half))
+    return (gained - lost) / n, *_adjusted(gained, lost, n, float(scipy_stats.norm.ppf(0.5 + level / 2)))
+
+
+def _adjusted(gained: int, lost: int, n: int, quantile: float) -> tuple[float, float]:
+    """Agresti and Min's ends, with half an observation more in each cell."""
+    p, q = (gained + 0.5) / (n + 2), (lost + 0.5) / (n + 2)
+    half = quantile * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
 def clustered_proportions(
@@ -112,8 +117,8 @@ def clustered_proportions(
     """The same of problems of which those of one cluster may change together: so that it says something of other clusters.
 
     By `clustered_error`, with t of one degree less than there are clusters; never shorter than `paired_proportions` has it, and
-    where no problem changes than that has it of as many problems as there are clusters. As that where each problem is its own
-    cluster.
+    where no problem changes, or all do alike, as that has it of as many problems as there are clusters, with that t. As that
+    has it where each problem is its own cluster.
 
     Returns: difference, low, high; and how many independent problems would say as much, at most as many as there are.
     """
@@ -127,10 +132,12 @@ def clustered_proportions(
     if count < 2:
         return difference, -1.0, 1.0, 1.0
     changes = np.asarray(after, float) - np.asarray(before, float)
+    quantile = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1))
+    if not changes.var():  # then problems say nothing of how far clusters differ
+        return difference, *_adjusted(count * (difference > 0), count * (difference < 0), count, quantile), float(count)
     error = clustered_error(changes, clusters)
-    error = error if changes.any() else 1 / (count + 2)
-    half = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1)) * error
-    effective = min(float(n), changes.var() / error**2) if error > 1e-9 and changes.any() else float(count)
+    half = quantile * error
+    effective = min(float(n), changes.var() / error**2) if error > 1e-9 else float(count)
     return difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), effective
 
 
@@ -145,6 +152,23 @@ def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Seq
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / len(apart) if len(sums) > 1 else float("nan")
 
 
+def series_mean(values: Sequence[float], block: int, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of a series of which neighbours may go together, with its interval: blocks of so many are taken for clusters
+    (`clustered_error`), t of one degree less than there are blocks.
+
+    Returns: mean, low, high; the ends are NaN for fewer than two blocks and where a value is not finite.
+    """
+    from scipy import stats as scipy_stats
+
+    series = np.asarray(values, float)
+    blocks = np.arange(len(series)) // block
+    mean = float(series.mean()) if len(series) else float("nan")
+    if len(series) <= block or not math.isfinite(mean):
+        return mean, float("nan"), float("nan")
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, int(blocks[-1]))) * clustered_error(series, blocks.tolist())
+    return mean, mean - half, mean + half
+
+
 def groups_difference(
     ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]], clusters: Sequence[Hashable], level: float = 0.95
 ) -> tuple[float, float, float, float]:
@@ -153,7 +177,9 @@ def groups_difference(
     Both variances are added: that of clusters (`clustered_error` of the means over models) and that of the models of each
     group, where it has two or more; what is in both counts twice, so that the interval is rather too long. t with
     Satterthwaite's degrees of freedom. With one model in either group it speaks of that one, and not of others that were chosen
-    so: `unlike_p` does. No error is less than that of half a cluster in each cell (Agresti & Min 2005).
+    so: `unlike_p` does. With two or three models that differ much among themselves it is too short. No error of clusters is
+    less than that of independent problems, or than half a problem in each cell (Agresti & Min 2005), or, where no problem
+    differs or each does alike, half a cluster.
 
     Args:
         ours, others: one row of values (1: right) per model, at least one each; a column per problem.
@@ -217,8 +243,10 @@ def share_of_gain(
 def _weighed(groups: Sequence[tuple[float, NDArray[np.float64]]], clusters: Sequence[Hashable]) -> tuple[float, float, float]:
     """A weighted sum of groups' means. Returns: it, its error and degrees of freedom, as of `groups_difference`."""
     each = np.sum([weight * group.mean(axis=0) for weight, group in groups], axis=0)
-    count = len(set(clusters))
-    parts = [(max(clustered_error(each, clusters), 1 / (count + 2)) ** 2, count - 1)]
+    n, count = len(each), len(set(clusters))
+    alike = float(np.ptp(each)) < 1e-9
+    error = 1 / (count + 2) if alike else max(clustered_error(each, clusters), each.std() / math.sqrt(n), 1 / (n + 2))
+    parts = [(error**2, count - 1)]
     parts += [(weight**2 * float(g.mean(axis=1).var(ddof=1)) / len(g), len(g) - 1) for weight, g in groups if len(g) > 1]
     variance = sum(v for v, _ in parts)
     return float(each.mean()), float(np.sqrt(variance)), variance**2 / sum(v * v / df for v, df in parts)

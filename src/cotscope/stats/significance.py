@@ -60,7 +60,8 @@ def unlike_p(target: float, controls: Sequence[float]) -> float:
     """Two-sided p-value that `target` is as far from the rest as this if it were one more control.
 
     The share of all m + 1 values that lie at least as far from the mean of all as `target` does: exact if each could as well
-    have been the target (Phipson & Smyth 2010, eq. 2). With m controls it can't be below 1 / (m + 1).
+    have been the target (Phipson & Smyth 2010, eq. 2), a rank and no more where controls resemble one another more than it.
+    With m controls it can't be below 1 / (m + 1); with one it is 1.
     """
     values = np.asarray([target, *controls], float)
     far = np.abs(values - values.mean())

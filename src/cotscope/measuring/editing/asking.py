@@ -6,6 +6,7 @@ What was asked before is not asked again: answers by their condition, the rest b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,10 +17,11 @@ from ...edits.edit import Edit
 from ...runs.files import fingerprint
 from ...runs.session import Session
 from ...runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS
+from ...stats import series_mean
 from ..generation import Condition, solve
 from ..problems import TrialData
 from ..solutions import fingerprint_of, score_battery, score_roles, solved
-from .comparing import BASE, part_name
+from .comparing import BASE, OF_TEXT, part_name
 
 if TYPE_CHECKING:
     from ...lm.interventions import Intervention
@@ -99,6 +101,18 @@ def _score_solutions(models: Sequence[Model], data: TrialData, count: int) -> No
             bar.update()
 
 
+BLOCK = 64
+"""Tokens of general text that are taken to go together, and to be independent of the next ones."""
+
+
+def _of_text(score: TextScore | None, base: bool) -> dict[str, float | None]:
+    """Columns of `evaluation_skills`: perplexity, its ratio to the base's with an interval over blocks of tokens, KL."""
+    if score is None:
+        return dict.fromkeys(OF_TEXT)
+    ratios = (1.0, 1.0, 1.0) if base else [math.inf if x >= 700 else math.exp(x) for x in series_mean(score.rises, BLOCK)]
+    return dict(zip(OF_TEXT, (score.perplexity, score.kl, *ratios), strict=True))
+
+
 def skills_of(key: str, unread: bool, skills: int) -> str:
     """The fingerprint of a part of `evaluation_skills`.
 
@@ -126,8 +140,7 @@ def _score_skills(models: Sequence[Model], count: int) -> None:
             done = {m.name: m.session.loaded if m.weights else m.intervention for m in missing if m.name not in unread}
             texts: dict[str, TextScore] = text_scores(models[0].base.loaded, text, done, bar.update) if done else {}
             for m in missing:
-                score = texts.get(m.name)
-                about = {"perplexity": score and score.perplexity, "kl": score and score.kl}
+                about = _of_text(texts.get(m.name), m.name == BASE)
                 rows = [
                     {"edit": m.name, "task": h.task, "item": h.item, "hit": h.hit} | about
                     for h in score_battery(session.engine, count, m.intervention)

@@ -15,13 +15,25 @@ from ...edits.edit import Edit
 from ...edits.made import search, training
 from ...predicting.templates import templates
 from ...runs.session import Session
-from ...stats import clustered_p, clustered_proportions, clustered_share, detectable_difference, mcnemar_exact, paired_bootstrap
+from ...stats import (
+    LEVEL,
+    clustered_p,
+    clustered_proportions,
+    clustered_share,
+    detectable_difference,
+    mcnemar_exact,
+    paired_bootstrap,
+)
 from ..problems import TrialData
 
 BASE = "base"
 LEAST_SEEN = 0.1
 """Share of the problems that are of templates which an edit was made with, from which on the others are told apart."""
 ON_NEW = ("new_n", "new_templates", "new_difference", "new_difference_low", "new_difference_high", "new_p_value")
+
+
+OF_TEXT = ("perplexity", "kl", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high")
+"""What general text says of an edit."""
 
 
 def part_name(name: str, data: TrialData) -> str:
@@ -56,7 +68,7 @@ def scored_skills(session: Session) -> dict[str, dict[str, Any]]:
     """Edit → its battery (a hit for each item), perplexity and KL on general text."""
     found: dict[str, dict[str, Any]] = {}
     for r in session.run.rows("SELECT * FROM evaluation_skills ORDER BY task, item"):
-        entry = found.setdefault(r["edit"], {"hits": [], "perplexity": r["perplexity"], "kl": r["kl"]})
+        entry = found.setdefault(r["edit"], {"hits": []} | {key: r[key] for key in OF_TEXT})
         entry["hits"].append(r["hit"])
     return found
 
@@ -68,12 +80,14 @@ def compare(
     scores: Mapping[str, Mapping[str, Mapping[str, float]]],
     skills: Mapping[str, Mapping[str, Any]],
     seed: int,
+    tests: int = 1,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One edit on one data set, beside the base; and problem by problem.
 
     Args:
         wrote, scores, skills: what `written`, `scored_solutions` and `scored_skills` found.
         seed: of bootstraps.
+        tests: how many share the level, by Holm's method.
     """
     name = BASE if edit.nothing else edit.name  # whose answers are the edit's
     base, own = (wrote[part_name(n, data)] for n in (BASE, name))
@@ -90,19 +104,21 @@ def compare(
     row: dict[str, Any] = {"edit": edit.name, "data": data.label, "neurons": _neurons(edit), "n": n, "templates": len(set(of))}
     seen = [t in together[n:] for t in together[:n]]
     row["templates_trained_on"] = None if trained is None else sum(seen)
-    tells = LEAST_SEEN <= fmean(seen) < 1  # else the difference is that on new templates, or none are
+    tells = LEAST_SEEN <= fmean(seen) < 1 and not edit.nothing  # else the difference is that on new templates, or none are
     row |= _on_new(before, after, of, [not s for s in seen]) if tells else dict.fromkeys(ON_NEW)
     for end, hits in (("_base", before), ("", after)):
         low, high = clustered_share(hits, of)
         row |= {f"accuracy{end}": fmean(hits), f"accuracy{end}_low": low, f"accuracy{end}_high": high}
     difference, low, high, independent = clustered_proportions(before, after, of)
+    if edit.nothing:  # its answers are the base's own
+        low = high = 0.0
     row |= {"difference": difference, "difference_low": low, "difference_high": high}
     row |= {
         "gained": sum(a and not b for b, a in zip(before, after, strict=True)),
         "lost": sum(b and not a for b, a in zip(before, after, strict=True)),
         "p_value": clustered_p(before, after, of),
         "p_mcnemar": mcnemar_exact(before, after),
-        "detectable": detectable_difference(changed / n, max(1, int(independent))) if changed else None,
+        "detectable": _detectable(changed / n, max(1, int(independent)), len(set(of)), tests) if changed else None,
     }
     untouched = scores.get(BASE, {})
     for role in ("log_prob", *ROLES):
@@ -118,11 +134,14 @@ def compare(
         "items": len(here["hits"]),
         "battery_p": mcnemar_exact(there["hits"], here["hits"]),
         "perplexity_base": there["perplexity"],
-        "perplexity": here["perplexity"],
-        "perplexity_ratio": None if here["perplexity"] is None else here["perplexity"] / there["perplexity"],
-        "kl": here["kl"],
+        **{key: here[key] for key in OF_TEXT},
     }
     return row | training(edit) | {"search": search(edit)}, each
+
+
+def _detectable(discordant: float, independent: int, clusters: int, tests: int) -> float:
+    """The difference that would be shown in 4 of 5 tries; 1 where there are so few templates that no signs of theirs could."""
+    return 1.0 if 2.0 ** (1 - clusters) * tests > LEVEL else detectable_difference(discordant, independent, tests)
 
 
 def _on_new(before: Sequence[bool], after: Sequence[bool], of: Sequence[int], new: Sequence[bool]) -> dict[str, Any]:

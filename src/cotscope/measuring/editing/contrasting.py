@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ class Group:
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
     groups = grouped(edits)
-    draws = {edit.name: str(edit.chosen.get("random")) for edit in edits}
+    draws = {edit.name: edit.chosen.get("random") for edit in edits}
     order = list(groups)
     pairs: list[tuple[Group, Group | None]] = [
         (a, b) for a in groups for b in groups if a.beside(b) or (a.same_whole(b) and order.index(a) < order.index(b))
@@ -110,33 +109,48 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
         for a, b in pairs:
             problems = list(of[BASE])
             clusters = templates([asked[data, p] for p in problems])
-            ours, others, [base] = (
-                [[float(of[name][p]) for p in problems] for name in names]
-                for names in (groups[a], groups[b] if b else [BASE], [BASE])
+            right = {name: [float(answers[p]) for p in problems] for name, answers in of.items()}
+            ours, others, base = (
+                _apart(groups[a], draws, right),
+                _apart(groups[b], draws, right) if b else [right[BASE]],
+                right[BASE],
             )
             difference, low, high, p_value = groups_difference(ours, others, clusters)
             share = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
-            sets: dict[str, list[float]] = {}  # of the random neurons, by their draw
-            if b and b.random:
-                for name, right in zip(groups[b], others, strict=True):
-                    sets.setdefault(draws[name], []).append(float(np.mean(right)))
-            unlike = _unlike(a, float(np.mean(ours)), [fmean(shares) for shares in sets.values()]) if sets else None
+            controls = _by_draw(groups[b], draws, right) if b and b.random else []
+            unlike = _unlike(a, float(np.mean(ours)), [float(np.mean(rows)) for rows in controls]) if controls else None
             rows.append(
                 {"data": data, "chosen": a.name, "beside": b.name if b else BASE}
                 | {
-                    "edits": len(ours),
-                    "edits_beside": len(others) if b else 0,
+                    "edits": len(groups[a]),
+                    "edits_beside": len(groups[b]) if b else 0,
                     "n": len(problems),
                     "templates": len(set(clusters)),
                 }
                 | {"accuracy": float(np.mean(ours)), "accuracy_beside": float(np.mean(others))}
                 | {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
-                | {"p_unlike": unlike}
+                | {"p_unlike": unlike, "p_unlike_holm": None}
                 | dict(zip(("share", "share_low", "share_high"), share, strict=True))
             )
-    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = p
+    for key, corrected in (("p_value", "p_holm"), ("p_unlike", "p_unlike_holm")):
+        some = [row for row in rows if row[key] is not None]
+        for row, p in zip(some, holm([row[key] for row in some]), strict=True):
+            row[corrected] = p
     return rows
+
+
+def _by_draw(names: Sequence[str], draws: Mapping[str, Any], right: Mapping[str, list[float]]) -> list[list[list[float]]]:
+    """Edits' values by problem, those of one random set (one that was trained with several seeds) together."""
+    sets: dict[Any, list[list[float]]] = {}
+    for name in names:
+        sets.setdefault(draws[name], []).append(right[name])
+    return list(sets.values())
+
+
+def _apart(names: Sequence[str], draws: Mapping[str, Any], right: Mapping[str, list[float]]) -> list[list[float]]:
+    """The same, a row for each seed; of several random sets one for each set, as seeds of one are no sets of their own."""
+    sets = _by_draw(names, draws, right)
+    return sets[0] if len(sets) == 1 else [np.mean(rows, axis=0).tolist() for rows in sets]
 
 
 def _unlike(group: Group, share: float, controls: Sequence[float]) -> float:

@@ -99,13 +99,18 @@ def steer(
     groups, chosen = _groups(session, choice, search)
     if reserved := reservation(chosen):
         say(reserved)
-    made_of = source(session, tuning_problems(session, search.train_on, say))
-    worked = worked_problems(session, search.train_on, RUNGS[-1], say, folder=to.parent)
+    every = tuning_problems(session, search.train_on, say)
+    problems = every[: search.problems]
+    if len(problems) < 2:
+        remedy = "Give others: --train-on FILE." if search.problems > 1 else "Give a larger --problems."
+        raise EditError("too few problems to search on", expected="at least 2 that the study neither tests nor discovers on",
+                        got=str(len(problems)), remedy=remedy)  # fmt: skip
+    worked = worked_problems(session, every, RUNGS[-1], say, folder=to.parent)
     if not worked:
         raise EditError("no problem to search on has a solution", remedy="Give others: --train-on FILE.")
-    problems, written_to = _to_write(session, search)
     loaded = session.loaded
     given = [solution(loaded, p, "", text) for p, text in worked]
+    written_to = fingerprint([(p.question, str(p.answer)) for p in problems])
     of = (fingerprint_of(given), groups, asdict(search), [p.id for p in problems], written_to, asked(session))
     memory = Kept(to, fingerprint(*of, general_text("searching")))
     # Where the model wrote the solutions, those before the last that are not scored are what it got wrong: no fair sample.
@@ -123,7 +128,7 @@ def steer(
     found, error = trial.decided(trial.halved(candidates, given))
     if error is not None and not null:
         raise error
-    about = {"goal": search.goal, "data": search.train_on, "of": made_of, "problems": len(problems),
+    about = {"goal": search.goal, "data": search.train_on, "of": source(session, every), "problems": len(problems),
              "candidates": len(candidates), "groups": list(groups), "factors": list(search.factors),
              "last": search.survivors, "dtype": loaded.dtype_name}  # fmt: skip
     chosen = chosen | {"steered": about | found} | ({} if error is None else {"nothing": error.meaning})
@@ -159,15 +164,6 @@ def _groups(session: Session, choice: Choice, search: Search) -> tuple[dict[str,
         groups = {name: [instead[n] for n in group if n in instead] for name, group in groups.items()}
         groups = {name: group for name, group in groups.items() if group}
     return groups, chosen
-
-
-def _to_write(session: Session, search: Search) -> tuple[list[Problem], str]:
-    """Problems that answers are written to, and what they are of."""
-    problems = list(tuning_problems(session, search.train_on))[: search.problems]
-    if len(problems) < 2:
-        raise EditError("too few problems to search on", expected="at least 2 that the study neither tests nor discovers on",
-                        got=str(len(problems)), remedy="Give others: --train-on FILE.")  # fmt: skip
-    return problems, fingerprint([(p.question, str(p.answer)) for p in problems])
 
 
 class _Trial:

@@ -60,10 +60,12 @@ def tune(
     if not settings.own and writes_itself(every, wanted):
         say("the data has too few solutions")
         settings = replace(settings, own=True)
+    if not settings.own:
+        settings = replace(settings, draws=0)  # nothing is drawn: else its control without --draws were another training
     if reserved := reservation(chosen):
         say(reserved)
-    given = worked_problems(session, settings.train_on, wanted, say,
-                            own=settings.own, draws=settings.draws, seed=settings.seed, folder=to.parent)  # fmt: skip
+    given = worked_problems(session, every, wanted, say, own=settings.own, draws=settings.draws, seed=settings.seed,
+                            folder=to.parent)  # fmt: skip
     if settings.loss == FORMULAS:
         loaded, prompt = session.loaded, session.prompt
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]

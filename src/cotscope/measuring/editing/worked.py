@@ -44,6 +44,10 @@ def tuning_problems(session: Session, data: str, say: Callable[[str], object] = 
     if data != STUDY:
         every = load_problems(data, session.config.seed).problems
         used = {question_key(p.question) for p in (*inputs.split.test, *inputs.split.discovery)}
+    if not every:
+        raise UserError(
+            "the study has no tuning problems: it tests and discovers on all", remedy="Give others: --train-on FILE."
+        )
     kept = [p for p in every if question_key(p.question) not in used and not shows(session.prompt, p.question)]
     if len(kept) < len(every):
         why = "are tested or discovered on by the study, or shown in its prompt"
@@ -73,7 +77,7 @@ def _fits(session: Session, problem: Problem) -> bool:
 
 def worked_problems(
     session: Session,
-    data: str,
+    every: Sequence[Problem],
     wanted: int,
     say: Callable[[str], object],
     *,
@@ -82,15 +86,15 @@ def worked_problems(
     seed: int = 0,
     folder: Path | None = None,
 ) -> list[tuple[Problem, str]]:
-    """The first of them that have a solution, so many: the data's; or where it has too few, what the model writes if that is
-    right.
+    """The first of problems that have a solution, so many: the data's; or where it has too few, what the model writes if that
+    is right.
 
     Args:
+        every: as `tuning_problems` returns them.
         own: what the model writes in any case.
         draws: solutions sampled of each problem that its greedy one gets wrong, from `seed` on; a right one is taken.
         folder: where a file of problems keeps what the model wrote, and is taken from if it was made from the same.
     """
-    every = tuning_problems(session, data)
     if not own and not writes_itself(every, wanted):
         return [(p, render_solution(p)) for p in every if p.has_solution][:wanted]
     why = "" if own else "the data has too few solutions: "
