@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cotscope.edits.edit import Base, Edit
+from cotscope.edits.made import training
 from cotscope.measuring.editing.contrasting import contrasts, grouped, unpaired
 from cotscope.records import Neuron
 from cotscope.stats import groups_difference, holm, share_of_gain, unlike_p
@@ -85,6 +86,23 @@ def test_seeds_of_one_random_set_are_no_sets_of_their_own() -> None:
     others = [solved["r0"], [True] * 8, solved["r2"]]
     expected = groups_difference([solved[f"a{s}"] for s in range(3)], others, [0, 0, 1, 1, 2, 2, 3, 3])
     assert row["p_value"] == pytest.approx(expected[3]) and row["p_unlike"] == 1
+
+
+def test_what_a_file_says_is_of_any_kind() -> None:
+    odd = [trained(f"a{s}", "values", "attribution", random=[s]) for s in range(2)]
+    odd += [trained(f"h{s}", "val\udcff", "attr\udcff") for s in range(2)]
+    rows = contrasts(odd, answers(odd, {e.name: [True, False] for e in odd}))
+    assert [(r["chosen"], r["edits"]) for r in rows] == [("values of random, like attribution", 2), ("val? by attr?", 2)]
+
+
+def test_draws_where_nothing_is_drawn_are_none() -> None:
+    """An older file says how many were asked for; a newer one of the same training says 0."""
+    edits = [trained(f"{n}0", "values", "attribution", **more) for n, more in (("a", {}), ("r", {"random": 0}))]
+    edits[0].chosen["tuned"] |= {"draws": 4, "own": False}
+    edits[1].chosen["tuned"] |= {"draws": 0, "own": False}
+    assert not unpaired(edits) and training(edits[0])["draws"] == 0
+    edits[0].chosen["tuned"]["own"] = True
+    assert unpaired(edits) and training(edits[0])["draws"] == 4
 
 
 def test_several_chosen_sets_beside_twenty_random_ones_each_are_as_many_tests() -> None:

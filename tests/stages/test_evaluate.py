@@ -221,12 +221,14 @@ def test_an_edits_file_may_have_any_name(copy: Path) -> None:
     run, other = copy / "run", copy / "gone"
     edit = Edit.read(copy / "gone.json")
     told = {"tuned": {"data": "prob\udcff.jsonl", "places": "\udcff", "ended": "\udcff", "method": "factors"}, "by": "\udcff"}
-    told["steered"] = {"tried": [["first \udcff", 0.5, 1.0, None, None, None, 3]]}
+    told["steered"] = {"tried": [["first \udcff", 0.5, 1.0, None, None, None, 3]], "goal": "worse", "group": "first \udcff"}
+    told["steered"] |= {"candidates": 1, "factor": 0.5, "solved": 3, "untouched": 4, "problems": 8}
     replace(edit, chosen=edit.chosen | told).write(other)
     assert main(["evaluate", str(run), "--edit", str(other), "--data", "study", *FEW]) == 0
     assert Edit.read(other).measured and Run.open(run).state("evaluate").status == "done"
     [row] = Run.open(run).rows("SELECT * FROM evaluations")
     assert (row["trained_on"], row["chosen_by"], row["how"]) == ("prob?.jsonl", "?", "at ?, ?")
+    assert row["search"].startswith("searched to be worse, the best of 1 candidates: first ?, factor 0.5")
     assert [r["neurons"] for r in Run.open(run).rows("SELECT * FROM evaluation_candidates")] == ["first ?"]
 
 

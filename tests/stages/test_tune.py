@@ -1040,9 +1040,20 @@ def test_everything_is_compared_in_one_table(
         compare.run(build_parser().parse_args([*words, "--first", "2"]))
     again = ["compare", os.path.relpath(run), *words[2:-1], os.path.relpath(to)]
     compare._same_settings(build_parser().parse_args(again), to / "settings.json", None)  # the same run, spelled otherwise
-    of_old["run"] = "runs/typed"
-    old.write_text(json.dumps(of_old))
-    compare._same_settings(build_parser().parse_args([w for w in words if w != "--checkpointing"]), old, None)
+    without = build_parser().parse_args([w for w in words if w != "--checkpointing"])
+    for typed, same in ((f"runs/{run.name}", True), (f"{run.parent}/x/../{run.name}", True), ("runs/another", False)):
+        old.write_text(json.dumps(of_old | {"run": typed}))
+        if same:
+            compare._same_settings(without, old, None)
+            assert json.loads(old.read_text())["run"] == str(run)  # from now on it is told from others
+        else:
+            with pytest.raises(cotscope.UserError, match="holds a comparison with another run; expected"):
+                compare._same_settings(without, old, None)
+    # What does nothing for these methods was taken by an older version, and is no other comparison.
+    alone = build_parser().parse_args(["compare", str(run), "--method", "factors", "--to", str(tmp_path / "other")])
+    old.write_text(json.dumps({"run": str(run), "by": "attribution", "dtype": "float32"}))
+    compare._same_settings(alone, old, None)
+    assert "dtype" not in json.loads(old.read_text())
     with pytest.raises(cotscope.UserError, match="holds a comparison with another run; expected"):
         compare._same_settings(build_parser().parse_args(["compare", str(tmp_path), *words[2:]]), to / "settings.json", None)
     settings, problems = to / "settings.json", tmp_path / "problems.jsonl"
@@ -1070,6 +1081,7 @@ def test_everything_is_compared_in_one_table(
     bare = ["compare", str(run), "--to", str(tmp_path / "other")]
     for wrong, said in (
         (["--method", "factors", "--method", "factors", "--dtype", "float32"], "factors are no weights that have a dtype"),
+        (["--by", "all"], "all neurons are among what is compared"),
         (["--method", "full", "--by", "nonsense"], "--by chooses neurons, and nothing is trained of some"),
         (["--method", "lora", "--trainable", "9", "--first", "5"], "--first chooses neurons, and nothing is trained of some"),
     ):

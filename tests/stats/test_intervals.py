@@ -281,6 +281,18 @@ def test_all_that_change_alike_are_as_many_as_there_are_templates() -> None:
     assert (difference, high, independent) == (1, 1, 4) and low < 0
     mirrored = clustered_proportions([True] * 100, [False] * 100, of)
     assert mirrored[:3] == (-1, -high, -low)
+    # One fewer says about as much; of many templates that do nearly alike it is told that they do.
+    assert clustered_proportions([False] * 100, [False, *[True] * 99], of)[1] == pytest.approx(low, abs=0.03)
+    assert clustered_proportions([False] * 100, [False, *[True] * 99], [i // 5 for i in range(100)])[1] > 0.9
+
+
+@pytest.mark.parametrize(("clusters", "of_each", "gained"), [(2, 50, 50), (2, 50, 49), (3, 20, 10), (4, 25, 24), (5, 20, 3)])
+def test_groups_on_few_templates_show_nothing(clusters: int, of_each: int, gained: int) -> None:
+    """However alike these are: the signs of five show nothing below 1/16."""
+    of = [i // of_each for i in range(clusters * of_each)]
+    ours = [[float(i % of_each < gained) for i in range(len(of))]]
+    _, low, _, p = groups_difference(ours, [[0.0] * len(of)], of)
+    assert p >= 2.0 ** (1 - clusters) and low < gained / of_each - 0.2
 
 
 def test_the_least_error_of_a_difference_is_of_problems_not_of_templates() -> None:
@@ -292,20 +304,21 @@ def test_the_least_error_of_a_difference_is_of_problems_not_of_templates() -> No
     others[0, rng.choice(192, 8, replace=False)] *= 0
     difference, low, high, _ = groups_difference(ours, others, of)
     change = (ours - others)[0]
-    error = max(clustered_error(change, of), change.std() / 192**0.5, 1 / 194)
+    gains, losses = (change.sum() + 0.5) / 194, 0.5 / 194
+    error = max(clustered_error(change, of), ((gains + losses - (gains - losses) ** 2) / 194) ** 0.5)
     assert difference == pytest.approx(change.mean()) and (high - low) / 2 == pytest.approx(
         float(scipy_stats.t.ppf(0.975, len(set(of)) - 1)) * error
     )
     assert error < 1 / 30
     # Templates that all differ by the same have no spread, and problems have.
-    alike = [[float(i % 20 < 3) for i in range(100)]]
-    assert groups_difference(alike, [[0.0] * 100], [i // 20 for i in range(100)])[3] > 0.01
+    alike = [[float(i % 10 < 3) for i in range(100)]]
+    _, low, high, p = groups_difference(alike, [[0.0] * 100], [i // 10 for i in range(100)])
+    assert (high - low) / 2 > float(scipy_stats.t.ppf(0.975, 9)) * 0.045 and p == 2.0**-9
     # Where no problem differs, or each does alike, only templates count.
-    for value in (0.0, 1.0):
+    for value, error in ((0.0, 1 / 7), (1.0, ((6 - 5**2 / 7) / 7 / 7) ** 0.5)):
         _, low, high, _ = groups_difference([[value] * 100], [[0.0] * 100], [i // 20 for i in range(100)])
-        assert value - low == pytest.approx(float(scipy_stats.t.ppf(0.975, 4)) / 7) and high == pytest.approx(
-            min(1, value - low + value)
-        )
+        assert value - low == pytest.approx(float(scipy_stats.t.ppf(0.975, 4)) * error)
+        assert high == pytest.approx(min(1, value + (value - low)))
 
 
 def test_groups_that_do_not_differ_are_seldom_said_to() -> None:

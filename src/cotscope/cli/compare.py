@@ -96,6 +96,12 @@ def _all(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[Path, list[
         yield arguments.to / (f"{name}-{seed}.json" if name.startswith(FACTORS) else f"{name}-{seed}"), words
 
 
+def _unused(arguments: argparse.Namespace) -> list[str]:
+    """Options that do nothing for the methods that are compared."""
+    some = any("--by" in words and ALL not in words for _, words in _all(arguments, 0))
+    return ([] if some else ["by", "first"]) + (["dtype"] if _methods(arguments) == [FACTORS] else [])
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
     folder: Path = arguments.to
@@ -175,16 +181,15 @@ def _check(arguments: argparse.Namespace) -> str | None:
     methods = _methods(arguments)
     if arguments.trainable and LORA not in methods:
         raise UserError("--trainable says how large LoRA is", expected=f"--method {LORA} beside it")
-    if arguments.dtype and methods == [FACTORS]:
+    if arguments.dtype and "dtype" in _unused(arguments):
         raise UserError("factors are no weights that have a dtype", expected="another --method beside it, or no --dtype")
-    of_neurons = [words for _, words in _all(arguments, 0) if "--by" in words and ALL not in words]
-    for name in ("by", "first"):
-        if getattr(arguments, name) and not of_neurons:
+    if ALL in arguments.by:
+        raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
+    for name in _unused(arguments):
+        if name != "dtype" and getattr(arguments, name):
             raise UserError(f"--{name} chooses neurons, and nothing is trained of some", expected="another --method beside it")
     if arguments.validation == 0:
         raise UserError("a learning rate is searched on validation problems", expected="--validation N, 1 or more", got="0")
-    if ALL in arguments.by:
-        raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
     left = [(to, words[1]) for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not left:
         return None
@@ -201,7 +206,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
         states = STATES * session.loaded.parameters() * (FULL in missing)
         check_room(arguments.to, size + max(0, states - kept), f"{models} models in {stored}")
     neurons = None
-    if of_neurons:
+    if "by" not in _unused(arguments):
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
@@ -233,9 +238,12 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     given |= {name: value for name, value in content.items() if value is not None}
     # Before anything is trained nothing hangs on settings, and a remedy may ask for others.
     begun = any(not p.name.startswith((path.name, f".{path.name}", "own-solutions-", ".lock")) for p in path.parent.iterdir())
-    before = read_json(path) if begun and path.exists() else {}
-    if not os.path.isabs(before.get("run", "/")):  # an older file: as it was typed
-        before["run"] = given["run"]
+    stored = read_json(path) if begun and path.exists() else {}
+    before = {name: value for name, value in stored.items() if name not in _unused(arguments)}
+    given = {name: value for name, value in given.items() if name not in _unused(arguments)}
+    if isinstance(typed := before.get("run"), str):  # of an older file as it was typed, from whatever folder
+        same = not os.path.isabs(typed) and Path(typed).name == Path(given["run"]).name
+        before["run"] = given["run"] if same else os.path.abspath(typed)
     done = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed) if to.exists()]
     if not any(Edit.read(to).chosen["tuned"].get("cut") for to in done):
         before.pop("minutes", None)
@@ -248,7 +256,7 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
                 f"{path.parent} holds a comparison with another {name if name in plain else '--' + name.replace('_', '-')}",
                 expected=shown(before.get(name)), got=shown(value), remedy="Give another --to.",
             )  # fmt: skip
-    if before | given != before:
+    if before | given != stored:
         write_text(path, json_text(before | given))
 
 

@@ -36,6 +36,14 @@ _SHOWN = 10  # neurons that a notebook shows
 _SCOPES = ("all", "prompt", "generated")
 
 
+def found_anywhere(source: str) -> str:
+    """What a model is loaded as from whatever folder: a name or hub id as it is, a folder or file by its whole path."""
+    from ..lm.models import MODELS
+
+    local = os.path.expanduser(source)
+    return os.path.abspath(local) if source not in MODELS and os.path.exists(local) else source
+
+
 @dataclass(frozen=True)
 class Base:
     """The model that an edit is of.
@@ -59,12 +67,8 @@ class Base:
         """
         import torch
 
-        from ..lm.models import MODELS
-
-        anatomy, source = loaded.anatomy, source or loaded.name
-        if source not in MODELS and os.path.exists(local := os.path.expanduser(source)):
-            source = os.path.abspath(local)
-        return cls(source, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
+        anatomy, model = loaded.anatomy, found_anywhere(source) if source else loaded.name
+        return cls(model, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
 
 
 @dataclass(frozen=True)

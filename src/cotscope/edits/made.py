@@ -26,7 +26,7 @@ def training(edit: Edit) -> dict[str, Any]:
             return None
         if not isinstance(value, kinds) or isinstance(value, bool):
             return None
-        return _text(value) if isinstance(value, str) else value if abs(value) < 2**53 else None
+        return without_halves(value) if isinstance(value, str) else value if abs(value) < 2**53 else None
 
     tuned = given if isinstance(given := edit.chosen.get("tuned"), Mapping) else {}
     found = {
@@ -37,7 +37,7 @@ def training(edit: Edit) -> dict[str, Any]:
         "trained_on": of(str, "tuned", "data"),
         "train": of(int, "tuned", "train"),
         "own": tuned.get("own") is True if tuned else None,
-        "draws": of(int, "tuned", "draws"),
+        "draws": 0 if tuned.get("own") is False else of(int, "tuned", "draws"),
         "loss": of(str, "tuned", "loss"),
         "trained_dtype": of(str, "tuned", "dtype"),
         "how": ", ".join(_how(of(str, "tuned", "stored"), of(int, "tuned", "warmup"), tuned)),
@@ -68,15 +68,15 @@ def rounded_away(edit: Edit) -> float | None:
 
 def _how(stored: str | None, warmup: int | None, tuned: Mapping[str, Any]) -> list[str]:
     said = [f"written in {stored[:_LONGEST]}"] if stored else []
-    said += [f"at {_text(places[:_LONGEST])}"] if isinstance(places := tuned.get("places"), str) else []
+    said += [f"at {without_halves(places[:_LONGEST])}"] if isinstance(places := tuned.get("places"), str) else []
     said += [f"warm-up of {warmup} steps"] if warmup else []
     said += ["prompts trained through"] if tuned.get("checkpointing") is True else []
     # A search of rates that was stopped is no other training, if the passes are those that were asked for.
     cut = isinstance(tuned.get("ended"), str) and tuned.get("cut") is not False
-    return said + ([_text(tuned["ended"][:_LONGEST])] if cut else [])
+    return said + ([without_halves(tuned["ended"][:_LONGEST])] if cut else [])
 
 
-def _text(value: str) -> str:
+def without_halves(value: str) -> str:
     """Without halves of characters, as a path that is no UTF-8 has them: no table can hold these."""
     return value.encode("utf-8", "replace").decode()
 
@@ -121,7 +121,8 @@ def candidates(edit: Edit) -> list[dict[str, Any]]:
         found = dict(zip(("factor", *TRIED), numbers, strict=True))
         found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
         taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
-        rows.append({"edit": edit.name, "neurons": group_of(edit, _text(row[0][: 2 * _LONGEST])), **found, "taken": taken})
+        neurons = group_of(edit, without_halves(row[0][: 2 * _LONGEST]))
+        rows.append({"edit": edit.name, "neurons": neurons, **found, "taken": taken})
     return rows
 
 
@@ -139,7 +140,7 @@ def search(edit: Edit) -> str:
     if not all(isinstance(v, _NUMBER) and abs(v) < 2**53 for v in numbers.values()):
         return ""
     if edit.nothing:
-        return f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was"
+        return without_halves(f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was")
     solved = f"{numbers['solved']} of {numbers['problems']} tuning problems solved, {numbers['untouched']} without"
     best = f"{group_of(edit, str(texts['group']))}, factor {numbers['factor']:g} ({solved})"
     survivors = kept[:_POINTS] if isinstance(kept := found.get("survivors"), list) else []
@@ -151,7 +152,7 @@ def search(edit: Edit) -> str:
         shows = abs(found["solved"] - found["untouched"]) >= least * found["problems"]
     if shows is False:
         best += "; a difference is not shown on so few problems"
-    return f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}"
+    return without_halves(f"searched to be {texts['goal']}, the best of {numbers['candidates']} candidates: {best}")
 
 
 def group_of(edit: Edit, name: str) -> str:

@@ -50,7 +50,7 @@ UNITS = {
     "empty where more than nine tenths are of such, or none; new_p_value: as p_value, not corrected",
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
-    "change as did, at the level that is left to one of all edits and data sets of the command",
+    "change as did, at the level that is left to one of the command's comparisons",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
     "data has no solutions they are the base's own right ones, which a change can hardly make likelier",
     "evaluations.<edit>.<data>.perplexity_ratio": "perplexity of general text with the edit over that without; interval over "
@@ -145,7 +145,7 @@ def _check_unseen(edit: Edit, every: Sequence[TrialData]) -> None:
 def _compared(
     session: Session, edits: Sequence[Edit], every: Sequence[TrialData]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of `evaluations`, whose `p_holm` is over all of them, and of `evaluations_by_problem`."""
+    """The rows of `evaluations`, `p_holm` over those of edits that change anything, and of `evaluations_by_problem`."""
     wrote, skills = written(session), scored_skills(session)
     rows, by_problem = list[dict[str, Any]](), list[dict[str, Any]]()
     terms = {name: group.key for group, names in grouped(edits).items() for name in names}
@@ -203,7 +203,7 @@ def _contrast(row: dict[str, Any]) -> str:
     return (
         f"{row['chosen']} less {row['beside']} on {row['data']}: {row['difference']:+.3f} "
         f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], {p} over all such{of}"
-        + ("" if row["p_unlike"] is None else f"; as one more such set p {row['p_unlike_holm']:.3f}")
+        + ("" if row["p_unlike"] is None else f"; as one more such set p {row['p_unlike_holm']:.3f}, over all of these")
     )
 
 

@@ -104,7 +104,7 @@ def paired_proportions(before: Sequence[bool], after: Sequence[bool], level: flo
     return (gained - lost) / n, *_adjusted(gained, lost, n, float(scipy_stats.norm.ppf(0.5 + level / 2)))
 
 
-def _adjusted(gained: int, lost: int, n: int, quantile: float) -> tuple[float, float]:
+def _adjusted(gained: float, lost: float, n: int, quantile: float) -> tuple[float, float]:
     """Agresti and Min's ends, with half an observation more in each cell."""
     p, q = (gained + 0.5) / (n + 2), (lost + 0.5) / (n + 2)
     half = quantile * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
@@ -117,8 +117,8 @@ def clustered_proportions(
     """The same of problems of which those of one cluster may change together: so that it says something of other clusters.
 
     By `clustered_error`, with t of one degree less than there are clusters; never shorter than `paired_proportions` has it, and
-    where no problem changes, or all do alike, as that has it of as many problems as there are clusters, with that t. As that
-    has it where each problem is its own cluster.
+    where no problem changes, or all do alike, or clusters are too few for their signs to show anything, not shorter than that
+    has it of as many problems as there are clusters, with that t. As that has it where each problem is its own cluster.
 
     Returns: difference, low, high; and how many independent problems would say as much, at most as many as there are.
     """
@@ -133,12 +133,21 @@ def clustered_proportions(
         return difference, -1.0, 1.0, 1.0
     changes = np.asarray(after, float) - np.asarray(before, float)
     quantile = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1))
-    if not changes.var():  # then problems say nothing of how far clusters differ
-        return difference, *_adjusted(count * (difference > 0), count * (difference < 0), count, quantile), float(count)
+    if _say_nothing(changes, count):
+        share = count / n
+        low, high = _adjusted(share * float((changes > 0).sum()), share * float((changes < 0).sum()), count, quantile)
+    if not changes.var():
+        return difference, low, high, float(count)
     error = clustered_error(changes, clusters)
     half = quantile * error
     effective = min(float(n), changes.var() / error**2) if error > 1e-9 else float(count)
     return difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), effective
+
+
+def _say_nothing(changes: NDArray[np.float64], clusters: int) -> bool:
+    """Whether problems say nothing of how far clusters differ: all change alike, or clusters are so few that their signs
+    would show nothing if all had the same."""
+    return float(np.ptp(changes)) < 1e-9 or 2.0 ** (1 - clusters) > LEVEL
 
 
 def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Sequence[Hashable]) -> float:
@@ -176,10 +185,10 @@ def groups_difference(
 
     Both variances are added: that of clusters (`clustered_error` of the means over models) and that of the models of each
     group, where it has two or more; what is in both counts twice, so that the interval is rather too long. t with
-    Satterthwaite's degrees of freedom. With one model in either group it speaks of that one, and not of others that were chosen
-    so: `unlike_p` does. With two or three models that differ much among themselves it is too short. No error of clusters is
-    less than that of independent problems, or than half a problem in each cell (Agresti & Min 2005), or, where no problem
-    differs or each does alike, half a cluster.
+    Satterthwaite's degrees of freedom; no p is less than clusters' signs could have. With one model in either group it speaks
+    of that one, and not of others that were chosen so: `unlike_p` does. With two or three models that differ much among
+    themselves it is too short. No error of clusters is less than Agresti and Min's (2005) of as many independent problems, or
+    of as many as there are clusters where no problem differs, all do alike, or clusters are too few to show anything.
 
     Args:
         ours, others: one row of values (1: right) per model, at least one each; a column per problem.
@@ -195,7 +204,7 @@ def groups_difference(
         return float(both[0].mean() - both[1].mean()), -1.0, 1.0, 1.0
     difference, error, freedom = _weighed([(1.0, both[0]), (-1.0, both[1])], clusters)
     half = float(scipy_stats.t.ppf(0.5 + level / 2, freedom)) * error
-    p = float(2 * scipy_stats.t.sf(abs(difference) / error, freedom))
+    p = max(float(2 * scipy_stats.t.sf(abs(difference) / error, freedom)), 2.0 ** (1 - len(set(clusters))))
     return difference, max(-1.0, difference - half), min(1.0, difference + half), p
 
 
@@ -243,9 +252,10 @@ def share_of_gain(
 def _weighed(groups: Sequence[tuple[float, NDArray[np.float64]]], clusters: Sequence[Hashable]) -> tuple[float, float, float]:
     """A weighted sum of groups' means. Returns: it, its error and degrees of freedom, as of `groups_difference`."""
     each = np.sum([weight * group.mean(axis=0) for weight, group in groups], axis=0)
-    n, count = len(each), len(set(clusters))
-    alike = float(np.ptp(each)) < 1e-9
-    error = 1 / (count + 2) if alike else max(clustered_error(each, clusters), each.std() / math.sqrt(n), 1 / (n + 2))
+    count = len(set(clusters))
+    n = count if _say_nothing(each, count) else len(each)
+    square, mean = (n * float((each**2).mean()) + 1) / (n + 2), n * float(each.mean()) / (n + 2)
+    error = max(clustered_error(each, clusters), math.sqrt((square - mean**2) / (n + 2)))
     parts = [(error**2, count - 1)]
     parts += [(weight**2 * float(g.mean(axis=1).var(ddof=1)) / len(g), len(g) - 1) for weight, g in groups if len(g) > 1]
     variance = sum(v for v, _ in parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..edits.edit import Base, Edit
+from ..edits.edit import Base, Edit, found_anywhere
 from ..errors import UserError
 from ..measuring.choosing import Choice, choose
 from ..records import Neuron, Pole
@@ -80,7 +80,7 @@ def base_of(run: Run, session: Session | None = None) -> Base:
     if needs_model(run):
         assert session is not None
         return Base.of(session.loaded, source)
-    return Base(source, model["weight_sha256"], model["layers"], model["neurons_per_layer"])
+    return Base(found_anywhere(source), model["weight_sha256"], model["layers"], model["neurons_per_layer"])
 
 
 class Stopped(Exception):

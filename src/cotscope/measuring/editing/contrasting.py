@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...edits.edit import Edit
-from ...edits.made import training
+from ...edits.made import training, without_halves
 from ...predicting.templates import templates
 from ...runs.files import fingerprint
 from ...stats import groups_difference, holm, permutation_p, share_of_gain, unlike_p
@@ -93,7 +93,7 @@ class Group:
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
     groups = grouped(edits)
-    draws = {edit.name: edit.chosen.get("random") for edit in edits}
+    draws = {edit.name: str(edit.chosen.get("random")) for edit in edits}
     order = list(groups)
     pairs: list[tuple[Group, Group | None]] = [
         (a, b) for a in groups for b in groups if a.beside(b) or (a.same_whole(b) and order.index(a) < order.index(b))
@@ -139,15 +139,15 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
     return rows
 
 
-def _by_draw(names: Sequence[str], draws: Mapping[str, Any], right: Mapping[str, list[float]]) -> list[list[list[float]]]:
+def _by_draw(names: Sequence[str], draws: Mapping[str, str], right: Mapping[str, list[float]]) -> list[list[list[float]]]:
     """Edits' values by problem, those of one random set (one that was trained with several seeds) together."""
-    sets: dict[Any, list[list[float]]] = {}
+    sets: dict[str, list[list[float]]] = {}
     for name in names:
         sets.setdefault(draws[name], []).append(right[name])
     return list(sets.values())
 
 
-def _apart(names: Sequence[str], draws: Mapping[str, Any], right: Mapping[str, list[float]]) -> list[list[float]]:
+def _apart(names: Sequence[str], draws: Mapping[str, str], right: Mapping[str, list[float]]) -> list[list[float]]:
     """The same, a row for each seed; of several random sets one for each set, as seeds of one are no sets of their own."""
     sets = _by_draw(names, draws, right)
     return sets[0] if len(sets) == 1 else [np.mean(rows, axis=0).tolist() for rows in sets]
@@ -198,7 +198,7 @@ def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
 def _trained(edit: Edit, key: str) -> str:
     """What its file says of how it was trained."""
     tuned = edit.chosen.get("tuned")
-    return str(tuned.get(key)) if isinstance(tuned, dict) else ""
+    return without_halves(str(tuned.get(key))) if isinstance(tuned, dict) else ""
 
 
 def _source(made: Mapping[str, Any]) -> str:
@@ -212,16 +212,19 @@ def _group(edit: Edit) -> Group | None:
     by, tuned, steered = chosen.get("by"), chosen.get("tuned"), chosen.get("steered")
     if not isinstance(by, str):
         return None
+    by = without_halves(by)
     random, terms, dtype, numbers, how, goal = chosen.get("random") is not None, "", "", "", "", ""
     done: list[str] = [edit.scope]
     if isinstance(tuned, dict):
-        does = str(tuned.get("method"))
+        does = without_halves(str(tuned.get("method")))
+        if tuned.get("own") is False:  # then nothing is drawn, whatever an older file says
+            tuned = {**tuned, "draws": 0}
         terms = fingerprint([_source(tuned), *(str(tuned.get(k)) for k in _TERMS)])
         dtype, numbers = str(tuned.get("dtype", "")), str(tuned.get("numbers", ""))
         how = training(edit)["how"]
         done += [terms, dtype, how]
     elif isinstance(steered, dict):
-        goal = str(steered.get("goal"))
+        goal = without_halves(str(steered.get("goal")))
         does = f"steered to be {goal}"
         done.append(fingerprint([_source(steered), *(str(steered.get(k)) for k in _SEARCHED)]))
     else:
