@@ -67,12 +67,12 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as file:
         file.truncate(40 * 1024 * MEBIBYTE)  # a hole, of no size on the disk
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DataError, match=r"a.jsonl is too large; expected at most 256 MiB; got 40960.0 MiB"):
         load_problems(str(path))
     with pytest.raises(PromptError, match="at most 1 MiB"):
         read_bytes(path, "prompt file", PromptError)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     whole = b"x" * MEBIBYTE
     (tmp_path / "whole").write_bytes(whole)
     assert read_bytes(tmp_path / "whole", "prompt file", PromptError) == whole
@@ -149,10 +149,10 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
 def test_toml_that_cannot_be_read(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConceptError) as caught:
         read_toml(path, "concept file", ConceptError)
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
     assert f"concept file {path}" in str(caught.value) and words in str(caught.value)
     assert len(str(caught.value)) < 1000
 

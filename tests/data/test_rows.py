@@ -35,10 +35,10 @@ def test_a_text_that_fits_no_model_is_refused_at_once(tmp_path: Path, field: str
     fits = json.dumps(texts | {field: "1 x" * 33_333 + "y" if field != "answer" else "a" * 99_993 + "####  1"})
     assert len(load(tmp_path, fits)) == 1
     long = json.dumps(texts | {field: "1 x " * 2_500_000})
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DataError) as caught:
         load(tmp_path, '{"question": "How?", "answer": 1}\n' + long)
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
     assert f"a.jsonl, line 2: the {field} is too long; expected at most 100,000 characters; got 10,000,000, '1 x" in str(
         caught.value
     )
@@ -72,10 +72,10 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str)
     ids=short,
 )  # fmt: skip
 def test_what_is_no_number_or_none_that_can_be_held(tmp_path: Path, answer: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DataError, match=r"line 1: the answer is no number"):
         load(tmp_path, row(answer))
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from cotscope.judge.prompts import PaperForm
 from cotscope.judge.question import Answer, ConceptForm
 
 QUESTIONS = {"addition": "Do these tokens stand for addition?", "division": "Do these tokens stand for division?"}
-FAST = Patience(timeout=1.5, tries=4, pause=0.01, concurrency=16)
+FAST = Patience(timeout=4, tries=4, pause=0.01, concurrency=16)
 
 
 @pytest.fixture

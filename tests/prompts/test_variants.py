@@ -132,14 +132,14 @@ def test_none_is_too_few(count: int) -> None:
 
 @pytest.mark.parametrize("count", [MOST + 1, 10**9, 10**30, 10**5000], ids=["10001", "1e9", "1e30", "1e5000"])
 def test_more_than_can_be_measured_are_refused_at_once(count: int) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(PromptError, match=f"too many prompt variants asked for; expected at most {MOST:,}; got") as caught:
         variants(EXEMPLARS, count)
     with pytest.raises(PromptError, match="too many prompt variants"):
         extra_prompts(EXEMPLARS, count, sentences=True)
     with pytest.raises(PromptError, match="at most 360; got"):
         variants(few(4), count)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert len(str(caught.value)) < 200
     with pytest.raises(PromptError, match="at least 1"):
         extra_prompts(EXEMPLARS, -count, sentences=False)
@@ -148,9 +148,9 @@ def test_more_than_can_be_measured_are_refused_at_once(count: int) -> None:
 def test_of_many_exemplars_a_variant_is_drawn_at_once() -> None:
     """A thousand of them can stand in more orders than there are atoms, which no one counts."""
     problems = tuple(replace(EXEMPLARS.mixed[i % 8], id=f"p{i}") for i in range(1000))
-    began = time.monotonic()
+    began = time.process_time()
     made = variants(replace(EXEMPLARS, mixed=problems, by_operation={}), 12)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert len({variant.prompt.name for variant in made}) == 12
     with pytest.raises(PromptError, match="too many prompt variants"):
         variants(replace(EXEMPLARS, mixed=problems), 10**30)
