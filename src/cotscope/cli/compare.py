@@ -178,14 +178,14 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..runs.session import Session
     from ..stages.evaluate import Options
 
-    methods = _methods(arguments)
-    if arguments.trainable and LORA not in methods:
+    if arguments.trainable and LORA not in _methods(arguments):
         raise UserError("--trainable says how large LoRA is", expected=f"--method {LORA} beside it")
-    if arguments.dtype and "dtype" in _unused(arguments):
+    unused = _unused(arguments)
+    if arguments.dtype and "dtype" in unused:
         raise UserError("factors are no weights that have a dtype", expected="another --method beside it, or no --dtype")
     if ALL in arguments.by:
         raise UserError("all neurons are among what is compared", expected="--by reasoning, or a way that `attribute` has run")
-    for name in _unused(arguments):
+    for name in unused:
         if name != "dtype" and getattr(arguments, name):
             raise UserError(f"--{name} chooses neurons, and nothing is trained of some", expected="another --method beside it")
     if arguments.validation == 0:
@@ -206,7 +206,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
         states = STATES * session.loaded.parameters() * (FULL in missing)
         check_room(arguments.to, size + max(0, states - kept), f"{models} models in {stored}")
     neurons = None
-    if "by" not in _unused(arguments):
+    if "by" not in unused:
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
     every = tuning_problems(session, arguments.train_on or STUDY)
@@ -239,8 +239,8 @@ def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | Non
     # Before anything is trained nothing hangs on settings, and a remedy may ask for others.
     begun = any(not p.name.startswith((path.name, f".{path.name}", "own-solutions-", ".lock")) for p in path.parent.iterdir())
     stored = read_json(path) if begun and path.exists() else {}
-    before = {name: value for name, value in stored.items() if name not in _unused(arguments)}
-    given = {name: value for name, value in given.items() if name not in _unused(arguments)}
+    unused = _unused(arguments)
+    before, given = ({name: value for name, value in of.items() if name not in unused} for of in (stored, given))
     if isinstance(typed := before.get("run"), str):  # of an older file as it was typed, from whatever folder
         same = not os.path.isabs(typed) and Path(typed).name == Path(given["run"]).name
         before["run"] = given["run"] if same else os.path.abspath(typed)

@@ -54,7 +54,7 @@ UNITS = {
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
     "data has no solutions they are the base's own right ones, which a change can hardly make likelier",
     "evaluations.<edit>.<data>.perplexity_ratio": "perplexity of general text with the edit over that without; interval over "
-    "blocks of 64 tokens of this text",
+    "blocks of tokens of this text",
     "evaluations.<edit>.<data>.kl": "mean KL divergence from the base on general text (nats per token)",
 }
 

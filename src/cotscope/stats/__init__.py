@@ -18,6 +18,7 @@ from .intervals import clustered_ratio as clustered_ratio
 from .intervals import clustered_share as clustered_share
 from .intervals import equivalence as equivalence
 from .intervals import groups_difference as groups_difference
+from .intervals import least_p_of_signs as least_p_of_signs
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import paired_proportions as paired_proportions
 from .intervals import series_mean as series_mean

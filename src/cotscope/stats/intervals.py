@@ -147,7 +147,12 @@ def clustered_proportions(
 def _say_nothing(changes: NDArray[np.float64], clusters: int) -> bool:
     """Whether problems say nothing of how far clusters differ: all change alike, or clusters are so few that their signs
     would show nothing if all had the same."""
-    return float(np.ptp(changes)) < 1e-9 or 2.0 ** (1 - clusters) > LEVEL
+    return float(np.ptp(changes)) < 1e-9 or least_p_of_signs(clusters) > LEVEL
+
+
+def least_p_of_signs(clusters: int) -> float:
+    """The least two-sided p that the signs of so many clusters' changes can have: if all are the same."""
+    return 2.0 ** (1 - clusters)
 
 
 def clustered_error(values: Sequence[float] | NDArray[np.float64], clusters: Sequence[Hashable]) -> float:
@@ -204,7 +209,7 @@ def groups_difference(
         return float(both[0].mean() - both[1].mean()), -1.0, 1.0, 1.0
     difference, error, freedom = _weighed([(1.0, both[0]), (-1.0, both[1])], clusters)
     half = float(scipy_stats.t.ppf(0.5 + level / 2, freedom)) * error
-    p = max(float(2 * scipy_stats.t.sf(abs(difference) / error, freedom)), 2.0 ** (1 - len(set(clusters))))
+    p = max(float(2 * scipy_stats.t.sf(abs(difference) / error, freedom)), least_p_of_signs(len(set(clusters))))
     return difference, max(-1.0, difference - half), min(1.0, difference + half), p
 
 

@@ -21,6 +21,7 @@ from ...stats import (
     clustered_proportions,
     clustered_share,
     detectable_difference,
+    least_p_of_signs,
     mcnemar_exact,
     paired_bootstrap,
 )
@@ -80,7 +81,7 @@ def compare(
     scores: Mapping[str, Mapping[str, Mapping[str, float]]],
     skills: Mapping[str, Mapping[str, Any]],
     seed: int,
-    tests: int = 1,
+    tests: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One edit on one data set, beside the base; and problem by problem.
 
@@ -141,7 +142,7 @@ def compare(
 
 def _detectable(discordant: float, independent: int, clusters: int, tests: int) -> float:
     """The difference that would be shown in 4 of 5 tries; 1 where there are so few templates that no signs of theirs could."""
-    return 1.0 if 2.0 ** (1 - clusters) * tests > LEVEL else detectable_difference(discordant, independent, tests)
+    return 1.0 if least_p_of_signs(clusters) * tests > LEVEL else detectable_difference(discordant, independent, tests)
 
 
 def _on_new(before: Sequence[bool], after: Sequence[bool], of: Sequence[int], new: Sequence[bool]) -> dict[str, Any]:

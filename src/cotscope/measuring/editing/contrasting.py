@@ -110,11 +110,8 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
             problems = list(of[BASE])
             clusters = templates([asked[data, p] for p in problems])
             right = {name: [float(answers[p]) for p in problems] for name, answers in of.items()}
-            ours, others, base = (
-                _apart(groups[a], draws, right),
-                _apart(groups[b], draws, right) if b else [right[BASE]],
-                right[BASE],
-            )
+            base, ours = right[BASE], _apart(groups[a], draws, right)
+            others = _apart(groups[b], draws, right) if b else [base]
             difference, low, high, p_value = groups_difference(ours, others, clusters)
             share = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
             controls = _by_draw(groups[b], draws, right) if b and b.random else []
