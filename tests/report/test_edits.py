@@ -153,6 +153,30 @@ def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
     assert "less on study: p 0.007, −0.115 [−0.206, −0.022]; less on moreU+202E: p 0.125, +0.052" in text  # the figure
 
 
+@pytest.mark.parametrize(
+    ("counts", "p", "said"),
+    [
+        ((186, 6, 0, 3, 24, 158), 0.001, "mostly no number is written any more where the first result should stand"),
+        ((170, 9, 0, 14, 175, 1), 0.001, "mostly a wrong number is written where the first result should stand:"),
+        ((170, 9, 0, 14, 175, 1), 0.2, ""),
+        ((170, 9, 0, 100, 30, 30), 0.001, ""),  # neither is most of it: of the others no formula is written
+        ((170, 9, 0, 175, 4, 0), 0.001, ""),  # what is lost is lost elsewhere
+    ],
+)
+def test_what_became_of_the_first_formula(tmp_path: Path, counts: tuple[int, ...], p: float, said: str) -> None:
+    complete(tmp_path)
+    keys = [f"first_{outcome}{end}" for end in ("_base", "") for outcome in ("right", "wrong", "missing")]
+    found = dict(zip(keys, counts, strict=True))
+    none = dict.fromkeys(keys, 0)
+    rows = [figures("less", "study", p, -0.3, **found), figures("words", "days", 0.0042, -0.25, **none)]
+    did(tmp_path, "evaluate", {"evaluations": rows, "evaluations_by_problem": [], "evaluation_contrasts": [],
+                               "evaluation_curves": [], "evaluation_candidates": []})  # fmt: skip
+    page = read(tmp_path)
+    text = words(page)
+    assert said in text and ("With less on study" in text) == bool(said) and "With words on days" not in text
+    assert "lessstudy96" + "".join(f"{counts[i + end]}" for i in range(3) for end in (0, 3)) in text  # a row of the table
+
+
 def test_what_was_trained_stands_in_one_table(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for seed, difference in ((0, 0.0625), (1, 0.1875)):

@@ -20,6 +20,7 @@ import cotscope
 from cotscope.cli import main
 from cotscope.data.answers import is_correct, parse_flexible
 from cotscope.data.load import general_text
+from cotscope.data.reckoning import first_result
 from cotscope.data.rows import question_key
 from cotscope.edits.edit import Base, Edit
 from cotscope.edits.made import candidates, curves, rounded_away, search
@@ -99,11 +100,13 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
     general = text_scores(session.loaded, text, {"base": None} | edits)
     for label, problems in (("study", session.inputs.split.test), ("more", more)):
         right: dict[str, list[bool]] = {}
+        wrote: dict[str, list[str]] = {}
         for name, intervention in ({"base": None} | edits).items():
             asked = session.engine.generate(
                 [prompt.text(p.question) for p in problems], max_new_tokens=session.config.new_tokens(prompt), stop=prompt.stop,
                 intervention=intervention,
             )  # fmt: skip
+            wrote[name] = [c.text for c in asked]
             right[name] = [is_correct(parse_flexible(c.text), p.answer) for p, c in zip(problems, asked, strict=True)]
             if name != "base":
                 found = Run.open(place / "run").rows(
@@ -120,6 +123,9 @@ def test_texts_and_figures_are_those_of_the_engine_asked_apart(place: Path) -> N
             assert found == clustered_proportions(before, after, of)[:3] and row["templates"] == len(set(of))
             assert row["templates_trained_on"] is None  # nobody says with what these were made
             assert row["gained"] - row["lost"] == sum(after) - sum(before)
+            for outcome in ("right", "wrong", "missing"):
+                assert row[f"first_{outcome}_base"] == [first_result(t) for t in wrote["base"]].count(outcome)
+                assert row[f"first_{outcome}"] == [first_result(t) for t in wrote[name]].count(outcome)
             assert row["p_value"] == clustered_p(before, after, of) <= row["p_holm"]
             assert row["perplexity"] == pytest.approx(general[name].perplexity, rel=1e-5)
             assert row["perplexity_ratio"] == pytest.approx(general[name].perplexity / general["base"].perplexity, rel=1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..data.reckoning import MISSING, OUTCOMES, WRONG
 from ..stats import LEVEL
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
@@ -18,6 +19,7 @@ LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
 _MEANS = ("validation_base", "validation", "written", "battery_base", "battery", "perplexity_ratio", "kl")
 _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
+_FIRST = tuple(f"first_{outcome}{end}" for end in ("_base", "") for outcome in OUTCOMES)
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
@@ -44,6 +46,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
     return {
         "rows": rows,
         "tested": sum(row["difference_low"] != row["difference_high"] for row in rows),  # the others change nothing
+        "reckoned": [row | {"says": _reckons(row)} for row in rows if any(row[key] for key in _FIRST)],
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
@@ -120,6 +123,16 @@ def says(row: Mapping[str, Any]) -> str:
     if row["p_holm"] >= LEVEL:
         return "a difference is not shown"
     return "it solves fewer" if row["difference"] < 0 else "it solves more"
+
+
+def _reckons(row: Mapping[str, Any]) -> str:
+    """What an edit that solves fewer makes of the first result, if that is where it shows; else ""."""
+    if says(row) != "it solves fewer" or not (lost := row["first_right_base"] - row["first_right"]) > 0:
+        return ""
+    missing, wrong = (row[f"first_{outcome}"] - row[f"first_{outcome}_base"] for outcome in (MISSING, WRONG))
+    if missing > lost / 2:
+        return "mostly no number is written any more where the first result should stand, which says nothing of reckoning"
+    return "mostly a wrong number is written where the first result should stand" if wrong > lost / 2 else ""
 
 
 def _more(row: Mapping[str, Any]) -> str:

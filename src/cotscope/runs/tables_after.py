@@ -19,21 +19,25 @@ EVALUATION_SKILLS = table(
 )
 EVALUATIONS_BY_PROBLEM = table(
     "evaluations_by_problem",
-    "what the base and an edited model wrote for one problem",
+    "what the base and an edited model wrote for one problem; first_result: of the first formula of numbers that is written "
+    "(right, wrong, missing: no number after its equals sign; empty: there is none)",
     {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "question": TEXT, "answer": TEXT}
-    | {f"{k}{end}": t for end in ("_base", "") for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES))},
+    | {f"{k}{end}": t for end in ("_base", "") for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES))}
+    | {"first_result_base": TEXT, "first_result": TEXT},
 )
 EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
     "skills, general text; templates_trained_on: problems of templates that it was made with; new_…: on the problems of "
-    "others, where a tenth or more are known; if it was trained, how, of how many numbers, validation loss (nats per token), "
-    "peak memory (GiB); written: of the weights in its folder, which may be rounded; how: what else is its own of its "
-    "training; terms: the same where edits differ by seed and rate alone",
+    "others, where a tenth or more are known; first_…: texts whose first formula's result is right, wrong, or missing; if it "
+    "was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); written: of the weights in "
+    "its folder, which may be rounded; how: what else is its own of its training; terms: the same where edits differ by seed "
+    "and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"new_n": WHOLE, "new_templates": WHOLE} | interval("new_difference") | {"new_p_value": REAL}
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
+    | {f"first_{outcome}{end}": WHOLE for end in ("_base", "") for outcome in ("right", "wrong", "missing")}
     | {"solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,

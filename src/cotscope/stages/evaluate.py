@@ -51,6 +51,8 @@ UNITS = {
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did, at the level that is left to one of the command's comparisons",
+    "evaluations.<edit>.<data>.first_missing": "texts in which no number stands after the first formula's equals sign; "
+    "first_right, first_wrong: its result is right, another number; …_base: untouched; no formula: in none of them",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
     "data has no solutions they are the base's own right ones, which a change can hardly make likelier",
     "evaluations.<edit>.<data>.perplexity_ratio": "perplexity of general text with the edit over that without; interval over "

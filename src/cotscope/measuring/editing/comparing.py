@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ...data.answers import written_answer
+from ...data.reckoning import OUTCOMES, first_result
 from ...data.roles import ROLES
 from ...edits.edit import Edit
 from ...edits.made import search, training
@@ -95,6 +96,7 @@ def compare(
     each = [
         {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
         | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
+        | {f"first_result{end}": first_result(of[p.id]["text"]) for end, of in (("_base", base), ("", own))}
         for p in data.problems
     ]
     before, after = [e["correct_base"] for e in each], [e["correct"] for e in each]
@@ -121,6 +123,8 @@ def compare(
         "p_mcnemar": mcnemar_exact(before, after),
         "detectable": _detectable(changed / n, max(1, int(independent)), len(set(of)), tests) if changed else None,
     }
+    for end in ("_base", ""):
+        row |= {f"first_{outcome}{end}": sum(e[f"first_result{end}"] == outcome for e in each) for outcome in OUTCOMES}
     untouched = scores.get(BASE, {})
     for role in ("log_prob", *ROLES):
         old, new = untouched.get(role, {}), scores.get(name, {}).get(role, {})

@@ -1,0 +1,89 @@
+"""What became of a text's first formula."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotscope.data.numbers import format_number
+from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("They have 3 + 4 = 7 apples.", RIGHT),
+        ("3+4=7", RIGHT),
+        ("3 + 4 = 8 and 1 + 1 = 2", WRONG),
+        ("1 + 1 = 2 and 3 + 4 = 8", RIGHT),
+        ("3 + 4 * 2 = 11", RIGHT),
+        ("3 + 4 * 2 = 14", WRONG),
+        ("20 - 8 / 4 - 3 = 15", RIGHT),
+        ("3 × 4 ÷ 2 = 6", RIGHT),
+        ("5 x 3 = 15", RIGHT),
+        ("5 − 8 = −3", RIGHT),
+        ("-3 + 5 = 2", RIGHT),
+        ("- 3 + 5 = 8", RIGHT),  # of a list
+        ("-3 * 5 = -15", RIGHT),
+        ("1,200 + 3 = 1,203", RIGHT),
+        ("$5 * 3 = $15", RIGHT),
+        ("\\$5 * 3 = \\$15", RIGHT),
+        ("**3 + 4 = 7**", RIGHT),
+        ("3 + 4 = \\{7\\}", RIGHT),
+        ("48/2 = <<48/2=24>>24", RIGHT),
+        ("5 + 3 = 4 + 4 = 8", RIGHT),
+        ("5 + 4 = 9 - 3 = 6", RIGHT),
+        ("5 + 4 = 8 - 3", WRONG),
+        ("10 / 3 = 3.33", RIGHT),
+        ("10 / 3 = 3.34", WRONG),
+        ("10 / 3 = 3", WRONG),
+        ("20 / 40 = 50%", RIGHT),
+        ("20 / 40 = 50", WRONG),
+        ("10 / 0 = 5", WRONG),
+        ("3 + 4 =", MISSING),
+        ("3 + 4 =  \n", MISSING),
+        ("3 + 4 = apples, 3 + 4 = 7", MISSING),
+        ("3 + 4 = = 7", MISSING),
+        ("3 + 4 =\n\n7", RIGHT),
+        ("", None),
+        ("There are 7.", None),
+        ("3 apples + 4 apples = 7 apples", None),
+        ("x = 7", None),
+        ("2x + 3 + 4 = 9", None),  # a sum's end, not its beginning
+        ("(1 + 2) * 3 + 4 = 13, so 2 + 2 = 5", WRONG),
+        ("3 + 4\n= 7", None),
+        (f"{'9' * 5000} + 1 = 2", None),
+    ],
+)
+def test_the_first_formula(text: str, found: str | None) -> None:
+    assert first_result(text) == found
+
+
+numbers = st.integers(0, 10**9)
+
+
+@given(numbers, st.lists(st.tuples(st.sampled_from("+-*/"), st.integers(1, 10**6)), min_size=1, max_size=5), st.integers(1, 99))
+def test_it_is_right_by_python_itself(first: int, rest: list[tuple[str, int]], off: int) -> None:
+    side = f"{first} " + " ".join(f"{operator} {number}" for operator, number in rest)
+    exact = eval(f"F({first})" + "".join(f"{operator}F({number})" for operator, number in rest), {"F": Fraction})
+    shown = format_number(exact)
+    if "/" not in shown and sum(map(str.isdigit, shown)) <= 30:
+        assert first_result(f"So it is {side} = {shown}.") == RIGHT
+        assert first_result(f"So it is {side} = {format_number(exact + off)}.") == WRONG
+    assert first_result(f"So it is {side} = so many") == MISSING
+
+
+@given(st.text(alphabet="0123456789+-*/=.,$ x()\n<>%\\{", max_size=60))
+def test_any_text_is_read(text: str) -> None:
+    assert first_result(text) in (RIGHT, WRONG, MISSING, None)
+
+
+@pytest.mark.parametrize("part", ["1+", "1 + ", "1", "1,000", "(1 + 2) ", "1 + 1 ", "<<", "- ", "=", "1 "])
+def test_it_takes_no_long(part: str) -> None:
+    before = time.process_time()
+    first_result(part * (8000 // len(part)))
+    assert time.process_time() - before < 2
