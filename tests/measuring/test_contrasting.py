@@ -26,7 +26,7 @@ def answers(edits: list[Edit], solved: dict[str, list[bool]], data: str = "study
     words = ("apples", "rooms", "trains", "fish")  # two problems of each template
     return [
         {"data": data, "edit": e.name, "problem_id": f"p{i}", "correct": right, "correct_base": i % 2 == 0}
-        | {"question": f"{words[i // 2]} {words[i // 2]} and {i}?"}
+        | {"question": f"{words[i // 2]} {words[i // 2]} and {i}?", "first_result": None, "first_result_base": None}
         for e in edits
         for i, right in enumerate(solved[e.name])
     ]
@@ -67,6 +67,26 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     assert first["p_unlike"] == unlike_p(first["accuracy"], [np.mean(solved["r0"]), np.mean(solved["r1"])])
     assert [(r["p_unlike"], r["p_unlike_holm"]) for r in rows[1:]] == [(None, None)] * 5
     assert first["p_unlike_holm"] == first["p_unlike"]
+    assert all(v is None for r in rows for k, v in r.items() if k.startswith("first"))  # no text has a formula
+
+
+def test_first_results_are_compared_as_problems_solved_are() -> None:
+    edits = [trained("a0", "values", "attribution"), *(trained(f"r{s}", "values", "attribution", random=s) for s in range(20))]
+    solved = {e.name: [i < 4 for i in range(8)] for e in edits}
+    right = {e.name: [i < (0 if e.name == "a0" else 5 + int(e.name[1:]) % 4) for i in range(8)] for e in edits}
+    rows = [
+        r | {"first_result": "right" if right[r["edit"]][int(r["problem_id"][1:])] else "wrong", "first_result_base": "right"}
+        for r in answers(edits, solved)
+    ]
+    beside, base = contrasts(edits, rows)
+    assert beside["difference"] == 0 and beside["p_unlike"] == 1
+    clusters = [0, 0, 1, 1, 2, 2, 3, 3]
+    others = [right[f"r{s}"] for s in range(20)]
+    expected = groups_difference([right["a0"]], others, clusters)
+    assert tuple(beside[f"first_difference{end}"] for end in ("", "_low", "_high")) == pytest.approx(expected[:3])
+    assert (beside["first"], beside["first_beside"]) == (0, pytest.approx(np.mean(others)))
+    assert beside["first_unlike"] == pytest.approx(1 / 21)
+    assert (base["first"], base["first_beside"], base["first_unlike"]) == (pytest.approx(np.mean(others)), 1, None)
 
 
 def test_seeds_of_one_random_set_are_no_sets_of_their_own() -> None:
@@ -176,7 +196,8 @@ def test_what_was_trained_of_the_whole_model_stands_beside_one_another() -> None
     rows = contrasts(
         edits,
         [{"data": "study", "edit": e.name, "problem_id": f"p{i}", "correct": True, "correct_base": i % 2 == 0}
-         | {"question": f"How many {chr(97 + i) * 5} are {chr(97 + i) * 7}?"} for e in edits for i in range(24)],
+         | {"question": f"How many {chr(97 + i) * 5} are {chr(97 + i) * 7}?", "first_result": None, "first_result_base": None}
+             for e in edits for i in range(24)],
     )  # fmt: skip
     assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
         ("factors of all neurons", "full", 2, 2), ("factors of all neurons", "base", 2, 0), ("full", "base", 2, 0)

@@ -58,6 +58,8 @@ def edited(folder: Path) -> Path:
     each[-4] |= {"text": f"one\n  two {HOSTILE}\x1b[31m\u202e", "text_base": "a" * 5 * LONGEST, "question": "<b>How</b> many?"}
     beside = [contrast("values by attribution", "lora", 0.0149, -0.2083), contrast(f"edit {HOSTILE}", "full", 0.2541, 0.0313)]
     beside[0] |= {"share": 0.4512, "share_low": -0.0815, "share_high": 0.9371}
+    beside[0] |= {"first": 0.1198, "first_beside": 0.6931, "first_difference": -0.5733, "first_difference_low": -0.6561,
+                  "first_difference_high": -0.4902, "first_unlike": 0.0476}  # fmt: skip
     beside.append(contrast("lora", "base", 0.0321, 0.1511) | {"edits_beside": 0})
     went = [course("less", 0.00333, i, i == 2, 0.5 - i / 10) for i in range(3)]
     went += [course("less", 0.01, 1, False, 0.611), course(f"same {HOSTILE}", None, 0, False, None)]
@@ -125,7 +127,8 @@ def test_chosen_neurons_beside_others_are_said_as_the_table_has_them(tmp_path: P
     text = words(page)
     assert (
         "On study values by attribution solves 0.427, lora 0.635 of the problems: −0.208 [−0.380, −0.027], p = 0.015 over 3 "
-        "such: they solve fewer. Of what lora gains it gains 0.45 [−0.08, 0.94]. On study"
+        "such: they solve fewer. Of what lora gains it gains 0.45 [−0.08, 0.94]. The first formula’s result is right in "
+        "0.120 of the texts, beside 0.693: −0.573 [−0.656, −0.490], as one more such set p = 0.048 (not corrected). On study"
     ) in text
     assert (
         "solves 0.427, full 0.396 of the problems: +0.031 [−0.140, +0.213], p = 0.254 over 3 such: a difference is not shown. "

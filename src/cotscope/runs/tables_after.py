@@ -52,10 +52,12 @@ EVALUATION_CONTRASTS = table(
     "evaluation_contrasts",
     "edits that differ by their seeds beside others, or beside the base, on one data set: mean share of the problems solved; "
     "difference: the first's less the others'; p_unlike: that chosen neurons are as unlike the random sets as this were they "
-    "one more of them, p_unlike_holm over all such; share: of the gain of what was trained of the whole model, if it has any",
+    "one more of them, p_unlike_holm over all such; share: of the gain of what was trained of the whole model, if it has any; "
+    "first…: the same of the share of texts whose first formula's result is right (empty: no text has one), not corrected",
     {"data": TEXT, "chosen": TEXT, "beside": TEXT, "edits": WHOLE, "edits_beside": WHOLE, "n": WHOLE, "templates": WHOLE,
      "accuracy": REAL, "accuracy_beside": REAL}
-    | interval("difference") | {"p_value": REAL, "p_holm": REAL, "p_unlike": REAL, "p_unlike_holm": REAL} | interval("share"),
+    | interval("difference") | {"p_value": REAL, "p_holm": REAL, "p_unlike": REAL, "p_unlike_holm": REAL} | interval("share")
+    | {"first": REAL, "first_beside": REAL} | interval("first_difference") | {"first_unlike": REAL},
 )  # fmt: skip
 EVALUATION_CURVES = table(
     "evaluation_curves",

@@ -8,12 +8,13 @@ whole model, which stand beside one another; a group of several edits beside the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ...data.reckoning import RIGHT
 from ...edits.edit import Edit
 from ...edits.made import training, without_halves
 from ...predicting.templates import templates
@@ -25,6 +26,7 @@ from .comparing import BASE
 from .methods import ALL
 
 _TERMS = ("own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 _SEARCHED = ("problems", "candidates", "groups", "factors", "last", "dtype")  # and searches
 
 
@@ -93,47 +95,70 @@ class Group:
 def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the table `evaluation_contrasts`, of those of `evaluations_by_problem`; Holm's p is over all of them."""
     groups = grouped(edits)
-    draws = {edit.name: str(edit.chosen.get("random")) for edit in edits}
+    draws = {BASE: "", **{edit.name: str(edit.chosen.get("random")) for edit in edits}}
     order = list(groups)
     pairs: list[tuple[Group, Group | None]] = [
         (a, b) for a in groups for b in groups if a.beside(b) or (a.same_whole(b) and order.index(a) < order.index(b))
     ]
     pairs += [(group, None) for group, names in groups.items() if len(names) > 1]
-    solved: dict[str, dict[str, dict[str, bool]]] = {}
-    for r in answers:
-        solved.setdefault(r["data"], {}).setdefault(r["edit"], {})[r["problem_id"]] = r["correct"]
-        solved[r["data"]].setdefault(BASE, {})[r["problem_id"]] = r["correct_base"]
-    asked = {(r["data"], r["problem_id"]): r["question"] for r in answers}
     rows = list[dict[str, Any]]()
-    for data, of in solved.items():
+    for data in dict.fromkeys(r["data"] for r in answers):
+        here = [r for r in answers if r["data"] == data]
+        asked = {r["problem_id"]: r["question"] for r in here}
+        clusters = templates(list(asked.values()))
+        solved = _values(here, asked, lambda r, end: r[f"correct{end}"])
+        reckoned = _values(here, asked, lambda r, end: r[f"first_result{end}"] == RIGHT)
+        formulas = any(r["first_result"] or r["first_result_base"] for r in here)
         for a, b in pairs:
-            problems = list(of[BASE])
-            clusters = templates([asked[data, p] for p in problems])
-            right = {name: [float(answers[p]) for p in problems] for name, answers in of.items()}
-            base, ours = right[BASE], _apart(groups[a], draws, right)
-            others = _apart(groups[b], draws, right) if b else [base]
-            difference, low, high, p_value = groups_difference(ours, others, clusters)
-            share = share_of_gain(base, ours, others, clusters) if b and not b.like else (None,) * 3
-            controls = _by_draw(groups[b], draws, right) if b and b.random else []
-            unlike = _unlike(a, float(np.mean(ours)), [float(np.mean(rows)) for rows in controls]) if controls else None
+            of = groups[a], groups[b] if b else [BASE]
+            ours, others = (_apart(names, draws, solved) for names in of)
+            share = share_of_gain(solved[BASE], ours, others, clusters) if b and not b.like else (None,) * 3
+            found = _beside(a, b, *of, draws, solved, clusters)
+            first = _beside(a, b, *of, draws, reckoned, clusters) if formulas else {}
             rows.append(
                 {"data": data, "chosen": a.name, "beside": b.name if b else BASE}
-                | {
-                    "edits": len(groups[a]),
-                    "edits_beside": len(groups[b]) if b else 0,
-                    "n": len(problems),
-                    "templates": len(set(clusters)),
-                }
-                | {"accuracy": float(np.mean(ours)), "accuracy_beside": float(np.mean(others))}
-                | {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
-                | {"p_unlike": unlike, "p_unlike_holm": None}
+                | {"edits": len(groups[a]), "edits_beside": len(groups[b]) if b else 0}
+                | {"n": len(asked), "templates": len(set(clusters))}
+                | {"accuracy": found["ours"], "accuracy_beside": found["others"]}
+                | {key: found[key] for key in (*DIFFERENCE, "p_value")}
+                | {"p_unlike": found["unlike"], "p_unlike_holm": None}
                 | dict(zip(("share", "share_low", "share_high"), share, strict=True))
+                | {"first": first.get("ours"), "first_beside": first.get("others"), "first_unlike": first.get("unlike")}
+                | {f"first_{key}": first.get(key) for key in DIFFERENCE}
             )
     for key, corrected in (("p_value", "p_holm"), ("p_unlike", "p_unlike_holm")):
         some = [row for row in rows if row[key] is not None]
         for row, p in zip(some, holm([row[key] for row in some]), strict=True):
             row[corrected] = p
     return rows
+
+
+def _values(
+    rows: Sequence[Mapping[str, Any]], problems: Iterable[str], of: Callable[[Mapping[str, Any], str], bool]
+) -> dict[str, list[float]]:
+    """1 or 0 for each problem, in order, of each edit and of the base."""
+    found: dict[str, dict[str, float]] = {}
+    for r in rows:
+        found.setdefault(r["edit"], {})[r["problem_id"]] = float(of(r, ""))
+        found.setdefault(BASE, {})[r["problem_id"]] = float(of(r, "_base"))
+    return {name: [values[p] for p in problems] for name, values in found.items()}
+
+
+def _beside(
+    a: Group,
+    b: Group | None,
+    ours: Sequence[str],
+    others: Sequence[str],
+    draws: Mapping[str, str],
+    values: Mapping[str, list[float]],
+    clusters: Sequence[Hashable],
+) -> dict[str, float | None]:
+    """The means of two groups' edits, their difference, and p that the one is as unlike the other's random sets as this."""
+    one, other = (_apart(names, draws, values) for names in (ours, others))
+    found = dict(zip((*DIFFERENCE, "p_value"), groups_difference(one, other, clusters), strict=True))
+    means = [float(np.mean(rows)) for rows in (_by_draw(others, draws, values) if b and b.random else [])]
+    unlike = _unlike(a, float(np.mean(one)), means) if means else None
+    return found | {"ours": float(np.mean(one)), "others": float(np.mean(other)), "unlike": unlike}
 
 
 def _by_draw(names: Sequence[str], draws: Mapping[str, str], right: Mapping[str, list[float]]) -> list[list[list[float]]]:
