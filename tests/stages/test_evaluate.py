@@ -522,7 +522,7 @@ def test_a_model_of_its_own_weights_is_compared_as_an_edit_is(copy: Path, capsys
     written = times(copy / "run", *KEPT)
     assert main(["evaluate", str(copy / "run"), *both]) == 0
     assert times(copy / "run", *KEPT) == written
-    with pytest.raises(cotscope.UserError, match="edit trained is weights, and no factors. Give its folder to --model"):
+    with pytest.raises(cotscope.UserError, match="edit trained is weights, and no factors. Load its folder"):
         edit.intervention(Session.reopen(copy / "run").loaded.anatomy)
     replace(edit, weights="ab" * 32, name="wrong").write(copy / "model")
     assert main(["evaluate", str(copy / "run"), "--edit", str(copy / "model"), *FEW]) == 2

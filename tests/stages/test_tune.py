@@ -1110,6 +1110,10 @@ def test_everything_is_compared_in_one_table(
     monkeypatch.setattr("cotscope.lm.trained._ia3_places", lambda loaded: None)
     with pytest.raises(ModelError, match=r"peft has no ia3 for this architecture \(qwen2\)"):
         compare.run(build_parser().parse_args([*other, "--method", "ia3"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(LoadedModel, "free_memory", lambda self: 300_000)
+        with pytest.raises(ModelError, match="does not fit into memory a second time"):
+            compare.run(build_parser().parse_args([*other, "--method", "full"]))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(cotscope.UserError, match="there is no room for 4 models in float32"):  # factors are none
         compare.run(build_parser().parse_args(other))

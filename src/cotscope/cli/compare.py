@@ -164,7 +164,7 @@ def _compared(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> str | None:
     """What would end it after hours. Raises: UserError for neurons that the run has not, adapters that peft has not, no room
-    for all the models, or test problems among those to train on.
+    for all the models, no memory to train every weight, or test problems among those to train on.
 
     Returns: the fingerprint of the neurons that are trained; None if none are, any more.
     """
@@ -172,6 +172,8 @@ def _check(arguments: argparse.Namespace) -> str | None:
     from ..edits.fold import check_room, remove_left, stored_dtype
     from ..lm.loading import DTYPES
     from ..lm.trained import check_adapters
+    from ..lm.training import BYTES
+    from ..measuring.attributing import check_memory
     from ..measuring.editing.trainer import STATES
     from ..measuring.editing.worked import tuning_problems, writes_itself
     from ..measuring.problems import trial_data
@@ -197,6 +199,8 @@ def _check(arguments: argparse.Namespace) -> str | None:
     session = Session.reopen(arguments.run, quiet=True)
     for method in {LORA, IA3}.intersection(missing):
         check_adapters(method, session.loaded)
+    if FULL in missing:
+        check_memory(session.loaded, BYTES * session.loaded.parameters())
     for to, _ in left:
         remove_left(to)
     if models := len(missing) - missing.count(FACTORS):

@@ -225,7 +225,7 @@ class Edit:
         if self.weights:
             raise EditError(
                 f"edit {self.name} is weights, and no factors",
-                remedy="Give its folder to --model, or to `cotscope evaluate --edit`.",
+                remedy="Load its folder as any Hugging Face model, or give it to `cotscope evaluate --edit`.",
             )
 
     @contextmanager

@@ -122,15 +122,19 @@ def differentiable(session: Session, beside: int = 0, float32: bool = False) -> 
 
     loaded = session.loaded
     float32 |= training_dtype(session) == "float32"
-    needed = loaded.parameters() * (4 if float32 else loaded.dtype.itemsize) + beside
+    check_memory(loaded, loaded.parameters() * (4 if float32 else loaded.dtype.itemsize) + beside)
+    dtype = "float32" if float32 else loaded.dtype_name
+    return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
+
+
+def check_memory(loaded: LoadedModel, needed: int) -> None:
+    """Raises: ModelError if a model, and what is beside it, does not fit into memory a second time; needed: bytes."""
     if needed > loaded.free_memory():
         raise ModelError(
             f"{loaded.name} does not fit into memory a second time, for gradients",
             expected=f"{needed / 2**30:.1f} GiB",
             got=f"{loaded.free_memory() / 2**30:.1f} GiB free",
         )
-    dtype = "float32" if float32 else loaded.dtype_name
-    return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
 
 
 def training_dtype(session: Session) -> str:

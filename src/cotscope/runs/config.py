@@ -19,7 +19,7 @@ class StudyConfig:
     model: str = option(DEFAULT_MODEL, "a name that `cotscope models` lists, a hub id, a local folder or a .gguf file")
     data: str = option("builtin", 'problems: a .json or .jsonl file, "builtin", "gsm8k" or a hub id with split syntax')
     prompt_files: tuple[str, ...] = option(
-        (), "a ready prompt; may be given several times, the first is used for discovery", flag="--prompt-file", kind="path"
+        (), "a ready prompt; may be given several times, the ablation is under the first", flag="--prompt-file", kind="path"
     )
     exemplars: str | None = option(None, "a TOML file of structured exemplars to derive all prompts from", kind="path")
     concepts: str = option("arithmetic", "a TOML concept file, or the name of a packaged set")

@@ -194,7 +194,10 @@ def _sources(session: Session, options: Options) -> list[TrialData]:
         for p in data.problems:
             if (first := seen.setdefault(question_key(p.question), data.label)) != data.label:
                 raise UserError(
-                    f"{first} and {data.label} share questions", expected="data sets that share none", got=f"{p.id} in both"
+                    f"{first} and {data.label} share questions",
+                    expected="data sets that share none",
+                    got=f"{p.id} in both",
+                    remedy="Leave one of them out.",
                 )
     return every
 
