@@ -159,7 +159,7 @@ def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "p", "said"),
     [
-        ((186, 6, 0, 3, 24, 158), 0.001, "mostly no number is written any more where the first result should stand"),
+        ((186, 6, 0, 3, 24, 158), 0.001, "mostly no number is written any more where the first result should stand, which"),
         ((170, 9, 0, 14, 175, 1), 0.001, "mostly a wrong number is written where the first result should stand:"),
         ((170, 9, 0, 14, 175, 1), 0.2, ""),
         ((170, 9, 0, 100, 30, 30), 0.001, ""),  # neither is most of it: of the others no formula is written
@@ -177,6 +177,7 @@ def test_what_became_of_the_first_formula(tmp_path: Path, counts: tuple[int, ...
     page = read(tmp_path)
     text = words(page)
     assert said in text and ("With less on study" in text) == bool(said) and "With words on days" not in text
+    assert text.count("which says nothing of reckoning") == 1 + ("no number" in said)  # in the caption once
     assert "lessstudy96" + "".join(f"{counts[i + end]}" for i in range(3) for end in (0, 3)) in text  # a row of the table
 
 

@@ -15,6 +15,8 @@ from .text import counted, is_number, p_value, shortened, visible
 
 EXAMPLES = 3
 """Of each kind."""
+FEW = 4
+"""Edits of which each has a sentence on its first results; of more they stand in the table alone."""
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
 _MEANS = ("validation_base", "validation", "written", "battery_base", "battery", "perplexity_ratio", "kl")
@@ -47,6 +49,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "rows": rows,
         "tested": sum(row["difference_low"] != row["difference_high"] for row in rows),  # the others change nothing
         "reckoned": [row | {"says": _reckons(row)} for row in rows if any(row[key] for key in _FIRST)],
+        "few": FEW,
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
@@ -131,8 +134,8 @@ def _reckons(row: Mapping[str, Any]) -> str:
         return ""
     missing, wrong = (row[f"first_{outcome}"] - row[f"first_{outcome}_base"] for outcome in (MISSING, WRONG))
     if missing > lost / 2:
-        return "mostly no number is written any more where the first result should stand, which says nothing of reckoning"
-    return "mostly a wrong number is written where the first result should stand" if wrong > lost / 2 else ""
+        return "mostly no number is written any more"
+    return "mostly a wrong number is written" if wrong > lost / 2 else ""
 
 
 def _more(row: Mapping[str, Any]) -> str:
