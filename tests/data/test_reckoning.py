@@ -48,7 +48,6 @@ from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result
         ("3 + 4 =  \n", MISSING),
         ("3 + 4 = apples, 3 + 4 = 7", MISSING),
         ("3 + 4 = = 7", MISSING),
-        ("3 + 4 =\n\n7", RIGHT),
         ("", None),
         ("There are 7.", None),
         ("3 apples + 4 apples = 7 apples", None),
@@ -56,6 +55,43 @@ from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result
         ("2x + 3 + 4 = 9", None),  # a sum's end, not its beginning
         ("(1 + 2) * 3 + 4 = 13, so 2 + 2 = 5", WRONG),
         ("3 + 4\n= 7", None),
+        # Said again: no result until something else follows.
+        ("48 / 8 = 48 / 8 = 48 / 8 =", MISSING),
+        ("48/2 = 48/2 = 25", WRONG),
+        ("48 / 2 = 48/2 = 24", RIGHT),
+        # As models write it.
+        ("3 \\times 4 + 5 = 17", RIGHT),
+        ("3 · 4 - 2 = 10", RIGHT),
+        ("5 – 8 = –3", RIGHT),
+        ("6/8 = \\frac{3}{4}", RIGHT),
+        ("3 + 4 == 7", RIGHT),
+        ("3 + 4 = \\boxed{7}", RIGHT),
+        ("3 + 4 = `7`", RIGHT),
+        ("So **3 + 4 = 7**", RIGHT),
+        ("1/2 = .5", RIGHT),
+        ("5*3 = <<5*3=15>> apples", RIGHT),
+        ("Step 1: 3 + 4 = 7", RIGHT),
+        # The end of a longer one is not judged by itself.
+        ("5 X 3 + 1 = 16", None),
+        ("12 : 4 + 1 = 4", None),
+        ("2 ** 3 + 1 = 9", None),
+        ("**3** + 4 + 5 = 12", None),
+        ("20% * 50 + 3 = 13", None),
+        ("√16 + 2 = 6", None),
+        ("3 times 4 + 5 = 17", None),
+        ("3 1/2 + 1 = 4.5", None),
+        # Of one line.
+        ("He has 12 apples\n- 3 + 4 = 7", RIGHT),
+        ("3 + 4 =\n\n7", MISSING),
+        ("3 + 4 =\n1. First", MISSING),
+        ("3 + 4 = 8\n- 1 apple", WRONG),
+        # Rounded.
+        ("2/3 = 67%", RIGHT),
+        ("3/4 = 0.75%", WRONG),
+        ("1 / 1000 = 0.0", WRONG),
+        ("3 + 4 = 7/8", WRONG),
+        ("1" + ",000" * 2000 + " + 1 = 2", None),
+        ("3 + 4 = 1" + ",000" * 1440, WRONG),
         (f"{'9' * 5000} + 1 = 2", None),
     ],
 )
@@ -82,7 +118,7 @@ def test_any_text_is_read(text: str) -> None:
     assert first_result(text) in (RIGHT, WRONG, MISSING, None)
 
 
-@pytest.mark.parametrize("part", ["1+", "1 + ", "1", "1,000", "(1 + 2) ", "1 + 1 ", "<<", "- ", "=", "1 "])
+@pytest.mark.parametrize("part", ["1+", "1 + ", "1/", "1,000+", "1", "1,000", "(1 + 2) ", "1 + 1 ", "<<", "- ", "=", "1 "])
 def test_it_takes_no_long(part: str) -> None:
     before = time.process_time()
     first_result(part * (8000 // len(part)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_runs import Page, complete, did, read, rows_of
 
-from cotscope.report.evaluate import EXAMPLES, LONGEST, _more, says
+from cotscope.report.evaluate import EXAMPLES, FEW, LONGEST, _more, says
 from cotscope.runs.folder import Run
 
 HOSTILE = "<script>alert('edit')</script>"
@@ -156,29 +156,31 @@ def test_sentences_say_what_the_paired_tests_say(tmp_path: Path) -> None:
     assert "less on study: p 0.007, −0.115 [−0.206, −0.022]; less on moreU+202E: p 0.125, +0.052" in text  # the figure
 
 
-@pytest.mark.parametrize(
-    ("counts", "p", "said"),
-    [
-        ((186, 6, 0, 3, 24, 158), 0.001, "mostly no number is written any more where the first result should stand, which"),
-        ((170, 9, 0, 14, 175, 1), 0.001, "mostly a wrong number is written where the first result should stand:"),
-        ((170, 9, 0, 14, 175, 1), 0.2, ""),
-        ((170, 9, 0, 100, 30, 30), 0.001, ""),  # neither is most of it: of the others no formula is written
-        ((170, 9, 0, 175, 4, 0), 0.001, ""),  # what is lost is lost elsewhere
-    ],
-)
-def test_what_became_of_the_first_formula(tmp_path: Path, counts: tuple[int, ...], p: float, said: str) -> None:
+@pytest.mark.parametrize(("many", "p"), [(1, 0.001), (4, 0.001), (5, 0.001), (1, 0.2)])
+def test_what_became_of_the_first_formula(tmp_path: Path, many: int, p: float) -> None:
     complete(tmp_path)
+    became = [("right", "right", 3), ("right", "wrong", 24), ("right", "missing", 130), ("right", None, 29)]
+    became += [("wrong", "missing", 28), ("wrong", "right", 1)]
+    names = [f"less{i}" for i in range(many)]
+    each = [
+        answer(name, f"{i}-{j}", True, False, first_result_base=before, first_result=after)
+        for name in names
+        for i, (before, after, count) in enumerate(became)
+        for j in range(count)
+    ]
     keys = [f"first_{outcome}{end}" for end in ("_base", "") for outcome in ("right", "wrong", "missing")]
-    found = dict(zip(keys, counts, strict=True))
-    none = dict.fromkeys(keys, 0)
-    rows = [figures("less", "study", p, -0.3, **found), figures("words", "days", 0.0042, -0.25, **none)]
-    did(tmp_path, "evaluate", {"evaluations": rows, "evaluations_by_problem": [], "evaluation_contrasts": [],
+    found = dict(zip(keys, (186, 29, 0, 4, 24, 158), strict=True))
+    rows = [figures(name, "study", p, -0.3, **found) for name in names]
+    rows.append(figures("words", "days", 0.0042, -0.25, **dict.fromkeys(keys, 0)))
+    did(tmp_path, "evaluate", {"evaluations": rows, "evaluations_by_problem": each, "evaluation_contrasts": [],
                                "evaluation_curves": [], "evaluation_candidates": []})  # fmt: skip
-    page = read(tmp_path)
-    text = words(page)
-    assert said in text and ("With less on study" in text) == bool(said) and "With words on days" not in text
-    assert text.count("which says nothing of reckoning") == 1 + ("no number" in said)  # in the caption once
-    assert "lessstudy96" + "".join(f"{counts[i + end]}" for i in range(3) for end in (0, 3)) in text  # a row of the table
+    text = words(read(tmp_path))
+    said = (
+        "With less0 on study the first formula’s result is right in 4 texts, untouched in 186. Of these 3 stay so; in 24 a "
+        "wrong number stands there, in 130 no number, in 29 there is no such formula."
+    )
+    assert (said in text) == (p < 0.05 and many <= FEW) and "With words on days" not in text
+    assert "less0study96186290424158" + "32413029" in text and "wordsdays960" not in text  # a row of the table
 
 
 def test_what_was_trained_stands_in_one_table(tmp_path: Path) -> None:

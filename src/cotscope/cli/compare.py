@@ -200,7 +200,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
     for method in {LORA, IA3}.intersection(missing):
         check_adapters(method, session.loaded)
     if FULL in missing:
-        check_memory(session.loaded, BYTES * session.loaded.parameters())
+        check_memory(session.loaded, BYTES * session.loaded.parameters(), remedy="Leave `full` out: --method takes the others.")
     for to, _ in left:
         remove_left(to)
     if models := len(missing) - missing.count(FACTORS):

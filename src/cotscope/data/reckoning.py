@@ -11,67 +11,99 @@ from fractions import Fraction
 
 RIGHT, WRONG, MISSING = OUTCOMES = ("right", "wrong", "missing")
 
-_MOST = 30
-"""Digits of a number; a text with longer ones is none of formulas."""
-_NUMBER = rf"(?<![\d.])\d{{1,{_MOST}}}+(?:,\d{{3}})*+(?:\.\d{{1,{_MOST}}}+)?+(?!\d)"
-_MONEY = r"\\?[$€£]?"
-_OPERATOR = r"[+\-−*×x/÷]"
-_SIDE = rf"[-−]?{_MONEY}{_NUMBER}(?:\s*+{_OPERATOR}\s*+{_MONEY}{_NUMBER})"
-_FORMULA = re.compile(rf"(?<![\w.,])({_SIDE}++)[ \t]*+=")
-_NOT_ITS_BEGINNING = re.compile(r"[\w)}\]]\s*+[+\-−*×/÷^]\s*+\Z")  # an operand that is no number stands before it
-_RESULT = re.compile(rf"[\s$€£*\\({{]*+([-−]?\s*+{_MONEY}{_NUMBER}(?:\s*+{_OPERATOR}\s*+{_MONEY}{_NUMBER})*+)\s*+(\\?%)?")
-_CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's
-_PART = re.compile(rf"({_OPERATOR})?\s*+{_MONEY}({_NUMBER})")
+_NUMBER = r"(?:\d{1,30}+(?:,\d{3}){0,9}+(?:\.\d{1,30}+)?+|\.\d{1,30}+)(?!\d)"
+_MONEY = r"(?:\\?[$€£¥])?"
+_OPERATOR = r"(?:[+\-−–*×·x/÷])"
+_REST = rf"(?:[ \t]*+{_OPERATOR}[ \t]*+{_MONEY}{_NUMBER})"
+_EQUALS = r"[ \t]*+==?(?!=)"
+_FORMULA = re.compile(rf"(?<![\w.,√])([-−]?{_MONEY}{_NUMBER}{_REST}{{1,30}}+){_EQUALS}")
+# On its line an operator stands before it, or a number: then it is the end of a longer one, or of a mixed number.
+_NOT_ITS_BEGINNING = re.compile(
+    r"(?:\S[ \t]*+(?:\*\*|//|[+\-−–—*×·/÷^%])|[\d)\]%€][ \t]*+[xX]|\d[ \t]++:|\d"
+    r"|\b(?:times|plus|minus|(?:divided|multiplied) by))[ \t]*+\**+[ \t]*+\Z"
+)
+_BOLD = re.compile(r"(?<!\S)\*{1,3}\Z")
+_BEFORE = 40
+_RESULT = re.compile(
+    rf"(?:[ \t$€£¥*_`\[({{~≈+\\]|boxed|mathbf|text|<b>)*+([-−–]?[ \t]*+{_MONEY}{_NUMBER}{_REST}{{0,30}}+)[ \t]*+(\\?%)?"
+)
+_PART = re.compile(rf"({_OPERATOR})?[ \t]*+{_MONEY}({_NUMBER})")
+_MINUS = "-−–"
+_WRITTEN_OTHERWISE = (  # GSM8K's calculator, which says the result where none follows; LaTeX
+    (re.compile(r"<<[^<>]*>>(?=[ \t]*[$€£]?\d)"), ""),
+    (re.compile(r"<<[^<>]*=([^<>=]*)>>"), r"\1"),
+    (re.compile(r"\\(?:times|cdot)\b"), "*"),
+    (re.compile(r"\\div\b"), "/"),
+    (re.compile(r"\\d?frac\{(\d+)\}\{(\d+)\}"), r"\1/\2"),
+)
 
 
 def first_result(text: str) -> str | None:
-    """What stands after the first formula of numbers alone that an equals sign follows ("3 + 4 * 2 =").
+    """What stands after the first formula of numbers alone that an equals sign follows on its line ("3 + 4 * 2 =").
 
-    Returns: "right": its value, a decimal rounded to as many places as it has; "wrong": another number; "missing": none, be
-    it that the text ends there or that something else stands there; None: there is no such formula.
+    Returns: "right": its value, a decimal or percentage rounded to as many places as it has; "wrong": another number;
+    "missing": none right there, be it that the text or line ends, the formula itself is written again, or something else
+    stands there; None: there is no such formula (one with units or brackets in it is none).
     """
-    text = _CALCULATOR.sub("", text)
+    for pattern, plain in _WRITTEN_OTHERWISE:
+        text = pattern.sub(plain, text)
     for found in _FORMULA.finditer(text):
-        if _NOT_ITS_BEGINNING.search(text[max(0, found.start() - _MOST) : found.start()]):
-            continue
-        value = _value(found[1])
-        stands = _RESULT.match(text, found.end())
-        if stands is None:
-            return MISSING
-        written = stands[1]
-        first = _PART.match(written.lstrip("-−").lstrip())
-        assert first is not None
-        number = _number(first[2]) * (-1 if written[0] in "-−" else 1)
-        places = len(first[2].partition(".")[2])
-        scales = (1, 100) if stands[2] else (1,)
-        right = value is not None and any(_rounded(value * scale, number, places) for scale in scales)
-        return RIGHT if right or (value is not None and value == _value(written)) else WRONG
+        before = _BOLD.sub("", text[max(0, found.start() - _BEFORE) : found.start()])
+        if not _NOT_ITS_BEGINNING.search(before):
+            return _what_stands(text, found)
     return None
 
 
-def _rounded(value: Fraction, number: Fraction, places: int) -> bool:
-    """Whether a number is a value, or it rounded to as many decimal places, of which there are some."""
-    return number == value or (places > 0 and abs(number - value) * 2 * 10**places <= 1)
+def _what_stands(text: str, formula: re.Match[str]) -> str:
+    value, at = _value(formula[1]), formula.end()
+    while result := _RESULT.match(text, at):
+        side, goes_on = result[1], re.compile(_EQUALS).match(text, result.end())
+        alone = _PART.match(side.lstrip(_MINUS).lstrip())
+        assert alone is not None
+        number = _number(alone[2]) * (-1 if side[0] in _MINUS else 1)
+        places, percent = len(alone[2].partition(".")[2]), result[2] is not None
+        right = value is not None and _is(value * 100 if percent else value, number, places, percent)
+        if not _operators(side):
+            return RIGHT if right else WRONG
+        if _plain(side) != _plain(formula[1]):  # "5 + 4 = 6 + 3", or "5 + 4 = 9 - 3 = 6"
+            return RIGHT if value is not None and (value == _value(side) or (right and goes_on)) else WRONG
+        if not goes_on:
+            return MISSING
+        at = goes_on.end()  # it was only said again
+    return MISSING
+
+
+def _is(value: Fraction, number: Fraction, places: int, rounded: bool) -> bool:
+    """Whether a number is a value, or, of decimals and percentages, it rounded to as many places."""
+    return number == value or ((places > 0 or rounded) and number != 0 and abs(number - value) * 2 * 10**places <= 1)
 
 
 def _number(text: str) -> Fraction:
     return Fraction(text.replace(",", ""))
 
 
+def _plain(side: str) -> str:
+    return "".join(re.findall(rf"{_NUMBER}|{_OPERATOR}", side))
+
+
+def _operators(side: str) -> bool:
+    return len(_PART.findall(side.lstrip(_MINUS))) > 1
+
+
 def _value(side: str) -> Fraction | None:
     """Of numbers with operators between them, products first; None where it divides by 0."""
-    negative = side[0] in "-−"
+    negative = side[0] in _MINUS
     terms: list[Fraction] = []
     for operator, digits in _PART.findall(side[1:] if negative else side):
         number = _number(digits)
-        if operator in ("*", "×", "x"):
+        if operator in ("*", "×", "·", "x"):
             terms[-1] *= number
         elif operator in ("/", "÷"):
             if not number:
                 return None
             terms[-1] /= number
         else:
-            terms.append(-number if operator in ("-", "−") else number)
+            terms.append(-number if operator and operator in _MINUS else number)
         if negative:
             terms[0], negative = -terms[0], False
     return sum(terms, Fraction())

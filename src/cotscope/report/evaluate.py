@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..data.reckoning import MISSING, OUTCOMES, WRONG
+from ..data.reckoning import OUTCOMES
 from ..stats import LEVEL
 from .charts import Chart, Look, Mark, Row, intervals
 from .reading import Reading
@@ -16,12 +16,11 @@ from .text import counted, is_number, p_value, shortened, visible
 EXAMPLES = 3
 """Of each kind."""
 FEW = 4
-"""Edits of which each has a sentence on its first results; of more they stand in the table alone."""
+"""The most that have a sentence on their first results; of more these stand in the table alone."""
 LONGEST = 1500
 """Characters of a text that are shown; the middle of a longer one is left out."""
 _MEANS = ("validation_base", "validation", "written", "battery_base", "battery", "perplexity_ratio", "kl")
 _MOST = ("minutes", "peak_gib")  # of one that searched its learning rate, which the others took
-_FIRST = tuple(f"first_{outcome}{end}" for end in ("_base", "") for outcome in OUTCOMES)
 _LABEL, _DATA = 38, 16  # characters of a row's label in the figure, and of the data set's name in it
 
 _CHANGED_SQL = """
@@ -31,6 +30,11 @@ _CHANGED_SQL = """
     QUALIFY row_number() OVER (PARTITION BY edit, kind ORDER BY data, problem_id) <= ?
     ORDER BY edit, kind, data, problem_id
 """
+_BECAME_SQL = """
+    SELECT edit, data, first_result, count(*) AS texts FROM evaluations_by_problem
+    WHERE first_result_base = 'right' GROUP BY ALL
+"""
+FEWER = "it solves fewer"
 _KINDS = ("lost", "gained", "written otherwise")
 
 
@@ -48,8 +52,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
     return {
         "rows": rows,
         "tested": sum(row["difference_low"] != row["difference_high"] for row in rows),  # the others change nothing
-        "reckoned": [row | {"says": _reckons(row)} for row in rows if any(row[key] for key in _FIRST)],
-        "few": FEW,
+        "reckoned": _reckoned(run, rows),
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],
@@ -125,17 +128,22 @@ def says(row: Mapping[str, Any]) -> str:
         return "nothing was compared"
     if row["p_holm"] >= LEVEL:
         return "a difference is not shown"
-    return "it solves fewer" if row["difference"] < 0 else "it solves more"
+    return FEWER if row["difference"] < 0 else "it solves more"
 
 
-def _reckons(row: Mapping[str, Any]) -> str:
-    """What an edit that solves fewer makes of the first result, if that is where it shows; else ""."""
-    if says(row) != "it solves fewer" or not (lost := row["first_right_base"] - row["first_right"]) > 0:
-        return ""
-    missing, wrong = (row[f"first_{outcome}"] - row[f"first_{outcome}_base"] for outcome in (MISSING, WRONG))
-    if missing > lost / 2:
-        return "mostly no number is written any more"
-    return "mostly a wrong number is written" if wrong > lost / 2 else ""
+def _reckoned(run: Reading, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per edit and data set whose texts have formulas: what stands in the place of first results, and what came of those
+    that were right untouched. `told` is of the few that are shown to solve fewer: each has a sentence."""
+    became: dict[tuple[str, str], dict[str | None, int]] = {}
+    for r in run.rows("evaluations_by_problem", _BECAME_SQL):
+        became.setdefault((r["edit"], r["data"]), {})[r["first_result"]] = r["texts"]
+    found = list[dict[str, Any]]()
+    for row in rows:
+        if any(row[f"first_{outcome}{end}"] for outcome in OUTCOMES for end in ("_base", "")):
+            of = became.get((row["edit"], row["data"]), {})
+            found.append(dict(row) | {"became": {o or "none": of.get(o, 0) for o in (*OUTCOMES, None)}})
+    told = sum(row["says"] == FEWER for row in found)
+    return [row | {"told": row["says"] == FEWER and told <= FEW} for row in found]
 
 
 def _more(row: Mapping[str, Any]) -> str:
