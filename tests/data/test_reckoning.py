@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotscope.data.numbers import format_number
-from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result
+from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result, results
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,12 @@ from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result
 )
 def test_the_first_formula(text: str, found: str | None) -> None:
     assert first_result(text) == found
+
+
+def test_all_of_them_in_order() -> None:
+    text = "3 + 4 = 7. 7 - 2 = 4, so 4 apples + 1 = 5; then 2 * 3 =\n(1 + 2) * 3 = 9"
+    assert results(text) == [RIGHT, WRONG, MISSING]
+    assert results("5 + 3 = 4 + 4 = 9") == [RIGHT, WRONG] and results("None.") == []
 
 
 numbers = st.integers(0, 10**9)

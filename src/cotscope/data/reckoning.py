@@ -1,4 +1,4 @@
-"""What became of the first formula of a text: its result is right, wrong, or no number stands after its equals sign.
+"""What became of the formulas of a text: a result is right, wrong, or no number stands after the equals sign.
 
 It tells a model that goes on to write numbers, wrong ones, from one that no longer writes any; neither says whether it
 still reckons behind what it writes.
@@ -7,6 +7,7 @@ still reckons behind what it writes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 
 RIGHT, WRONG, MISSING = OUTCOMES = ("right", "wrong", "missing")
@@ -39,19 +40,27 @@ _WRITTEN_OTHERWISE = (  # GSM8K's calculator, which says the result where none f
 
 
 def first_result(text: str) -> str | None:
-    """What stands after the first formula of numbers alone that an equals sign follows on its line ("3 + 4 * 2 =").
+    """The first of `results`; None: there is no such formula."""
+    return next(_results(text), None)
 
-    Returns: "right": its value, a decimal or percentage rounded to as many places as it has; "wrong": another number;
-    "missing": none right there, be it that the text or line ends, the formula itself is written again, or something else
-    stands there; None: there is no such formula (one with units or brackets in it is none).
+
+def results(text: str) -> list[str]:
+    """What stands after each formula of numbers alone that an equals sign follows on its line ("3 + 4 * 2 ="), in order.
+
+    "right": its value, a decimal or percentage rounded to as many places as it has; "wrong": another number; "missing": none
+    right there, be it that the text or line ends, the formula itself is written again, or something else stands there. One with
+    units or brackets in it is not looked at.
     """
+    return list(_results(text))
+
+
+def _results(text: str) -> Iterator[str]:
     for pattern, plain in _WRITTEN_OTHERWISE:
         text = pattern.sub(plain, text)
     for found in _FORMULA.finditer(text):
         before = _BOLD.sub("", text[max(0, found.start() - _BEFORE) : found.start()])
         if not _NOT_ITS_BEGINNING.search(before):
-            return _what_stands(text, found)
-    return None
+            yield _what_stands(text, found)
 
 
 def _what_stands(text: str, formula: re.Match[str]) -> str:
