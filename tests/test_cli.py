@@ -317,7 +317,7 @@ def test_options_from_python_are_checked_too(tmp_path: Path, option: str, value:
 
 def test_each_command_is_a_function_of_its_name() -> None:
     """And stays one: importing what is inside the package turns none into a module."""
-    for name in ("study", *VERBS, "steer", "tune", "status", "export"):
+    for name in ("study", *VERBS, "edit", "steer", "tune", "status", "export"):
         assert inspect.isfunction(getattr(cotscope, name)), name
 
 

@@ -26,6 +26,7 @@ _WHERE = {
             "cascade",
             "calibrate",
             "evaluate",
+            "edit",
             "steer",
             "tune",
             "status",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .api import cascade as cascade
     from .api import correlate as correlate
     from .api import discover as discover
+    from .api import edit as edit
     from .api import evaluate as evaluate
     from .api import measure as measure
     from .api import predict as predict

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .edits.edit import Edit
 from .errors import UserError
 from .executors.local import Listener, run_study, run_verb
-from .measuring.choosing import Choice
+from .measuring.choosing import REASONING, Choice, choose_poles, reservation, scaled
+from .measuring.choosing import choose as choose_neurons
 from .measuring.editing.methods import Tuning
 from .measuring.editing.steering import Search
 from .measuring.editing.steering import steer as search_factor
@@ -23,6 +24,9 @@ from .runs.progress import State
 from .runs.session import Session
 from .runs.stage import Stage, options_of
 from .stages.registry import IN_STUDY, STAGES, VERBS, beyond, choose, chosen_by
+
+if TYPE_CHECKING:
+    from .lm.interventions import Scope
 
 T = TypeVar("T")
 Folder = str | os.PathLike[str]
@@ -128,6 +132,41 @@ def discover(out: str | Path, *, rows: int | None = None, quiet: bool | None = N
     session = begin(Path(out), options, rows=rows, quiet=quiet)
     run_verb(session, "discover", {}, None, Listener())
     return session.run
+
+
+def edit(
+    run: Folder,
+    to: str | Path,
+    factor: float,
+    *,
+    scope: Scope = "all",
+    poles: bool = False,
+    name: str = "",
+    quiet: bool | None = None,
+    **options: Any,
+) -> Edit:
+    """Make an edit: one factor for neurons that a run has found.
+
+    Args:
+        run: the run folder, or the run.
+        to: the edit file to write.
+        factor: what coefficients are multiplied by; 0 zeroes.
+        scope: at which tokens, "all", "prompt" or "generated".
+        poles: each neuron at one sign of its coefficient only.
+        name: of the edit; "": after the file.
+        quiet: nothing is said.
+        options: fields of `measuring/choosing.py: Choice`; `by` is "reasoning" if it is not given.
+
+    Raises: UserError as `cotscope edit` says.
+    """
+    _all_known(options, Choice)
+    choice = _made({"by": REASONING, **options}, Choice)
+    session = Session.reopen(Path(run), quiet=True)
+    made = scaled(session, Path(to), lambda: (choose_poles if poles else choose_neurons)(session, choice), factor, scope=scope,
+                  name=name)  # fmt: skip
+    if reserved := reservation(made.chosen):
+        _say(quiet)(reserved)
+    return made
 
 
 def steer(run: Folder, to: str | Path, *, null: bool = False, quiet: bool | None = None, **options: Any) -> Edit:

@@ -108,6 +108,36 @@ def test_reasoning_neurons(run: Run, capsys: pytest.CaptureFixture[str], tmp_pat
     assert edit.factors == {n: (-2.0 if Pole(*n, 1) in poles else 1.0, -2.0 if Pole(*n, -1) in poles else 1.0) for n in neurons}
 
 
+def test_the_function_makes_what_the_command_makes(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for i, (words, given) in enumerate(
+        (
+            ([], {}),
+            (
+                ["--first", "3", "--scope", "generated", "--name", "my own"],
+                {"first": 3, "scope": "generated", "name": "my own"},
+            ),
+            (["--concept", "small", "--random", "1"], {"concepts": ("small",), "random": 1}),
+            (["--poles"], {"poles": True}),
+        )
+    ):
+        there = made(capsys, run, tmp_path / "there" / f"e{i}.json", "--factor", "0.5", *words)
+        here = cotscope.edit(run, tmp_path / f"e{i}.json", 0.5, **given)
+        assert here == there == Edit.read(tmp_path / f"e{i}.json")
+    assert not capsys.readouterr().out
+    for wrong, said in (
+        ({"colour": "red"}, "there is no option 'colour'"),
+        ({"by": "magic"}, "unknown way of choosing"),
+        ({"scope": "some"}, "unknown scope"),
+    ):
+        with pytest.raises(cotscope.UserError, match=said):
+            cotscope.edit(run.folder, tmp_path / "wrong.json", 0.5, **wrong)
+    with pytest.raises(cotscope.UserError, match="expected finite numbers"):
+        cotscope.edit(run.folder, tmp_path / "wrong.json", float("nan"))
+    with pytest.raises(cotscope.UserError, match="exists already"):
+        cotscope.edit(run.folder, tmp_path / "e0.json", 0.5)
+    assert not (tmp_path / "wrong.json").exists()
+
+
 def test_one_concepts_neurons(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = {}
     for name in ("small", "large"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.reading import decode
-from ..errors import EditError, UserError, shown
-from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation
+from ..errors import UserError, shown
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation, scaled
 from ..records import Neuron, Pole
 from ..report.text import visible
 from ..runs.options import DTYPES
@@ -69,28 +69,22 @@ def _factor(text: str) -> float:
 
 
 def _edit(arguments: argparse.Namespace) -> None:
-    from ..edits.edit import Base, Edit
     from ..runs.session import Session
 
-    to: Path = arguments.to
-    if to.exists():
-        raise EditError(f"{to} exists already", expected="a new file", remedy="Give another --to, or remove it.")
     choice = options.made(Choice, arguments, by=arguments.by)
     session = Session.reopen(arguments.run, quiet=True)
-    targets: Sequence[Neuron | Pole]
-    if arguments.features is not None:
-        targets, chosen = _of_features(arguments, choice)
-    elif arguments.poles:
-        targets, chosen = choose_poles(session, choice)
-    else:
-        targets, chosen = choose(session, choice)
-    base = Base.of(session.loaded, session.config.model)
-    edit = Edit.scaled(arguments.name or to.stem, base, targets, arguments.factor, scope=arguments.scope, chosen=chosen)
-    edit.check(session.loaded)
-    edit.write(to)
-    said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in chosen.items() if k != "questions"}
-    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
-    if (reserved := reservation(chosen)) and not arguments.json:
+
+    def choosing() -> tuple[Sequence[Neuron | Pole], dict[str, Any]]:
+        if arguments.features is not None:
+            return _of_features(arguments, choice)
+        return (choose_poles if arguments.poles else choose)(session, choice)
+
+    edit = scaled(session, arguments.to, choosing, arguments.factor, scope=arguments.scope, name=arguments.name or "")
+    said = {"edit": str(arguments.to), "neurons": len(edit.neurons)} | {
+        k: v for k, v in edit.chosen.items() if k != "questions"
+    }
+    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {arguments.to}")
+    if (reserved := reservation(edit.chosen)) and not arguments.json:
         print(reserved)
 
 
