@@ -12,6 +12,7 @@ from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_o
 
 from cotscope.errors import RunError
 from cotscope.report.build import write_report
+from cotscope.report.charts import Look, Mark, Row, intervals
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.svg import text_width
 from cotscope.report.terminal import headline
@@ -445,6 +446,13 @@ def test_phenomena_show_both_activities(tmp_path: Path) -> None:
     assert "no <change>" in page.text and "24 reference" in page.text
     assert "poles of the first prompt: <first>" in page.text and "poles of the first prompt: no change" in page.text
     assert f"written down in the manifest when the study began: {rule}" in page.text
+
+
+@pytest.mark.parametrize("length", [1, 12, 24, 38, 49, 80])
+def test_no_bold_label_begins_outside_the_figure(length: int) -> None:
+    drawn = intervals("x", "y", [Row("n" * length, [Mark("none", 0.1, 0.0, 0.2)])], "axis", Look())
+    [(x, text)] = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end" class="strong">([^<]+)<', drawn)
+    assert float(x) - 1.12 * text_width(text) >= 0 and len(text) >= min(length, 49)
 
 
 @pytest.mark.parametrize("kinds", [{}, KINDS])

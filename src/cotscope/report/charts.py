@@ -18,7 +18,8 @@ from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_widt
 from .text import is_number, with_interval
 
 _LANE = 11.0  # between two dots of a row that have intervals
-_LEFT, _LONGEST = 380.0, 54  # room for labels at the left, and the characters that fit into it
+_LEFT, _LONGEST = 380.0, 49  # room for labels at the left, and the characters that fit into it
+_BOLD = 1.12  # of the width of plain letters
 PAPER = ("ablation", "paths", "selected", "evaluations", "areas", "prompts", "phenomena")
 """Pictures (names of `Chart`s, to the first hyphen) that a paper on a study would show, in this form: what is solved without
 the neurons, what is lost on which path, what results rest on, what edits do, which answers are told, what prompts change."""
@@ -122,7 +123,7 @@ def intervals(
         (low, high), step = look.limits, 0.2
     above = look.width < WIDTH
     value = max(text_width(_figures(row.marks[0], look)) for row in rows if row.marks) + 14
-    left = 14.0 if above else min(_LEFT, 20 + max(text_width(row.label) for row in rows))
+    left = 14.0 if above else min(_LEFT, 16 + _BOLD * max(text_width(row.label) for row in rows))
     right = look.width - (14.0 if above else value)
     parts, y = legend_of(legend or {}, left), 22.0 if legend else 6.0
     for row in rows:
