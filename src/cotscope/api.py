@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .edits.edit import Edit
 from .errors import UserError
 from .executors.local import Listener, run_study, run_verb
-from .measuring.choosing import REASONING, Choice, choose_poles, reservation, scaled
+from .measuring.choosing import REASONING, Choice, choose_poles, reservation
 from .measuring.choosing import choose as choose_neurons
 from .measuring.editing.methods import Tuning
+from .measuring.editing.scaling import scaled
 from .measuring.editing.steering import Search
 from .measuring.editing.steering import steer as search_factor
 from .measuring.editing.tuning import tune as train_factors

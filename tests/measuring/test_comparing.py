@@ -26,7 +26,8 @@ SKILLS = {name: {"hits": [True]} | dict.fromkeys(OF_TEXT, 1.0) for name in (BASE
 def row_of(edit: Edit, after: list[bool] = AFTER, tests: int = 1) -> dict:
     wrote = {
         f"{name} on data": {
-            p.id: {"text": "", "flexible": None, "correct": c} for p, c in zip(DATA.problems, hits, strict=True)
+            p.id: {"text": "", "flexible": None, "first_result": None, "correct": c}
+            for p, c in zip(DATA.problems, hits, strict=True)
         }
         for name, hits in ((BASE, BEFORE), ("e", after))
     }

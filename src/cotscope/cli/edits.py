@@ -12,7 +12,8 @@ from typing import Any
 
 from ..data.reading import decode
 from ..errors import UserError, shown
-from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation, scaled
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation
+from ..measuring.editing.scaling import scaled
 from ..records import Neuron, Pole
 from ..report.text import visible
 from ..runs.options import DTYPES

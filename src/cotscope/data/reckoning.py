@@ -16,8 +16,8 @@ _NUMBER = r"(?:\d{1,30}+(?:,\d{3}){0,9}+(?:\.\d{1,30}+)?+|\.\d{1,30}+)(?!\d)"
 _MONEY = r"(?:\\?[$€£¥])?"
 _OPERATOR = r"(?:[+\-−–*×·x/÷])"
 _REST = rf"(?:[ \t]*+{_OPERATOR}[ \t]*+{_MONEY}{_NUMBER})"
-_EQUALS = r"[ \t]*+==?(?!=)"
-_FORMULA = re.compile(rf"(?<![\w.,√])([-−]?{_MONEY}{_NUMBER}{_REST}{{1,30}}+){_EQUALS}")
+_EQUALS = re.compile(r"[ \t]*+==?(?!=)")
+_FORMULA = re.compile(rf"(?<![\w.,√])([-−]?{_MONEY}{_NUMBER}{_REST}{{1,30}}+){_EQUALS.pattern}")
 # On its line an operator stands before it, or a number: then it is the end of a longer one, or of a mixed number.
 _NOT_ITS_BEGINNING = re.compile(
     r"(?:\S[ \t]*+(?:\*\*|//|[+\-−–—*×·/÷^%])|[\d)\]%€][ \t]*+[xX]|\d[ \t]++:|\d"
@@ -66,7 +66,7 @@ def _results(text: str) -> Iterator[str]:
 def _what_stands(text: str, formula: re.Match[str]) -> str:
     value, at = _value(formula[1]), formula.end()
     while result := _RESULT.match(text, at):
-        side, goes_on = result[1], re.compile(_EQUALS).match(text, result.end())
+        side, goes_on = result[1], _EQUALS.match(text, result.end())
         alone = _PART.match(side.lstrip(_MINUS).lstrip())
         assert alone is not None
         number = _number(alone[2]) * (-1 if side[0] in _MINUS else 1)

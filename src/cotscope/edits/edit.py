@@ -44,6 +44,12 @@ def found_anywhere(source: str) -> str:
     return os.path.abspath(local) if source not in MODELS and os.path.exists(local) else source
 
 
+def check_new(to: Path, expected: str = "a new file") -> None:
+    """Raises: EditError if an edit would be written over what is there, a link to nothing among it."""
+    if to.exists() or to.is_symlink():
+        raise EditError(f"{to} exists already", expected=expected, remedy="Give another one, or remove it.")
+
+
 @dataclass(frozen=True)
 class Base:
     """The model that an edit is of.

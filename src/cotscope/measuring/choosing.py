@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..data.rows import question_key
-from ..edits.edit import Base, Edit
-from ..errors import EditError, UserError, shown
+from ..errors import UserError, shown
 from ..records import Neuron, Pole
 from ..runs.files import fingerprint
 from ..runs.folder import Run
@@ -20,9 +18,6 @@ from ..runs.tables import ATTRIBUTIONS
 from ..stats.random_sets import in_place_of, random_like
 from .neurons import ActiveNeurons, active_neurons
 from .selections import WAYS
-
-if TYPE_CHECKING:
-    from ..lm.interventions import Scope
 
 REASONING = "reasoning"
 T = TypeVar("T", Neuron, Pole)
@@ -93,34 +88,6 @@ def choose_poles(session: Session, choice: Choice) -> tuple[list[Pole], dict[str
     every = _accepted(session.run, known, replace(choice, concepts=()))
     found = _narrowed(_accepted(session.run, known, choice), choice)
     return found, _said(session, choice, found, every) | {"neurons": len(_neurons(found)), "poles": len(found)}
-
-
-def scaled(
-    session: Session,
-    to: Path,
-    choosing: Callable[[], tuple[Sequence[Neuron | Pole], dict[str, Any]]],
-    factor: float,
-    *,
-    scope: Scope = "all",
-    name: str = "",
-) -> Edit:
-    """An edit of one factor for all that was chosen, written to a file.
-
-    Args:
-        choosing: neurons or poles, and how they were chosen, as `choose` says it; called if the file can be written.
-        scope: at which tokens, "all", "prompt" or "generated".
-        name: of the edit; "": after the file.
-
-    Raises: EditError if the file exists, or if the model says nothing finite with the edit; UserError as `choosing`.
-    """
-    if to.exists():
-        raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
-    targets, chosen = choosing()
-    base = Base.of(session.loaded, session.config.model)
-    edit = Edit.scaled(name or to.stem, base, targets, factor, scope=scope, chosen=chosen)
-    edit.check(session.loaded)
-    edit.write(to)
-    return edit
 
 
 def reservation(chosen: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..data.reckoning import OUTCOMES
 from .schemas import LONG, REAL, TEXT, TEXTS, WHOLE, YES, interval, table
 
 EVALUATION_SCORES = table(
@@ -22,8 +23,11 @@ EVALUATIONS_BY_PROBLEM = table(
     "what the base and an edited model wrote for one problem; first_result: of the first formula of numbers that is written "
     "(right, wrong, missing: no number after its equals sign; empty: there is none)",
     {"edit": TEXT, "data": TEXT, "problem_id": TEXT, "question": TEXT, "answer": TEXT}
-    | {f"{k}{end}": t for end in ("_base", "") for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES))}
-    | {"first_result_base": TEXT, "first_result": TEXT},
+    | {
+        f"{k}{end}": t
+        for end in ("_base", "")
+        for k, t in (("text", TEXT), ("flexible", TEXT), ("correct", YES), ("first_result", TEXT))
+    },
 )
 EVALUATIONS = table(
     "evaluations",
@@ -37,7 +41,7 @@ EVALUATIONS = table(
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"new_n": WHOLE, "new_templates": WHOLE} | interval("new_difference") | {"new_p_value": REAL}
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
-    | {f"first_{outcome}{end}": WHOLE for end in ("_base", "") for outcome in ("right", "wrong", "missing")}
+    | {f"first_{outcome}{end}": WHOLE for end in ("_base", "") for outcome in OUTCOMES}
     | {"solutions": WHOLE}
     | {k: t for name in ("log_prob", "operator", "equals", "result", "elsewhere") for k, t in interval(name).items()}
     | {"battery_base": REAL, "battery": REAL, "items": WHOLE, "battery_p": REAL, "perplexity_base": REAL, "perplexity": REAL,

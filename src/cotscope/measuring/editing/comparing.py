@@ -34,6 +34,8 @@ LEAST_SEEN = 0.1
 ON_NEW = ("new_n", "new_templates", "new_difference", "new_difference_low", "new_difference_high", "new_p_value")
 
 
+WRITTEN = ("text", "flexible", "correct", "first_result")
+"""What is told of each text, the base's and the edit's."""
 OF_TEXT = ("perplexity", "kl", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high")
 """What general text says of an edit."""
 
@@ -44,12 +46,13 @@ def part_name(name: str, data: TrialData) -> str:
 
 
 def written(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
-    """Part → problem → what was written there and whether it is right."""
+    """Part → problem → what was written there, whether it is right, and what became of its first formula's result."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for r in session.run.rows(
         "SELECT condition, problem_id, text, correct, flexible FROM completions WHERE family = 'evaluation' ORDER BY ALL"
     ):
-        found.setdefault(r["condition"].removeprefix("evaluation."), {})[r["problem_id"]] = r
+        about = r | {"first_result": first_result(r["text"])}
+        found.setdefault(r["condition"].removeprefix("evaluation."), {})[r["problem_id"]] = about
     return found
 
 
@@ -95,8 +98,7 @@ def compare(
     base, own = (wrote[part_name(n, data)] for n in (BASE, name))
     each = [
         {"edit": edit.name, "data": data.label, "problem_id": p.id, "question": p.question, "answer": written_answer(p.answer)}
-        | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in ("text", "flexible", "correct")}
-        | {f"first_result{end}": first_result(of[p.id]["text"]) for end, of in (("_base", base), ("", own))}
+        | {f"{k}{end}": of[p.id][k] for end, of in (("_base", base), ("", own)) for k in WRITTEN}
         for p in data.problems
     ]
     before, after = [e["correct_base"] for e in each], [e["correct"] for e in each]

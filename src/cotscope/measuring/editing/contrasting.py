@@ -26,8 +26,8 @@ from .comparing import BASE
 from .methods import ALL
 
 _TERMS = ("own", "draws", "loss", "train", "validation", "passes", "batch", "patience")  # what trainings have to share
-DIFFERENCE = ("difference", "difference_low", "difference_high")
 _SEARCHED = ("problems", "candidates", "groups", "factors", "last", "dtype")  # and searches
+_DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,10 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
         formulas = any(r["first_result"] or r["first_result_base"] for r in here)
         for a, b in pairs:
             of = groups[a], groups[b] if b else [BASE]
-            ours, others = (_apart(names, draws, solved) for names in of)
-            share = share_of_gain(solved[BASE], ours, others, clusters) if b and not b.like else (None,) * 3
+            share: tuple[float | None, ...] = (None,) * 3
+            if b and not b.like:
+                ours, others = (_apart(names, draws, solved) for names in of)
+                share = share_of_gain(solved[BASE], ours, others, clusters)
             found = _beside(a, b, *of, draws, solved, clusters)
             first = _beside(a, b, *of, draws, reckoned, clusters) if formulas else {}
             rows.append(
@@ -120,11 +122,11 @@ def contrasts(edits: Sequence[Edit], answers: Sequence[Mapping[str, Any]]) -> li
                 | {"edits": len(groups[a]), "edits_beside": len(groups[b]) if b else 0}
                 | {"n": len(asked), "templates": len(set(clusters))}
                 | {"accuracy": found["ours"], "accuracy_beside": found["others"]}
-                | {key: found[key] for key in (*DIFFERENCE, "p_value")}
+                | {key: found[key] for key in (*_DIFFERENCE, "p_value")}
                 | {"p_unlike": found["unlike"], "p_unlike_holm": None}
                 | dict(zip(("share", "share_low", "share_high"), share, strict=True))
                 | {"first": first.get("ours"), "first_beside": first.get("others"), "first_unlike": first.get("unlike")}
-                | {f"first_{key}": first.get(key) for key in DIFFERENCE}
+                | {f"first_{key}": first.get(key) for key in _DIFFERENCE}
             )
     for key, corrected in (("p_value", "p_holm"), ("p_unlike", "p_unlike_holm")):
         some = [row for row in rows if row[key] is not None]
@@ -155,7 +157,7 @@ def _beside(
 ) -> dict[str, float | None]:
     """The means of two groups' edits, their difference, and p that the one is as unlike the other's random sets as this."""
     one, other = (_apart(names, draws, values) for names in (ours, others))
-    found = dict(zip((*DIFFERENCE, "p_value"), groups_difference(one, other, clusters), strict=True))
+    found = dict(zip((*_DIFFERENCE, "p_value"), groups_difference(one, other, clusters), strict=True))
     means = [float(np.mean(rows)) for rows in (_by_draw(others, draws, values) if b and b.random else [])]
     unlike = _unlike(a, float(np.mean(one)), means) if means else None
     return found | {"ours": float(np.mean(one)), "others": float(np.mean(other)), "unlike": unlike}

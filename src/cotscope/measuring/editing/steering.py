@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ...data.load import general_text
-from ...edits.edit import Base, Edit
+from ...edits.edit import Base, Edit, check_new
 from ...edits.made import TRIED
 from ...errors import EditError, UserError, shown
 from ...predicting.templates import templates
@@ -94,8 +94,7 @@ def steer(
     Raises: EditError if `to` exists, if there are too few problems, or, without `null`, if no candidate is better (worse) than
         none without changing general text more than `PERPLEXITY`; UserError as `choose`.
     """
-    if to.exists():
-        raise EditError(f"{to} exists already", expected="a new file", remedy="Give another one, or remove it.")
+    check_new(to)
     groups, chosen = _groups(session, choice, search)
     if reserved := reservation(chosen):
         say(reserved)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.roles import token_reckoning
-from ...edits.edit import Edit
+from ...edits.edit import Edit, check_new
 from ...errors import EditError, UserError
 from ...records import Neuron
 from ...runs.files import held
@@ -46,8 +46,7 @@ def tune(
         without `null`, if nothing is gained on validation problems; UserError as `choose`; ModelError if it does not fit into
         memory.
     """
-    if to.exists() or to.is_symlink():
-        raise EditError(f"{to} exists already", expected="a new file or folder", remedy="Give another one, or remove it.")
+    check_new(to, "a new file or folder")
     neurons, chosen = _neurons(session, choice, settings)
     if settings.method in (LORA, IA3):
         from ...lm.trained import check_adapters
