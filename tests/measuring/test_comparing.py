@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.measuring.editing import comparing
@@ -20,7 +21,8 @@ DATA = TrialData("data", "data.jsonl", "", tuple(Problem(f"p{i}", f"{WORDS[i // 
 EDIT = Edit.scaled("e", Base("tiny", "0" * 64, 3, 48), [Neuron(0, 1)], 2.0)
 BEFORE = [True, False, False, False, False, False, True, True, False, False, True, False]
 AFTER = [False, True, False, True, True, True, False, True, True, True, True, True]
-SKILLS = {name: {"hits": [True]} | dict.fromkeys(OF_TEXT, 1.0) for name in (BASE, "e")}
+HITS = {BASE: [True] * 6 + [False] * 2, "e": [True] + [False] * 6 + [True]}
+SKILLS = {name: {"hits": hits} | dict.fromkeys(OF_TEXT, 1.0) for name, hits in HITS.items()}
 
 
 def row_of(edit: Edit, after: list[bool] = AFTER, tests: int = 1) -> dict:
@@ -40,6 +42,14 @@ def test_what_changes_nothing_by_its_making_differs_by_nothing() -> None:
     assert [row[key] for key in ("difference", "difference_low", "difference_high", "p_value")] == [0, 0, 0, 1]
     assert row["detectable"] is row["new_difference"] is None
     assert row_of(EDIT, BEFORE)["difference_high"] > 0.1  # another edit with the same answers could have other ones elsewhere
+
+
+def test_problems_and_other_skills_are_counted_by_what_changed() -> None:
+    row = row_of(EDIT)
+    assert (row["lost"], row["gained"]) == (2, 7)
+    assert row["p_mcnemar"] == pytest.approx(binomtest(2, 9).pvalue)
+    assert (row["battery_base"], row["battery"], row["items"]) == (0.75, 0.25, 8)
+    assert row["battery_p"] == pytest.approx(binomtest(1, 6).pvalue)
 
 
 def test_what_n_could_show_reckons_with_other_tests_and_with_few_templates(monkeypatch: pytest.MonkeyPatch) -> None:

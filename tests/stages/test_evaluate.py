@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyStudy, assert_same, hashes, times
+from conftest import AsWritten, TinyStudy, assert_same, hashes, times
+from scipy.stats import binomtest
 
 import cotscope
 from cotscope.cli import main
@@ -193,6 +194,23 @@ def test_factors_of_one_change_nothing_and_zeroing_much_does(place: Path) -> Non
     each = Run.open(place / "run").rows("SELECT edit, text = text_base AS alike FROM evaluations_by_problem")
     assert all(r["alike"] for r in each if r["edit"] == "same")
     assert not all(r["alike"] for r in each if r["edit"] == "gone")
+
+
+def test_other_skills_are_asked_of_the_edited_model(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six items four say what the base writes, two what it writes with the edit."""
+    session = Session.reopen(copy / "run", quiet=True)
+    edit = Edit.read(copy / "gone.json").intervention(session.loaded.anatomy)
+    prompts = [f"w: {i}\nx:" for i in range(40)]
+    wrote = [session.engine.generate(prompts, max_new_tokens=1, intervention=i) for i in (None, edit)]
+    differ = [(p, *(c.text for c in both)) for p, *both in zip(prompts, *wrote, strict=True)]
+    differ = [(p, a, b) for p, a, b in differ if a != b and a.isalnum() and b.isalnum()][:6]
+    made = AsWritten("made", tuple((p, a if i < 4 else b) for i, (p, a, b) in enumerate(differ)))
+    monkeypatch.setattr("cotscope.measuring.solutions.load_battery", lambda: (made,))
+    asked = ["evaluate", str(copy / "run"), "--edit", str(copy / "gone.json"), "--test", "4", "--solutions", "2"]
+    assert main([*asked, "--skills", "6"]) == 0
+    row = rows_of(copy)["gone", "study"]
+    assert (row["items"], row["battery_base"], row["battery"]) == (6, 4 / 6, 2 / 6)
+    assert row["battery_p"] == pytest.approx(binomtest(2, 6).pvalue)
 
 
 def test_problems_that_neurons_were_found_with_are_left_out_and_it_is_said(place: Path) -> None:

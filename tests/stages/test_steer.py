@@ -6,6 +6,7 @@ import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,15 @@ from cotscope.edits.made import candidates, search
 from cotscope.errors import EditError, UserError
 from cotscope.lm import scoring
 from cotscope.lm.engine import Engine
+from cotscope.lm.interventions import scale
+from cotscope.lm.scoring import Given, score
 from cotscope.measuring.choosing import Choice, choose
 from cotscope.measuring.editing import steering
 from cotscope.measuring.editing.steering import Search, steer
-from cotscope.records import Neuron
+from cotscope.measuring.solutions import solution
+from cotscope.prompts.derive import render_solution
+from cotscope.records import Neuron, Problem
+from cotscope.runs.kept import Kept
 from cotscope.runs.session import Session
 from cotscope.stats import mcnemar_exact
 
@@ -93,6 +99,53 @@ def test_what_was_tried_stands_in_the_edit(session: Session, tmp_path: Path) -> 
     assert {r["neurons"] for r in rows} == set(edit.chosen["steered"]["groups"])
 
 
+@pytest.mark.parametrize(("goal", "taken"), [("better", 6), ("worse", 3)])
+def test_what_scores_best_goes_on_and_what_solves_most_or_least_is_taken(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str, taken: int
+) -> None:
+    every = [("all", float(i)) for i in range(12)]
+    problems = [Problem(f"p{i}", f"{i}?", "7") for i in range(8)]
+    trial = steering._Trial(session, {"all": [Neuron(0, 1)]}, Search(goal), problems, 0, Kept(tmp_path / "e", ""))
+    given, asked = list(range(20)), dict[int, list[float]]()
+
+    def score(candidate: Any, some: Any, progress: Any) -> float:
+        asked.setdefault(len(some), []).append(candidate[1])
+        if len(some) == steering.RUNGS[0]:  # 10, 9, 8, 7 are the best third
+            return float({11: -1, 10: 99}.get(candidate[1], candidate[1]))
+        return -abs(candidate[1] - 8.9)  # 9, 8, 10, 7
+
+    monkeypatch.setattr(trial, "score", score)
+    monkeypatch.setattr(trial, "fitting", lambda some, progress=None, at_most=None: [c for c in some if at_most or c[1] != 9])
+    left = trial.halved(every, given)  # type: ignore[arg-type]
+    first, second = steering.RUNGS
+    assert asked == {first: [c[1] for c in every], second: [10, 9, 8, 7]}
+    assert left == [("all", 8), ("all", 10), ("all", 7)], "the best of the second round that leave the whole text alone"
+    solves = {None: 5, left[0]: 4, left[1]: 6, left[2]: 3}
+    monkeypatch.setattr(trial, "solved", lambda c, progress: [i < solves[c] for i in range(8)])
+    found, error = trial.decided(left)
+    assert error is None and found["solved"] == taken and found["untouched"] == 5
+    assert solves[found["group"], found["factor"]] == taken
+    solves[None] = taken
+    found, error = trial.decided(left)
+    assert error is not None and found["solved"] == taken and found["neurons"] == 0
+
+
+@pytest.mark.parametrize("goal", steering.GOALS)
+def test_a_score_is_what_the_engine_makes_of_the_solutions(session: Session, tmp_path: Path, goal: str) -> None:
+    problems = [p for p in session.inputs.split.tuning if p.has_solution][:2]
+    given = [solution(session.loaded, p, "", render_solution(p)) for p in problems]
+    neurons = [Neuron(layer, i) for layer in range(3) for i in range(0, 48, 3)]
+    trial = steering._Trial(session, {"all": neurons}, Search(goal), problems, 0, Kept(tmp_path / "e", ""))
+    off = scale(session.loaded.anatomy, neurons, 0.0)
+    means = []
+    for s in given:
+        [tokens] = score(session.engine, Given((session.prompt.text(s.problem.question),), (s.tokens,), intervention=off))
+        better = [t.log_prob for t in tokens]
+        means.append(fmean(better) if goal == "better" else -fmean(tokens[i].margin for i in s.results))
+    assert trial.score(("all", 0.0), given, lambda: None) == pytest.approx(fmean(means), abs=1e-4)
+    assert abs(trial.score(("all", 1.0), given, lambda: None) - fmean(means)) > 0.01
+
+
 @pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("p", [0.01, 0.02])
 def test_what_so_few_problems_can_show_is_said_before_and_after(
@@ -149,6 +202,9 @@ def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: P
     for edit in drawn:
         assert all(row["neurons"].startswith("random ones for ") for row in candidates(edit))
         assert edit.chosen["random"] in range(4) and not set(edit.neurons) & set(own.neurons)
+        same = ("goal", "of", "problems", "candidates", "groups", "factors", "last")
+        assert [edit.chosen["steered"][k] for k in same] == [own.chosen["steered"][k] for k in same]
+        assert len(candidates(edit)) == len(candidates(own)) == 6
 
 
 @pytest.mark.usefixtures("lenient")

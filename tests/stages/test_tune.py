@@ -437,10 +437,16 @@ def test_the_learning_rate_is_tried_for_a_pass_each(run: Path, tmp_path: Path, c
     assert "as for each other" not in capsys.readouterr().out
     to = tmp_path / "best.json"
     assert main(tune(run, to, "factors", *(word for rate in rates for word in ("--rate", rate)))) == 0
-    assert "min more for it, as for each other" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "min more for it, as for each other" in said
     found = Edit.read(to).chosen["tuned"]
     tried = {rate: loss for rate, loss, _ in found["rates"]}
     assert list(tried) == sorted(float(r) for r in rates)
+    for rate, loss, solved in found["rates"]:
+        told = (
+            rf"rate {rate:g}, pass 1: validation loss {loss:.3f} \([\d.]+ without\), {solved} of 1 validation problems solved"
+        )
+        assert re.search(told, said)
     for rate, one in alone.items():
         assert tried[float(rate)] == pytest.approx(one["curve"][1]["validation"], abs=1e-4)
     best = min(alone, key=lambda rate: alone[rate]["curve"][1]["validation"])
@@ -965,6 +971,31 @@ def test_ways_of_choosing_have_controls_of_their_own(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_how_long_it_takes_is_reckoned_from_what_is_done(tmp_path: Path) -> None:
+    every = [tmp_path / f"{name}-{seed}" for seed in (0, 1) for name in ("values-all", "lora", "full")]
+    base = Base("tiny", "0" * 64, 3, 48)
+
+    def done(name: str, **tuned: Any) -> None:
+        Edit(name, base, {}, chosen={"nothing": "gained", "tuned": tuned}).write(tmp_path / name)
+
+    def said() -> str:
+        return compare._left(every, 30)
+
+    assert (
+        said()
+        == "6 trainings are left, and the evaluation of 6 edits on 30 problems; how long that takes is said after the first"
+    )
+    done("values-all-0", seconds=3600, rates=[[1e-3, 1, 1]] * 4, validating=64, validation=32)
+    # Four rates of 15 min: two more searches, three seeds without; 7 models write 30 answers, 2 s each.
+    assert said().endswith("5 trainings are left, and the evaluation of 6 edits on 30 problems: about 2.8 h and 7 min")
+    done("lora-0", seconds=600, rates=[[1e-3, 1, 1]] * 2, validating=64, validation=32)
+    done("full-0", seconds=1200, validating=64, validation=32)  # one rate
+    assert said().endswith("3 trainings are left, and the evaluation of 6 edits on 30 problems: about 40 min and 7 min")
+    done("values-all-1", seconds=60, validating=128, validation=32)
+    done("lora-1", seconds=60)  # of a version that did not say
+    assert said().startswith("1 training is left") and ": about 20 min and " in said()
+
+
 def test_everything_is_compared_in_one_table(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -985,7 +1016,12 @@ def test_everything_is_compared_in_one_table(
     words += ["--test", "4", "--solutions", "2", "--skills", "1", "--to", str(to)]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert re.findall(r"^(\d) trainings are left: about \d+ min", said, re.MULTILINE) == [str(n) for n in range(9, 0, -1)]
+    told = re.findall(
+        r"^(\d+) trainings? (?:are|is) left, and the evaluation of 10 edits on 4 problems([:;].*)", said, re.MULTILINE
+    )
+    assert [n for n, _ in told] == [str(n) for n in range(10, 0, -1)]
+    assert told[0][1] == "; how long that takes is said after the first"
+    assert all(re.fullmatch(r": about \d+ min and \d+ min", how) for _, how in told[1:])
     rows = list(csv.DictReader((to / "comparison.csv").open()))
     names = {f"{name}-{seed}" for name in ("factors-reasoning", "factors-random", "factors-all", "values-reasoning",
                                            "values-random") for seed in (0, 1)}  # fmt: skip

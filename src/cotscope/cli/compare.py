@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -105,41 +104,41 @@ def _unused(arguments: argparse.Namespace) -> list[str]:
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
     folder: Path = arguments.to
-    neurons = _check(arguments)
+    neurons, problems = _check(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
         for part in folder.glob(".*.part"):  # of a file that was being written when it was ended; of models: `remove_left`
             if part.is_file():
                 part.unlink()
         _same_settings(arguments, folder / "settings.json", neurons)
-        _compared(arguments)
+        _compared(arguments, problems)
 
 
-def _compared(arguments: argparse.Namespace) -> None:
-    """What is not done yet is trained, all of it evaluated, the table written."""
+def _compared(arguments: argparse.Namespace, problems: int) -> None:
+    """What is not done yet is trained, all of it evaluated, the table written.
+
+    Args:
+        problems: on which each is evaluated, of all data sets.
+    """
     from ..runs.folder import Run
     from ..stages.evaluate import Options
 
     folder: Path = arguments.to
     edits = dict[str, Path]()
-    left = sum(not to.exists() for seed in range(arguments.seeds) for to, _ in _all(arguments, seed))
-    took = list[float]()
+    every = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed)]
     for seed in range(arguments.seeds):
         for to, words in _all(arguments, seed):
-            name = to.name.removesuffix(".json")
+            name = _name(to)
             edits[name] = to
             if not to.exists():
-                rate = Edit.read(edits[f"{name.rpartition('-')[0]}-0"]).chosen["tuned"]["rate"] if seed else AUTO
+                rate = Edit.read(edits[f"{_kind(name)}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
-                start = time.monotonic()
+                if not arguments.json:
+                    print(_left(every, problems), flush=True)
                 _cotscope(
                     arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
                 )
-                took.append(time.monotonic() - start)
-                if (left := left - 1) and not arguments.json:
-                    minutes = left * fmean(took) / 60
-                    print(f"{left} trainings are left: about {minutes:.0f} min, at the pace so far", flush=True)
     # Said whatever was: else what `evaluate` was asked before stands, which is not what was checked.
     data = [word for source in arguments.data or [STUDY] for word in ("--data", source)]
     arguments.test = arguments.test or Run.open(arguments.run).summary["data"]["test"]
@@ -162,11 +161,46 @@ def _compared(arguments: argparse.Namespace) -> None:
         print(f"{len(edits)} trained{none}: {table}, and beside one another contrasts.csv; the report has a part on them.")
 
 
-def _check(arguments: argparse.Namespace) -> str | None:
+def _name(to: Path) -> str:
+    return to.name.removesuffix(".json")
+
+
+def _left(every: Sequence[Path], problems: int) -> str:
+    """How much there is to do, and about how long it takes by what is done: a training as long as one of another seed did for a
+    rate, or as they did on average; an evaluation as long as writing the answers to the validation problems did."""
+    done = {_name(to): Edit.read(to).chosen["tuned"] for to in every if to.exists()}
+    done = {name: tuned for name, tuned in done.items() if "validating" in tuned}  # older files have not all of it
+    left = [_name(to) for to in every if not to.exists()]
+    trainings = "1 training is" if len(left) == 1 else f"{len(left)} trainings are"
+    what = f"{trainings} left, and the evaluation of {len(every)} edits on {problems} problems"
+    if not done:
+        return f"{what}; how long that takes is said after the first"
+    rates = {name: len(tuned.get("rates", ())) or 1 for name, tuned in done.items()}
+    seconds = {name: tuned["seconds"] / rates[name] for name, tuned in done.items()}
+    of_a_kind = {_kind(name): of_a_rate for name, of_a_rate in seconds.items()}
+    searched = max(rates.values())
+    training = sum(
+        of_a_kind.get(_kind(name), fmean(seconds.values())) * (searched if name.endswith("-0") else 1) for name in left
+    )
+    writing = (len(every) + 1) * problems * fmean(t["validating"] / t["validation"] for t in done.values())
+    return f"{what}: about {_time(training)} and {_time(writing)}"
+
+
+def _kind(name: str) -> str:
+    """Of an edit, without its seed."""
+    return name.rpartition("-")[0]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:
     """What would end it after hours. Raises: UserError for neurons that the run has not, adapters that peft has not, no room
     for all the models, no memory to train every weight, or test problems among those to train on.
 
-    Returns: the fingerprint of the neurons that are trained; None if none are, any more.
+    Returns: the fingerprint of the neurons that are trained, None if none are, any more; on how many problems what is trained
+        is evaluated.
     """
     from ..data.rows import question_key
     from ..edits.fold import check_room, remove_left, stored_dtype
@@ -194,7 +228,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
         raise UserError("a learning rate is searched on validation problems", expected="--validation N, 1 or more", got="0")
     left = [(to, words[1]) for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not left:
-        return None
+        return None, 0
     missing = [method for _, method in left]
     session = Session.reopen(arguments.run, quiet=True)
     for method in {LORA, IA3}.intersection(missing):
@@ -218,14 +252,15 @@ def _check(arguments: argparse.Namespace) -> str | None:
     if arguments.own or writes_itself(every, wanted):
         worked = every  # which ones the model solves is not known before
     trained = {question_key(p.question) for p in worked}
-    for data in trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False):
+    given = trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False)
+    for data in given:
         session.model.check_lengths([session.prompt], data.problems, arguments.solutions or Options.solutions)
         if seen := [p.id for p in data.problems if question_key(p.question) in trained]:
             raise UserError(
                 f"problems of {data.label} are among those that may be trained on", expected="none of them",
                 got=f"{len(seen)} of {len(data.problems)}, {seen[0]} the first", remedy="Give others to --data or --train-on.",
             )  # fmt: skip
-    return neurons
+    return neurons, sum(len(data.problems) for data in given)
 
 
 def _same_settings(arguments: argparse.Namespace, path: Path, neurons: str | None) -> None:

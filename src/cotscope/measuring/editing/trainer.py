@@ -126,7 +126,8 @@ class Trainer:
             "rate": best.rate, "of": self.of,
             "problems": len(self.given), "numbers": training.numbers, "curve": curve, "taken": best.taken,
             "dtype": model.dtype_name, "cut": bool(best.cut) or (best.passes < settings.passes and not best.ended),
-            "seconds": round(sum(c.seconds for c in tried.values()), 3), "peak_memory": model.peak_memory(),
+            "seconds": round(sum(c.seconds for c in tried.values()), 3), "validating": round(best.validating, 3),
+            "peak_memory": model.peak_memory(),
         }  # fmt: skip
         if settings.dtype:
             found["stored"] = settings.dtype
