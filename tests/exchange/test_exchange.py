@@ -175,7 +175,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_features_of_others_are_neurons(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text(
-        '{"modelId": "gpt2", "layer": "6", "index": "12"}\n\n'
+        '{"modelId": "gpt2", "layer": "6", "index": "12", "hookName": null}\n\n'
         '{"layer": "6-mlp-x", "index": 3, "hookName": "blocks.6.mlp.hook_post"}\n'
     )
     assert read_features(path) == [Neuron(6, 12), Neuron(6, 3)], "in the file's order"

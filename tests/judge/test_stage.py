@@ -22,7 +22,7 @@ from cotscope.lm.engine import Engine
 from cotscope.lm.recorders import ChosenNeurons
 from cotscope.measuring.contexts import contexts
 from cotscope.records import Annotation, Neuron, Pole
-from cotscope.report.judge import MOST_WORDS
+from cotscope.report.judge import MOST_WORDS, _says
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stats import wilson
@@ -71,6 +71,21 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultSer
 
 
 LLM = ["--annotator", "llm", "--judge-model", "judge-1"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "n", "ci", "said"),
+    [
+        (0, 5, [0.0, 0.434], "so few of them can't tell: give a larger --audit."),
+        (3, 5, [0.231, 0.882], "as readily as candidates: its word on candidates carries no information that this audit can"),
+        (2, 20, [0.028, 0.301], ""),
+        (3, 12, [0.12, 0.39], "more than one in ten poles with random tokens"),
+    ],
+)
+def test_what_an_audit_of_few_says(accepted: int, n: int, ci: list[float], said: str) -> None:
+    found = {"random": {"accepted": accepted, "n": n, "rate": accepted / n, "ci": ci}}
+    told = _says({"candidates": 100, "failed": 0, "accepted": 40, "annotator": "judge", "decoys": found}, [])
+    assert (said in told[0] and len(told) == 1) if said else not told
 
 
 def test_a_judged_run(folder: Path, server: FaultServer, tmp_path: Path, capsys, tiny_study: TinyStudy) -> None:
@@ -233,7 +248,7 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
         writer.writerows(rows)
     for beside in (["--import", str(labels)], ["--annotator", "lexicon"]):
         assert main(["annotate", str(folder), "--export", str(tmp_path / "no.csv"), *beside]) == 2
-        assert "does nothing beside 'export_to'" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
+        assert "does nothing beside 'export_to' (--export)" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
     assert main(["annotate", str(folder), "--import", str(labels)]) == 0
     run = Run.open(folder)
     assert run.rows("SELECT * FROM annotations") == annotations

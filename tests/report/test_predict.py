@@ -100,6 +100,15 @@ def more(folder: Path) -> Path:
     return folder
 
 
+def test_a_cascade_that_does_not_hold_any_more_says_so(tmp_path: Path) -> None:
+    folder = more(tmp_path)
+    assert "of that share at" in read(folder).text
+    (folder / "tables/cascade.parquet").unlink()
+    said = read(folder).text
+    assert "Sent on to a larger model" in said and "stale: cascade changed; again with cotscope cascade RUN" in said
+    assert "of that share at" not in said
+
+
 def test_a_pictures_file_holds_its_own_points(tmp_path: Path) -> None:
     found = predict(Reading(Run.open(more(tmp_path))))
     rows = found["curves"].rows

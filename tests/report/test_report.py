@@ -13,12 +13,14 @@ from made_runs import CONCEPTS, PROMPTS, complete, did, discovered, read, rows_o
 from cotscope.errors import RunError
 from cotscope.report.build import write_report
 from cotscope.report.charts import Look, Mark, Row, intervals
+from cotscope.report.damage import _says
 from cotscope.report.figures import Bar, Box, Point, ablation_bars, heat_map, place_labels, prompt_scatter
 from cotscope.report.svg import text_width
 from cotscope.report.terminal import headline
 from cotscope.report.text import KINDS, chip, counted, interval, number, p_value, seconds, visible, with_interval
 from cotscope.runs.files import hash_of
 from cotscope.runs.folder import Run
+from cotscope.stats import TOO_FEW
 
 
 def test_the_headline_has_the_figures_of_the_summary(tmp_path: Path) -> None:
@@ -55,6 +57,42 @@ def test_the_headline_says_what_the_figures_say(
 ) -> None:
     text = " ".join(read(complete(tmp_path, reasoning, matched)).text.split())
     assert said in text and unsaid not in text
+
+
+def test_what_is_said_of_a_part_of_the_neurons_names_it(tmp_path: Path) -> None:
+    """Those without a counterpart can carry all of the damage."""
+    folder = complete(tmp_path, 0.19, (0.6, 0.62))
+    found = {"comparable": {"accuracy": 0.63, "ci": [0.5, 0.7], "neurons": 9}, "target": "comparable"}
+    did(folder, "ablate", summary={"ablation": found})
+    said = " ".join(read(folder).text.split())
+    assert "did not lower the accuracy" not in said and "Those with a counterpart do no more damage than matched sets" in said
+
+
+def test_a_stage_that_came_to_nothing_has_run(tmp_path: Path) -> None:
+    folder = complete(tmp_path)
+    did(folder, "damage", finding="no reference solutions")
+    said = " ".join(read(folder).text.split())
+    assert "it has run: no reference solutions." in said and "There was no solution to see what is lost, and why." in said
+    assert "has not been measured yet" not in said and "--permuted" not in said
+
+
+def test_how_many_permuted_sets_it_takes_is_said_where_there_were_too_few(tmp_path: Path) -> None:
+    folder = complete(tmp_path)
+    rows = [{"problems": 3, "neuron_set": n, "kind": n, "role": "result", "path": "total"} for n in ("none", "reasoning")]
+    few = {"verdict": TOO_FEW, "sets": 10, "neurons": 5, "pushes": None, "matters": None}
+    tables = {"damage_solutions": rows, "damage": [{"neuron_set": r["neuron_set"]} for r in rows]}
+    did(folder, "damage", tables, {"damage": {"headline": few}})
+    said = " ".join(read(folder).text.split())
+    assert "10 were drawn: 19 take cotscope ablate RUN --permuted 19, and" in said
+    assert "No matched set was drawn: there is nothing to compare with." in said
+    did(folder, "damage", summary={"damage": {"headline": few | {"sets": 19, "verdict": "not shown"}}})
+    assert "were drawn" not in read(folder).text
+
+
+def test_specific_damage_is_said_by_its_intervals() -> None:
+    rows = [{"label": "results", "low": -0.3, "high": -0.1}, {"label": "operators", "low": -0.3, "high": 0.1}]
+    assert "leaves 0 out (not corrected for 2 of them), suffer: results." in _says(rows)
+    assert _says(rows[1:]) == "Of none of these 1 does the interval lie below 0: no specific damage is shown."
 
 
 def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:

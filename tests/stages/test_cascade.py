@@ -73,14 +73,14 @@ def test_routers_are_compared_on_the_same_problems() -> None:
     routers = {name: Routed(trust, np.full(10, 10.0)) for name, trust in (("reasoning", knows), ("random 1", knows_not))}
     routers["at random"] = Routed(None, np.full(10, 10.0))
     points = [{"router": n, "share": s, **curve_point(both(), r, s)} for n, r in routers.items() for s in SHARES]
-    found = said_of(both(), routers, points, list(range(10)), 0)
+    found = said_of(both(), routers, points, list(range(10)))
     assert found["reasoning"]["share"] == found["random 1"]["share"] == 0.4  # of 0.6 of the cost 0.17 are the small model's
     assert found["reasoning"]["accuracy"] == pytest.approx(0.8) and found["random 1"]["accuracy"] == pytest.approx(0.4)
     assert found["at random"]["accuracy"] == pytest.approx(0.6) and "kept_low" not in found["at random"]
     assert found["at random"]["kept"] == pytest.approx(0.6 / 0.9)
     asked = {**routers, "random 1, who gains": Routed(knows_not, np.full(10, 10.0), "random 1")}
     points += [p | {"router": "random 1, who gains"} for p in points if p["router"] == "random 1"]
-    more = said_of(both(), asked, points, list(range(10)), 0)
+    more = said_of(both(), asked, points, list(range(10)))
     assert more["random 1, who gains"]["difference"] == 0, "each is compared with its own"
     assert found["random 1"]["difference"] == pytest.approx(0.4) and "difference" not in found["reasoning"]
     assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
@@ -90,17 +90,24 @@ def test_routers_are_compared_on_the_same_problems() -> None:
 def test_ratio_of_sums_over_clusters() -> None:
     rng = np.random.default_rng(1)
     ratio, low, high = clustered_ratio([1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 2])
-    assert ratio == 0.75 and low <= ratio <= high <= 1
+    # 3/4 less one, 3/4 and two are left, -1/4 - 3/4 + 1/4 + 1/4: by cluster -1/2, 1/4, 1/4; t of 2 degrees
+    assert ratio == 0.75 and high - ratio == pytest.approx(4.3027 * (3 / 2 * (1 / 4 + 1 / 16 + 1 / 16)) ** 0.5 / 4, abs=1e-3)
+    assert ratio - low == high - ratio
     assert np.isnan(clustered_ratio([1.0], [0.0], [0])).all()
-    hits = 0
-    for _ in range(200):  # 40 clusters of 5 that share half of their chance; the truth is 0.6
-        chance = np.clip(0.6 + rng.normal(0, 0.2, 40), 0, 1).repeat(5)
-        _, low, high = clustered_ratio((rng.random(200) < chance).astype(float), np.ones(200), np.arange(40).repeat(5))
-        hits += low <= 0.6 <= high
-    assert 180 <= hits <= 198
-    single = clustered_ratio([1, 0] * 50, [1] * 100, [0] * 50 + [1] * 50)
-    apart = clustered_ratio([1, 0] * 50, [1] * 100, list(range(100)))
-    assert single[1:] == (0.5, 0.5) and apart[1] < 0.45 < 0.55 < apart[2]
+    alone = clustered_ratio([1, 0, 1], [1, 1, 1], [7, 7, 7])
+    assert alone[0] == pytest.approx(2 / 3) and np.isnan(alone[1:]).all()
+    assert clustered_ratio([1] * 20, [1] * 20, range(20))[1] == pytest.approx(1 - 2.093 / 22, abs=1e-3)  # it could be less
+    for count in (10, 40):  # clusters of 5 that share half of their chance; the truth is 0.6
+        hits = 0
+        for _ in range(400):
+            chance = np.clip(0.6 + rng.normal(0, 0.2, count), 0, 1).repeat(5)
+            solved = (rng.random(5 * count) < chance).astype(float)
+            _, low, high = clustered_ratio(solved, np.ones(5 * count), np.arange(count).repeat(5))
+            hits += low <= 0.6 <= high
+        assert 365 <= hits <= 396
+    single = clustered_ratio([1, 0] * 50, [1] * 100, np.arange(20).repeat(5)[:100].tolist())
+    apart = clustered_ratio([1, 0] * 50, [1] * 100, range(100))
+    assert apart[1] < single[1] < 0.5 < single[2] < apart[2]
 
 
 @pytest.mark.slow

@@ -272,7 +272,8 @@ def test_an_answer_that_ends_at_once_is_told_by_its_end(place: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     questions = tmp_path / "new.jsonl"
-    questions.write_text("".join(json.dumps({"question": f"How many {w} are {i}?"}) + "\n" for i, w in enumerate(WORDS)))
+    asked = ["=1+1", *(f"How many {w} are {i}?" for i, w in enumerate(WORDS))]
+    questions.write_text("".join(json.dumps({"question": q}) + "\n" for q in asked))
     to = tmp_path / f"out{suffix}"
     assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to)]) == 0
     assert "expected to be right" in capsys.readouterr().out
@@ -282,14 +283,15 @@ def test_questions_without_labels(place: Path, tmp_path: Path, suffix: str, caps
         rows = list(csv.DictReader(to.open()))
     else:
         rows = pq.read_table(to).to_pylist()
-    assert [r["question"] for r in rows] == [f"How many {w} are {i}?" for i, w in enumerate(WORDS)]
+    shown = ["'=1+1" if suffix == ".csv" else "=1+1", *asked[1:]]  # which a spreadsheet would take for a formula
+    assert [r["question"] for r in rows] == shown
     assert all(0 < float(r["probability"]) < 1 for r in rows)
     assert Run.open(place / "run").state("predict").current
     assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to)]) == 2
     assert "exists already" in capsys.readouterr().err
     to.unlink()
     assert main(["predict", str(place / "run"), "--on", str(questions), "--to", str(to), "--data", "study"]) == 2
-    assert "option 'data' does nothing beside 'on'" in capsys.readouterr().err and not to.exists()
+    assert "option 'data' (--data) does nothing beside 'on' (--on)" in capsys.readouterr().err and not to.exists()
 
 
 def test_what_was_answered_is_not_asked_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

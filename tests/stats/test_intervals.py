@@ -17,7 +17,6 @@ from cotscope.stats import (
     clustered_error,
     clustered_p,
     clustered_proportions,
-    clustered_ratio,
     clustered_share,
     diagonal_contrast,
     equivalence,
@@ -26,9 +25,11 @@ from cotscope.stats import (
     mcnemar_exact,
     paired_bootstrap,
     paired_proportions,
+    paired_shares,
     series_mean,
     share_of_gain,
     sign_flip_p,
+    specific_change,
     wilson,
 )
 
@@ -36,16 +37,35 @@ from cotscope.stats import (
 def test_many_cases_are_resampled_in_blocks_and_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     changes, others = rng.normal(0.1, 1, 60).tolist(), rng.normal(0, 1, (4, 60)).tolist()
-    table, clusters = rng.normal(0, 1, (3, 3, 20)).tolist(), [i // 2 for i in range(60)]
+    table = rng.normal(0, 1, (3, 3, 20)).tolist()
 
     def figures() -> list[float]:
         found = [*paired_bootstrap(changes), *beyond_controls(changes, others), *diagonal_contrast(table)]
-        return [*found, *clustered_ratio(changes, np.abs(changes), clusters), sign_flip_p(changes)]
+        return [*found, sign_flip_p(changes)]
 
     whole = figures()
     for draws in (17, 60 * 999):  # a resample at a time; blocks of which the last is shorter
         monkeypatch.setattr(intervals, "DRAWS", draws)
         assert figures() == pytest.approx(whole, abs=1e-12)
+
+
+def test_shares_that_are_all_the_same_have_an_interval_of_some_width() -> None:
+    assert paired_bootstrap([0.0] * 16)[1:] == (0, 0)
+    assert paired_shares([0.0] * 16) == pytest.approx(paired_proportions([True] * 16, [True] * 16))
+    assert paired_shares([-1.0] * 16) == pytest.approx(paired_proportions([True] * 16, [False] * 16))
+    assert paired_shares([1.0]) == pytest.approx(paired_proportions([False], [True])) and all(
+        map(math.isnan, paired_shares([]))
+    )
+    low, high = paired_shares([0.5] * 16)[1:]
+    assert 0 < low < 0.5 < high < 1
+    some = [0.0, 1.0, 0.5, 0.0, -1.0, 0.0, 0.0]
+    assert paired_shares(some, 3) == paired_bootstrap(some, 3)
+    lost, kept = [0.0] * 16, [1.0] * 16
+    assert beyond_controls(lost, [kept] * 5) == (-1, -1, -1)
+    assert beyond_controls(lost, [kept] * 5, shares=True) == pytest.approx(paired_proportions([True] * 16, [False] * 16))
+    assert specific_change(kept, [kept] * 5, 0, shares=True)["low"] == pytest.approx(
+        -specific_change(kept, [kept], 0, True)["high"]
+    )
 
 
 @settings(deadline=None)

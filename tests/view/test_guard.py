@@ -155,4 +155,6 @@ def test_no_folder_and_a_taken_port_are_said_in_a_line(made: Path, capsys: pytes
     assert main(["view", str(made / "none")]) == 2
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["view", str(made), "--port", str(taken.getsockname()[1])]) == 2
-    assert [line.startswith("cotscope: error: ") for line in capsys.readouterr().err.splitlines()] == [True, True]
+    assert main(["view", str(made), "--port", "99999"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("cotscope: error: ") for line in lines] == [True] * 3 and "port 99999 is above 65535" in lines[2]

@@ -8,7 +8,7 @@ from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 from ..errors import shown
-from ..runs.options import KINDS, Kind
+from ..runs.options import KINDS, Kind, flag_of
 
 T = TypeVar("T")
 
@@ -31,11 +31,6 @@ def number(kind: Kind) -> Callable[[str], Any]:
 NUMBERS: dict[str, Callable[[str], Any]] = {name: number(kind) for name, kind in KINDS.items()}
 _METAVAR = {"natural": "N", "sets": "N", "positive": "N", "minutes": "M", "seconds": "S", "amount": "X", "share": "X",
             "path": "FILE", "layers": "A-B", "train_on": "DATA"}  # fmt: skip
-
-
-def flag(f: Field[Any]) -> str:
-    """How an option is called on the command line."""
-    return str(f.metadata["flag"]) or f"--{f.name.replace('_', '-')}"
 
 
 def described(f: Field[Any]) -> str:
@@ -63,16 +58,16 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
         about: dict[str, Any] = {"dest": f.name, "help": described(f).replace("%", "%%")}
         if isinstance(f.default, bool):
             # `--no-…` too: a run keeps its options, so one that is on must have a way off.
-            parser.add_argument(flag(f), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, **about)
+            parser.add_argument(flag_of(f), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, **about)
             continue
         if isinstance(f.default, tuple):
             about["action"] = "append"
         if f.metadata["choices"]:
             about["choices"] = f.metadata["choices"]
         else:
-            about["metavar"] = _METAVAR.get(kind or f.name) or flag(f).split("-")[-1].upper()
+            about["metavar"] = _METAVAR.get(kind or f.name) or flag_of(f).split("-")[-1].upper()
         parser.add_argument(
-            flag(f), type=_layers if kind == "layers" else NUMBERS.get(kind, str), default=argparse.SUPPRESS, **about
+            flag_of(f), type=_layers if kind == "layers" else NUMBERS.get(kind, str), default=argparse.SUPPRESS, **about
         )
 
 
@@ -86,11 +81,11 @@ def words(of: type, values: Mapping[str, Any]) -> list[str]:
     found = list[str]()
     for f in fields(of):
         if isinstance(value := values.get(f.name), bool):
-            found.append(flag(f) if value else f"--no-{flag(f)[2:]}")
+            found.append(flag_of(f) if value else f"--no-{flag_of(f)[2:]}")
         elif f.metadata["kind"] == "layers" and value is not None:
-            found += [flag(f), "-".join(map(str, value))]
+            found += [flag_of(f), "-".join(map(str, value))]
         elif value is not None:
-            found += [word for v in (value if isinstance(value, tuple) else (value,)) for word in (flag(f), str(v))]
+            found += [word for v in (value if isinstance(value, tuple) else (value,)) for word in (flag_of(f), str(v))]
     return found
 
 

@@ -14,10 +14,10 @@ from dataclasses import Field, fields
 import pyarrow as pa
 
 from ..runs.config import StudyConfig
+from ..runs.options import flag_of
 from ..runs.stage import Stage
 from ..runs.tables import TABLES, Table
 from ..stages.registry import STAGES, chosen_by
-from . import options
 from .commands import build_parser, example
 
 HEAD = """\
@@ -133,8 +133,8 @@ def _stage(stage: Stage) -> str:
 
 def _flag(f: Field[object]) -> str:
     """An option as the command line has it, and as Python has it where that is another name."""
-    said = f"`{options.flag(f)}`"
-    return said if options.flag(f) == f"--{f.name.replace('_', '-')}" else f"{said} (in Python `{f.name}`)"
+    said = f"`{flag_of(f)}`"
+    return said if flag_of(f) == f"--{f.name.replace('_', '-')}" else f"{said} (in Python `{f.name}`)"
 
 
 def _patterns(found: Iterable[Table | str]) -> str:

@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises: UserError if it can't."""
     try:
+        if port > 65535:  # which would wrap around
+            raise OverflowError(f"port {port} is above 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -167,11 +167,12 @@ def _targets(path: Path) -> Iterator[Neuron | Pole]:
             expected = "an object with layer, such as 17-cotscope-pos, and index"
             raise UserError(f"{where} is no feature", expected=expected, got=shown(row))
         source = str(row["layer"])[len(layer[1]) + 1 :]
-        own = str(row["hookName"]).endswith(HOOK) if "hookName" in row else source in _OF_NEURONS
+        hook = row.get("hookName")
+        own = source in _OF_NEURONS if hook is None else str(hook).endswith(HOOK)
         if not own:
             raise UserError(
                 f"{where} is no neuron", expected=f"a hookName that ends in {HOOK}, or a layer such as 17 or 17-{_SETS[1]}",
-                got=shown(row.get("hookName", row["layer"])),
+                got=shown(row["layer"] if hook is None else hook),
                 remedy="Features of a dictionary, such as a sparse autoencoder's, are no neurons of the model.",
             )  # fmt: skip
         neuron = Neuron(int(layer[1]), int(row["index"]))

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import RunError, UserError
 from ..report.build import write_report
 from ..runs.folder import Run
+from ..runs.options import flag_of
 from ..runs.session import Session
 from ..runs.stage import Stage, options_of, require, run_instead, run_stage
 from ..stages.registry import BY_NAME, STAGES, VERB_OF, VERBS
@@ -119,7 +120,9 @@ def _instead(session: Session, stage: Stage, mine: Mapping[str, Any]) -> bool:
     if not asks:
         return False
     if others := [name for name in mine if name not in (asks[0], *stage.instead_with)]:
-        raise UserError(f"option {others[0]!r} does nothing beside {asks[0]!r}", remedy="Give them one after the other.")
+        flags = {f.name: flag_of(f) for f in fields(stage.options)}
+        other, beside = (f"{name!r} ({flags[name]})" for name in (others[0], asks[0]))
+        raise UserError(f"option {other} does nothing beside {beside}", remedy="Give them one after the other.")
     require(session, stage, VERB_OF)
     return True
 

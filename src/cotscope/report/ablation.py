@@ -69,6 +69,7 @@ def headline(run: Reading) -> dict[str, Any]:
         "smallest_p": 1 / (len(matched) + 1),
         "judgement": _judgement(
             part(run.summary, "baseline").get("accuracy"),
+            part(ablation, "reasoning").get("accuracy"),
             (part(ablation, "comparable") or part(ablation, "reasoning")).get("accuracy"),
             part(ablation, "matched_mean").get("accuracy"),
             matched,
@@ -77,25 +78,30 @@ def headline(run: Reading) -> dict[str, Any]:
     }
 
 
-def _judgement(base: Any, reasoning: Any, mean: Any, matched: Sequence[float], p: Any) -> list[str]:
-    """What the figures of the ablation say, and no more, in whole sentences."""
+def _judgement(base: Any, whole: Any, reasoning: Any, mean: Any, matched: Sequence[float], p: Any) -> list[str]:
+    """What the figures of the ablation say, and no more, in whole sentences.
+
+    Args:
+        whole: what is solved without all reasoning neurons; `reasoning`: without those that are compared with matched ones.
+    """
     if not is_number(reasoning):
         return []
     said = []
-    if is_number(base) and reasoning >= base:
+    if is_number(base) and is_number(whole) and whole >= base:
         said.append("Disrupting the reasoning neurons did not lower the accuracy.")
     if is_number(mean) and matched:
         spared = sum(accuracy > reasoning for accuracy in matched)
         sets = f"{spared} of the {len(matched)} matched sets" if spared < len(matched) else "every one of them"
         sets = "the one matched set" if len(matched) == 1 else sets
+        those = "The reasoning neurons" if whole == reasoning else "Those with a counterpart"
         if reasoning < mean:
             said.append(
-                "The reasoning neurons do more damage than "
+                f"{those} do more damage than "
                 + (f"{sets}." if len(matched) == 1 else f"matched sets do on average, and more than {sets}.")
             )
         else:
             said.append(
-                "The reasoning neurons do no more damage than matched sets: this run gives no evidence that its "
+                f"{those} do no more damage than matched sets: this run gives no evidence that its "
                 "neurons matter more than others that are as large and as often active."
             )
     if is_number(p) and matched:

@@ -9,7 +9,7 @@ from ..measuring.trials import CALCULATES, NOT_SHOWN, TOO_FEW
 from ..stats import LEAST_EFFECT, LEVEL
 from .charts import SHARE, Chart, Mark, Row, intervals
 from .reading import Reading
-from .text import counted, is_number, number
+from .text import counted, is_number, number, with_interval
 
 WAYS = {
     "lexicon": "by the words that they promote",
@@ -57,15 +57,17 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
         return "Zeroing the neurons is not shown to change what the model solves, so that there is nothing to take apart."
     back, bias = of["indirect"], of.get("bias")
     returns = back["against_zeroed"] < LEVEL and back["accuracy"] > of["zeroed"]["accuracy"]
+    zeroed, untouched = (number(of[name]["accuracy"]) for name in ("zeroed", "untouched"))
+    solved = f"{number(back['accuracy'])}, zeroed {zeroed}, untouched {untouched}"
     restored = (
-        "With their own push put back the skill returns"
+        f"With their own push put back more is solved ({solved})"
         + (
             "; a difference from the untouched model is not shown."
             if back["against_untouched"] >= LEVEL
-            else ", but not all of it."
+            else ", and less than untouched."
         )
         if returns
-        else "That the skill returns when their own push is put back is not shown."
+        else f"That more is solved when their own push is put back is not shown ({solved})."
     )
     left = back.get("operator")
     if is_number(left) and is_number(whole) and left < whole - LEAST_EFFECT:
@@ -76,11 +78,12 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
     if bias is None:  # of a study whose answers are words
         return restored
     lowers = bias["against_untouched"] < LEVEL and bias["accuracy"] < of["untouched"]["accuracy"]
+    biased = number(bias["accuracy"])
     replaced = (
-        " A bias on operators and equals signs alone, in the untouched model, loses it too"
-        + ("; a difference from zeroing is not shown." if bias["against_zeroed"] >= LEVEL else ", but not as zeroing does.")
+        f" With a bias on operators and equals signs alone, in the untouched model, less is solved too ({biased})"
+        + ("; a difference from zeroing is not shown." if bias["against_zeroed"] >= LEVEL else ", but not as zeroing has it.")
         if lowers
-        else " A bias on operators and equals signs alone is not shown to lose it."
+        else f" That less is solved with a bias on operators and equals signs alone is not shown ({biased})."
     )
     return restored + replaced
 
@@ -137,8 +140,7 @@ def _says(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (number(row[key], 2, True) for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value} [{low}, {high}]"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], sign=True)
 
 
 def _chart(rows: Sequence[Mapping[str, Any]], n: str) -> Chart:

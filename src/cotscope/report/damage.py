@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..stats import ARITHMETIC, LEAST_EFFECT, LEAST_MARGIN, in_words
+from ..stats import ARITHMETIC, LEAST_EFFECT, LEAST_MARGIN, LEAST_PERMUTED, in_words
 from . import text
 from .charts import Chart, Mark, Row, intervals
 from .reading import Reading
@@ -43,6 +43,7 @@ def damage(run: Reading) -> dict[str, Any]:
         "says": _says(beyond),
         "few": 0 < (summary.get("matched") or 0) < FEW_SETS,
         "headline": headline,
+        "least": LEAST_PERMUTED,
         "skill": summary.get("skill", ARITHMETIC),
         "verdict": in_words(headline["verdict"], summary.get("skill", ARITHMETIC)) if headline else "",
         "claims": [(words, headline[claim]) for claim, words in CLAIMS.items() if headline.get(claim)],
@@ -69,9 +70,14 @@ def specific(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _says(rows: list[dict[str, Any]]) -> str:
     worse = [row["label"] for row in rows if text.is_number(row["high"]) and row["high"] < 0]
     less = [row["label"] for row in rows if text.is_number(row["low"]) and row["low"] > 0]
-    says = "Nothing suffers more under the reasoning set than under the matched sets: no specific damage is shown."
+    if not rows:
+        return "No matched set was drawn: there is nothing to compare with."
+    says = f"Of none of these {len(rows)} does the interval lie below 0: no specific damage is shown."
     if worse:
-        says = f"More than under the matched sets, by an interval that leaves 0 out, suffer: {', '.join(worse)}."
+        says = (
+            f"More than under the matched sets, by an interval that leaves 0 out (not corrected for {len(rows)} of them), "
+            f"suffer: {', '.join(worse)}."
+        )
         if "other skills" in worse:
             says += " Other skills are among them: the damage is not to arithmetic alone."
     if less:
@@ -168,6 +174,7 @@ def operations(run: Reading) -> dict[str, Any]:
     """The tables of operations disrupted and asked, one per role, each with its test."""
     rows, summary = run.rows("operations"), run.summary.get("operations") or {}
     return {
+        "stale": run.state("operations").status in ("stale", "stopped"),
         "names": list(dict.fromkeys(row["disrupted"] for row in rows)),
         "cells": {(row["role"], row["disrupted"], row["operation"]): row for row in rows},
         "tests": {role: summary.get(role, {}) for role in dict.fromkeys(row["role"] for row in rows)},

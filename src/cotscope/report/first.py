@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from ..data.roles import formulas
-from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT, paired_bootstrap
+from ..stats import ANSWERS, ARITHMETIC, MATTERS, NOT_SHOWN, PUSH, TOO_FEW, UNSPLIT, paired_shares
 from ..stats.verdicts import TOGETHER
 from .charts import CHANGE, SHARE, Chart, Mark, Row, drawn, intervals
 from .reading import Reading
@@ -101,6 +101,8 @@ def finding(run: Reading) -> str:
         return "Nothing has been found yet: the neurons have not been chosen."
     if not held["ablate"].current:
         return "What the model loses without these neurons has not been measured yet."
+    if held["damage"].current:
+        return "The problems solved without these neurons are counted. There was no solution to see what is lost, and why."
     return "The problems solved without these neurons are counted. What is lost, and why, has not been measured yet."
 
 
@@ -160,8 +162,8 @@ def _picture(rows: Mapping[str, Mapping[str, Any]], target: str, shares: Sequenc
         dots = [_mark(row)._replace(tip=row["neuron_set"], small=True) for row in each]
         sets = "1 set" if len(each) == 1 else f"{len(each)} sets, mean"
         label = f"without {'their counterparts' if paired else 'others like them'} ({sets})"
-        _, low, high = paired_bootstrap(shares)
-        pictured.append(Row(label, [Mark("matched", mean, low, high, "mean"), *(dots if len(dots) > 1 else ())]))
+        _, low, high = paired_shares(shares)
+        pictured.append(Row(label, [Mark("matched", mean, max(0.0, low), high, "mean"), *(dots if len(dots) > 1 else ())]))
         shown += each
     axis = "share of the test problems solved"
     figure = intervals("solved", "Problems solved without sets of neurons", pictured, axis, SHARE._replace(width=WIDTH))
@@ -299,8 +301,8 @@ def _explained(verdicts: Sequence[str]) -> str:
     """The answer to what the four pictures ask, in a sentence."""
     yes = verdicts.count(TOGETHER)
     if not yes:
-        return "Not shown for any of these changes of the prompt."
-    return f"Shown for {yes} of these {len(verdicts)} changes of the prompt."
+        return "That it does, beyond other neurons’, is not shown for any of these changes of the prompt."
+    return f"Beyond other neurons’, for {yes} of these {len(verdicts)} changes. That one makes the other is not shown."
 
 
 def _changes(name: str, row: Mapping[str, Any], spans: Mapping[str, float]) -> Markup:

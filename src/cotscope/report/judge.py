@@ -128,8 +128,12 @@ def _says(summary: dict[str, Any], confidence: list[dict[str, Any]]) -> list[str
         if not answered or not is_number(high):
             continue
         if high >= accepted / answered:
+            few = decoy["accepted"] < decoy["n"] * accepted / answered
             said.append(
-                f"It accepts {DECOYS.get(kind, kind)} about as readily as candidates: its word on candidates carries no "
+                f"Whether it accepts {DECOYS.get(kind, kind)} less readily than candidates so few of them can't tell: give a "
+                "larger --audit."
+                if few
+                else f"It accepts {DECOYS.get(kind, kind)} as readily as candidates: its word on candidates carries no "
                 "information that this audit can show."
             )
         elif low > 0.1:

@@ -53,6 +53,11 @@ def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: 
     return field(default=default, metadata=about)
 
 
+def flag_of(f: Field[Any]) -> str:
+    """How an option is called on the command line."""
+    return str(f.metadata["flag"]) or f"--{f.name.replace('_', '-')}"
+
+
 def wrong(f: Field[Any], value: Any) -> str:
     """What an option takes, if it does not take this value; else nothing. A list stands for a tuple, as in JSON."""
     if value is None and f.default is None:

@@ -147,7 +147,7 @@ def _specific(session: Session, sets: Sequence[NeuronSet], target: str) -> dict[
     for r in session.run.rows("SELECT neuron_set, correct::DOUBLE AS right FROM completions ORDER BY problem_id"):
         right.setdefault(r["neuron_set"], []).append(r["right"])
     matched = [right[s.name] for s in sets if s.kind == "matched"]
-    return specific_change(right[target], matched, session.config.seed) if matched else None
+    return specific_change(right[target], matched, session.config.seed, shares=True) if matched else None
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:

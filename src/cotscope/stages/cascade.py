@@ -144,7 +144,7 @@ def cascade(session: Session, options: Options) -> str:
             "smaller": float(both.right[0].mean()),
             "larger": float(both.right[1].mean()),
             "smaller_cost": float(both.tokens[0].sum() * both.parameters[0] / both.whole),
-            "routers": said_of(both, routers, here, templates, session.config.seed),
+            "routers": said_of(both, routers, here, templates),
         }
     run.write(CASCADE, rows)
     run.summarise("cascade", summary)
@@ -202,7 +202,7 @@ def _routers(session: Session, data: TrialData, parameters: tuple[int, int]) -> 
 
 
 def said_of(
-    both: Both, routers: Mapping[str, Routed], points: Sequence[Mapping[str, Any]], templates: Sequence[int], seed: int
+    both: Both, routers: Mapping[str, Routed], points: Sequence[Mapping[str, Any]], templates: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """What the summary says of each router."""
     larger = both.right[1]
@@ -223,7 +223,7 @@ def said_of(
             sent[name] = both.sent(routed.trust, last["share"])
 
     def ratio(key: str, over: NDArray[np.float64], under: NDArray[np.float64]) -> dict[str, float]:
-        value = clustered_ratio(over, under, templates, seed)
+        value = clustered_ratio(over, under, templates)
         return {f"{key}{end}": v for end, v in zip(("", "_low", "_high"), value, strict=True)}
 
     one = np.ones(len(larger))

@@ -41,6 +41,7 @@ from ..stats import (
     holm,
     mcnemar_exact,
     paired_bootstrap,
+    paired_shares,
     problems_needed,
     rank_correlation,
     sign_flip_p,
@@ -261,7 +262,8 @@ def _changes(values: Mapping[str, Mapping[str, float]], reference: str, shown: l
 
 
 def _tested(name: str, changes: list[float], seed: int) -> dict[str, Any]:
-    change = dict(zip((f"{name}_change", f"{name}_low", f"{name}_high"), paired_bootstrap(changes, seed)))
+    ends = (paired_shares if name == "accuracy" else paired_bootstrap)(changes, seed)
+    change = dict(zip((f"{name}_change", f"{name}_low", f"{name}_high"), ends))
     return change | {f"{name}_p": sign_flip_p(changes, seed)}
 
 

@@ -259,7 +259,8 @@ def _summarise(
     specific: dict[str, Any] = {}
     if matched:
         battery["matched_mean"] = fmean(battery[m] for m in matched)
-        specific["battery"] = specific_change([*right[target].values()], [[*right[m].values()] for m in matched], seed)
+        own, *others = ([*right[name].values()] for name in (target, *matched))
+        specific["battery"] = specific_change(own, others, seed, shares=True)
         for name, role, path, measure in changes:
             if name == target:
                 controls = [changes[m, role, path, measure] for m in matched]

@@ -26,7 +26,7 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import SETS, SOLUTIONS, SWEEP, SWEEP_ITEMS, SWEEP_TEXT
-from ..stats import beyond_controls, paired_bootstrap, sign_flip_p
+from ..stats import beyond_controls, paired_bootstrap, paired_shares, sign_flip_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -259,7 +259,7 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
             for outcome in outcomes:
                 own = values[_key(about), outcome]
                 changes = [own[item] - value for item, value in values[untouched, outcome].items()]
-                change, low, high = paired_bootstrap(changes, seed)
+                change, low, high = (paired_shares if outcome == "battery" else paired_bootstrap)(changes, seed)
                 row = {"outcome": outcome, "n": len(changes), "value": fmean(own.values()), "change": change}
                 rows.append(about | row | {"low": low, "high": high, "p": sign_flip_p(changes, seed)})
             for outcome in TEXT_OUTCOMES:
@@ -277,7 +277,8 @@ def _summarise(session: Session, plan: list[tuple[NeuronSet, list[Disruption]]])
         for outcome in outcomes:
             own, *controls = (values[_key(_about(s, d)), outcome] for s in (target, *matched))
             beyond = [[c[item] for item in own] for c in controls]
-            ends = beyond_controls([*own.values()], beyond, seed) if beyond else (nan, nan, nan)
+            shares = outcome == "battery"
+            ends = beyond_controls([*own.values()], beyond, seed, shares=shares) if beyond else (nan, nan, nan)
             found[outcome] = dict(zip(("change", "low", "high"), ends))
         for outcome in TEXT_OUTCOMES:
             here: list[Any] = [text.get(_key(_about(s, d)), {}).get(outcome) for s in (target, *matched)]

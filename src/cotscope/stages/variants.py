@@ -19,7 +19,7 @@ from ..runs.options import option
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, POLES, PROMPTS, SENTENCE_KINDS, SOLUTIONS
-from ..stats import paired_bootstrap
+from ..stats import paired_bootstrap, paired_shares
 
 FAMILIES = ("variant", "sentence")
 SOLUTIONS_USED = 8  # reference solutions that teacher-forced activity is measured on: the first ones, to save time
@@ -90,7 +90,9 @@ def _kinds(session: Session) -> list[dict[str, Any]]:
                     WHERE family = 'sentence' AND kind = ? GROUP BY problem_id ORDER BY problem_id""",
                 [kind],
             )
-            ends = paired_bootstrap([v["value"] for v in values], session.config.seed)
+            ends = (paired_shares if name == "accuracy" else paired_bootstrap)(
+                [v["value"] for v in values], session.config.seed
+            )
             row |= {f"{name}_n": len(values)} | dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
         rows.append(row)
     return rows

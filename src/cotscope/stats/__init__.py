@@ -21,6 +21,7 @@ from .intervals import groups_difference as groups_difference
 from .intervals import least_p_of_signs as least_p_of_signs
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import paired_proportions as paired_proportions
+from .intervals import paired_shares as paired_shares
 from .intervals import series_mean as series_mean
 from .intervals import share_of_gain as share_of_gain
 from .intervals import wilson as wilson

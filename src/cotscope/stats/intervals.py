@@ -88,6 +88,21 @@ def paired_bootstrap(differences: Sequence[float], seed: int = 0, level: float =
     return float(mean), float(max(low, min(mean, values.min()))), float(min(high, max(mean, values.max())))
 
 
+def paired_shares(differences: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
+    """`paired_bootstrap` of shares, or of differences of shares: values from -1 to 1, one per problem.
+
+    Where all are the same, which says nothing of how far others would differ, its ends are those that Agresti and Min's
+    (2005) interval has of as many problems of which so large a share changes.
+    """
+    from scipy import stats as scipy_stats
+
+    mean, low, high = paired_bootstrap(differences, seed, level)
+    if n := len(differences) * (not np.ptp(differences) > 1e-9 if len(differences) else 0):
+        quantile = float(scipy_stats.norm.ppf(0.5 + level / 2))
+        low, high = _adjusted(n * max(mean, 0.0), n * max(-mean, 0.0), n, quantile)
+    return mean, low, high
+
+
 def paired_proportions(before: Sequence[bool], after: Sequence[bool], level: float = 0.95) -> tuple[float, float, float]:
     """Difference of two paired proportions with its adjusted Wald interval (Agresti & Min 2005, Stat. Med. 24:729).
 
@@ -285,23 +300,26 @@ def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tu
 def clustered_ratio(
     values: Sequence[float] | NDArray[np.float64],
     of: Sequence[float] | NDArray[np.float64],
-    clusters: Sequence[int],
-    seed: int = 0,
+    clusters: Sequence[Hashable],
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Sum of values over sum of others, with its percentile bootstrap interval over clusters (whole ones are drawn).
+    """Sum of values over sum of others, with its interval over clusters of them.
 
-    Returns: ratio, low, high; NaN where the others sum to 0.
+    Its error is that of the mean of what is left of each value less ratio times the other (Cochran 1977, ch. 6), by
+    `clustered_error`, with t of one degree less than there are clusters; not less than Agresti and Min (2005) have it where
+    nothing changes in as many cases, or where nothing is left of any, in as many as there are clusters.
+
+    Returns: ratio, low, high; NaN where the others sum to 0, ends NaN for fewer than two clusters.
     """
-    number = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    sums = np.stack([np.bincount(number, weights=np.asarray(part, float)) for part in (values, of)])
-    n, rng = sums.shape[1], np.random.default_rng(seed)
+    from scipy import stats as scipy_stats
 
-    def drawn(count: int) -> NDArray[np.float64]:
-        return rng.multinomial(n, np.full(n, 1 / n), count).astype(float) @ sums.T
-
-    top, bottom = in_blocks(n, drawn).T
-    ratios = np.divide(top, bottom, out=np.full(RESAMPLES, np.nan), where=bottom > 0)
-    whole = float(sums[0].sum() / sums[1].sum()) if sums[1].sum() else float("nan")
-    low, high = np.nanquantile(ratios, [0.5 - level / 2, 0.5 + level / 2]) if (bottom > 0).any() else (np.nan, np.nan)
-    return whole, float(low), float(high)
+    top, bottom = np.asarray(values, float), np.asarray(of, float)
+    if not bottom.sum():
+        return float("nan"), float("nan"), float("nan")
+    ratio, count = float(top.sum() / bottom.sum()), len(set(clusters))
+    if count < 2:
+        return ratio, float("nan"), float("nan")
+    left = (top - ratio * bottom) / bottom.mean()
+    least = 1 / ((count if np.ptp(left) < 1e-9 else len(left)) + 2) / float(bottom.mean())
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, count - 1)) * max(clustered_error(left, clusters), least)
+    return ratio, ratio - half, ratio + half

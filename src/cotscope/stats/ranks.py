@@ -12,6 +12,9 @@ from .intervals import RESAMPLES
 Floats = NDArray[np.float64]
 NO_CORRELATION = (float("nan"),) * 4
 """rho, low, high and p where there is none."""
+LEAST_POINTS = 6
+"""Below it there is no interval: resamples of five in order are all in order, and of five at random one interval in nine
+left 0 out."""
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
@@ -26,7 +29,7 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0, level: float
     """Spearman's rank correlation, its percentile bootstrap interval over points, and its permutation p-value.
 
     Returns: rho, low, high, p; all NaN with fewer than 3 points, with a NaN among them, or when one variable does not
-    vary. Bootstrap samples in which one does not vary have no rho and are left out.
+    vary; the ends of fewer than `LEAST_POINTS`. Bootstrap samples in which one does not vary have no rho and are left out.
     """
     rho = rank_correlation(x, y)
     if np.isnan(rho):
@@ -34,6 +37,8 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0, level: float
     a, b, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(seed)
     draws = rng.integers(0, len(a), (RESAMPLES, len(a)))
     low, high = np.nanquantile(_rank_correlation(a[draws], b[draws]), [0.5 - level / 2, 0.5 + level / 2])
+    if len(a) < LEAST_POINTS:
+        low = high = float("nan")
     shuffled = _rank_correlation(np.broadcast_to(a, draws.shape), rng.permuted(np.broadcast_to(b, draws.shape), axis=1))
     p = (1 + int((np.abs(shuffled) >= abs(rho) - 1e-12).sum())) / (RESAMPLES + 1)
     return float(rho), float(low), float(high), float(p)

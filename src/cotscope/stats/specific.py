@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import LEVEL, RESAMPLES, in_blocks
+from .intervals import LEVEL, RESAMPLES, in_blocks, paired_shares
 from .significance import permutation_p
 
 LEAST_EFFECT = 0.05  # nats of log-probability; a token loses 5 % of its probability
@@ -145,7 +145,7 @@ def _claim(values: Sequence[ByKind], least: float) -> Claim:
 
 
 def beyond_controls(
-    target: Sequence[float], controls: Sequence[Sequence[float]], seed: int = 0, level: float = 0.95
+    target: Sequence[float], controls: Sequence[Sequence[float]], seed: int = 0, level: float = 0.95, shares: bool = False
 ) -> tuple[float, float, float]:
     """Mean over problems of a set's value less the mean of control sets', with an interval over problems and sets.
 
@@ -156,10 +156,13 @@ def beyond_controls(
     Args:
         target: one value per problem.
         controls: the same of each control set, at least one.
+        shares: values are shares, so that an interval of no width says nothing: there it is that of `paired_shares`.
 
     Returns: mean, low, high.
     """
     beyond = np.asarray(target, float) - np.asarray(controls, float)  # (sets, problems)
+    if shares and np.ptp(beyond) < 1e-9:
+        return paired_shares(beyond[0].tolist(), seed, level)
     (sets, problems), rng = beyond.shape, np.random.default_rng(seed)
 
     def weights(n: int, count: int) -> NDArray[np.float64]:
@@ -177,9 +180,11 @@ def beyond_controls(
     return float(beyond.mean()), float(low), float(high)
 
 
-def specific_change(own: Sequence[float], controls: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
+def specific_change(
+    own: Sequence[float], controls: Sequence[Sequence[float]], seed: int, shares: bool = False
+) -> dict[str, float]:
     """A set's change beyond control sets': change, low and high (`beyond_controls`), and its rank p among them."""
-    ends = dict(zip(("change", "low", "high"), beyond_controls(own, controls, seed)))
+    ends = dict(zip(("change", "low", "high"), beyond_controls(own, controls, seed, shares=shares)))
     return ends | {"p_value": permutation_p(fmean(own), [fmean(c) for c in controls])}
 
 

@@ -16,7 +16,7 @@ export async function neurons(here) {
   const go = (values) => goTo(href(here.run, "neurons", {...asked, pole, page: "", ...values}));
   const values = (row) => ({...asked, pole: row && poleKey(row)});
   const {about} = found;
-  const parts = [h("h1", {}, "Neurons"), staleness(run, ["discover", "annotate", ...(about.attributed ? ["attribute"] : [])]), filters(about, asked, go)];
+  const parts = [h("h1", {}, "Neurons"), staleness(run, ["discover", "annotate", "keystones", "sets", ...(about.attributed ? ["attribute"] : [])]), filters(about, asked, go)];
   if (!about.neurons) return [...parts, note("The run has no poles: ", h("code", {}, "discover"), " has not run, or its tables are missing.")];
   const said = h("span", {class: "meta", role: "status"});
   const list = h("section", {"aria-label": "Neurons that were found"},
