@@ -6,7 +6,16 @@ import pytest
 import torch
 from conftest import tiny_model
 from torch import Tensor
-from transformers import BertConfig, BertLMHeadModel, DogeConfig, DogeForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    DogeConfig,
+    DogeForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from cotscope.errors import ModelError
 from cotscope.lm import cpu
@@ -159,6 +168,17 @@ def test_quantised_weights_are_refused(dtype: torch.dtype) -> None:
         layer.mlp.down_proj.weight = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
     with pytest.raises(ModelError, match="are quantised"):
         anatomy(model)
+
+
+def test_a_vision_tower_of_as_many_layers_is_not_the_decoder() -> None:
+    of_text = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+               "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 3}  # fmt: skip
+    of_images = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+                 "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config=of_text, vision_config=of_images, mm_tokens_per_image=4)
+    model = AutoModelForCausalLM.from_config(config)
+    found, names = anatomy(model), {m: name for name, m in model.named_modules()}
+    assert all("language_model.layers" in names[m] for m in (*found.down, *found.blocks)) and found.width == 48
 
 
 def test_an_encoder_is_refused() -> None:

@@ -162,12 +162,15 @@ def test_every_model_is_listed_with_its_packages() -> None:
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_a_hub_model_has_weights_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     """Pickles are fetched only where there is nothing else, and no other `.bin`."""
-    there, asked = {"config.json", weights, "training_args.bin", "tf_model.h5"}, list[list[str]]()
+    there, asked = (
+        {"config.json", weights, "training_args.bin", "tf_model.h5", "original/x.safetensors", "consolidated.safetensors"},
+        list[list[str]](),
+    )
 
-    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repository: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append(allow_patterns)
         for name in there:
-            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+            if any(fnmatch(name, p) for p in allow_patterns) and not any(fnmatch(name, p) for p in ignore_patterns):
                 (tmp_path / name).write_text("{}")
         return str(tmp_path)
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from conftest import FAMILIES
 from folders import edit, edit_weights, make_folder
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 import cotscope
@@ -19,6 +22,7 @@ from cotscope.errors import ModelError, PromptError
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import load_model
 from cotscope.lm.reading import not_finite
+from cotscope.lm.scoring import Given, score
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +256,65 @@ def test_special_tokens_without_embeddings(folder: Path) -> None:
 def test_generation_configs_that_cannot_be(folder: Path, content: str) -> None:
     (folder / "generation_config.json").write_text(content, encoding="utf-8")
     refused(folder, r"the (weights|generation_config\.json) of model .* can't be")
+
+
+def test_a_tokenizer_that_ends_every_text_is_gone_on_with(folder: Path) -> None:
+    """`add_eos_token: true`: what it appends is no part of a prompt or of what follows one."""
+    plain = load_model(str(folder), dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    special = [("<bos>", 1), ("<eos>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    ends = load_model(str(folder), dtype="float32")
+    assert tokenizer("4 + 5")["input_ids"] == [1, *plain.encode("4 + 5"), 2]
+    for text in ("4 + 5", "\n", "a", ""):
+        assert ends.encode(text) == [1, *plain.encode(text)]
+        assert ends.following(text) == plain.following(text)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    begins = load_model(str(folder), dtype="float32")
+    assert begins.encode("4") == [1, *plain.encode("4")] and begins.encode("") == [1]
+
+
+def test_a_context_that_nobody_states_is_no_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "bloom", ("Bloom", {"hidden_size": 32, "n_layer": 3, "n_head": 4}))
+    loaded = load_model(str(make_folder(tmp_path, "bloom")), dtype="float32")
+    assert loaded.context == 2**31 - 1
+    [scores] = score(Engine(loaded), Given(("12 + 3",), (loaded.following(" = 15"),)))
+    assert len(scores) == len(loaded.following(" = 15"))
+
+
+def test_head_sizes_that_differ_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 4, whose layers that see everything have larger heads."""
+    same = {"num_key_value_heads": 2, "hidden_size_per_layer_input": 0}
+    monkeypatch.setitem(FAMILIES, "gemma4", ("Gemma4Text", FAMILIES["llama"][1] | same))
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    sizes = {"head_dim": 8, "global_head_dim": 16, "layer_types": kinds, "sliding_window": 40}
+    loaded = load_model(str(make_folder(tmp_path, "gemma4", **sizes)), dtype="float32")
+    wrote = Engine(loaded).generate(["12 + 3"], max_new_tokens=5)[0].token_ids
+    ids = torch.tensor([loaded.encode("12 + 3")])
+    assert list(wrote) == loaded.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :].tolist()
+
+
+def test_models_that_can_not_be_had_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "openai", ("OpenAIGPT", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}))
+    (tmp_path / "gpt").mkdir()
+    make_folder(tmp_path / "gpt", "openai")
+    with pytest.raises(ModelError, match="keeps no cache, without which it is not gone on with here"):
+        load_model(str(tmp_path / "gpt"), dtype="float32")
+    make_folder(tmp_path / "opt", "opt", word_embed_proj_dim=16)
+    with pytest.raises(
+        ModelError, match="reads its logits off something narrower than what its blocks write; expected an unem"
+    ):
+        load_model(str(tmp_path / "opt"), dtype="float32")
+
+
+def test_float16_is_of_the_same_base(folder: Path) -> None:
+    """Small weights are others in it; an edit is of the model whichever dtype it was made in."""
+    edit_weights(folder, lambda tensors: tensors["model.layers.0.mlp.down_proj.weight"].mul_(1e-6))
+    loaded = {dtype: load_model(str(folder), dtype=dtype) for dtype in ("bfloat16", "float32", "float16")}
+    assert len({one.base_hash() for one in loaded.values()}) == 1
+    assert loaded["float16"].weight_hash(torch.bfloat16) != loaded["float16"].base_hash()
 
 
 def test_devices_that_are_not_there(folder: Path) -> None:

@@ -56,7 +56,7 @@ class Base:
 
     Attributes:
         model: what it is loaded as: a name or hub id, or the whole path of a folder or file.
-        weights: SHA-256 of its weights as bfloat16 (`LoadedModel.weight_hash`), so that it is known in every dtype.
+        weights: SHA-256 of its weights as bfloat16 (`LoadedModel.base_hash`), so that it is known in every dtype.
     """
 
     model: str
@@ -71,10 +71,8 @@ class Base:
         Args:
             source: what it was loaded as; "": its name, which is a local folder's last part only.
         """
-        import torch
-
         anatomy, model = loaded.anatomy, found_anywhere(source) if source else loaded.name
-        return cls(model, loaded.weight_hash(torch.bfloat16), anatomy.layers, anatomy.width)
+        return cls(model, loaded.base_hash(), anatomy.layers, anatomy.width)
 
 
 @dataclass(frozen=True)

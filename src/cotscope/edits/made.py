@@ -24,9 +24,9 @@ def training(edit: Edit) -> dict[str, Any]:
                 value = value[key]
         except (KeyError, IndexError, TypeError):
             return None
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            return None
-        return without_halves(value) if isinstance(value, str) else value if abs(value) < 2**53 else None
+        if isinstance(value, str):
+            return without_halves(value) if kinds is str else None
+        return _number(value, kinds)
 
     tuned = given if isinstance(given := edit.chosen.get("tuned"), Mapping) else {}
     found = {
@@ -81,28 +81,30 @@ def without_halves(value: str) -> str:
     return value.encode("utf-8", "replace").decode()
 
 
+def _number(value: Any, kinds: Any = _NUMBER) -> Any:
+    """A number of that kind that a table can hold, else None."""
+    return value if isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 2**53 else None
+
+
 def curves(edit: Edit) -> list[dict[str, Any]]:
     """Rows of the table `evaluation_curves`: how a training went, pass by pass, and the first pass at other learning rates."""
     tuned = edit.chosen.get("tuned")
     if not isinstance(tuned, Mapping):
         return []
 
-    def number(value: Any, kinds: Any = _NUMBER) -> Any:
-        return value if isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 2**53 else None
-
     def listed(key: str) -> list[Any]:
         return found[:_POINTS] if isinstance(found := tuned.get(key), list) else []
 
-    rate, taken, problems = number(tuned.get("rate")), number(tuned.get("taken"), int), number(tuned.get("validation"), int)
+    rate, taken, problems = (_number(tuned.get(k), of) for k, of in (("rate", _NUMBER), ("taken", int), ("validation", int)))
     points = [(rate, i, p) for i, p in enumerate(listed("curve")) if isinstance(p, Mapping)]
     points += [
-        (number(r[0]), 1, dict(zip(("validation", "solved"), r[1:], strict=True)))
+        (_number(r[0]), 1, dict(zip(("validation", "solved"), r[1:], strict=True)))
         for r in listed("rates")
         if isinstance(r, list) and len(r) == 3 and r[0] != rate
     ]
     rows = [
-        {"edit": edit.name, "rate": at, "passes": passes, "training": number(point.get("training")),
-         "validation": number(point.get("validation")), "solved": number(point.get("solved"), int), "problems": problems,
+        {"edit": edit.name, "rate": at, "passes": passes, "training": _number(point.get("training")),
+         "validation": _number(point.get("validation")), "solved": _number(point.get("solved"), int), "problems": problems,
          "taken": at == rate and passes == taken}
         for at, passes, point in points
     ]  # fmt: skip
@@ -117,9 +119,8 @@ def candidates(edit: Edit) -> list[dict[str, Any]]:
     for row in tried[:_POINTS] if isinstance(tried, list) else []:
         if not (isinstance(row, list) and len(row) == 2 + len(TRIED) and isinstance(row[0], str)):
             continue
-        numbers = [v if isinstance(v, _NUMBER) and not isinstance(v, bool) and abs(v) < 2**53 else None for v in row[1:]]
-        found = dict(zip(("factor", *TRIED), numbers, strict=True))
-        found["solved"] = found["solved"] if isinstance(found["solved"], int) else None
+        found = dict(zip(("factor", *TRIED), map(_number, row[1:]), strict=True))
+        found["solved"] = _number(found["solved"], int)
         taken = not edit.nothing and (row[0], row[1]) == (steered.get("group"), steered.get("factor"))
         neurons = group_of(edit, without_halves(row[0][: 2 * _LONGEST]))
         rows.append({"edit": edit.name, "neurons": neurons, **found, "taken": taken})
@@ -137,7 +138,7 @@ def search(edit: Edit) -> str:
         texts, numbers = {"goal": texts["goal"]}, {"candidates": numbers["candidates"]}
     if not all(isinstance(v, str) and len(v) <= _LONGEST for v in texts.values()):
         return ""
-    if not all(isinstance(v, _NUMBER) and abs(v) < 2**53 for v in numbers.values()):
+    if None in map(_number, numbers.values()):
         return ""
     if edit.nothing:
         return without_halves(f"searched to be {texts['goal']}: none of {numbers['candidates']} candidates was")
@@ -164,4 +165,4 @@ def _is_survivor(value: Any) -> bool:
     """Whether it is the name of a group, a factor, and how many problems were solved."""
     if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and len(value[0]) <= _LONGEST):
         return False
-    return all(isinstance(v, _NUMBER) and not isinstance(v, bool) and abs(v) < 2**53 for v in value[1:])
+    return None not in map(_number, value[1:])

@@ -225,7 +225,7 @@ def shared_prefix_attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     scale = dim**-0.5 if scaling is None else scaling
-    if cache.compiled and cpu.attends(query):
+    if cache.compiled and cpu.attends(query, key, value):
         return _compiled(module.layer_idx, now, query, key, value, scale), None
     if now.stage == "prefix":
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=group > 1)

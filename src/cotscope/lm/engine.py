@@ -23,6 +23,7 @@ from .jobs import Job, Row, Work
 from .loading import LoadedModel
 from .passes import Passes
 from .prefixes import PREFIX_BYTES
+from .reading import setting
 from .recorders import Recorder
 from .rows import PlainTable, SharedTable, Table
 from .select import argmax, sample
@@ -228,8 +229,8 @@ class Engine:
         """Rows whose caches and logits fit into 40 % of the memory that is free now, if each had `length` tokens."""
         shared = self.shares_prefix(length)
         config = self.loaded.model.config.get_text_config()
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kv_heads = setting(config, "num_key_value_heads") or config.num_attention_heads
+        dim = setting(config, "head_dim") or config.hidden_size // config.num_attention_heads
         per_token = 2 * self.loaded.anatomy.layers * kv_heads * dim * self.loaded.dtype.itemsize
         per_row = per_token * length * (1 if shared else 2) + 8 * config.vocab_size
         return max(1, min(MAX_ROWS["shared" if shared else "plain"], int(self.loaded.free_memory() * 0.4 / per_row)))

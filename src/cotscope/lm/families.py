@@ -176,7 +176,9 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     Raises: ModelError if the model is no decoder with dense feed-forward layers.
     """
     count = model.config.get_text_config().num_hidden_layers
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    # The decoder's own first: a vision tower may have as many layers.
+    modules = dict.fromkeys((*(model.get_decoder() or model).modules(), *model.modules()))
+    stacks = [m for m in modules if isinstance(m, nn.ModuleList) and len(m) == count]
     for stack in stacks:
         down, blocks = [], []
         for layer in stack:
@@ -199,13 +201,19 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     if (stored := value_matrix(down[0]).dtype) not in _STORED:  # float8 calls itself floating-point, and has scales beside it
         raise ModelError("the weights of this model are quantised", expected="floating-point numbers", got=str(stored),
                          remedy="Load the model in bfloat16, or one that was made from it without quantisation.")  # fmt: skip
+    head, written = model.get_output_embeddings(), value_matrix(down[0]).shape[0]
+    if weight_of(head).shape[1] != written:
+        raise ModelError(
+            f"this model ({model.config.model_type}) reads its logits off something narrower than what its blocks write",
+            expected=f"an unembedding of {written} numbers a token", got=str(weight_of(head).shape[1]),
+        )  # fmt: skip
     post = tuple(next((n for name in _POST_NORM if (n := getattr(layer, name, None))), None) for layer in stack)
     holders = [model.base_model, *model.base_model.children()]
     norms = (getattr(holder, name, None) for holder in holders for name in _FINAL_NORM)
     final = next((n for n in norms if isinstance(n, nn.Module)), None)
     config = model.config.get_text_config()
     return Anatomy(
-        tuple(down), tuple(blocks), post, final, model.get_output_embeddings(), _readout(config), _residual(config, stack),
+        tuple(down), tuple(blocks), post, final, head, _readout(config), _residual(config, stack),
         tuple(stack),
     )  # fmt: skip
 

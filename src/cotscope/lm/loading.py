@@ -19,7 +19,7 @@ from ..errors import ModelError, PromptError
 from . import cpu
 from .families import Anatomy, anatomy, weight_of
 from .models import quiet_unless_terminal, resolve
-from .reading import check_run, check_together, on_device, read_config, read_tokenizer, read_weights
+from .reading import SOME_TEXT, check_run, check_together, on_device, read_config, read_tokenizer, read_weights
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -33,12 +33,14 @@ class LoadedModel:
         model: in eval mode, without gradients.
         anatomy: its feed-forward blocks.
         context: positions that it can take.
+        folder: what it was loaded from; "": it was made otherwise.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     anatomy: Anatomy
+    folder: str = ""
     _pieces: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -58,7 +60,9 @@ class LoadedModel:
     @cached_property
     def context(self) -> int:
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
+        said = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+        most = next(filter(None, said), None) or self.tokenizer.model_max_length  # 10^30 where nobody says
+        return min(int(most), 2**31 - 1)
 
     @cached_property
     def slides(self) -> bool:
@@ -79,6 +83,8 @@ class LoadedModel:
     def encode(self, text: str) -> list[int]:
         """Token ids with the tokenizer's own special tokens. Raises: PromptError for a token without embedding."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
+        if self._ends:
+            ids = ids[: -self._ends]
         rows = len(weight_of(self.model.get_input_embeddings()))
         if ids and max(ids) >= rows:
             raise PromptError(
@@ -87,6 +93,13 @@ class LoadedModel:
                 remedy="Take it out of the text.",
             )
         return ids
+
+    @cached_property
+    def _ends(self) -> int:
+        """How many tokens the tokenizer puts after every text: with them, nothing could be gone on with."""
+        nothing, some = (self.tokenizer(text)["input_ids"] for text in ("", SOME_TEXT))
+        same = [a == b for a, b in zip(reversed(nothing), reversed(some))]
+        return 0 if len(nothing) >= len(some) else next((i for i, equal in enumerate(same) if not equal), len(same))
 
     def following(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that stands after others: without start tokens, nor the blank that some tokenizers put before
@@ -133,6 +146,13 @@ class LoadedModel:
         As bfloat16 a model's weights have one hash, whether they were loaded in float32 or in bfloat16.
         """
         return weight_hash(self.model, dtype)
+
+    def base_hash(self) -> str:
+        """`weight_hash` as bfloat16, one for every dtype that it can be loaded in: float16 changes small weights, so that they
+        are read again for it."""
+        if self.dtype != torch.float16 or not self.folder:
+            return self.weight_hash(torch.bfloat16)
+        return weight_hash(read_weights(self.folder, self.name, torch.bfloat16))
 
 
 def weight_hash(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
@@ -188,4 +208,4 @@ def load_model(
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_dense(args[0]),))
     check_run(model, tokenizer, source)
     name = Path(source).name if Path(source).exists() else source
-    return LoadedModel(name, model, tokenizer, anatomy(model))
+    return LoadedModel(name, model, tokenizer, anatomy(model), folder)

@@ -184,10 +184,11 @@ def _hub_folder(repository: str) -> str:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # the last says the licence
+    unwanted = ["consolidated*", "*/*"]  # the weights once more, as others want them
     try:
-        folder = snapshot_download(repository, allow_patterns=wanted)
+        folder = snapshot_download(repository, allow_patterns=wanted, ignore_patterns=unwanted)
         if not any(Path(folder).glob("*.safetensors")):  # older ones: read as weights alone
-            folder = snapshot_download(repository, allow_patterns=[*wanted, "pytorch_model*.bin"])
+            folder = snapshot_download(repository, allow_patterns=[*wanted, "pytorch_model*.bin"], ignore_patterns=unwanted)
         return folder
     except Exception as error:  # the hub client raises a dozen unrelated kinds when there is no network
         raise ModelError(

@@ -28,7 +28,7 @@ _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 _MORE_SIZES = (  # of models that have them
     "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings",
 )  # fmt: skip
-_TEXT = "12 + 3"  # every tokenizer of a language model knows some of it
+SOME_TEXT = "12 + 3"  # every tokenizer of a language model knows some of it
 
 
 @contextmanager
@@ -79,12 +79,12 @@ def read_config(folder: str, source: str) -> PreTrainedConfig:
             remedy="`cotscope models` lists models that work.",
         )
     for name in (*_SIZES, *_MORE_SIZES):
-        size = getattr(text, name, None)
+        size = setting(text, name)
         if (name in _SIZES or size is not None) and not _is_size(size):
             raise ModelError(
                 f"the config.json of model {source!r} can't be right", expected=f"{name} of at least 1", got=str(size)
             )
-    heads, kv_heads = (getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    heads, kv_heads = (setting(text, name) for name in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads:
         raise ModelError(
             f"the config.json of model {source!r} can't be right",
@@ -93,6 +93,14 @@ def read_config(folder: str, source: str) -> PreTrainedConfig:
         )
     _check_room(text, Path(folder), source)
     return config
+
+
+def setting(config: PreTrainedConfig, name: str) -> Any:
+    """What a configuration says; None where it does not, or says something else of some layers (Gemma 4's head_dim)."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:
+        return None
 
 
 def _is_size(value: object) -> bool:
@@ -117,7 +125,7 @@ def _check_room(config: PreTrainedConfig, folder: Path, source: str) -> None:
     """A configuration of more weights than the files can hold would have them made up, in all memory that there is."""
     held = sum(file.stat().st_size for pattern in _WEIGHTS for file in folder.glob(pattern))
     hidden, width, heads, dim = (
-        size if isinstance(size := getattr(config, name, None), int) else 1
+        size if isinstance(size := setting(config, name), int) else 1
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "head_dim")
     )
     described = hidden * (config.vocab_size + config.num_hidden_layers * (width + heads * dim))
@@ -133,7 +141,7 @@ def read_tokenizer(folder: str, source: str, **settings: Any) -> Tokenizer:
     """A tokenizer that knows some words. Raises: ModelError."""
     with foreign(source, "the GGUF file" if "gguf_file" in settings else "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **settings)
-        known = {*tokenizer(_TEXT)["input_ids"]} - {*tokenizer("")["input_ids"], tokenizer.unk_token_id}
+        known = {*tokenizer(SOME_TEXT)["input_ids"]} - {*tokenizer("")["input_ids"], tokenizer.unk_token_id}
         tokenizer.decode([*known])
     if not known:
         raise ModelError(
@@ -231,11 +239,17 @@ def check_run(model: PreTrainedModel, tokenizer: Tokenizer, source: str) -> None
     Raises: ModelError.
     """
     with foreign(source, "the config.json"):
-        logits = model(torch.tensor([tokenizer(_TEXT)["input_ids"]], device=model.device)).logits
+        said = model(torch.tensor([tokenizer(SOME_TEXT)["input_ids"]], device=model.device))
+        logits = said.logits
+    if said.get("past_key_values") is None:
+        raise ModelError(
+            f"model {source!r} keeps no cache, without which it is not gone on with here",
+            expected="past_key_values beside its logits", got=type(said).__name__,
+        )  # fmt: skip
     if not logits.isfinite().all():
         raise ModelError(
             f"model {source!r} does not work",
-            expected=f"finite logits for {_TEXT!r} in {str(model.dtype).removeprefix('torch.')}",
+            expected=f"finite logits for {SOME_TEXT!r} in {str(model.dtype).removeprefix('torch.')}",
             got="NaN or infinite ones",
             remedy="Take bfloat16 or float32, if it is float16; else its files are damaged.",
         )

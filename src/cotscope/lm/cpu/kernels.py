@@ -135,9 +135,14 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def attends(query: Tensor) -> bool:
-    """Whether `Attention` can take queries (…, dim)."""
-    return query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[-1] % 64 == 0
+def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `Attention` can take queries, keys and values (…, dim)."""
+    return (
+        query.shape[-1] == key.shape[-1] == value.shape[-1]
+        and query.dtype == torch.bfloat16
+        and query.device.type == "cpu"
+        and query.shape[-1] % 64 == 0
+    )
 
 
 class Attention:

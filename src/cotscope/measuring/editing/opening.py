@@ -46,15 +46,13 @@ def _holds_weights(path: str) -> bool:
 
 def with_weights(session: Session, path: str, edit: Edit) -> Session:
     """The study with the model that an edit file lies beside. Raises: EditError if it is not the edit's; ModelError."""
-    import torch
-
     from ...edits.fold import stored_dtype
 
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     other = session.with_model(str(folder))
     exported = edit.chosen.get("exported")
     wanted = edit.weights or (str(exported.get("weights")) if isinstance(exported, Mapping) else "")  # older folders: not known
-    if wanted and (found := other.loaded.weight_hash(torch.bfloat16)) != wanted:
+    if wanted and (found := other.loaded.base_hash()) != wanted:
         raise EditError(f"the weights in {folder} are not those of edit {edit.name}", expected=f"{wanted[:12]}…",
                         got=f"{found[:12]}…", remedy="Train it, or export it, again.")  # fmt: skip
     if stored_dtype(str(folder)) == "float32" != (ours := session.loaded.dtype_name):
