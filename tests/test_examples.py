@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -110,33 +111,47 @@ def test_the_calendar_is_studied_end_to_end(tmp_path: Path) -> None:
 
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     save_tiny_model(tmp_path / "model", fast, speak, eos_token_id=0)
-    run = cotscope.study(
-        tmp_path / "run", model=str(tmp_path / "model"), data=folder / "problems.jsonl", concepts=folder / "concepts.toml",
-        prompt_files=(folder / "calendar.txt",), limit=24, discover_limit=48, max_new_tokens=6, dtype="float32", given=4,
-        matched=1, unmatched=1, permuted=19, battery=1, quiet=True,
-    )  # fmt: skip
+    few = {
+        "study": [f"--model={tmp_path / 'model'}", "--limit=24", "--discover-limit=48", "--max-new-tokens=6", "--dtype=float32",
+                  "--given=4", "--matched=1", "--unmatched=1", "--permuted=19", "--battery=1"],
+        "attribute": ["--solutions", "4"],
+        "steer": ["--problems", "8", "--survivors", "1"],
+        "tune": ["--train", "4", "--validation", "2", "--batch", "2", "--passes", "1"],
+        "evaluate": ["--solutions", "2", "--skills", "1"],
+    }  # fmt: skip
+    block = re.search(r"```\n(E=examples.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    tables: list[dict[str, dict[str, Any]]] = []
+    for line in block[1].splitlines():  # as they stand, but for the model and how much is asked
+        if words := shlex.split(line.replace("$E", str(folder)), comments=True)[1:]:
+            words = [str(tmp_path / word) if word.startswith("runs/") else word for word in words]
+            assert main([*words, *few.get(words[0], [])]) == 0, line
+            if words[0] == "evaluate":
+                asked = cotscope.Run.open(tmp_path / "runs/calendar").rows("SELECT * FROM evaluations")
+                tables.append({row["edit"]: row for row in asked})
+    run = cotscope.Run.open(tmp_path / "runs/calendar")
     assert all(found.current for found in run.states().values())
     assert set(run.summary["neurons"]["by_concept"]) == {"day", "month", "order"} and run.summary["neurons"]["total"] > 3
     assert run.summary["damage"]["skill"] == "answers" and run.summary["damage"]["headline"]["sets"] == 19
     report = (run.folder / "report.html").read_text()
     assert "answers" in report.partition("</h1>")[0].rpartition("<h1>")[2]
     assert "It is one matched set" in report and "with its interval over problems, and its rank" in report
-    edit, found = tmp_path / "days.json", tmp_path / "found.json"
-    assert main(["edit", str(run.folder), "--concept", "day", "--factor", "0", "--to", str(edit)]) == 0
-    cotscope.steer(run, found, by="reasoning", goal="worse", problems=8, survivors=1, null=True, quiet=True)
-    assert "concept month" in Edit.read(found).chosen["steered"]["groups"]
-    few: dict[str, Any] = {"by": "reasoning", "train": 4, "validation": 2, "batch": 2, "passes": 1, "rate": 0.05, "null": True}
-    tuned = [cotscope.tune(run, tmp_path / f"{name}.json", **few, **more, quiet=True)
-             for name, more in (("tuned", {}), ("tuned-random", {"random": 0}))]  # fmt: skip
-    assert (
-        not tuned[0].nothing and tuned[0].chosen["tuned"]["data"] == "study" and not {*tuned[0].neurons} & {*tuned[1].neurons}
-    )
-    edits = (edit, found, tmp_path / "tuned.json", tmp_path / "tuned-random.json")
-    run = cotscope.evaluate(run, edit=edits, solutions=2, skills=1, quiet=True)
-    assert {r["edit"]: r["n"] for r in run.rows("SELECT * FROM evaluations")} == dict.fromkeys((e.stem for e in edits), 24)
-    [beside] = run.rows("SELECT * FROM evaluation_contrasts")
-    assert (beside["chosen"], beside["beside"]) == ("factors by reasoning", "factors of random, like reasoning")
-    made = cotscope.export(edit, tmp_path / "made")
+    edits = {path.stem: Edit.read(path) for path in (tmp_path / "runs").glob("*.json")}
+    every, last = tables
+    assert every.keys() == edits.keys() and {row["n"] for row in every.values()} == {24}
+    assert edits["words"].chosen["by"] == "reasoning" and edits["answers"].chosen["by"] == "attribution"
+    assert len(edits["words"].neurons) == len(edits["answers"].neurons) == run.summary["neurons"]["total"]
+    for name in ("", "answers-"):
+        own = edits["answers" if name else "words"]
+        control = edits["answers-random-0" if name else "random"]
+        assert control.neurons and not {*own.neurons} & {*control.neurons}
+    for name in ("worse", "worse-random"):
+        assert edits[name].chosen["steered"]["goal"] == "worse" and edits[name].chosen["by"] == "attribution"
+    assert edits["tuned"].chosen["tuned"]["numbers"] == 3 * 48
+    # The folder's own weights, apart, say what its file says.
+    assert last.keys() == {"words", "words@calendar-model"} and last["words"]["accuracy"] == every["words"]["accuracy"]
+    assert last["words@calendar-model"]["accuracy"] == last["words"]["accuracy"]
+    made = tmp_path / "runs/calendar-model"
     edited, base = (transformers.AutoModelForCausalLM.from_pretrained(p) for p in (made, tmp_path / "model"))
     changed = [n for n, p in base.named_parameters() if not torch.equal(p, edited.get_parameter(n))]
     assert changed and all("down_proj" in name for name in changed)
