@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from cotscope.measuring.editing.steering import Search, steer
 from cotscope.measuring.solutions import solution
 from cotscope.prompts.derive import render_solution
 from cotscope.records import Neuron, Problem
+from cotscope.runs.folder import Run
 from cotscope.runs.kept import Kept
 from cotscope.runs.session import Session
 from cotscope.stats import mcnemar_exact
@@ -159,7 +160,7 @@ def test_what_so_few_problems_can_show_is_said_before_and_after(
     assert any("problems, by which no candidate is scored before, are too few to show" in text for text in said)
     assert found["detectable"] == 1
     assert found["p_value"] == pytest.approx(3 * p) and found["shown"] is (p == 0.01)  # it is the best of three
-    tune._say_steered(argparse.Namespace(json=False, to="worse.json"), edit)
+    tune._say_steered(False, Path("worse.json"), edit)
     assert ("A difference is not shown on so few problems" in capsys.readouterr().out) is not found["shown"]
     assert ("not shown on so few problems" in search(edit)) is not found["shown"]
     monkeypatch.setattr(steering, "detectable_difference", lambda changing, n, tests: 0.25 if tests == 3 else 0.1)
@@ -205,6 +206,42 @@ def test_random_neurons_go_through_the_same_search(session: Session, tmp_path: P
         same = ("goal", "of", "problems", "candidates", "groups", "factors", "last")
         assert [edit.chosen["steered"][k] for k in same] == [own.chosen["steered"][k] for k in same]
         assert len(candidates(edit)) == len(candidates(own)) == 6
+
+
+@pytest.mark.usefixtures("lenient")
+def test_controls_are_made_with_it_and_gone_on_with(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, run = tmp_path / "worse.json", str(session.run.folder)
+    words = ["steer", run, "--by", "reasoning", "--goal", "worse", "--problems", "4", "--survivors", "1", "--group", "first"]
+    assert main([*words, "--controls", "2", "--to", str(to), "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["worse.json", "worse-random-0.json", "worse-random-1.json"]
+    assert [Path(one["edit"]).name for one in told] == names and {p.name for p in tmp_path.glob("worse*")} == {*names}
+    edits = [Edit.read(tmp_path / name) for name in names]
+    assert [e.chosen.get("random") for e in edits] == [None, 0, 1] and [e.name for e in edits] == [n[:-5] for n in names]
+    alone = steer(session, tmp_path / "alone.json", Choice("reasoning", random=1),
+                  Search("worse", problems=4, survivors=1, groups=("first",)), null=True)  # fmt: skip
+    assert alone.factors == edits[2].factors and alone.chosen["steered"] == edits[2].chosen["steered"]
+    (tmp_path / names[1]).unlink()
+    assert main([*words, "--controls", "2", "--to", str(to), "--json"]) == 0
+    assert [Path(json.loads(line)["edit"]).name for line in capsys.readouterr().out.splitlines()] == names[1:2]
+    assert Edit.read(tmp_path / names[1]).chosen["steered"] == edits[1].chosen["steered"]
+    assert main([*words, "--controls", "2", "--random", "1", "--to", str(tmp_path / "x.json")]) == 2
+    assert "random neurons are a control themselves; expected --random or --controls, not both" in capsys.readouterr().err
+    assert main([*words, "--to", str(to)]) == 2 and "exists already" in capsys.readouterr().err
+    zero = ["edit", run, "--factor", "0", "--controls", "3", "--to", str(tmp_path / "zero.json")]
+    assert main([*zero, "--name", "none of them"]) == 0
+    zeroed = [Edit.read(p) for p in sorted(tmp_path.glob("zero*.json"))]
+    assert sorted(e.name for e in zeroed) == ["none of them", *(f"zero-random-{i}" for i in range(3))]
+    assert sorted(str(e.chosen.get("random")) for e in zeroed) == ["0", "1", "2", "None"]
+    assert main([*zero[:4], "--poles", *zero[4:6], "--to", str(tmp_path / "y.json")]) == 2
+    assert "expected --controls without --poles" in capsys.readouterr().err and not (tmp_path / "y.json").exists()
+    several = ["evaluate", run, "--edit", *map(str, sorted(tmp_path.glob("zero*.json"))), "--edit", str(to), "--test", "4"]
+    assert main([*several, "--solutions", "1", "--skills", "1"]) == 0
+    assert len(Run.open(run).rows("SELECT DISTINCT edit FROM evaluations")) == 5
+    [beside] = Run.open(run).rows("SELECT * FROM evaluation_contrasts WHERE chosen = 'an edit by reasoning'")
+    assert beside["edits_beside"] == 3 and beside["p_unlike"] >= 1 / 4
 
 
 @pytest.mark.usefixtures("lenient")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..data.reading import decode
 from ..errors import UserError, shown
-from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles, left_of, reservation, with_controls
 from ..measuring.editing.scaling import scaled
 from ..records import Neuron, Pole
 from ..report.text import visible
@@ -36,6 +36,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--factor", type=_factor, required=True, metavar="X", help="what coefficients are multiplied by; 0 zeroes"
     )
     edit.add_argument("--scope", choices=("all", "prompt", "generated"), default="all", help="at which tokens (default all)")
+    options.add_controls(edit)
     edit.add_argument("--name", metavar="NAME", help="what the edit is called (default: after the file)")
     edit.add_argument("--to", type=Path, required=True, metavar="FILE", help="the edit file to write")
 
@@ -72,21 +73,25 @@ def _factor(text: str) -> float:
 def _edit(arguments: argparse.Namespace) -> None:
     from ..runs.session import Session
 
-    choice = options.made(Choice, arguments, by=arguments.by)
+    whole = options.made(Choice, arguments, by=arguments.by)
+    if arguments.controls and (arguments.poles or arguments.features is not None):
+        raise UserError(
+            "random ones are drawn for neurons that a run has chosen", expected="--controls without --poles, --features"
+        )
     session = Session.reopen(arguments.run, quiet=True)
+    for to, choice in left_of(with_controls(whole, arguments.to, arguments.controls)):
 
-    def choosing() -> tuple[Sequence[Neuron | Pole], dict[str, Any]]:
-        if arguments.features is not None:
-            return _of_features(arguments, choice)
-        return (choose_poles if arguments.poles else choose)(session, choice)
+        def choosing(choice: Choice = choice) -> tuple[Sequence[Neuron | Pole], dict[str, Any]]:
+            if arguments.features is not None:
+                return _of_features(arguments, choice)
+            return (choose_poles if arguments.poles else choose)(session, choice)
 
-    edit = scaled(session, arguments.to, choosing, arguments.factor, scope=arguments.scope, name=arguments.name or "")
-    said = {"edit": str(arguments.to), "neurons": len(edit.neurons)} | {
-        k: v for k, v in edit.chosen.items() if k != "questions"
-    }
-    print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {arguments.to}")
-    if (reserved := reservation(edit.chosen)) and not arguments.json:
-        print(reserved)
+        name = arguments.name or "" if choice == whole else ""
+        edit = scaled(session, to, choosing, arguments.factor, scope=arguments.scope, name=name)
+        said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in edit.chosen.items() if k != "questions"}
+        print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
+        if (reserved := reservation(edit.chosen)) and not arguments.json:
+            print(reserved)
 
 
 def _of_features(arguments: argparse.Namespace, choice: Choice) -> tuple[list[Any], dict[str, Any]]:

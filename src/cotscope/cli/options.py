@@ -46,6 +46,13 @@ def described(f: Field[Any]) -> str:
     )
 
 
+def add_controls(parser: argparse._ActionsContainer) -> None:
+    """Offer `--controls`, for commands that make something of chosen neurons."""
+    parser.add_argument("--controls", type=NUMBERS["natural"], default=0, metavar="N", help="do the same with N random sets of "
+                        "neurons like these, --random 0 and on, into files beside it: edit-random-0.json, …; files that are "
+                        "there already, the edit's too, are left as they are (default 0)")  # fmt: skip
+
+
 def of_class(options: type, begins: bool) -> list[Field[Any]]:
     """The options of a class that a command offers which begins a study, or one which works on a run that exists."""
     return [f for f in fields(options) if f.metadata["where"] != ("command" if begins else "study")]
@@ -61,7 +68,7 @@ def add(parser: argparse._ActionsContainer, found: Iterable[Field[Any]]) -> None
             parser.add_argument(flag_of(f), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, **about)
             continue
         if isinstance(f.default, tuple):
-            about["action"] = "append"
+            about |= {"action": "extend", "nargs": "+"} if f.metadata["several"] else {"action": "append"}
         if f.metadata["choices"]:
             about["choices"] = f.metadata["choices"]
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..edits.edit import Edit
 from ..edits.made import group_of
-from ..measuring.choosing import Choice
+from ..measuring.choosing import Choice, left_of, with_controls
 from ..measuring.editing.methods import AUTO, RATES, Tuning
 from ..measuring.editing.steering import Search, steer
 from ..measuring.editing.tuning import tune
@@ -31,6 +31,8 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         sub.add_argument("run", type=Path, metavar="RUN", help="the run folder")
         options.add(sub, options.offered(Choice))
         options.add(sub, options.offered(of))
+        if sub is steering:
+            options.add_controls(sub)
         sub.add_argument("--null", action="store_true",
                          help="if nothing is gained, write an edit that changes nothing: the result of a control")  # fmt: skip
         what = "the edit file" if sub is steering else "the edit file, or model folder,"
@@ -60,28 +62,30 @@ def run(arguments: argparse.Namespace) -> None:
         return Session.reopen(arguments.run, quiet=arguments.json or not sys.stderr.isatty())
 
     if arguments.command == "steer":
-        search = options.made(Search, arguments)
-        _say_steered(arguments, steer(session(), arguments.to, choice, search, null=arguments.null, say=say))
+        search, opened = options.made(Search, arguments), session()
+        for to, each in left_of(with_controls(choice, arguments.to, arguments.controls)):
+            null = arguments.null or each is not choice  # of a control nothing is a result
+            _say_steered(arguments.json, to, steer(opened, to, each, search, null=null, say=say))
     else:
         settings = options.made(Tuning, arguments, rate=arguments.rate)
         _say_tuned(arguments, tune(session(), arguments.to, choice, settings, null=arguments.null, say=say))
 
 
-def _say_steered(arguments: argparse.Namespace, edit: Edit) -> None:
+def _say_steered(as_json: bool, to: Path, edit: Edit) -> None:
     found = edit.chosen["steered"]
-    if arguments.json:
-        print(json.dumps({"edit": str(arguments.to)} | found))
+    if as_json:
+        print(json.dumps({"edit": str(to)} | found), flush=True)
     elif edit.nothing:
-        print(f"{edit.chosen['nothing']}: {arguments.to} changes nothing")
+        print(f"{edit.chosen['nothing']}: {to} changes nothing", flush=True)
     else:
         print(
             f"{group_of(edit, found['group'])} ({found['neurons']} neurons), factor {found['factor']:g}: {found['solved']} of "
-            f"{found['problems']} tuning problems solved, {found['untouched']} without: {arguments.to}"
+            f"{found['problems']} tuning problems solved, {found['untouched']} without: {to}"
         )
         if not found["shown"]:
             print(f"A difference is not shown on so few problems (p {found['p_value']:.2g} over the last candidates, on those "
                   "by which none was chosen before).")  # fmt: skip
-        print("It was chosen on these problems: `cotscope evaluate` asks others.")
+        print("It was chosen on these problems: `cotscope evaluate` asks others.", flush=True)
 
 
 def _say_tuned(arguments: argparse.Namespace, edit: Edit) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..data.rows import question_key
@@ -52,6 +54,20 @@ class Choice:
     def whole(self) -> bool:
         """Whether it is all that `by` chose, and no others in their place."""
         return self == Choice(self.by)
+
+
+def with_controls(choice: Choice, to: Path, count: int) -> list[tuple[Path, Choice]]:
+    """A choice and where what is made of it goes, and after it so many random ones in its place, with 0, 1, … for seeds, beside
+    it: `edit.json`, `edit-random-0.json`, … Raises: UserError for controls of what is itself one."""
+    if count and choice.random is not None:
+        raise UserError("random neurons are a control themselves", expected="--random or --controls, not both")
+    drawn = [(to.with_name(f"{to.stem}-random-{i}{to.suffix}"), replace(choice, random=i)) for i in range(count)]
+    return [(to, choice), *drawn]
+
+
+def left_of(wanted: Sequence[tuple[Path, Choice]]) -> list[tuple[Path, Choice]]:
+    """Those that are not there, of a choice with controls; a choice alone is to be made whatever is there."""
+    return [(to, choice) for to, choice in wanted if len(wanted) == 1 or not os.path.lexists(to)]
 
 
 def choose(session: Session, choice: Choice) -> tuple[list[Neuron], dict[str, Any]]:

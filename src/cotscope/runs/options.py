@@ -37,7 +37,7 @@ DTYPES = ("bfloat16", "float32", "float16")  # of weights; `lm/loading.py` has t
 
 
 def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: tuple[str, ...] = (), where: str = "",
-           reads: bool = False) -> Any:  # fmt: skip
+           reads: bool = False, several: bool = False) -> Any:  # fmt: skip
     """A field of an options class that the command line offers.
 
     Args:
@@ -48,8 +48,9 @@ def option(default: Any, help: str, *, kind: str = "", flag: str = "", choices: 
         choices: the values allowed.
         where: "command": only the stage's own command has it; "study": only commands that begin a study.
         reads: its values may name files that the stage reads: it is stale when what is in them changes.
+        several: of a tuple: the flag takes more than one value.
     """
-    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "where": where, "reads": reads}
+    about = {"help": help, "kind": kind, "flag": flag, "choices": choices, "where": where, "reads": reads, "several": several}
     return field(default=default, metadata=about)
 
 
