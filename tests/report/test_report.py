@@ -92,7 +92,7 @@ def test_how_many_permuted_sets_it_takes_is_said_where_there_were_too_few(tmp_pa
 def test_specific_damage_is_said_by_its_intervals() -> None:
     rows = [{"label": "results", "low": -0.3, "high": -0.1}, {"label": "operators", "low": -0.3, "high": 0.1}]
     assert "leaves 0 out (not corrected for 2 of them), suffer: results." in _says(rows)
-    assert _says(rows[1:]) == "Of none of these 1 does the interval lie below 0: no specific damage is shown."
+    assert _says(rows[1:]) == "None of these 1 intervals lies below 0: no specific damage is shown."
 
 
 def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:

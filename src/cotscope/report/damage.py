@@ -72,7 +72,7 @@ def _says(rows: list[dict[str, Any]]) -> str:
     less = [row["label"] for row in rows if text.is_number(row["low"]) and row["low"] > 0]
     if not rows:
         return "No matched set was drawn: there is nothing to compare with."
-    says = f"Of none of these {len(rows)} does the interval lie below 0: no specific damage is shown."
+    says = f"None of these {len(rows)} intervals lies below 0: no specific damage is shown."
     if worse:
         says = (
             f"More than under the matched sets, by an interval that leaves 0 out (not corrected for {len(rows)} of them), "
