@@ -151,8 +151,8 @@ class CharacterTokenizer:
     eos_token_id = 2
     model_max_length = 256
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [1] + [3 + (ord(c) - 32) % 100 for c in text]}
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1] * add_special_tokens + [3 + (ord(c) - 32) % 100 for c in text]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(chr(32 + i - 3) for i in ids if i >= 3)

@@ -76,8 +76,8 @@ LLM = ["--annotator", "llm", "--judge-model", "judge-1"]
 @pytest.mark.parametrize(
     ("accepted", "n", "ci", "said"),
     [
-        (0, 5, [0.0, 0.434], "so few of them can't tell: give a larger --audit."),
-        (3, 5, [0.231, 0.882], "as readily as candidates: its word on candidates carries no information that this audit can"),
+        (0, 5, [0.0, 0.434], "less readily than candidates is not shown (0 of 5, beside 40 of 100): its word on"),
+        (3, 5, [0.231, 0.882], "is not shown (3 of 5, beside 40 of 100)"),
         (2, 20, [0.028, 0.301], ""),
         (3, 12, [0.12, 0.39], "more than one in ten poles with random tokens"),
     ],

@@ -274,6 +274,9 @@ def test_a_tokenizer_that_ends_every_text_is_gone_on_with(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     begins = load_model(str(folder), dtype="float32")
     assert begins.encode("4") == [1, *plain.encode("4")] and begins.encode("") == [1]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    assert load_model(str(folder), dtype="float32").encode("4") == plain.encode("4")
 
 
 def test_a_context_that_nobody_states_is_no_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +297,13 @@ def test_head_sizes_that_differ_by_layer(tmp_path: Path, monkeypatch: pytest.Mon
     wrote = Engine(loaded).generate(["12 + 3"], max_new_tokens=5)[0].token_ids
     ids = torch.tensor([loaded.encode("12 + 3")])
     assert list(wrote) == loaded.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :].tolist()
+
+
+def test_a_model_that_was_saved_without_its_cache(folder: Path) -> None:
+    """`use_cache: false`, as training with checkpointing leaves it."""
+    wrote = Engine(load_model(str(folder), dtype="float32")).generate(["12 + 3"], max_new_tokens=3)[0].token_ids
+    edit(folder, "config.json", use_cache=False)
+    assert Engine(load_model(str(folder), dtype="float32")).generate(["12 + 3"], max_new_tokens=3)[0].token_ids == wrote
 
 
 def test_models_that_can_not_be_had_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def ways(back: tuple[float, float, float], bias: tuple[float, float, float], los
             0.001,
             "put back is not shown (0.25, zeroed 0.20, untouched 0.80). That less is solved with a bias on operators and",
         ),
+        ((0.95, 0.01, 0.01), (0.5, 0.01, 0.01), 0.001, "untouched 0.80), and more than untouched. With a bias on"),
         ((0.78, 0.9, 0.001), (0.22, 0.001, 0.9), 0.3, "there is nothing to take apart"),
     ],
 )

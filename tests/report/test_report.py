@@ -66,6 +66,18 @@ def test_what_is_said_of_a_part_of_the_neurons_names_it(tmp_path: Path) -> None:
     did(folder, "ablate", summary={"ablation": found})
     said = " ".join(read(folder).text.split())
     assert "did not lower the accuracy" not in said and "Those with a counterpart do no more damage than matched sets" in said
+    none = {"accuracy": 0.0, "ci": [0.0, 0.1], "neurons": 9, "perplexity": 44.0}
+    both = {"reasoning": none, "comparable": none}  # as few are solved without either
+    did(folder, "ablate", summary={"ablation": both})
+    assert "Those with a counterpart do more damage than" in " ".join(read(folder).text.split())
+
+
+def test_a_stage_that_has_not_ended_has_no_finding(tmp_path: Path) -> None:
+    run = Run.open(complete(tmp_path))
+    run.manifest["stages"]["correlate"]["status"] = "started"
+    del run.manifest["stages"]["correlate"]["finding"]
+    run.save()
+    assert "stopped before it ended; go on with cotscope correlate RUN" in " ".join(read(tmp_path).text.split())
 
 
 def test_a_stage_that_came_to_nothing_has_run(tmp_path: Path) -> None:

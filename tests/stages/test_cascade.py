@@ -84,6 +84,8 @@ def test_routers_are_compared_on_the_same_problems() -> None:
     assert more["random 1, who gains"]["difference"] == 0, "each is compared with its own"
     assert found["random 1"]["difference"] == pytest.approx(0.4) and "difference" not in found["reasoning"]
     assert 0 < found["random 1"]["difference_low"] < 0.4 < found["random 1"]["difference_high"]
+    two = said_of(both(), routers, points, [0] * 5 + [1] * 5)["random 1"]  # t of one degree
+    assert two["difference_low"] == -1 and two["difference_high"] == 1 and two["kept_low"] == 0
 
 
 @pytest.mark.slow

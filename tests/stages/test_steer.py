@@ -226,12 +226,19 @@ def test_controls_are_made_with_it_and_gone_on_with(
     (tmp_path / names[1]).unlink()
     assert main([*words, "--controls", "2", "--to", str(to), "--json"]) == 0
     assert [Path(json.loads(line)["edit"]).name for line in capsys.readouterr().out.splitlines()] == names[1:2]
+    assert main([*words, "--controls", "2", "--to", str(to)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"left as it is: {tmp_path / name}" for name in names]
+    assert main([*words[:5], "better", *words[6:], "--controls", "2", "--to", str(to)]) == 2
+    assert "worse.json is another edit; expected one that was made so, or none. Give another --to." in capsys.readouterr().err
     assert Edit.read(tmp_path / names[1]).chosen["steered"] == edits[1].chosen["steered"]
     assert main([*words, "--controls", "2", "--random", "1", "--to", str(tmp_path / "x.json")]) == 2
     assert "random neurons are a control themselves; expected --random or --controls, not both" in capsys.readouterr().err
     assert main([*words, "--to", str(to)]) == 2 and "exists already" in capsys.readouterr().err
     zero = ["edit", run, "--factor", "0", "--controls", "3", "--to", str(tmp_path / "zero.json")]
     assert main([*zero, "--name", "none of them"]) == 0
+    (tmp_path / "zero-random-1.json").unlink()
+    assert main([*zero[:3], "0.5", *zero[4:]]) == 2 and "zero.json is another edit" in capsys.readouterr().err
+    assert main(zero) == 0 and capsys.readouterr().out.count("left as it is") == 3
     zeroed = [Edit.read(p) for p in sorted(tmp_path.glob("zero*.json"))]
     assert sorted(e.name for e in zeroed) == ["none of them", *(f"zero-random-{i}" for i in range(3))]
     assert sorted(str(e.chosen.get("random")) for e in zeroed) == ["0", "1", "2", "None"]

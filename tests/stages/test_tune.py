@@ -985,15 +985,19 @@ def test_how_long_it_takes_is_reckoned_from_what_is_done(tmp_path: Path) -> None
         said()
         == "6 trainings are left, and the evaluation of 6 edits on 30 problems; how long that takes is said after the first"
     )
-    done("values-all-0", seconds=3600, rates=[[1e-3, 1, 1]] * 4, validating=64, validation=32)
+    two = {"curve": [{}] * 2, "passes": 1}  # the base, and a pass
+    done("values-all-0", seconds=3600, rates=[[1e-3, 1, 1]] * 4, validating=64, validation=32, **two)
     # Four rates of 15 min: two more searches, three seeds without; 7 models write 30 answers, 2 s each.
     assert said().endswith("5 trainings are left, and the evaluation of 6 edits on 30 problems: about 2.8 h and 7 min")
-    done("lora-0", seconds=600, rates=[[1e-3, 1, 1]] * 2, validating=64, validation=32)
-    done("full-0", seconds=1200, validating=64, validation=32)  # one rate
+    done("lora-0", seconds=600, rates=[[1e-3, 1, 1]] * 2, validating=64, validation=32, **two)
+    done("full-0", seconds=1200, validating=64, validation=32, **two)  # one rate
     assert said().endswith("3 trainings are left, and the evaluation of 6 edits on 30 problems: about 40 min and 7 min")
-    done("values-all-1", seconds=60, validating=128, validation=32)
+    done("values-all-1", seconds=60, validating=128, validation=32, **two)
     done("lora-1", seconds=60)  # of a version that did not say
     assert said().startswith("1 training is left") and ": about 20 min and " in said()
+    (tmp_path / "full-0").unlink()
+    done("full-0", seconds=900, validating=64, validation=32, curve=[{}] * 4, passes=2)
+    assert ": about 10 min and " in said(), "three passes were 15 min, and two are asked for"
 
 
 def test_everything_is_compared_in_one_table(

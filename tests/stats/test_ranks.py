@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.api import OLS, add_constant
 
+from cotscope.stages.correlate import over_prompts
 from cotscope.stats import partial_spearman, spearman, within_rank_correlation, within_spearman
 from cotscope.stats.ranks import LEAST_POINTS
 
@@ -121,6 +122,19 @@ def test_partial_spearman_is_that_of_residuals_and_of_the_inverse(columns: int, 
     assert -1 - 1e-9 <= low <= rho <= high <= 1 + 1e-9
 
 
+def test_few_points_have_no_interval() -> None:
+    x, y, z = np.random.default_rng(5).normal(size=(3, 8))
+    assert np.isfinite(spearman(x[:6], y[:6])[1:]).all() and np.isnan(spearman(x[:5], y[:5])[1:3]).all()
+    assert spearman(x[:5], y[:5])[3] > 0, "its p is exact"
+    two = np.column_stack([z, z**2])
+    assert np.isfinite(partial_spearman(x, y, two)).all()
+    rho, low, high = partial_spearman(x[:7], y[:7], two[:7])
+    assert math.isfinite(rho) and math.isnan(low) and math.isnan(high)
+    found = {"spearman": 0.9, "ci": [None, None], "p_value": 0.08, "prompts": 5}  # as the summary has them
+    assert over_prompts(found) == "activity and accuracy over 5 prompts: Spearman +0.90, of too few to tell"
+    assert over_prompts(found | {"ci": [0.1, 1.0]}).endswith("Spearman +0.90 [+0.10, +1.00]")
+
+
 def test_partial_spearman_of_one_column_is_the_textbook_formula() -> None:
     x, y, z = np.random.default_rng(4).normal(size=(3, 25))
     a, b, c = (scipy_stats.spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
@@ -179,7 +193,7 @@ def test_partial_spearman_needs_three_points_more_than_columns() -> None:
     rng = np.random.default_rng(11)
     x, y, z = rng.normal(size=5), rng.normal(size=5), rng.normal(size=(5, 3))
     assert all(map(math.isnan, partial_spearman(x, y, z)))
-    assert not any(map(math.isnan, partial_spearman(x, y, z[:, :2])))
+    assert math.isfinite(partial_spearman(x, y, z[:, :2])[0])
 
 
 def pooled_within(x: np.ndarray, y: np.ndarray, groups: list[str]) -> float:

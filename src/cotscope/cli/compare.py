@@ -167,22 +167,21 @@ def _name(to: Path) -> str:
 
 
 def _left(every: Sequence[Path], problems: int) -> str:
-    """How much there is to do, and about how long it takes by what is done: a training as long as one of another seed did for a
-    rate, or as they did on average; an evaluation as long as writing the answers to the validation problems did."""
-    done = {_name(to): Edit.read(to).chosen["tuned"] for to in every if to.exists()}
+    """How much there is to do, and about how long it takes by what is done: a pass as long as one of another seed's training
+    took, or as they did on average; an evaluation as long as writing the answers to the validation problems did."""
+    done = {_name(to): Edit.read(to).chosen.get("tuned", {}) for to in every if to.exists()}
     done = {name: tuned for name, tuned in done.items() if "validating" in tuned}  # older files have not all of it
     left = [_name(to) for to in every if not to.exists()]
     trainings = "1 training is" if len(left) == 1 else f"{len(left)} trainings are"
-    what = f"{trainings} left, and the evaluation of {len(every)} edits on {problems} problems"
+    what = f"{trainings} left, and the evaluation of {len(every)} edit{'s' * (len(every) > 1)} on {problems} problems"
     if not done:
         return f"{what}; how long that takes is said after the first"
-    rates = {name: len(tuned.get("rates", ())) or 1 for name, tuned in done.items()}
-    seconds = {name: tuned["seconds"] / rates[name] for name, tuned in done.items()}
-    of_a_kind = {_kind(name): of_a_rate for name, of_a_rate in seconds.items()}
-    searched = max(rates.values())
-    training = sum(
-        of_a_kind.get(_kind(name), fmean(seconds.values())) * (searched if name.endswith("-0") else 1) for name in left
-    )
+    # Of every rate a pass, of the best one more.
+    passes = {name: (len(t.get("rates", ())) or 1) - 1 + max(len(t["curve"]) - 1, 1) for name, t in done.items()}
+    of_a_pass = {name: tuned["seconds"] / passes[name] for name, tuned in done.items()}
+    of_a_kind, mean = {_kind(name): seconds for name, seconds in of_a_pass.items()}, fmean(of_a_pass.values())
+    searched, asked = max(passes.values()), max(t["passes"] for t in done.values())
+    training = sum(of_a_kind.get(_kind(name), mean) * (searched if name.endswith("-0") else asked) for name in left)
     writing = (len(every) + 1) * problems * fmean(t["validating"] / t["validation"] for t in done.values())
     return f"{what}: about {_time(training)} and {_time(writing)}"
 
@@ -193,7 +192,7 @@ def _kind(name: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{max(seconds / 60, 1):.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.reading import decode
-from ..errors import UserError, shown
-from ..measuring.choosing import REASONING, Choice, choose, choose_poles, left_of, reservation, with_controls
+from ..edits.edit import Base, Edit
+from ..errors import EditError, UserError, shown
+from ..measuring.choosing import REASONING, Choice, choose, choose_poles, reservation, with_controls
 from ..measuring.editing.scaling import scaled
 from ..records import Neuron, Pole
 from ..report.text import visible
@@ -79,7 +80,7 @@ def _edit(arguments: argparse.Namespace) -> None:
             "random ones are drawn for neurons that a run has chosen", expected="--controls without --poles, --features"
         )
     session = Session.reopen(arguments.run, quiet=True)
-    for to, choice in left_of(with_controls(whole, arguments.to, arguments.controls)):
+    for to, choice in with_controls(whole, arguments.to, arguments.controls):
 
         def choosing(choice: Choice = choice) -> tuple[Sequence[Neuron | Pole], dict[str, Any]]:
             if arguments.features is not None:
@@ -87,11 +88,23 @@ def _edit(arguments: argparse.Namespace) -> None:
             return (choose_poles if arguments.poles else choose)(session, choice)
 
         name = arguments.name or "" if choice == whole else ""
+        if arguments.controls and to.exists():
+            made = Edit.scaled(to.stem, Base.of(session.loaded), choosing()[0], arguments.factor, scope=arguments.scope)
+            left_as_it_is(to, Edit.read(to).key == made.key, arguments.json)
+            continue
         edit = scaled(session, to, choosing, arguments.factor, scope=arguments.scope, name=name)
         said = {"edit": str(to), "neurons": len(edit.neurons)} | {k: v for k, v in edit.chosen.items() if k != "questions"}
         print(json.dumps(said) if arguments.json else f"{len(edit.neurons)} neurons, factor {arguments.factor:g}: {to}")
         if (reserved := reservation(edit.chosen)) and not arguments.json:
             print(reserved)
+
+
+def left_as_it_is(to: Path, same: bool, quiet: bool) -> None:
+    """Say so of a file that is there, of a choice with controls. Raises: EditError if it is another edit."""
+    if not same:
+        raise EditError(f"{to} is another edit", expected="one that was made so, or none", remedy="Give another --to.")
+    if not quiet:
+        print(f"left as it is: {to}", flush=True)
 
 
 def _of_features(arguments: argparse.Namespace, choice: Choice) -> tuple[list[Any], dict[str, Any]]:
@@ -118,7 +131,6 @@ def _is_unicode(text: str) -> bool:
 
 
 def _apply(arguments: argparse.Namespace) -> None:
-    from ..edits.edit import Edit
     from ..edits.fold import base_of
     from ..lm.engine import Engine
     from ..lm.loading import load_model
@@ -152,7 +164,6 @@ def _lines(text: str) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from ..edits.edit import Edit
     from ..edits.fold import export
 
     def say(text: str) -> None:

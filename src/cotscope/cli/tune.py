@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ..edits.edit import Edit
 from ..edits.made import group_of
-from ..measuring.choosing import Choice, left_of, with_controls
+from ..measuring.choosing import Choice, with_controls
 from ..measuring.editing.methods import AUTO, RATES, Tuning
 from ..measuring.editing.steering import Search, steer
 from ..measuring.editing.tuning import tune
 from ..report.text import visible
 from . import options
+from .edits import left_as_it_is
 
 COMMANDS = ("steer", "tune")
 
@@ -63,7 +64,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.command == "steer":
         search, opened = options.made(Search, arguments), session()
-        for to, each in left_of(with_controls(choice, arguments.to, arguments.controls)):
+        for to, each in with_controls(choice, arguments.to, arguments.controls):
+            if arguments.controls and to.exists():
+                found = Edit.read(to).chosen.get("steered", {})
+                keys = {"goal": search.goal, "data": search.train_on, "last": search.survivors, "factors": list(search.factors)}
+                left_as_it_is(to, all(found.get(k) == v for k, v in keys.items()), arguments.json)
+                continue
             null = arguments.null or each is not choice  # of a control nothing is a result
             _say_steered(arguments.json, to, steer(opened, to, each, search, null=null, say=say))
     else:

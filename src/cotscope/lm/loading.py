@@ -83,8 +83,8 @@ class LoadedModel:
     def encode(self, text: str) -> list[int]:
         """Token ids with the tokenizer's own special tokens. Raises: PromptError for a token without embedding."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        if self._ends:
-            ids = ids[: -self._ends]
+        if self._ends and ids[-len(self._ends) :] == self._ends:
+            ids = ids[: -len(self._ends)]
         rows = len(weight_of(self.model.get_input_embeddings()))
         if ids and max(ids) >= rows:
             raise PromptError(
@@ -95,11 +95,12 @@ class LoadedModel:
         return ids
 
     @cached_property
-    def _ends(self) -> int:
-        """How many tokens the tokenizer puts after every text: with them, nothing could be gone on with."""
-        nothing, some = (self.tokenizer(text)["input_ids"] for text in ("", SOME_TEXT))
-        same = [a == b for a, b in zip(reversed(nothing), reversed(some))]
-        return 0 if len(nothing) >= len(some) else next((i for i, equal in enumerate(same) if not equal), len(same))
+    def _ends(self) -> list[int]:
+        """What the tokenizer puts after a text: behind that nothing could be gone on with."""
+        alone: list[int]
+        whole, alone = (self.tokenizer(SOME_TEXT, add_special_tokens=more)["input_ids"] for more in (True, False))
+        ends = (n for n in range(len(whole), len(alone) - 1, -1) if whole[n - len(alone) : n] == alone)
+        return list(whole[next(ends, len(whole)) :])
 
     def following(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that stands after others: without start tokens, nor the blank that some tokenizers put before
@@ -149,9 +150,13 @@ class LoadedModel:
 
     def base_hash(self) -> str:
         """`weight_hash` as bfloat16, one for every dtype that it can be loaded in: float16 changes small weights, so that they
-        are read again for it."""
+        are read again for it, once."""
         if self.dtype != torch.float16 or not self.folder:
             return self.weight_hash(torch.bfloat16)
+        return self._hash_of_files
+
+    @cached_property
+    def _hash_of_files(self) -> str:
         return weight_hash(read_weights(self.folder, self.name, torch.bfloat16))
 
 

@@ -7,6 +7,7 @@ empty tokenizer where there is none; here each is an error.
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -239,7 +240,9 @@ def check_run(model: PreTrainedModel, tokenizer: Tokenizer, source: str) -> None
     Raises: ModelError.
     """
     with foreign(source, "the config.json"):
-        said = model(torch.tensor([tokenizer(SOME_TEXT)["input_ids"]], device=model.device))
+        ids = torch.tensor([tokenizer(SOME_TEXT)["input_ids"]], device=model.device)
+        knows = "use_cache" in inspect.signature(model.forward).parameters  # whatever the configuration says of it
+        said = model(ids, **({"use_cache": True} if knows else {}))
         logits = said.logits
     if said.get("past_key_values") is None:
         raise ModelError(

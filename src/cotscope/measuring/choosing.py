@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,11 +62,6 @@ def with_controls(choice: Choice, to: Path, count: int) -> list[tuple[Path, Choi
         raise UserError("random neurons are a control themselves", expected="--random or --controls, not both")
     drawn = [(to.with_name(f"{to.stem}-random-{i}{to.suffix}"), replace(choice, random=i)) for i in range(count)]
     return [(to, choice), *drawn]
-
-
-def left_of(wanted: Sequence[tuple[Path, Choice]]) -> list[tuple[Path, Choice]]:
-    """Those that are not there, of a choice with controls; a choice alone is to be made whatever is there."""
-    return [(to, choice) for to, choice in wanted if len(wanted) == 1 or not os.path.lexists(to)]
 
 
 def choose(session: Session, choice: Choice) -> tuple[list[Neuron], dict[str, Any]]:

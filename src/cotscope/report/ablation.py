@@ -74,15 +74,17 @@ def headline(run: Reading) -> dict[str, Any]:
             part(ablation, "matched_mean").get("accuracy"),
             matched,
             ablation.get("p_value"),
+            ablation.get("target") == "comparable",
         ),
     }
 
 
-def _judgement(base: Any, whole: Any, reasoning: Any, mean: Any, matched: Sequence[float], p: Any) -> list[str]:
+def _judgement(base: Any, whole: Any, reasoning: Any, mean: Any, matched: Sequence[float], p: Any, some: bool) -> list[str]:
     """What the figures of the ablation say, and no more, in whole sentences.
 
     Args:
         whole: what is solved without all reasoning neurons; `reasoning`: without those that are compared with matched ones.
+        some: these are not all.
     """
     if not is_number(reasoning):
         return []
@@ -93,7 +95,7 @@ def _judgement(base: Any, whole: Any, reasoning: Any, mean: Any, matched: Sequen
         spared = sum(accuracy > reasoning for accuracy in matched)
         sets = f"{spared} of the {len(matched)} matched sets" if spared < len(matched) else "every one of them"
         sets = "the one matched set" if len(matched) == 1 else sets
-        those = "The reasoning neurons" if whole == reasoning else "Those with a counterpart"
+        those = "Those with a counterpart" if some else "The reasoning neurons"
         if reasoning < mean:
             said.append(
                 f"{those} do more damage than "

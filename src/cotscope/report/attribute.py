@@ -64,7 +64,7 @@ def _push_says(rows: Sequence[Mapping[str, Any]], whole: float | None) -> str:
         + (
             "; a difference from the untouched model is not shown."
             if back["against_untouched"] >= LEVEL
-            else ", and less than untouched."
+            else f", and {'less' if back['accuracy'] < of['untouched']['accuracy'] else 'more'} than untouched."
         )
         if returns
         else f"That more is solved when their own push is put back is not shown ({solved})."

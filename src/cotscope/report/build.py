@@ -110,7 +110,7 @@ def _page(run: Reading) -> str:
     """The whole page as text."""
     return _template().render(
         state=run.state,
-        finding_of={name: record["finding"] for name, record in run.manifest["stages"].items()},
+        finding_of={name: record.get("finding") for name, record in run.manifest["stages"].items()},
         written=datetime.now(UTC).strftime("%Y-%m-%d"),
         model={**part(run.manifest, "model"), **part(run.summary, "model")},
         data={**part(run.manifest, "data"), **part(run.summary, "data")},

@@ -128,13 +128,10 @@ def _says(summary: dict[str, Any], confidence: list[dict[str, Any]]) -> list[str
         if not answered or not is_number(high):
             continue
         if high >= accepted / answered:
-            few = decoy["accepted"] < decoy["n"] * accepted / answered
             said.append(
-                f"Whether it accepts {DECOYS.get(kind, kind)} less readily than candidates so few of them can't tell: give a "
-                "larger --audit."
-                if few
-                else f"It accepts {DECOYS.get(kind, kind)} as readily as candidates: its word on candidates carries no "
-                "information that this audit can show."
+                f"That it accepts {DECOYS.get(kind, kind)} less readily than candidates is not shown ({decoy['accepted']} of "
+                f"{decoy['n']}, beside {accepted} of {answered}): its word on candidates carries no information that this "
+                "audit can show. A larger --audit can tell more."
             )
         elif low > 0.1:
             said.append(f"It accepts more than one in ten {DECOYS.get(kind, kind)}: some of its acceptances are false.")

@@ -43,7 +43,7 @@ UNITS = {
     "cascade.<data>.smaller": "share of the problems that the study's model solves alone; larger likewise",
     "cascade.<data>.smaller_cost": "generated tokens × parameters, as a share of the larger model's on the same problems",
     "cascade.<data>.routers.<name>.kept": f"share of the larger model's accuracy at a cost of at most {COST} of its own: the "
-    "point of the curve with most questions sent on; intervals over templates (bootstrap), the choice of who is sent on held",
+    "point of the curve with most questions sent on; intervals over templates, cluster-robust, of this choice of who is sent",
     "cascade.<data>.routers.<name>.beyond_random": "accuracy there less that of sending on as many at random",
     "cascade.<data>.routers.<name>.difference": "accuracy of routing by the reasoning neurons, asked the same as early, "
     "less this router's, each at its own such point",
@@ -222,18 +222,19 @@ def said_of(
         if routed.trust is not None:
             sent[name] = both.sent(routed.trust, last["share"])
 
-    def ratio(key: str, over: NDArray[np.float64], under: NDArray[np.float64]) -> dict[str, float]:
-        value = clustered_ratio(over, under, templates)
-        return {f"{key}{end}": v for end, v in zip(("", "_low", "_high"), value, strict=True)}
+    def ratio(key: str, over: NDArray[np.float64], under: NDArray[np.float64], least: float, most: float) -> dict[str, float]:
+        value, *ends = clustered_ratio(over, under, templates)
+        return {key: value} | {f"{key}_{e}": float(np.clip(v, least, most)) for e, v in zip(("low", "high"), ends, strict=True)}
 
     one = np.ones(len(larger))
     for name, gone in sent.items():
         solved, share = both.solved(gone), float(gone.mean())
         random = (1 - share) * both.right[0] + share * larger
         found[name]["share"] = share  # of so few questions not quite what was asked for
-        found[name] |= ratio("kept", solved, larger.astype(float)) | ratio("beyond_random", solved - random, one)
+        found[name] |= ratio("kept", solved, larger.astype(float), 0, np.inf)
+        found[name] |= ratio("beyond_random", solved - random, one, -1, 1)
         if (own := routers[name].beside) != name and own in sent:
-            found[name] |= ratio("difference", both.solved(sent[own]) - solved, one)
+            found[name] |= ratio("difference", both.solved(sent[own]) - solved, one, -1, 1)
     return found
 
 

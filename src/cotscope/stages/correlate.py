@@ -99,10 +99,7 @@ def correlate(session: Session, options: NoOptions) -> str:
             "verdict_fixed_needs", "detectable")  # fmt: skip
     run.summarise("phenomena", {r["phenomenon"]: {k: r.get(k) for k in keys} | {"p_value": r["accuracy_p_holm"]} for r in rows})
     found = run.summary["correlation"]
-    said = "activity and accuracy: no correlation can be computed"
-    if found["spearman"] is not None:
-        said = f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}"
-        said += f" [{found['ci'][0]:+.2f}, {found['ci'][1]:+.2f}]" if found["p_value"] is not None else ", of too few to tell"
+    said = over_prompts(found)
     for name in _SECTIONS.values():
         within = (found.get(name) or {}).get("within") or {}
         if within.get("p_value") is not None:
@@ -154,6 +151,15 @@ def _over_prompts(session: Session, labels: Labels) -> None:
 
 
 _SECTIONS = {"variant": "variants", "sentence": "sentences"}
+
+
+def over_prompts(found: Mapping[str, Any]) -> str:
+    """What the summary's `correlation` says, in words."""
+    if found["spearman"] is None:
+        return "activity and accuracy: no correlation can be computed"
+    low, high = found["ci"]
+    ends = f" [{low:+.2f}, {high:+.2f}]" if low is not None else ", of too few to tell"
+    return f"activity and accuracy over {found['prompts']} prompts: Spearman {found['spearman']:+.2f}{ends}"
 
 
 def _families(session: Session) -> dict[str, list[dict[str, Any]]]:

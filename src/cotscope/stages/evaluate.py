@@ -68,8 +68,8 @@ ROUNDED = 0.1
 class Options:
     """Options of the stage."""
 
-    edit: tuple[str, ...] = option((), "edit files, or model folders with one, whose own weights are asked; may be given "
-                                   "several times", kind="path", reads=True, several=True)  # fmt: skip
+    edit: tuple[str, ...] = option((), "edit files, or model folders with one, whose own weights are asked, behind RUN; may be "
+                                   "given several times", kind="path", reads=True, several=True)  # fmt: skip
     data: tuple[str, ...] = option(
         (),
         f"problems, as of `study`, or {STUDY}: the study's own test problems (the default)",

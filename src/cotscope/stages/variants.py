@@ -93,6 +93,8 @@ def _kinds(session: Session) -> list[dict[str, Any]]:
             ends = (paired_shares if name == "accuracy" else paired_bootstrap)(
                 [v["value"] for v in values], session.config.seed
             )
+            if name == "accuracy":  # which a difference is not
+                ends = (ends[0], max(0.0, ends[1]), min(1.0, ends[2]))
             row |= {f"{name}_n": len(values)} | dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
         rows.append(row)
     return rows

@@ -13,8 +13,8 @@ Floats = NDArray[np.float64]
 NO_CORRELATION = (float("nan"),) * 4
 """rho, low, high and p where there is none."""
 LEAST_POINTS = 6
-"""Below it there is no interval: resamples of five in order are all in order, and of five at random one interval in nine
-left 0 out."""
+"""Below it, and of a partial correlation below as many more as columns are taken away, there is no interval: of five points
+without relation one in eight left 0 out, with two columns taken away four in ten."""
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
@@ -56,7 +56,8 @@ def partial_spearman(
         z: one value for each point, or one row of values (points × columns). A column that says nothing new is harmless.
 
     Returns: rho, low, high; all NaN with fewer than 3 points more than columns, with a NaN among them, or when the
-    ranks of z determine those of x or y. Bootstrap samples in which they do have no rho and are left out.
+    ranks of z determine those of x or y; the ends with fewer than `LEAST_POINTS` more than columns. Bootstrap samples in which
+    they do have no rho and are left out.
     """
     a, b = np.asarray(x, float), np.asarray(y, float)
     c = np.asarray(z, float).reshape(len(a), -1) if len(a) else np.empty((0, 1))
@@ -68,6 +69,8 @@ def partial_spearman(
     draws = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
     resampled = _rank_correlation(a[draws], b[draws], c[draws])
     low, high = np.nanquantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    if len(a) < c.shape[1] + LEAST_POINTS:
+        low = high = float("nan")
     return rho, float(low), float(high)
 
 

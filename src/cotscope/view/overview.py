@@ -24,7 +24,7 @@ _FIGURES = (
     ("accuracy, nothing zeroed", "baseline.accuracy", 3, "baseline.ci"),
     ("accuracy without the reasoning neurons", "ablation.reasoning.accuracy", 3, "ablation.reasoning.ci"),
     ("accuracy without those that have a counterpart", "ablation.comparable.accuracy", 3, "ablation.comparable.ci"),
-    ("accuracy without their counterparts, matched (mean)", "ablation.matched_mean.accuracy", 3, ""),
+    ("accuracy without matched neurons (mean)", "ablation.matched_mean.accuracy", 3, ""),
     ("accuracy without unmatched neurons (mean)", "ablation.unmatched_mean.accuracy", 3, ""),
     ("reasoning neurons", "neurons.total", 0, ""),
     ("candidates", "neurons.candidates", 0, ""),
