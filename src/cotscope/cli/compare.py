@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data.spreadsheets import harmless
+from ..data.spreadsheets import harmless_row
 from ..edits.edit import Edit
 from ..errors import UserError, shown
 from ..measuring.choosing import Choice, choose
@@ -153,7 +153,7 @@ def _compared(arguments: argparse.Namespace, problems: int) -> None:
         with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, TABLES[of].schema.names)
             writer.writeheader()
-            writer.writerows({k: harmless(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+            writer.writerows(map(harmless_row, rows))
     table = folder / "comparison.csv"
     if arguments.json:
         print(json.dumps({"table": str(table), "edits": len(edits), "nothing_gained": nothing}))

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 _NUMBER = re.compile(r"[-+]?\d[\d,.]*(?:[eE][-+]?\d+)?")
+
+
+def harmless_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose texts are harmless."""
+    return {key: harmless(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def harmless(cell: str) -> str:

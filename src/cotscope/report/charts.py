@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ..data.spreadsheets import harmless
+from ..data.spreadsheets import harmless_row
 from .svg import WIDTH, fill, round_range, scale, short, svg, text_at, text_width, whisker, x_axis
 from .text import is_number, with_interval
 
@@ -56,7 +56,7 @@ class Chart(NamedTuple):
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         writer = csv.DictWriter(to, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: harmless(v) if isinstance(v, str) else v for k, v in row.items()} for row in self.rows)
+        writer.writerows(map(harmless_row, self.rows))
         return "data:text/csv;charset=utf-8," + quote(to.getvalue().encode("utf-8", "replace"), safe=",")
 
 

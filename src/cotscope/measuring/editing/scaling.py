@@ -36,6 +36,6 @@ def scaled(
     targets, chosen = choosing()
     base = Base.of(session.loaded, session.config.model)
     edit = Edit.scaled(name or to.stem, base, targets, factor, scope=scope, chosen=chosen)
-    edit.check(session.loaded)
+    edit.check(session.loaded, base.weights)
     edit.write(to)
     return edit

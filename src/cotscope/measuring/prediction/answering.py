@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...data.answers import read_answer, written_answer
 from ...data.load import load_questions
-from ...data.spreadsheets import harmless
+from ...data.spreadsheets import harmless_row
 from ...errors import UserError, shown
 from ...predicting.classifier import Classifier, unpacked
 from ...predicting.shares import expected_share, risk_coverage
@@ -149,8 +149,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         elif path.suffix == ".csv":
             from pyarrow import csv
 
-            safe = [{k: harmless(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-            csv.write_csv(pa.Table.from_pylist(safe, table.schema), temporary)
+            csv.write_csv(pa.Table.from_pylist([*map(harmless_row, rows)], table.schema), temporary)
         else:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
