@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from cotscope.edits.edit import Base, Edit
 from cotscope.measuring.editing import comparing
-from cotscope.measuring.editing.comparing import BASE, OF_TEXT, ON_NEW, compare
+from cotscope.measuring.editing.comparing import BASE, OF_TEXT, ON_NEW, compare, rounding_name
 from cotscope.measuring.editing.worked import made_with
 from cotscope.measuring.problems import TrialData
 from cotscope.records import Neuron, Problem
@@ -20,20 +20,21 @@ WORDS = ("apples", "rooms", "trains", "fish")  # three problems of each template
 DATA = TrialData("data", "data.jsonl", "", tuple(Problem(f"p{i}", f"{WORDS[i // 3]} {i}?", "7") for i in range(12)))
 EDIT = Edit.scaled("e", Base("tiny", "0" * 64, 3, 48), [Neuron(0, 1)], 2.0)
 BEFORE = [True, False, False, False, False, False, True, True, False, False, True, False]
+ROUNDED = [True, True, False, False, True, False, True, False, False, True, True, False]
 AFTER = [False, True, False, True, True, True, False, True, True, True, True, True]
 HITS = {BASE: [True] * 6 + [False] * 2, "e": [True] + [False] * 6 + [True]}
 SKILLS = {name: {"hits": hits} | dict.fromkeys(OF_TEXT, 1.0) for name, hits in HITS.items()}
 
 
-def row_of(edit: Edit, after: list[bool] = AFTER, tests: int = 1) -> dict:
+def row_of(edit: Edit, after: list[bool] = AFTER, tests: int = 1, rounding: str = "") -> dict:
     wrote = {
         f"{name} on data": {
             p.id: {"text": "", "flexible": None, "first_result": None, "correct": c}
             for p, c in zip(DATA.problems, hits, strict=True)
         }
-        for name, hits in ((BASE, BEFORE), ("e", after))
+        for name, hits in ((BASE, BEFORE), ("e", after), *([(rounding_name(rounding), ROUNDED)] if rounding else []))
     }
-    return compare(DATA, edit, wrote, {}, SKILLS, 0, tests)[0]
+    return compare(DATA, edit, wrote, {}, SKILLS, 0, tests, rounding)[0]
 
 
 def test_what_changes_nothing_by_its_making_differs_by_nothing() -> None:
@@ -42,6 +43,16 @@ def test_what_changes_nothing_by_its_making_differs_by_nothing() -> None:
     assert [row[key] for key in ("difference", "difference_low", "difference_high", "p_value")] == [0, 0, 0, 1]
     assert row["detectable"] is row["new_difference"] is None
     assert row_of(EDIT, BEFORE)["difference_high"] > 0.1  # another edit with the same answers could have other ones elsewhere
+
+
+def test_the_untouched_model_in_another_precision_stands_beside_base_and_edit() -> None:
+    row, templates_of = row_of(EDIT, rounding="float32"), [i // 3 for i in range(12)]
+    assert (row["rounding_dtype"], row["rounding_accuracy"]) == ("float32", 0.5)
+    for key, (one, other) in (("rounding_difference", (BEFORE, ROUNDED)), ("less_rounding", (ROUNDED, AFTER))):
+        expected = clustered_proportions(one, other, templates_of)[:3]
+        assert tuple(row[f"{key}{end}"] for end in ("", "_low", "_high")) == pytest.approx(expected)
+    assert (row["rounding_difference"], row["less_rounding"]) == pytest.approx((2 / 12, 3 / 12))
+    assert {row_of(EDIT)[key] for key in ("rounding_dtype", "rounding_difference", "less_rounding_low")} == {None}
 
 
 def test_problems_and_other_skills_are_counted_by_what_changed() -> None:

@@ -105,6 +105,24 @@ def test_figures_are_those_of_the_tables(tmp_path: Path) -> None:
         assert f"{row['solutions']}" in page.text and f"{row['neurons']}" in page.text
 
 
+def test_what_rounding_alone_changes_is_told_once_for_each_data_set(tmp_path: Path) -> None:
+    complete(tmp_path)
+    rounded = {"rounding_dtype": "float32", "rounding_accuracy": 0.1823, "rounding_difference": 0.0365}
+    rounded |= {"rounding_difference_low": 0.0014, "rounding_difference_high": 0.0712}
+    rows = [
+        figures(edit, data, 0.5, 0.03)
+        | rounded
+        | {"less_rounding": less, "less_rounding_low": -0.05, "less_rounding_high": 0.07}
+        for edit, data, less in (("a", "study", -0.0052), ("b", "study", 0.0156), ("b", "more", 0.0219))
+    ]
+    did(tmp_path, "evaluate", {"evaluations": rows})
+    text = words(read(tmp_path))
+    said = "Untouched, but in float32, the model solves 0.182 of {}, +0.036 [+0.001, +0.071] beside the base"
+    assert text.count(said.format("study")) == text.count(said.format("more")) == 1
+    assert "b less that: +0.022 [−0.050, +0.070]." in text and "b less that: +0.016" not in text
+    assert "astudyfloat320.182+0.036[+0.001,+0.071]−0.005[−0.050,+0.070]" in text.replace(" ", "")
+
+
 def test_a_training_is_told_pass_by_pass_and_rate_by_rate(tmp_path: Path) -> None:
     page = read(edited(tmp_path))
     text = words(page)

@@ -265,6 +265,34 @@ def test_what_is_done_is_found_again(place: Path) -> None:
     assert {name: (place / f"{name}.json").read_text() for name in files} == files
 
 
+def test_what_rounding_alone_changes_is_what_the_untouched_model_writes_in_another_precision(copy: Path) -> None:
+    answers = times(copy / "run", *KEPT)
+    assert main(evaluate(copy, "--rounding")) == 0
+    after = times(copy / "run", *KEPT)
+    new = {name for name in after if name not in answers}
+    assert {name: after[name] for name in answers} == answers and len(new) == 2  # nothing else is asked again, or scored
+    session = Session.reopen(copy / "run")
+    assert session.loaded.dtype_name == "float32"
+    engine, prompt = session.with_dtype("bfloat16").engine, session.prompt
+    assert engine.loaded.model.dtype == torch.bfloat16
+    asked = engine.generate(
+        [prompt.text(p.question) for p in session.inputs.split.test], max_new_tokens=session.config.new_tokens(prompt),
+        stop=prompt.stop,
+    )  # fmt: skip
+    run = Run.open(copy / "run")
+    texts = run.rows("SELECT text FROM completions WHERE condition = 'evaluation.base in bfloat16 on study' ORDER BY ALL")
+    assert sorted(r["text"] for r in texts) == sorted(c.text for c in asked)
+    right = [is_correct(parse_flexible(c.text), p.answer) for p, c in zip(session.inputs.split.test, asked, strict=True)]
+    for row in rows_of(copy).values():
+        assert row["rounding_dtype"] == "bfloat16"
+        assert row["data"] != "study" or row["rounding_accuracy"] == pytest.approx(fmean(right))
+        assert row["less_rounding"] == pytest.approx(row["accuracy"] - row["rounding_accuracy"])
+    assert "Untouched, but in bfloat16, the model solves" in (copy / "run/report.html").read_text()
+    assert main(["evaluate", str(copy / "run"), "--no-rounding"]) == 0
+    assert {row["rounding_accuracy"] for row in rows_of(copy).values()} == {None}
+    assert 'class="rounding-says"' not in (copy / "run/report.html").read_text()
+
+
 def test_from_python_it_is_in_the_run_and_the_report(copy: Path) -> None:
     """Options of several values are tuples there, and lists in what the run has written."""
     run = cotscope.evaluate(copy / "run", edit=(copy / "gone.json",), data=("study",), test=2)

@@ -47,7 +47,7 @@ class Condition:
         limit: problems of the split, the first ones; None: all.
         problems: in place of a split's.
         temperature, seed: as `lm/jobs.py: Job` has them; 0: what is most likely is written.
-        weights: the hash of another model's, which the session then has; "": the study's own.
+        weights: what tells another model, which the session then has: its weights' hash, or its dtype; "": the study's own.
     """
 
     family: str

@@ -53,6 +53,7 @@ def evaluate(run: Reading) -> dict[str, Any]:
         "rows": rows,
         "tested": sum(row["difference_low"] != row["difference_high"] for row in rows),  # the others change nothing
         "reckoned": _reckoned(run, rows),
+        "rounding": [row for row in rows if row["rounding_dtype"]],
         "beside": list({row["edit"]: row for row in rows}.values()),  # the same on all data: one row of each edit
         "trainings": trainings(rows),
         "contrasts": [row | {"says": _more(row)} for row in run.rows("evaluation_contrasts")],

@@ -122,10 +122,17 @@ class Session:
 
     def with_model(self, source: str) -> Session:
         """This study with another model, in its dtype, on its kernels where they suit that, in batches as large."""
-        began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"}
+        return self._with(replace(self.config, model=source))
+
+    def with_dtype(self, dtype: str) -> Session:
+        """This study with its model in another dtype, otherwise as `with_model`."""
+        return self._with(replace(self.config, dtype=dtype), dtype=dtype, dtype_why="asked for")
+
+    def _with(self, config: StudyConfig, **settled: str) -> Session:
+        began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"} | settled
         if began["kernels"] == "compiled":  # "auto" came to this for the study's model
             began["kernels"] = self.config.kernels
-        return replace(self, model=StudyModel(Inputs(replace(self.config, model=source)), began, self.model.rows))
+        return replace(self, model=StudyModel(Inputs(config), began, self.model.rows))
 
     # What stages ask for most often.
 

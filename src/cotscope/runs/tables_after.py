@@ -33,13 +33,15 @@ EVALUATIONS = table(
     "evaluations",
     "an edit on one data set, beside the base: problems solved, log-probability of reference solutions (change, nats), other "
     "skills, general text; templates_trained_on: problems of templates that it was made with; new_…: on the problems of "
-    "others, where a tenth or more are known; first_…: texts whose first formula's result is right, wrong, or missing; if it "
+    "others, where a tenth or more are known; rounding_…: the untouched model in another precision, less the "
+    "base; less_rounding: the edit less that; first_…: texts whose first formula's result is right, wrong, or missing; if it "
     "was trained, how, of how many numbers, validation loss (nats per token), peak memory (GiB); written: of the weights in "
     "its folder, which may be rounded; how: what else is its own of its training; terms: the same where edits differ by seed "
     "and rate alone",
     {"edit": TEXT, "data": TEXT, "neurons": WHOLE, "n": WHOLE, "templates": WHOLE, "templates_trained_on": WHOLE}
     | interval("accuracy_base") | interval("accuracy") | interval("difference")
     | {"new_n": WHOLE, "new_templates": WHOLE} | interval("new_difference") | {"new_p_value": REAL}
+    | {"rounding_dtype": TEXT, "rounding_accuracy": REAL} | interval("rounding_difference") | interval("less_rounding")
     | {"gained": WHOLE, "lost": WHOLE, "p_value": REAL, "p_mcnemar": REAL, "p_holm": REAL, "detectable": REAL}
     | {f"first_{outcome}{end}": WHOLE for end in ("_base", "") for outcome in OUTCOMES}
     | {"solutions": WHOLE}

@@ -19,7 +19,7 @@ from ..edits.card import measured_again
 from ..edits.edit import Base, Edit
 from ..edits.made import candidates, curves, rounded_away
 from ..errors import EditError, UserError, shown
-from ..measuring.editing.asking import Model, ask
+from ..measuring.editing.asking import Model, ask, ask_rounding
 from ..measuring.editing.comparing import BASE, ON_NEW, compare, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped, unpaired
 from ..measuring.editing.opening import check_names, of_own_weights, opened, with_weights
@@ -51,6 +51,8 @@ UNITS = {
     "evaluations.<edit>.<data>.p_mcnemar": "exact McNemar over problems, as if none were of one template",
     "evaluations.<edit>.<data>.detectable": "the difference that this n would show in 4 of 5 tries, were as many problems to "
     "change as did, at the level that is left to one of the command's comparisons",
+    "evaluations.<edit>.<data>.rounding_difference": "share of the problems solved by the untouched model in rounding_dtype, "
+    "less in the study's; less_rounding: with the edit, less by that; no p",
     "evaluations.<edit>.<data>.first_missing": "texts in which no number stands after the first formula's equals sign; "
     "first_right, first_wrong: its result is right, another number; …_base: untouched; no formula: in none of them",
     "evaluations.<edit>.<data>.log_prob": "change of the mean log-probability of reference solutions' tokens (nats); where the "
@@ -81,6 +83,10 @@ class Options:
     )
     solutions: int = option(24, "reference solutions of each data set", kind="natural", where="command")
     skills: int = option(16, "items per task of the battery of other skills", kind="positive", where="command")
+    rounding: bool = option(
+        False, "also ask the untouched model in another precision: what rounding alone changes stands beside small gains",
+        where="command",
+    )  # fmt: skip
 
 
 def evaluate(session: Session, options: Options) -> str:
@@ -108,7 +114,8 @@ def evaluate(session: Session, options: Options) -> str:
         model = Model(edits[path].name, session, other, edits[path], other.model.weight_hash)
         ask([model], every, options.solutions, options.skills)
         del other, model  # before the next one is loaded
-    rows, by_problem = _compared(session, list(edits.values()), every)
+    rounding = ask_rounding(session, every) if options.rounding else ""
+    rows, by_problem = _compared(session, list(edits.values()), every, rounding)
     beside = contrasts(list(edits.values()), by_problem)
     for table, of in (
         (EVALUATIONS, rows),
@@ -145,7 +152,7 @@ def _check_unseen(edit: Edit, every: Sequence[TrialData]) -> None:
 
 
 def _compared(
-    session: Session, edits: Sequence[Edit], every: Sequence[TrialData]
+    session: Session, edits: Sequence[Edit], every: Sequence[TrialData], rounding: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of `evaluations`, `p_holm` over those of edits that change anything, and of `evaluations_by_problem`."""
     wrote, skills = written(session), scored_skills(session)
@@ -155,7 +162,7 @@ def _compared(
     for data in every:
         scores = scored_solutions(session, data)
         for edit in edits:
-            row, each = compare(data, edit, wrote, scores, skills, session.config.seed, len(changing) * len(every))
+            row, each = compare(data, edit, wrote, scores, skills, session.config.seed, len(changing) * len(every), rounding)
             rows.append(row | {"terms": terms.get(edit.name), "p_holm": 1.0})
             by_problem += each
     tested = [row for row in rows if row["edit"] in changing]  # what changes nothing by its making is no test
@@ -190,6 +197,12 @@ def _finding(row: dict[str, Any]) -> str:
         )
         + ")"
         + ("" if row["perplexity_ratio"] is None else f", perplexity × {_ratio(row)}")
+        + (
+            f"; less the untouched model in {row['rounding_dtype']} ({row['rounding_accuracy']:.3f}) "
+            f"{row['less_rounding']:+.3f} [{row['less_rounding_low']:+.3f}, {row['less_rounding_high']:+.3f}]"
+            if row["rounding_dtype"]
+            else ""
+        )
     )
 
 

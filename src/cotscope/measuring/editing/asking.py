@@ -21,7 +21,7 @@ from ...stats import series_mean
 from ..generation import Condition, solve
 from ..problems import TrialData
 from ..solutions import fingerprint_of, score_battery, score_roles, solved
-from .comparing import BASE, OF_TEXT, part_name
+from .comparing import BASE, OF_TEXT, part_name, rounding_name
 
 if TYPE_CHECKING:
     from ...lm.interventions import Intervention
@@ -78,6 +78,23 @@ def ask(models: Sequence[Model], every: Sequence[TrialData], solutions: int, ski
     _score_skills(models, skills)
     for data in every:
         _score_solutions(models, data, solutions)
+
+
+def ask_rounding(session: Session, every: Sequence[TrialData]) -> str:
+    """Let the untouched model write the same answers in another precision, where texts differ by near ties alone.
+
+    Returns: the dtype: float32, of a study in float32 bfloat16.
+    """
+    dtype = "bfloat16" if session.loaded.dtype_name == "float32" else "float32"
+    other = session.with_dtype(dtype)
+    name = rounding_name(dtype)
+    solve(
+        other,
+        [Condition("evaluation", session.prompt, d.label, name, label=part_name(name, d), problems=d.problems, weights=dtype)
+         for d in every],
+        f"untouched in {dtype}",
+    )  # fmt: skip
+    return dtype
 
 
 def _score_solutions(models: Sequence[Model], data: TrialData, count: int) -> None:

@@ -32,7 +32,8 @@ BASE = "base"
 LEAST_SEEN = 0.1
 """Share of the problems that are of templates which an edit was made with, from which on the others are told apart."""
 ON_NEW = ("new_n", "new_templates", "new_difference", "new_difference_low", "new_difference_high", "new_p_value")
-
+_OF_ROUNDING = ("rounding_dtype", "rounding_accuracy", "rounding_difference", "rounding_difference_low",
+                "rounding_difference_high", "less_rounding", "less_rounding_low", "less_rounding_high")  # fmt: skip
 
 WRITTEN = ("text", "flexible", "correct", "first_result")
 """What is told of each text, the base's and the edit's."""
@@ -43,6 +44,11 @@ OF_TEXT = ("perplexity", "kl", "perplexity_ratio", "perplexity_ratio_low", "perp
 def part_name(name: str, data: TrialData) -> str:
     """What the part of one edit, or the base, on one data set is called."""
     return f"{name} on {data.label}"
+
+
+def rounding_name(dtype: str) -> str:
+    """What the untouched model in another precision is called."""
+    return f"{BASE} in {dtype}"
 
 
 def written(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
@@ -86,6 +92,7 @@ def compare(
     skills: Mapping[str, Mapping[str, Any]],
     seed: int,
     tests: int,
+    rounding: str = "",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One edit on one data set, beside the base; and problem by problem.
 
@@ -93,6 +100,7 @@ def compare(
         wrote, scores, skills: what `written`, `scored_solutions` and `scored_skills` found.
         seed: of bootstraps.
         tests: how many share the level, by Holm's method.
+        rounding: the dtype in which the untouched model was asked as well; "": it was not.
     """
     name = BASE if edit.nothing else edit.name  # whose answers are the edit's
     base, own = (wrote[part_name(n, data)] for n in (BASE, name))
@@ -118,6 +126,7 @@ def compare(
     if edit.nothing:  # its answers are the base's own
         low = high = 0.0
     row |= {"difference": difference, "difference_low": low, "difference_high": high}
+    row |= _rounding(rounding, data, before, after, of, wrote) if rounding else dict.fromkeys(_OF_ROUNDING)
     row |= {
         "gained": sum(a and not b for b, a in zip(before, after, strict=True)),
         "lost": sum(b and not a for b, a in zip(before, after, strict=True)),
@@ -144,6 +153,27 @@ def compare(
         **{key: here[key] for key in OF_TEXT},
     }
     return row | training(edit) | {"search": search(edit)}, each
+
+
+def _rounding(
+    dtype: str,
+    data: TrialData,
+    before: Sequence[bool],
+    after: Sequence[bool],
+    of: Sequence[int],
+    wrote: Mapping[str, Mapping[str, dict[str, Any]]],
+) -> dict[str, Any]:
+    """What the untouched model solves in another precision, less what the base does, and what the edit does less that.
+
+    Greedy texts turn on near ties, which any change decides anew: what rounding alone gains an edit can gain by luck, and edits
+    that stand beside one base share its luck. No p: a figure to set a small gain beside, not another test of it.
+    """
+    texts = wrote[part_name(rounding_name(dtype), data)]
+    rounded = [bool(texts[p.id]["correct"]) for p in data.problems]
+    values: list[Any] = [dtype, fmean(rounded)]
+    for one, other in ((before, rounded), (rounded, after)):
+        values += clustered_proportions(one, other, of)[:3]
+    return dict(zip(_OF_ROUNDING, values, strict=True))
 
 
 def _detectable(discordant: float, independent: int, clusters: int, tests: int) -> float:

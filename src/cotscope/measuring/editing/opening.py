@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ...edits.edit import Edit
 from ...errors import EditError, UserError, shown
+from ...runs.options import DTYPES
 from ...runs.places import path_of
 from ...runs.session import Session
-from .comparing import BASE
+from .comparing import BASE, rounding_name
 
 
 def opened(paths: Sequence[str]) -> dict[str, Edit]:
@@ -63,7 +64,8 @@ def with_weights(session: Session, path: str, edit: Edit) -> Session:
 
 def check_names(edits: Mapping[str, Edit], labels: Sequence[str]) -> None:
     """Names of edits and data become names of tables' parts. Raises: UserError."""
-    names = [f"{name} on {label}" for name in [BASE, *(e.name for e in edits.values())] for label in labels]
+    untouched = [BASE, *map(rounding_name, DTYPES)]
+    names = [f"{name} on {label}" for name in [*untouched, *(e.name for e in edits.values())] for label in labels]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError("two edits and their problems have one name together", expected="other names", got=shown(twice))
     for name in names:
