@@ -32,7 +32,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cotscope
-from cotscope.cli import compare, main
+from cotscope.cli import compare, main, pace
 from cotscope.cli.commands import build_parser
 from cotscope.data.answers import is_right, parse_flexible, written_answer
 from cotscope.data.load import load_problems
@@ -979,7 +979,7 @@ def test_how_long_it_takes_is_reckoned_from_what_is_done(tmp_path: Path) -> None
         Edit(name, base, {}, chosen={"nothing": "gained", "tuned": tuned}).write(tmp_path / name)
 
     def said() -> str:
-        return compare._left(every, 30)
+        return pace.left(every, 30)
 
     assert (
         said()

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from ..data.spreadsheets import harmless_row
@@ -27,13 +26,13 @@ from ..measuring.editing.methods import ALL, AUTO, FACTORS, FULL, IA3, LORA, MET
 from ..runs.config import STUDY
 from ..runs.files import digest_of, fingerprint, held, json_text, read_json, replacing, write_text
 from ..runs.tables import TABLES
-from . import options
+from . import options, pace
 
 COMMANDS = ("compare",)
 _PASSED_ON = {
     "tune": ("train_on", "own", "draws", "loss", "train", "validation", "passes", "patience", "batch", "warmup", "dtype",
              "minutes", "checkpointing"),
-    "evaluate": ("test", "solutions", "skills"),
+    "evaluate": ("test", "solutions", "skills", "rounding"),
 }  # fmt: skip
 
 
@@ -58,6 +57,7 @@ def add(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     for name, text in (("test", "problems of each data set"), ("solutions", "reference solutions of each"),
                        ("skills", "items per task of other skills")):  # fmt: skip
         sub.add_argument(f"--{name}", type=options.NUMBERS["positive"], metavar="N", help=f"{text} (default: as of `evaluate`)")
+    sub.add_argument("--rounding", action="store_true", help="as of `evaluate`: the untouched model in another precision, too")
     sub.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder for edits, models and the table")
 
 
@@ -129,19 +129,20 @@ def _compared(arguments: argparse.Namespace, problems: int) -> None:
     every = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed)]
     for seed in range(arguments.seeds):
         for to, words in _all(arguments, seed):
-            name = _name(to)
+            name = pace.name_of(to)
             edits[name] = to
             if not to.exists():
-                rate = Edit.read(edits[f"{_kind(name)}-0"]).chosen["tuned"]["rate"] if seed else AUTO
+                rate = Edit.read(edits[f"{pace.kind_of(name)}-0"]).chosen["tuned"]["rate"] if seed else AUTO
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
                 if not arguments.json:
-                    print(_left(every, problems), flush=True)
+                    print(pace.left(every, problems), flush=True)
                 _cotscope(
                     arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
                 )
     # Said whatever was: else what `evaluate` was asked before stands, which is not what was checked.
     data = [word for source in arguments.data or [STUDY] for word in ("--data", source)]
+    data += [] if arguments.rounding else ["--no-rounding"]
     arguments.test = arguments.test or Run.open(arguments.run).summary["data"]["test"]
     arguments.solutions, arguments.skills = arguments.solutions or Options.solutions, arguments.skills or Options.skills
     _cotscope(arguments, "evaluate", *(word for to in edits.values() for word in ("--edit", str(to))), *data)
@@ -160,39 +161,6 @@ def _compared(arguments: argparse.Namespace, problems: int) -> None:
     else:
         none = f", of which {len(nothing)} gained nothing and count as the base" if nothing else ""
         print(f"{len(edits)} trained{none}: {table}, and beside one another contrasts.csv; the report has a part on them.")
-
-
-def _name(to: Path) -> str:
-    return to.name.removesuffix(".json")
-
-
-def _left(every: Sequence[Path], problems: int) -> str:
-    """How much there is to do, and about how long it takes by what is done: a pass as long as one of another seed's training
-    took, or as they did on average; an evaluation as long as writing the answers to the validation problems did."""
-    done = {_name(to): Edit.read(to).chosen.get("tuned", {}) for to in every if to.exists()}
-    done = {name: tuned for name, tuned in done.items() if "validating" in tuned}  # older files have not all of it
-    left = [_name(to) for to in every if not to.exists()]
-    trainings = "1 training is" if len(left) == 1 else f"{len(left)} trainings are"
-    what = f"{trainings} left, and the evaluation of {len(every)} edit{'s' * (len(every) > 1)} on {problems} problems"
-    if not done:
-        return f"{what}; how long that takes is said after the first"
-    # Of every rate a pass, of the best one more.
-    passes = {name: (len(t.get("rates", ())) or 1) - 1 + max(len(t["curve"]) - 1, 1) for name, t in done.items()}
-    of_a_pass = {name: tuned["seconds"] / passes[name] for name, tuned in done.items()}
-    of_a_kind, mean = {_kind(name): seconds for name, seconds in of_a_pass.items()}, fmean(of_a_pass.values())
-    searched, asked = max(passes.values()), max(t["passes"] for t in done.values())
-    training = sum(of_a_kind.get(_kind(name), mean) * (searched if name.endswith("-0") else asked) for name in left)
-    writing = (len(every) + 1) * problems * fmean(t["validating"] / t["validation"] for t in done.values())
-    return f"{what}: about {_time(training)} and {_time(writing)}"
-
-
-def _kind(name: str) -> str:
-    """Of an edit, without its seed."""
-    return name.rpartition("-")[0]
-
-
-def _time(seconds: float) -> str:
-    return f"{max(seconds / 60, 1):.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:
