@@ -67,7 +67,20 @@ def test_number(text: str, value: Fraction) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "apples", "-", "$", "about 5", "twenty-five", "twenty five", "five hundred", "oneness", "two and a half"],
+    [
+        "",
+        " ",
+        "apples",
+        "-",
+        "$",
+        "about 5",
+        "twenty-five",
+        "twenty five",
+        "five hundred",
+        "oneness",
+        "two and a half",
+        "two thirds",
+    ],
 )
 def test_no_number(text: str) -> None:
     assert parse_number(text) is None
@@ -144,7 +157,9 @@ def test_flexible(text: str, value: Fraction) -> None:
     assert parse_flexible(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "No response", "this one", "twenty-five", "She has 8. The answer is twenty-five."])
+@pytest.mark.parametrize(
+    "text", ["", "No response", "this one", "twenty-five", "two thirds", "one half", "She has 8. The answer is twenty-five."]
+)
 def test_flexible_finds_nothing(text: str) -> None:
     assert parse_flexible(text) is None
 
@@ -327,6 +342,12 @@ def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
         ("It isn’t Friday.", "Friday", False),
         ("The answer is Sa\u0303o Paulo.", "S\u00e3o Paulo", True),
         ("The answer is O’Brien.", "O'Brien", True),
+        ("The answer is J. K. Rowling. She wrote it.", "J. K. Rowling", True),
+        ("The answer is the U.S. Navy.", "U.S. Navy", True),
+        ("The answer is E. coli.", "E. coli", True),
+        ("The answer is B. It is not A.", "B", True),
+        ("The answer is «Paris». Or not?", "Paris", True),
+        ("The answer is 星期日。不是星期一。", "星期日", True),
     ],
 )
 def test_words_as_people_write_them(text: str, answer: str, right: bool) -> None:
@@ -344,7 +365,8 @@ def test_a_letter_is_no_article(text: str) -> None:
 @pytest.mark.parametrize(
     ("said", "number"),
     [(r"\boxed{1{,}200}", 1200), (r"1\,200", 1200), (r"1,\!200", 1200), (r"-\$5", -5), (r"\frac34", Fraction(3, 4)),
-     ("5K", None), ("3½", None), ("5²", None), ("3.2e5", None), ("3e-5", None), ("5m", 5), ("5 kg", 5), ("12 dozens", 12)],
+     ("5K", None), ("3½", None), ("5²", None), ("3.2e5", None), ("3e-5", None), ("5m", 5), ("5 kg", 5), ("12 dozens", 12),
+     ("\u20115", -5), ("\uff0d5", -5)],
 )  # fmt: skip
 def test_a_number_is_read_whole_or_not_at_all(said: str, number: int | None) -> None:
     for text in (f"The answer is {said}.", f"So it is 7. Then, {said}"):

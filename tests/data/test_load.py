@@ -305,7 +305,8 @@ def test_questions_without_labels_are_all_there(tmp_path: Path) -> None:
     assert len(load_problems(questions).problems) == 1
 
 
-@pytest.mark.parametrize("answer", ["- 5", "(5)", "2.5 million", "5K", "5k", "3 dozen", "3½", "5²"])
+@pytest.mark.parametrize("answer", ["- 5", "(5)", "2.5 million", "5K", "5k", "3 dozen", "3½", "5²", "√2", r"\sqrt{2}", "2π",
+                                    "x^2", "x + 5", "5 * y", "5!", "-(5)", "B2", "half of 6", "6 and a half"])  # fmt: skip
 def test_a_number_that_is_another_one_is_refused(tmp_path: Path, answer: str) -> None:
     with pytest.raises(DataError, match="no number"):
         load_problems(write(tmp_path, {"question": "a?", "answer": answer}))
@@ -313,7 +314,18 @@ def test_a_number_that_is_another_one_is_refused(tmp_path: Path, answer: str) ->
 
 @pytest.mark.parametrize(
     ("answer", "value"),
-    [("minus 5", -5), ("negative 5", -5), ("5 m", 5), ("5 (in all)", 5), ("a million? no: 5", 5), ("3 - the same", 3)],
+    [
+        ("minus 5", -5),
+        ("negative 5", -5),
+        ("5 m", 5),
+        ("5 (in all)", 5),
+        ("a million? no: 5", 5),
+        ("3 - the same", 3),
+        ("\u20105", -5),
+        ("Answer - 5", 5),
+        ("x=5", 5),
+        ("+5", 5),
+    ],
 )
 def test_a_number_with_words_beside_it(tmp_path: Path, answer: str, value: int) -> None:
     [problem] = load_problems(write(tmp_path, {"question": "a?", "answer": answer})).problems

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cotscope.data.roles import roles, token_reckoning, token_roles
+from cotscope.data.roles import formulas, roles, token_reckoning, token_roles
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from cotscope.data.roles import roles, token_reckoning, token_roles
         ("it is = -$5", {"5": "result", "$": "elsewhere"}),
         ("The answer is: **8**", {"8": "result", "*": "elsewhere"}),
         ("a well-known x-ray", {"-": "elsewhere", "x": "elsewhere"}),
+        (r"\(3 \times \$4 = \$12\)", {"t": "operator", "s": "operator", "m": "operator", "2": "result", "=": "equals"}),
+        (r"6 \div 2 = \boxed{3}", {"d": "elsewhere", "v": "operator", "3": "result", "{": "elsewhere"}),
+        ("(3 + 4) · 2 = ‑5", {"·": "operator", "+": "operator", "=": "equals", "‑": "result", "5": "result"}),
+        ("It is 5 – 3 = ¥2", {"–": "operator", "2": "result", "¥": "elsewhere"}),
+        ("20% x 50", {"x": "operator"}),
     ],
 )
 def test_characters(text: str, expected: dict[str, str]) -> None:
@@ -63,6 +68,8 @@ def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
 
 
 def test_what_is_reckoned_is_formulas_and_answers() -> None:
+    latex = r"So \(3 \times \$4 = \$12\) it is, 5 – 3."
+    assert [latex[a:b] for a, b in formulas(latex)] == [r"3 \times \$4 = \$12", "5 – 3"]
     for blank in (" ", ""):
         words = Words(blank, "So ann has", "1", "+", "12", "=", "13", "pens. The answer is", "13", ".")
         assert token_reckoning(words, range(9)) == (False, *[True] * 5, False, True, False)

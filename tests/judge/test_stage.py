@@ -246,6 +246,9 @@ def test_people(folder: Path, server: FaultServer, tmp_path: Path, capsys) -> No
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert main(["annotate", str(copy), "--annotator", "lexicon", "--audit", "3", "--judge-model", "x"]) == 0
+    assert any("The lexicon asks nobody: --judge-model, --audit" in note for note in Run.open(copy).notes)
     for beside in (["--import", str(labels)], ["--annotator", "lexicon"]):
         assert main(["annotate", str(folder), "--export", str(tmp_path / "no.csv"), *beside]) == 2
         assert "does nothing beside 'export_to' (--export)" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()

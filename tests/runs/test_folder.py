@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -93,6 +94,22 @@ def test_opening_what_is_no_run(tmp_path: Path, content: str | None, words: str)
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(RunError, match=words):
         Run.open(tmp_path)
+
+
+def test_where_a_file_system_has_no_locks_one_goes_on_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, error = begun(tmp_path / "r"), OSError(errno.ENOLCK, "No locks available")
+
+    def flock(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run.writing():
+        assert "has no locks (No locks available)" in caplog.text
+    error = BlockingIOError(errno.EAGAIN, "it is held")
+    with pytest.raises(RunError, match="is in use by another process"), run.writing():
+        pass
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

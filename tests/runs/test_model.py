@@ -10,6 +10,7 @@ import pytest
 from conftest import TinyStudy
 
 from cotscope.cli import main
+from cotscope.runs.session import Session
 
 
 def problems(path: Path, **one: str) -> str:
@@ -37,6 +38,14 @@ def test_what_is_longer_than_the_context_is_named(tiny_study: TinyStudy, tmp_pat
     assert error.count("\n") == 0 and named in error and "longer than the model's context" in error
     assert not (tmp_path / "run").exists()
     assert time.monotonic() - began < 30
+
+
+def test_a_study_that_goes_on_has_the_rows_that_it_is_told(tiny_study: TinyStudy, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["discover", *tiny_study.options(), "--rows", "4", "--out", str(run)]) == 0
+    for rows, expected in ((None, 4), (2, 2)):
+        model = Session.reopen(run, rows=rows).model
+        assert (model.described()["rows_per_batch"], model.engine.rows) == (4, expected)
 
 
 def test_too_many_variants_are_refused_before_the_folder_is_made(tiny_study: TinyStudy, tmp_path: Path, capsys) -> None:

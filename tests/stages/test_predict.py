@@ -393,6 +393,11 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "unknown kind" in refused("--on", str(few), "--to", str(tmp_path / "x.txt"))
     (empty := tmp_path / "empty.jsonl").write_text("")
     assert "no problems" in refused("--on", str(empty), "--to", str(tmp_path / "x.csv"))
+    (long := tmp_path / "long.jsonl").write_text(
+        "".join(json.dumps(r | {"question": r["question"] * (300 if i == 40 else 1)}) + "\n" for i, r in enumerate(rows))
+    )
+    for on in (["--data", str(long)], ["--on", str(long), "--to", str(tmp_path / "x.csv")]):
+        assert "longer than the model's context" in (said := refused(*on)) and rows[40]["id"] in said
     assert "a run of the same model" in refused("--others", str(place / "run"))
     assert "is not a run folder" in refused("--others", str(tmp_path))
     other = tmp_path / "other"

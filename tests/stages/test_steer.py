@@ -230,6 +230,13 @@ def test_controls_are_made_with_it_and_gone_on_with(
     assert capsys.readouterr().out.splitlines() == [f"left as it is: {tmp_path / name}" for name in names]
     assert main([*words[:5], "better", *words[6:], "--controls", "2", "--to", str(to)]) == 2
     assert "worse.json is another edit; expected one that was made so, or none. Give another --to." in capsys.readouterr().err
+    for other in (["--first", "20"], ["--layers", "1-2"], ["--concept", "large"]):
+        assert main([*words, *other, "--controls", "2", "--to", str(to)]) == 2
+        assert "worse.json is another edit" in capsys.readouterr().err
+    for at, value in (("--problems", "3"), ("--group", "layers"), ("--survivors", "2")):
+        else_ = [value if words[max(i - 1, 0)] == at else word for i, word in enumerate(words)]
+        assert main([*else_, "--controls", "2", "--to", str(to)]) == 2
+        assert "worse.json is another edit" in capsys.readouterr().err
     assert Edit.read(tmp_path / names[1]).chosen["steered"] == edits[1].chosen["steered"]
     assert main([*words, "--controls", "2", "--random", "1", "--to", str(tmp_path / "x.json")]) == 2
     assert "random neurons are a control themselves; expected --random or --controls, not both" in capsys.readouterr().err

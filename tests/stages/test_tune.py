@@ -995,6 +995,9 @@ def test_how_long_it_takes_is_reckoned_from_what_is_done(tmp_path: Path) -> None
     done("values-all-1", seconds=60, validating=128, validation=32, **two)
     done("lora-1", seconds=60)  # of a version that did not say
     assert said().startswith("1 training is left") and ": about 20 min and " in said()
+    assert pace.left(every, 30, 2).endswith(" and 10 min") and said().endswith(
+        " and 9 min"
+    )  # another model that writes answers
     (tmp_path / "full-0").unlink()
     done("full-0", seconds=900, validating=64, validation=32, curve=[{}] * 4, passes=2)
     assert ": about 10 min and " in said(), "three passes were 15 min, and two are asked for"
@@ -1068,6 +1071,10 @@ def test_everything_is_compared_in_one_table(
     assert not list(to.glob(".*.part"))
     [again] = called[before:]  # nothing is trained again
     assert again[0] == "evaluate" and again[again.index("--data") :][:2] == ["--data", "study"] and "--test" in again
+    assert "--no-rounding" in again and rows[0]["rounding_dtype"] == ""
+    assert main([*words, "--minutes", "9", "--rounding"]) == 0
+    assert "--no-rounding" not in called[-1]
+    assert {r["rounding_dtype"] for r in csv.DictReader((to / "comparison.csv").open())} == {"bfloat16"}
     of_old = json.loads((to / "settings.json").read_text())
     del of_old["checkpointing"], of_old["trainable"]  # of a version without these options
     (old := tmp_path / "old.json").write_text(json.dumps(of_old))

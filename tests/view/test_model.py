@@ -207,6 +207,9 @@ def test_an_edit_that_was_evaluated_is_made_again_if_it_is_the_same(small_copy: 
     assert main(["evaluate", str(small_copy), "--edit", str(file), "--solutions", "1", "--skills", "1"]) == 0
     edited, base = post(other, "activity", asked)
     assert min(edited["of_pole"]) == 0 != edited["of_pole"] != base["of_pole"]
+    assert main(["evaluate", str(small_copy), "--rounding"]) == 0
+    rounded, _ = post(viewer(small_copy), "activity", asked | {"condition": "evaluation.base in bfloat16 on study"})
+    assert "was written by the untouched model, 'base in bfloat16'. Its text can be read" in rounded["error"]
     replace(later, factors={}, weights="ab" * 32).write(file)
     edited, _ = post(viewer(small_copy), "activity", asked)
     assert "is a model of its own" in edited["error"]

@@ -136,7 +136,7 @@ def _compared(arguments: argparse.Namespace, problems: int) -> None:
                 some = arguments.first is not None and "--by" in words and ALL not in words
                 first = ["--first", str(arguments.first)] if some else []
                 if not arguments.json:
-                    print(pace.left(every, problems), flush=True)
+                    print(pace.left(every, problems, 1 + arguments.rounding), flush=True)
                 _cotscope(
                     arguments, "tune", *words, *first, "--null", "--rate", str(rate), "--seed", str(seed), "--to", str(to)
                 )
@@ -176,6 +176,7 @@ def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:
     from ..lm.trained import check_adapters
     from ..lm.training import BYTES
     from ..measuring.attributing import check_memory
+    from ..measuring.editing.asking import check_rounding
     from ..measuring.editing.trainer import STATES
     from ..measuring.editing.worked import tuning_problems, writes_itself
     from ..measuring.problems import trial_data
@@ -194,11 +195,17 @@ def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:
             raise UserError(f"--{name} chooses neurons, and nothing is trained of some", expected="another --method beside it")
     if arguments.validation == 0:
         raise UserError("a learning rate is searched on validation problems", expected="--validation N, 1 or more", got="0")
+    every = [to for seed in range(arguments.seeds) for to, _ in _all(arguments, seed)]
+    if other := next((to for to in every if to.exists() and "tuned" not in Edit.read(to).chosen), None):
+        raise UserError(f"{other} was not trained", expected="what `compare` has trained, or nothing of its names",
+                        remedy="Give another --to.")  # fmt: skip
     left = [(to, words[1]) for seed in range(arguments.seeds) for to, words in _all(arguments, seed) if not to.exists()]
     if not left:
         return None, 0
     missing = [method for _, method in left]
     session = Session.reopen(arguments.run, quiet=True)
+    if arguments.rounding:
+        check_rounding(session)
     for method in {LORA, IA3}.intersection(missing):
         check_adapters(method, session.loaded)
     if FULL in missing:
@@ -215,10 +222,10 @@ def _check(arguments: argparse.Namespace) -> tuple[str | None, int]:
     if "by" not in unused:
         neurons = fingerprint(*(choose(session, Choice(by, first=arguments.first))[0] for by in _ways(arguments)))
     wanted = (arguments.train or Tuning.train) + (arguments.validation or Tuning.validation)
-    every = tuning_problems(session, arguments.train_on or STUDY)
-    worked = [p for p in every if p.has_solution][:wanted]
-    if arguments.own or writes_itself(every, wanted):
-        worked = every  # which ones the model solves is not known before
+    known = tuning_problems(session, arguments.train_on or STUDY)
+    worked = [p for p in known if p.has_solution][:wanted]
+    if arguments.own or writes_itself(known, wanted):
+        worked = known  # which ones the model solves is not known before
     trained = {question_key(p.question) for p in worked}
     given = trial_data(session, arguments.data, arguments.test or len(session.inputs.split.test), noted=False)
     for data in given:

@@ -19,13 +19,14 @@ def kind_of(name: str) -> str:
     return name.rpartition("-")[0]
 
 
-def left(every: Sequence[Path], problems: int) -> str:
+def left(every: Sequence[Path], problems: int, untouched: int = 1) -> str:
     """What there is to do, in words, and after the first training its time: a pass as long as one of another seed's took, or as
     they did on average; an evaluation as long as writing the answers to the validation problems did.
 
     Args:
         every: where each edit goes.
         problems: on which each is evaluated, of all data sets.
+        untouched: models beside the edits that write answers to them.
     """
     done = {name_of(to): Edit.read(to).chosen.get("tuned", {}) for to in every if to.exists()}
     done = {name: tuned for name, tuned in done.items() if "validating" in tuned}  # older files have not all of it
@@ -40,7 +41,7 @@ def left(every: Sequence[Path], problems: int) -> str:
     of_a_kind, mean = {kind_of(name): seconds for name, seconds in of_a_pass.items()}, fmean(of_a_pass.values())
     searched, asked = max(passes.values()), max(t["passes"] for t in done.values())
     training = sum(of_a_kind.get(kind_of(name), mean) * (searched if name.endswith("-0") else asked) for name in missing)
-    writing = (len(every) + 1) * problems * fmean(t["validating"] / t["validation"] for t in done.values())
+    writing = (len(every) + untouched) * problems * fmean(t["validating"] / t["validation"] for t in done.values())
     return f"{what}: about {_time(training)} and {_time(writing)}"
 
 

@@ -40,7 +40,8 @@ All commands take `--json`: the result as JSON on standard output, and nothing e
 line that begins with `cotscope: error:` if something of the user's is wrong; with 130 after Ctrl-C; `tables --against` with
 1 if runs differ. A command that was stopped goes on where it was when it is given again (`tables` wants an empty folder). An
 option without a default that is not given is not used. Options of a stage that are not given are what they were when they
-were last given for the run, and the command says which: `evaluate` without `--data` asks the data of the `evaluate` before.
+were last given for the run, and the command says which (`study` and `discover` do not: they go on with what they began):
+`evaluate` without `--data` asks the data of the `evaluate` before.
 """
 STAGES_HEAD = """\
 ## Stages

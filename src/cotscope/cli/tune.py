@@ -12,7 +12,7 @@ from ..edits.edit import Edit
 from ..edits.made import group_of
 from ..measuring.choosing import Choice, with_controls
 from ..measuring.editing.methods import AUTO, RATES, Tuning
-from ..measuring.editing.steering import Search, steer
+from ..measuring.editing.steering import Search, made_so, steer
 from ..measuring.editing.tuning import tune
 from ..report.text import visible
 from . import options
@@ -66,9 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         search, opened = options.made(Search, arguments), session()
         for to, each in with_controls(choice, arguments.to, arguments.controls):
             if arguments.controls and to.exists():
-                found = Edit.read(to).chosen.get("steered", {})
-                keys = {"goal": search.goal, "data": search.train_on, "last": search.survivors, "factors": list(search.factors)}
-                left_as_it_is(to, all(found.get(k) == v for k, v in keys.items()), arguments.json)
+                left_as_it_is(to, made_so(opened, Edit.read(to), each, search), arguments.json)
                 continue
             null = arguments.null or each is not choice  # of a control nothing is a result
             _say_steered(arguments.json, to, steer(opened, to, each, search, null=null, say=say))

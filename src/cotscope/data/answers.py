@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from .numbers import format_number
+from .numbers import DASHES, format_number
 
 MAX_DIGITS = 4300
 """Longest number that is read, in digits: what Python's `int()` takes by default. A longer one counts as no number.
@@ -27,7 +27,6 @@ _WORDS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 _VALUES = {word: Fraction(value) for value, word in enumerate(_WORDS)}
-_DASH = "\\-\u2212\u2013\u2014"  # escaped, for use inside [ ]
 
 # A dash after a letter, digit, closing bracket, percent sign or another dash joins or subtracts; it is no sign. "negative" is
 # one, "minus" where it can't subtract: at the beginning, after "is" and "=".
@@ -35,8 +34,8 @@ _DASH = "\\-\u2212\u2013\u2014"  # escaped, for use inside [ ]
 # most one group, since any earlier one is followed by a comma.
 _NUMBER = re.compile(
     rf"""
-    (?P<minus>(?<![\w)\]%{_DASH}])[{_DASH}]|(?<!\w)(?i:negative)[ ]|(?:^|(?<=^[ ])|(?<=\bis[ ])|(?<==[ ]))(?i:minus)[ ])?
-    (?:[$€£¥][ ]?(?P<inner>[{_DASH}])?)?
+    (?P<minus>(?<![\w)\]%{DASHES}])[{DASHES}]|(?<!\w)(?i:negative)[ ]|(?:^|(?<=^[ ])|(?<=\bis[ ])|(?<==[ ]))(?i:minus)[ ])?
+    (?:[$€£¥][ ]?(?P<inner>[{DASHES}])?)?
     (?:
         (?P<latex_mixed>[0-9]{{1,9}}+)?\\[dt]?frac(?:
             \{{(?P<over>[0-9]{{1,9}}+)\}}\{{(?P<under>(?=0*+[1-9])[0-9]{{1,9}}+)\}}|(?P<above>[0-9])(?P<below>[1-9]))
@@ -58,18 +57,22 @@ _LATEX = (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), re.compile(r"\\(
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
 _WORD_RUN = re.compile(
     rf"(?<![\w-])(?P<word>(?a:{_WORD}))\b"
-    rf"(?P<more>(?:[\s-](?:{_WORD}|hundred|thousand|million|billion|dozen|and\sa\shalf)\b|-\w++)*+)",
+    rf"(?P<more>(?:[\s-](?:{_WORD}|hundred|thousand|million|billion|dozen|and\sa\shalf|half|halves|quarters?"
+    r"|thirds?|(?:four|fif|six|seven|eigh|nin|ten)ths?)\b|-\w++)*+)",
     re.IGNORECASE,
 )
 # "####" without a number directly after it is a Markdown heading.
-_PHRASE = re.compile(rf"\bthe\s++answer\s++is\b|####(?=[ \t]*+[$€£¥{_DASH}.0-9])", re.IGNORECASE)
+_PHRASE = re.compile(rf"\bthe\s++answer\s++is\b|####(?=[ \t]*+[$€£¥{DASHES}.0-9])", re.IGNORECASE)
 _ARTICLES = {"the", "a", "an"}
 _UNSURE = {"or", "not", "no", "never", "neither", "nor", "cannot"}
-_AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’"
-_SENTENCE_END = re.compile(r"""\n|[.!?](?=[\s"')\]*]|\Z)""")
-# In words: the full stop of "St. Louis" ends nothing.
+_AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’«»。，、；：！？（）「」"
+_SENTENCE_END = re.compile(r"""[\n。！？]|[.!?](?=[\s"')\]*]|\Z)""")
+# In words: the full stops of "St. Louis", "J. K. Rowling", "U.S. Navy" and "E. coli" end nothing; that of "B. It follows" does.
 _END_OF_WORDS = re.compile(
-    r"""\n|(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bProf)[.](?=[\s"')\]*]|\Z)|[!?](?=[\s"')\]*]|\Z)"""
+    r"""[\n。！？]|[!?](?=[\s"')\]*]|\Z)
+    |(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z]\.[A-Z])(?<!\b[A-Z]\.[ ][A-Z])
+    (?:(?<!\b[A-Z])[.]|(?<=\b[A-Z])[.](?!\s(?:[A-Z]\.|[a-z])))(?=[\s"')\]*]|\Z)""",
+    re.VERBOSE,
 )
 
 

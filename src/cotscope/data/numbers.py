@@ -8,6 +8,10 @@ from fractions import Fraction
 from ..records import Operation
 
 PLACES = 6
+DASHES = "\\-\u2010\u2011\u2212\u2013\u2014\uff0d"
+"""What is written for a minus, for use inside [ ]: hyphens, the minus sign, dashes, the wide one of Chinese."""
+OPERATORS = "+\\-\u2212\u2013*×·⋅∙xX/÷"
+"""What is written between two numbers, likewise."""
 
 
 def format_number(value: Fraction) -> str:

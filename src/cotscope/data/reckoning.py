@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from unicodedata import numeric
+
+from .numbers import OPERATORS
 
 RIGHT, WRONG, MISSING = OUTCOMES = ("right", "wrong", "missing")
 
 _NUMBER = r"(?:\d{1,30}+(?:,\d{3}){0,9}+(?:\.\d{1,30}+)?+|\.\d{1,30}+)(?!\d)"
 _MONEY = r"(?:\\?[$€£¥])?"
-_OPERATOR = r"(?:[+\-−–*×·x/÷])"
+_OPERATOR = f"[{OPERATORS}]"
 _REST = rf"(?:[ \t]*+{_OPERATOR}[ \t]*+{_MONEY}{_NUMBER})"
 _EQUALS = re.compile(r"[ \t]*+==?(?!=)")
 _FORMULA = re.compile(rf"(?<![\w.,√])([-−]?{_MONEY}{_NUMBER}{_REST}{{1,30}}+){_EQUALS.pattern}")
@@ -26,10 +29,11 @@ _NOT_ITS_BEGINNING = re.compile(
 _BOLD = re.compile(r"(?<!\S)\*{1,3}\Z")
 _BEFORE = 40
 _RESULT = re.compile(
-    rf"(?:[ \t$€£¥*_`\[({{~≈+\\]|boxed|mathbf|text|<b>)*+([-−–]?[ \t]*+{_MONEY}{_NUMBER}{_REST}{{0,30}}+)[ \t]*+(\\?%)?"
+    rf"(?:[ \t$€£¥*_`\[({{~≈+\\]|boxed|mathbf|text|<b>)*+([-−–]?[ \t]*+{_MONEY}{_NUMBER}{_REST}{{0,30}}+)"
+    r"(?:[ \t]*+([¼-¾⅐-⅞])|[ \t]++(\d{1,9}+/(?=0*+[1-9])\d{1,9}+)(?![\d/]))?[ \t]*+(\\?%)?"
 )
 _PART = re.compile(rf"({_OPERATOR})?[ \t]*+{_MONEY}({_NUMBER})")
-_MINUS = "-−–"
+_MINUS, _TIMES = "-−–", "*×·⋅∙xX"
 _WRITTEN_OTHERWISE = (  # GSM8K's calculator, which says the result where none follows; LaTeX
     (re.compile(r"<<[^<>]*>>(?=[ \t]*[$€£]?\d)"), ""),
     (re.compile(r"<<[^<>]*=([^<>=]*)>>"), r"\1"),
@@ -69,8 +73,9 @@ def _what_stands(text: str, formula: re.Match[str]) -> str:
         side, goes_on = result[1], _EQUALS.match(text, result.end())
         alone = _PART.match(side.lstrip(_MINUS).lstrip())
         assert alone is not None
-        number = _number(alone[2]) * (-1 if side[0] in _MINUS else 1)
-        places, percent = len(alone[2].partition(".")[2]), result[2] is not None
+        part = Fraction(numeric(result[2])).limit_denominator(10) if result[2] else Fraction(result[3] or 0)  # 3½, 3 1/2
+        number = (_number(alone[2]) + part) * (-1 if side[0] in _MINUS else 1)
+        places, percent = len(alone[2].partition(".")[2]), result[4] is not None
         right = value is not None and _is(value * 100 if percent else value, number, places, percent)
         if not _operators(side):
             return RIGHT if right else WRONG
@@ -105,7 +110,7 @@ def _value(side: str) -> Fraction | None:
     terms: list[Fraction] = []
     for operator, digits in _PART.findall(side[1:] if negative else side):
         number = _number(digits)
-        if operator in ("*", "×", "·", "x"):
+        if operator and operator in _TIMES:
             terms[-1] *= number
         elif operator in ("/", "÷"):
             if not number:

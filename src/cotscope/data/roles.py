@@ -9,21 +9,25 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Protocol
 
+from .numbers import DASHES, OPERATORS
+
 ROLES = ("operator", "equals", "result", "elsewhere")
 ARITHMETIC = ROLES[:3]
-_NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
+_NUMBER = rf"[{DASHES}]?\d+(?:,\d{{3}})*(?:\.\d+)?"
+_MONEY = r"\\?[$€£¥]"
+_OPERATOR = rf"(?:[{OPERATORS}]|\\(?:times|cdot|div)\b)"  # LaTeX, which models write unasked
 # A token that touches several has the role of the first.
 _PATTERNS = {
-    "result": re.compile(rf"(?:=\s*|[Tt]he answer is[\s:*]*)(?:[-−]?[$€£])?({_NUMBER})"),
-    "operator": re.compile(r"(?<=\d)\s*([+\-−*×x/÷])\s*(?=[$€£(]?\d)"),
-    "equals": re.compile(r"(?<=\d)\s*(=)"),
+    "result": re.compile(rf"(?:=\s*|[Tt]he answer is[\s:*]*)(?:\\boxed{{)?(?:[{DASHES}]?{_MONEY})?({_NUMBER})"),
+    "operator": re.compile(rf"(?<=[\d)%}}])\s*({_OPERATOR})\s*(?={_MONEY}?\(?{_MONEY}?\d)"),
+    "equals": re.compile(r"(?<=[\d)%}])\s*(=)"),
 }
 
 _SAID = re.compile(r"\b[Tt]he answer is\W*(\w[^\n.!?]*)")
 
 _TERM = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
 # 3 + 4 = 7, or 3 + 4
-_FORMULA = re.compile(rf"{_TERM}(?:\s*[+\-−*×x/÷]\s*[$€£(]*{_TERM}\)?)+(?:\s*=\s*[$€£]?{_TERM})?")
+_FORMULA = re.compile(rf"{_TERM}(?:\s*{_OPERATOR}\s*[\\$€£¥(]*{_TERM}\)?)+(?:\s*=\s*(?:{_MONEY})?{_TERM})?")
 
 
 def formulas(text: str) -> list[tuple[int, int]]:

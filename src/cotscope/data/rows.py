@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import DataError, shown
 from ..records import Problem
 from .answers import MAX_DIGITS, OTHERWISE, numbers_in, parse_number
+from .numbers import DASHES, OPERATORS
 
 FORM = 'an object with "question" and "answer" (a number, a solution that ends in "#### N", or in every row a few words)'
 LONGEST_WORDS = 80
@@ -26,10 +27,11 @@ _MARKER = "####"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 LEADING = " \"'“”‘’¿¡"
 _TRAILING = " .,;:!?\"'-…“”‘’"
-# What makes another number of the one in digits: "- 5", an accountant's "(5)", what `OTHERWISE` says, and "2.5 million", which
-# is read in a model's text, where such a word may be the unit that was asked for.
+# What makes another number of the one in digits: "- 5", an accountant's "(5)", "√5", "5!", "x + 5", "B5", "half of 5", what
+# `OTHERWISE` says, and "2.5 million", which is read in a model's text, where such a word may be the unit that was asked for.
 _OTHERWISE = re.compile(
-    r"\A\s*+[-\u2212\u2013\u2014]\s|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z"
+    rf"\A\s*+[{DASHES}][\s(]|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z|[√π^]|\\(?:sqrt|pi)\b|[0-9]!|[a-z](?=[0-9])"
+    rf"|\b[a-z]\s?[{OPERATORS}]\s?[0-9]|[0-9]\s?[+*]\s?[a-z]|\b(?:half|twice|double)\s(?:of\s)?[0-9]|[0-9]\sand\s(?:a|one)\s"
     rf"|[0-9](?:{OTHERWISE.pattern}|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
     re.IGNORECASE,
 )

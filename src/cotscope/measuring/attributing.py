@@ -127,11 +127,11 @@ def differentiable(session: Session, beside: int = 0, float32: bool = False) -> 
     return load_model(session.config.model, dtype=dtype, device=str(loaded.model.device), differentiable=True)
 
 
-def check_memory(loaded: LoadedModel, needed: int, remedy: str = "") -> None:
+def check_memory(loaded: LoadedModel, needed: int, remedy: str = "", why: str = ", for gradients") -> None:
     """Raises: ModelError if a model, and what is beside it, does not fit into memory a second time; needed: bytes."""
     if needed > loaded.free_memory():
         raise ModelError(
-            f"{loaded.name} does not fit into memory a second time, for gradients",
+            f"{loaded.name} does not fit into memory a second time{why}",
             expected=f"{needed / 2**30:.1f} GiB",
             got=f"{loaded.free_memory() / 2**30:.1f} GiB free",
             remedy=remedy,

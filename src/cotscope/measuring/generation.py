@@ -157,6 +157,11 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     return problems, fingerprint(*every)
 
 
+def is_done(session: Session, condition: Condition) -> bool:
+    """Whether a condition has been run, as it is now."""
+    return _done(session, condition, _problems(session, condition)[1])
+
+
 def _done(session: Session, condition: Condition, of: str) -> bool:
     written = session.run.done(f"completions/{condition.name}", of) is not None
     return written and (not condition.record or session.run.done(f"activity/{condition.name}", of) is not None)

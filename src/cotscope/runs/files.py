@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import tempfile
@@ -17,6 +18,8 @@ from stat import S_ISREG
 from typing import Any
 
 from ..errors import RunError
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """Of a folder that a process holds."""
@@ -59,12 +62,14 @@ def held(folder: Path) -> Iterator[None]:
     with os.fdopen(handle, "r+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise RunError(
                 f"{folder} is in use by another process",
                 got=f"process {lock.read(20).strip() or 'unknown'}",
                 remedy="Wait until it ends.",
             ) from error
+        except OSError as error:  # as some of NFS, Lustre and FUSE: better unguarded than not at all
+            log.warning("%s has no locks (%s): that a second command writes there is not noticed", folder, error.strerror)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

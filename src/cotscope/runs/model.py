@@ -87,7 +87,7 @@ class StudyModel:
         """The manifest's `model`."""
         loaded, longest = self.loaded, self.check_lengths(self.inputs.prompts)
         rows = (self._began or {}).get("rows_per_batch") or self.rows or self.engine.batch_rows(longest)
-        self.engine.rows = rows  # from the first job on, as whoever goes on with the run has it
+        self.engine.rows = self.rows or rows  # from the first job on, as whoever goes on with the run has it, if not told
         return {
             "name": loaded.name,
             "weight_sha256": self.weight_hash,

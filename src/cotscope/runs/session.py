@@ -122,16 +122,19 @@ class Session:
 
     def with_model(self, source: str) -> Session:
         """This study with another model, in its dtype, on its kernels where they suit that, in batches as large."""
-        return self._with(replace(self.config, model=source))
+        kernels = self.run.manifest["model"]["kernels"]
+        if kernels == "compiled":  # "auto" came to this for the study's model
+            kernels = self.config.kernels
+        return self._with(replace(self.config, model=source), {"kernels": kernels})
 
     def with_dtype(self, dtype: str) -> Session:
-        """This study with its model in another dtype, otherwise as `with_model`."""
-        return self._with(replace(self.config, dtype=dtype), dtype=dtype, dtype_why="asked for")
+        """This study with its model in another dtype, on kernels and in batches that suit that."""
+        kernels = "pytorch" if self.run.manifest["model"]["kernels"] == "pytorch" else "auto"
+        config, settled = replace(self.config, dtype=dtype), {"dtype": dtype, "dtype_why": "asked for", "kernels": kernels}
+        return self._with(config, settled, ("weight_sha256", "rows_per_batch"))
 
-    def _with(self, config: StudyConfig, **settled: str) -> Session:
-        began = {k: v for k, v in self.run.manifest["model"].items() if k != "weight_sha256"} | settled
-        if began["kernels"] == "compiled":  # "auto" came to this for the study's model
-            began["kernels"] = self.config.kernels
+    def _with(self, config: StudyConfig, settled: dict[str, str], own: tuple[str, ...] = ("weight_sha256",)) -> Session:
+        began = {k: v for k, v in self.run.manifest["model"].items() if k not in own} | settled
         return replace(self, model=StudyModel(Inputs(config), began, self.model.rows))
 
     # What stages ask for most often.

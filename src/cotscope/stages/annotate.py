@@ -29,7 +29,7 @@ from ..measuring.contexts import contexts, keep_contexts
 from ..records import Annotation, Pole
 from ..runs.files import fingerprint
 from ..runs.folder import Run
-from ..runs.options import option
+from ..runs.options import flag_of, option
 from ..runs.session import Session
 from ..runs.stage import Stage
 from ..runs.tables import ANNOTATIONS, AUDIT, CANDIDATES, CONTEXTS, JUDGEMENTS, NAMES, POLES
@@ -115,9 +115,18 @@ def annotate(session: Session, options: Options) -> str:
                 got=maker.name,
                 remedy="Give one, or --naming 0.",
             )
+        if options.annotator == "lexicon" and (unused := _unused(options)):
+            did_nothing = f"The lexicon asks nobody: {', '.join(unused)} did nothing."
+            session.run.note(f"{did_nothing} --annotator llm or local asks a model.")
         _annotate(session, maker, options.judge, plain=options.annotator == "lexicon")
     found = session.run.summary["neurons"]
     return f"{found['total']:,} reasoning neurons ({found['poles']:,} poles), accepted by {found['annotator']}"
+
+
+def _unused(options: Options) -> list[str]:
+    """Options that only a judge has, and that were given."""
+    asked = [f for f in fields(options) if f.name not in ("annotator", "export_to", "import_from")]
+    return [flag_of(f) for f in asked if getattr(options, f.name) != f.default]
 
 
 def labels(session: Session, options: Options) -> str | None:

@@ -105,6 +105,7 @@ def evaluate(session: Session, options: Options) -> str:
         _check_unseen(edit, every)
     for data in every:
         session.model.check_lengths([session.prompt], data.problems, options.solutions)
+    rounding = ask_rounding(session, every) if options.rounding else ""  # first: another model has to fit beside the study's
     loads = [path for path, edit in edits.items() if of_own_weights(path, edit)]
     changing = [e for path, e in edits.items() if path not in loads and not e.nothing]
     together = [Model(BASE, session, session), *(Model(e.name, session, session, e) for e in changing)]
@@ -114,7 +115,6 @@ def evaluate(session: Session, options: Options) -> str:
         model = Model(edits[path].name, session, other, edits[path], other.model.weight_hash)
         ask([model], every, options.solutions, options.skills)
         del other, model  # before the next one is loaded
-    rounding = ask_rounding(session, every) if options.rounding else ""
     rows, by_problem = _compared(session, list(edits.values()), every, rounding)
     beside = contrasts(list(edits.values()), by_problem)
     for table, of in (

@@ -120,7 +120,10 @@ def predict(session: Session, options: Options) -> str:
     theirs = carrying.others(session, options.others)
     groups = neuron_groups(session)
     every = sorted({n for some in groups.values() for n in some})
-    known = [_known(session, d, groups, every, options) for d in _sources(session, options)]
+    sources = _sources(session, options)
+    for data in sources:
+        session.model.check_lengths([session.prompt], data.problems, 0)
+    known = [_known(session, d, groups, every, options) for d in sources]
     rows, said = list[dict[str, Any]](), dict[str, dict[str, Any]]()
     predicted, coverage, in_time, stopping = (list[dict[str, Any]]() for _ in range(4))
     with session.bar("predicting", sum(len(k.ways) + SHUFFLES + 3 * len(STOPS) for k in known), "predictor") as bar:

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from ..edits.edit import EDIT_FILE, Edit
 from ..errors import UserError, shown
 from ..measuring.editing.asking import skills_of
+from ..measuring.editing.comparing import rounding_name
 from ..measuring.neurons import comparison, read_sets
 from ..records import Neuron, Pole, Prompt
 from ..runs.folder import Run
+from ..runs.options import DTYPES
 from ..runs.progress import matches
 from ..runs.session import Session
 from ..runs.stage import options_of, stale_because
@@ -162,6 +164,9 @@ def intervention_of(session: Session, row: dict[str, Any]) -> Intervention | Non
     family, name, run = row["family"], row["neuron_set"], session.run
     if name == "none" and family != OTHER_MODEL:
         return None
+    if family == "evaluation" and name in map(rounding_name, DTYPES):
+        raise UserError(f"this was written by the untouched model, {shown(name)}",
+                        remedy="Its text can be read; its activity is seen in a study in that precision.")  # fmt: skip
     if family == "evaluation":
         return evaluated(session, name).intervention(session.loaded.anatomy)
     if why := stale(run, row["condition"]):

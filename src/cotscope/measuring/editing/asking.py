@@ -18,7 +18,8 @@ from ...runs.files import fingerprint
 from ...runs.session import Session
 from ...runs.tables import EVALUATION_SCORES, EVALUATION_SKILLS
 from ...stats import series_mean
-from ..generation import Condition, solve
+from ..attributing import check_memory
+from ..generation import Condition, is_done, solve
 from ..problems import TrialData
 from ..solutions import fingerprint_of, score_battery, score_roles, solved
 from .comparing import BASE, OF_TEXT, part_name, rounding_name
@@ -81,20 +82,38 @@ def ask(models: Sequence[Model], every: Sequence[TrialData], solutions: int, ski
 
 
 def ask_rounding(session: Session, every: Sequence[TrialData]) -> str:
-    """Let the untouched model write the same answers in another precision, where texts differ by near ties alone.
+    """Let the untouched model write the same answers in another precision, where texts differ by near ties.
 
-    Returns: the dtype: float32, of a study in float32 bfloat16.
+    Returns: the dtype. Raises: ModelError if the model does not fit into memory a second time.
     """
-    dtype = "bfloat16" if session.loaded.dtype_name == "float32" else "float32"
-    other = session.with_dtype(dtype)
-    name = rounding_name(dtype)
-    solve(
-        other,
-        [Condition("evaluation", session.prompt, d.label, name, label=part_name(name, d), problems=d.problems, weights=dtype)
-         for d in every],
-        f"untouched in {dtype}",
-    )  # fmt: skip
+    from ...edits.fold import stored_dtype
+
+    dtype = other_dtype(session)
+    other, name = session.with_dtype(dtype), rounding_name(dtype)
+    asked = [
+        Condition("evaluation", session.prompt, d.label, name, label=part_name(name, d), problems=d.problems, weights=dtype)
+        for d in every
+    ]
+    if not all(is_done(other, condition) for condition in asked):
+        check_rounding(session)
+    solve(other, asked, f"untouched in {dtype}")
+    if (stored := stored_dtype(session.config.model)) != "bfloat16":
+        session.run.note(f"The files of the model are {stored}: in bfloat16 its weights are rounded, too, so that what "
+                         "`--rounding` sets beside the edits is more than near ties.")  # fmt: skip
     return dtype
+
+
+def check_rounding(session: Session) -> None:
+    """Raises: ModelError if the model does not fit into memory a second time, in another precision."""
+    from ...lm.loading import DTYPES
+
+    size = session.loaded.parameters() * DTYPES[other_dtype(session)].itemsize
+    check_memory(session.loaded, size, "Leave --rounding out.", f", in {other_dtype(session)}")
+
+
+def other_dtype(session: Session) -> str:
+    """In which precision the untouched model is asked as well: float32, or of a study in float32 bfloat16."""
+    return "bfloat16" if session.loaded.dtype_name == "float32" else "float32"
 
 
 def _score_solutions(models: Sequence[Model], data: TrialData, count: int) -> None:

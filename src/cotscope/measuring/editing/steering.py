@@ -139,6 +139,21 @@ def steer(
     return edit
 
 
+def made_so(session: Session, edit: Edit, choice: Choice, search: Search) -> bool:
+    """Whether an edit's file says that it is of this search among these neurons."""
+    groups, chosen = _groups(session, choice, search)
+    found, done = edit.chosen, edit.chosen.get("steered")
+    problems = min(search.problems, len(tuning_problems(session, search.train_on)))
+    wanted = {"goal": search.goal, "data": search.train_on, "problems": problems, "groups": list(groups),
+              "factors": list(search.factors), "last": search.survivors}  # fmt: skip
+    same = ("by", "random", "found", "among", "concepts", "layers", "first")
+    return (
+        isinstance(done, Mapping)
+        and all(done.get(key) == value for key, value in wanted.items())
+        and all(found.get(key) == json_values(chosen.get(key)) for key in same)
+    )
+
+
 def _groups(session: Session, choice: Choice, search: Search) -> tuple[dict[str, list[Neuron]], dict[str, Any]]:
     """Groups of neurons by name, no two the same, and how they were chosen. Of random neurons they are the same groups, with
     what stands in the place of each neuron: the control is searched as what it controls is."""

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 _NEAR = 1.5  # times as many numbers, or as few, as were asked for
-STATES = 2 * 16
-"""Bytes on the disk for a number that is trained: two courses' states with their best."""
+STATES = 2 * 16 + 12
+"""Bytes on the disk for a number that is trained: two courses' states with their best, and a state being written."""
 
 
 class Trainer:

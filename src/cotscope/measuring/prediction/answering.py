@@ -63,6 +63,7 @@ def answer(session: Session, questions: str, to: str | None) -> str:
         raise UserError("the predictor was learned by an older cotscope",
                         remedy=f"Run `cotscope predict {session.run.folder}` again.")  # fmt: skip
     prompt = session.prompt
+    session.model.check_lengths([prompt], problems, 0)
     asked = [(p.id, p.question) for p in problems]
     kept = Kept(path, fingerprint(hash_of(file), asked, session.config.new_tokens(prompt), prompt.text("")))
     rows = _answered(session, problems, classifier, about, kept)
