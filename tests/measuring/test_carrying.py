@@ -68,7 +68,10 @@ def test_without_other_models_nothing_is_carried() -> None:
 def test_of_too_few_templates_nothing_is_carried_and_nothing_ends_in_an_error() -> None:
     same = [f"How many {'pens'} are {i}?" for i in range(N)]
     alone = Answered("a", "some", same, RIGHT[0], answered("a", RIGHT[0], same, ["x"]).features)
-    assert across([alone], [answered("b", RIGHT[1], questions(2), ["x"])], 0) == []  # its one template can't be parted
+    said = list[str]()
+    other = answered("b", RIGHT[1], questions(2), ["x"])
+    assert across([alone], [other], 0, said.append) == []  # its one template can't be parted
+    assert said == ["Answers to some are not told from other models' answers: they are of one template."]
     few = [*questions(3)[: N - 3], *questions(2)[:3]]  # of the other's questions three are not of these templates
     mine, theirs = answered("a", RIGHT[0], questions(3), ["x"]), answered("b", RIGHT[1], few, ["x"])
     for row in across([mine], [theirs], 0):
@@ -80,4 +83,8 @@ def test_where_a_fold_cannot_be_learned_nothing_is_said() -> None:
     asked = questions(1)
     nearly = np.arange(N) >= 10
     mine, theirs = answered("a", RIGHT[0], asked, ["x"]), answered("b", nearly, asked, ["x"])
-    assert across([mine], [theirs], 0) == []
+    said = list[str]()
+    assert across([mine], [theirs], 0, said.append) == []
+    assert [text.partition(": too few right or wrong")[0] for text in said] == [
+        "Answers to some are not told from other models' answers"
+    ]

@@ -11,7 +11,7 @@ import pytest
 
 from cotscope.data.roles import ROLES
 from cotscope.measuring.choosing import REASONING
-from cotscope.measuring.prediction import estimating, telling
+from cotscope.measuring.prediction import estimating, predictors, telling
 from cotscope.measuring.prediction.telling import Known, early, exchanged, others_apart
 from cotscope.measuring.prediction.tracing import CONFIDENCE, STOPS, Answer, Traces, by_concept
 from cotscope.records import Neuron, Problem
@@ -101,6 +101,17 @@ def test_a_concept_that_nobody_stands_in_for_is_there_with_nothing() -> None:
     others, drawn = by_concept(session, traces, {Neuron(0, 1): Neuron(0, 2)})
     assert names == others == ["a", "b"] and own.shape == drawn.shape
     assert own[:, 1].any() and drawn[:, 0].any() and not drawn[:, 1].any()
+
+
+def test_samples_agree_as_answers_are_graded() -> None:
+    def same(drawn: str | None, read: str | None, answer: Fraction | str) -> bool:
+        return predictors._same(drawn, Answer(Problem("p", "When?", answer), "", (), False, read))
+
+    assert (
+        same("Friday", "on Friday", "Friday") and same("on Friday", "Friday", "Monday") and same("friday", "Friday", "Monday")
+    )
+    assert not same("Monday", "Friday", "Friday") and not same(None, "Friday", "Friday") and not same("Friday", None, "Friday")
+    assert same("12", "12", Fraction(1)) and not same("12", "2", Fraction(2)) and not same(None, None, Fraction(2))
 
 
 def test_a_line_through_the_other_prompts() -> None:

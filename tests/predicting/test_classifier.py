@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cotscope.errors import UserError
-from cotscope.predicting.classifier import Classifier, fit, folds_of, out_of_fold, packed, suffices, unpacked
+from cotscope.predicting.classifier import Classifier, fit, folds_of, out_of_fold, packed, suffices, together, unpacked
 from cotscope.predicting.trees import COUNTS, boosted, staged
 
 
@@ -31,6 +31,20 @@ def test_finds_what_is_there() -> None:
     assert roc_auc_score(right, found) > 0.8
     assert abs(np.mean(found) - np.mean(right)) < 0.05
     assert all(f is not None and f.trees is None and np.argmax(np.abs(f.weights)) == 0 for f in fitted)
+
+
+def test_a_few_features_that_tell_are_heard_beside_many_that_do_not() -> None:
+    rng = np.random.default_rng(1)
+    sure = rng.normal(size=(160, 3)) * [0.05, 1, 40]
+    right = (rng.random(160) < 1 / (1 + np.exp(-4 * sure[:, 0] / 0.05))).tolist()
+    many, of = rng.normal(size=(160, 600)), [i // 2 for i in range(160)]
+    found = together([many, sure], right, of)
+    assert roc_auc_score(right, found) > 0.85 and abs(np.mean(found) - np.mean(right)) < 0.05
+    assert roc_auc_score(right, out_of_fold(np.hstack([many, sure]), right, of)[0]) < 0.7, (
+        "one classifier of all is deaf to them"
+    )
+    moved = rng.permutation(80)  # what is said of a problem is of no problem of its template
+    assert 0.25 < roc_auc_score(moved[of] % 2 == 0, together([np.eye(80)[of], sure], (moved[of] % 2 == 0).tolist(), of)) < 0.75
 
 
 @pytest.mark.slow

@@ -31,15 +31,27 @@ from cotscope.measuring.choosing import REASONING
 from cotscope.measuring.prediction import answering
 from cotscope.measuring.prediction.answering import unlike
 from cotscope.measuring.prediction.carrying import WAYS
-from cotscope.measuring.prediction.predictors import neuron_groups
+from cotscope.measuring.prediction.predictors import neuron_groups, predictors
 from cotscope.measuring.prediction.telling import SHUFFLES
-from cotscope.measuring.prediction.tracing import CONFIDENCE, PROBED, STOPS, Answer, token_probability, trace_all
-from cotscope.predicting.classifier import unpacked
+from cotscope.measuring.prediction.tracing import (
+    CONFIDENCE,
+    PROBED,
+    STOPS,
+    Answer,
+    answers,
+    token_probability,
+    trace_all,
+    traced,
+)
+from cotscope.measuring.problems import trial_data
+from cotscope.predicting.classifier import out_of_fold, unpacked
+from cotscope.predicting.shares import correlation_within
 from cotscope.predicting.templates import templates
 from cotscope.records import Neuron
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 from cotscope.stages.predict import _against_confidence
+from cotscope.stats import clustered_error
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +134,33 @@ def test_every_way_is_there_and_its_figures_hold(place: Path) -> None:
     assert all(r["trained_on"] == ["more"] for r in transfers) and len(transfers) == 5
     shares = run.rows("SELECT * FROM shares WHERE family = 'data' AND name = 'more'")
     assert {"reasoning", "confidence", "ATC", "DoC", "as the source"} <= {r["method"] for r in shares}
+
+
+def test_what_is_kept_knows_how_far_off_such_a_classifier_is(place: Path) -> None:
+    session = Session.reopen(place / "run")
+    groups = neuron_groups(session)
+    every = sorted({n for some in groups.values() for n in some})
+    about = unpacked(place / "run/arrays/predictor.safetensors")[1]
+    given, features = list[Answer](), []
+    for data in trial_data(session, [str(place / f"{name}.jsonl") for name in ("more", "other")], 1000):
+        some = answers(session, f"prediction.{data.label}", data.problems)
+        given += some
+        ways = predictors(session, some, traced(session, data.label, session.prompt, some, every), groups, {})
+        features.append(next(w.features for w in ways if w.name == about["told_by"]))
+    right, of = [a.right for a in given], templates([a.problem.question for a in given])
+    told = out_of_fold(np.vstack(features), right, of, session.config.seed)[0]
+    assert about["off"] == pytest.approx(clustered_error(np.array(right, float) - told, of))
+    assert about["together"] == pytest.approx(correlation_within(told.tolist(), right, of))
+
+
+def test_answers_that_were_cut_are_named(place: Path) -> None:
+    run = Run.open(place / "run")
+    [cut] = [note for note in run.notes if note.startswith("Cut at the most tokens allowed")]
+    for name in ("more", "other"):
+        ends = [r["finish"] for r in run.rows("SELECT finish FROM completions WHERE condition = ?", [f"prediction.{name}"])]
+        share = ends.count("length") / len(ends)
+        assert share >= 0.05 and f"answers to {name} {share:.2f}" in cut
+        assert run.summary["prediction"][name]["cut"] == pytest.approx(share)
 
 
 def test_calibrate_puts_the_verdict_to_shuffled_labels(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,6 +217,7 @@ def test_equivalence_needs_five_pairs() -> None:
     assert equivalence([0.0] * 5, 0.1) == (0, 0, True)
     assert equivalence([0.0] * 4, 0.1) == (0, 0, False)
     assert not equivalence([], 0.1)[2]
+    assert not equivalence([0.0] * 8, 0.0)[2], "what is never active does not stand still"
 
 
 def test_equivalence_is_said_of_a_change_at_the_bound_one_time_in_twenty() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..lm.recorders import ActivePoles, PoleTally
 
 log = logging.getLogger(__name__)
+
+CUT = 0.05
+"""Share of the texts from which on it is said that they were cut."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,26 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     way += [f"{condition.temperature} {condition.seed}"] if condition.temperature else []
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
+
+
+def cut_share(session: Session, condition: str) -> float:
+    """The share of a condition's texts that ended at the most tokens allowed, not by themselves."""
+    sql = "SELECT avg((finish = 'length')::INT) AS share FROM completions WHERE condition = ?"
+    return float(session.run.rows(sql, [condition])[0]["share"] or 0)
+
+
+def note_cut(session: Session, of: Mapping[str, str]) -> None:
+    """Say which texts were cut, if of any condition a twentieth were: one without an answer counts as wrong.
+
+    Args:
+        of: what each is called → condition.
+    """
+    shares = {name: cut_share(session, condition) for name, condition in of.items()}
+    if cut := [f"{name} {share:.2f}" for name, share in shares.items() if share >= CUT]:
+        session.run.note(
+            f"Cut at the most tokens allowed, as shares of the texts: {', '.join(cut)}. Without an answer by then they count "
+            "as wrong, which is easy to tell. A study with a larger --max-new-tokens lets them end."
+        )
 
 
 def is_done(session: Session, condition: Condition) -> bool:

@@ -125,6 +125,32 @@ def fit(features: NDArray[Any], right: Sequence[bool], templates: Sequence[int],
     return Classifier(mean, scale, np.asarray(weights, float), slope, slope * start + shift, chosen, losses[best], trees)
 
 
+def together(parts: Sequence[NDArray[Any]], right: Sequence[bool], templates: Sequence[int], seed: int = 0) -> Floats:
+    """What several ways of telling say together, of each problem by classifiers that saw no problem of its template: a last one
+    learns from the log-odds of theirs, as these are for problems that they did not see (stacking; Wolpert 1992).
+
+    Args:
+        parts: the features of each way, (problems, features).
+
+    Raises: UserError as `out_of_fold`.
+    """
+    y, groups = np.asarray(right, bool), np.asarray(templates)
+    enough(y, groups)
+    found = np.full(len(y), float(y.mean()))
+
+    def learned(x: NDArray[Any], of: NDArray[np.intp], asked: NDArray[np.intp]) -> Floats:
+        return fit(x[of], y[of].tolist(), groups[of].tolist(), seed).logits(x[asked])
+
+    for train, test in folds_of(y, groups, OUTER, seed):
+        share = float(y[train].mean())
+        own = np.full((len(train), len(parts)), np.log(share / (1 - share)))
+        for some, others in folds_of(y[train], groups[train], INNER, seed + 2):
+            own[others] = np.stack([learned(x, train[some], train[others]) for x in parts], axis=1)
+        last = fit(own, y[train].tolist(), groups[train].tolist(), seed)
+        found[test] = last.probabilities(np.stack([learned(x, train, test) for x in parts], axis=1))
+    return found
+
+
 def out_of_fold(
     features: NDArray[Any], right: Sequence[bool], templates: Sequence[int], seed: int = 0, check: bool = True
 ) -> tuple[Floats, list[Classifier | None]]:
@@ -190,6 +216,10 @@ def enough(right: NDArray[np.bool_], templates: NDArray[Any]) -> None:
     of = {name: len(np.unique(templates[here])) for name, here in (("right", right), ("wrong", ~right))}
     if min(of.values()) < LEAST_OF_CLASS:
         raise _few_templates(LEAST_OF_CLASS, ", ".join(f"{k} of {name} answers" for name, k in of.items()))
+
+
+TOO_FEW = "too few right or wrong answers of other templates are left to learn from"
+"""Said where there is not what `suffices` asks for."""
 
 
 def suffices(right: NDArray[np.bool_], templates: NDArray[Any]) -> bool:

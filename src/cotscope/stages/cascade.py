@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..measuring.choosing import REASONING
-from ..measuring.generation import Condition, solve
+from ..measuring.generation import Condition, note_cut, solve
 from ..measuring.prediction.predictors import NEURONS, flat, neuron_groups, templates_of, words
 from ..measuring.prediction.tracing import answers, traced
 from ..measuring.problems import TrialData, trial_data
@@ -129,6 +129,8 @@ def cascade(session: Session, options: Options) -> str:
          for d in every],
         "answering with the larger model",
     )  # fmt: skip
+    both_write = {"the study's model": "prediction", options.larger: "cascade"}
+    note_cut(session, {f"{name} on {d.label}": f"{family}.{d.label}" for d in every for name, family in both_write.items()})
     rows, summary = list[dict[str, Any]](), dict[str, Any]()
     for data in every:
         both, routers, templates = _routers(session, data, parameters)

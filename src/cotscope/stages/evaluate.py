@@ -20,9 +20,10 @@ from ..edits.edit import Base, Edit
 from ..edits.made import candidates, curves, rounded_away
 from ..errors import EditError, UserError, shown
 from ..measuring.editing.asking import Model, ask, ask_rounding
-from ..measuring.editing.comparing import BASE, ON_NEW, compare, scored_skills, scored_solutions, written
+from ..measuring.editing.comparing import BASE, ON_NEW, compare, part_name, scored_skills, scored_solutions, written
 from ..measuring.editing.contrasting import contrasts, grouped, unpaired
 from ..measuring.editing.opening import check_names, of_own_weights, opened, with_weights
+from ..measuring.generation import note_cut
 from ..measuring.problems import TrialData, trial_data
 from ..runs.config import STUDY
 from ..runs.files import fingerprint, json_values
@@ -115,6 +116,8 @@ def evaluate(session: Session, options: Options) -> str:
         model = Model(edits[path].name, session, other, edits[path], other.model.weight_hash)
         ask([model], every, options.solutions, options.skills)
         del other, model  # before the next one is loaded
+    wrote = [BASE, *(e.name for e in edits.values() if not e.nothing)]
+    note_cut(session, {name: f"evaluation.{name}" for d in every for name in (part_name(w, d) for w in wrote)})
     rows, by_problem = _compared(session, list(edits.values()), every, rounding)
     beside = contrasts(list(edits.values()), by_problem)
     for table, of in (

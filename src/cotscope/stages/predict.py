@@ -18,7 +18,7 @@ from ..data.answers import written_answer
 from ..data.rows import question_key
 from ..errors import UserError
 from ..measuring.choosing import REASONING
-from ..measuring.generation import Condition, solve
+from ..measuring.generation import Condition, cut_share, note_cut, solve
 from ..measuring.prediction import carrying, resting
 from ..measuring.prediction.answering import PREDICTOR, answer, by_template
 from ..measuring.prediction.estimating import estimates
@@ -36,7 +36,7 @@ from ..measuring.prediction.predictors import (
 from ..measuring.prediction.telling import SHUFFLES, Known, area_of, early, shuffled, transfers
 from ..measuring.prediction.tracing import STOPS, Answer, answers, token_probability, traced
 from ..measuring.problems import TrialData, trial_data
-from ..predicting.classifier import enough, fit, out_of_fold, packed
+from ..predicting.classifier import enough, fit, out_of_fold, packed, together
 from ..predicting.shares import correlation_within, risk_coverage
 from ..records import Neuron
 from ..runs.config import STUDY
@@ -68,6 +68,7 @@ UNITS = {
     "prediction.<data>.predictors.<name>.p_holm": "that the reasoning neurons' area is as large, against this way of telling; "
     "two-sided, over all ways on the data set",
     "prediction.<data>.shuffled": "the reasoning neurons' area where the labels are shuffled, eight times: 0.5 but for chance",
+    "prediction.<data>.cut": "share of the answers that were cut at the most tokens allowed",
     "prediction.told_by": "what `--on` uses: the reasoning neurons, unless how sure the model was has the larger area (mean "
     "over data sets)",
     "prediction.rests_on": "the neurons that the prediction by reasoning neurons rests on most: how far each moves the "
@@ -124,13 +125,18 @@ def predict(session: Session, options: Options) -> str:
     for data in sources:
         session.model.check_lengths([session.prompt], data.problems, 0)
     known = [_known(session, d, groups, every, options) for d in sources]
+    note_cut(session, {f"answers to {d.label}": f"prediction.{d.label}" for d in sources})
     rows, said = list[dict[str, Any]](), dict[str, dict[str, Any]]()
     predicted, coverage, in_time, stopping = (list[dict[str, Any]]() for _ in range(4))
     with session.bar("predicting", sum(len(k.ways) + SHUFFLES + 3 * len(STOPS) for k in known), "predictor") as bar:
         for k in known:
             found: dict[str, np.ndarray] = {}
             for way in k.ways:
-                found[way.name], _ = out_of_fold(way.features, k.right, k.templates, session.config.seed)
+                found[way.name] = (
+                    together(way.parts, k.right, k.templates, session.config.seed)
+                    if way.parts
+                    else out_of_fold(way.features, k.right, k.templates, session.config.seed)[0]
+                )
                 bar.update()
             here = [_row(k, way, found) for way in k.ways]
             others = [r for r in here if r["predictor"] != REASONING]
@@ -148,7 +154,8 @@ def predict(session: Session, options: Options) -> str:
                     for c, r in risk_coverage(found[name].tolist(), k.right)
                 ]
             by_chance = shuffled(k.way(REASONING).features, k.right, k.templates, session.config.seed, SHUFFLES, bar.update)
-            said[k.data.label] = _summary(k, here, [a.value for a in by_chance])
+            cut = cut_share(session, f"prediction.{k.data.label}")
+            said[k.data.label] = _summary(k, here, [a.value for a in by_chance], cut)
             seen, gone = early(session, k, groups, bar.update)
             in_time, stopping = in_time + seen, stopping + gone
     asked = [
@@ -167,7 +174,7 @@ def predict(session: Session, options: Options) -> str:
     mine = carrying.keep(session, known, groups)
     told = {name: groups[name] for name in (REASONING, "random 1")}
     shares, errors, under = estimates(session, [(k.data.label, k.answers, k.traces) for k in known], told)
-    run.write(TRANSFERS, transfers(session, known) + under + carrying.across(mine, theirs, session.config.seed))
+    run.write(TRANSFERS, transfers(session, known) + under + carrying.across(mine, theirs, session.config.seed, run.note))
     run.write(SHARES, shares)
     run.write(SHARE_ERRORS, errors)
     areas = {name: np.mean([r["auroc"] for r in rows if r["predictor"] == name]) for name in TOLD_BY}
@@ -256,12 +263,13 @@ def _row(k: Known, way: Predictor, found: dict[str, np.ndarray]) -> dict[str, An
     return row
 
 
-def _summary(k: Known, rows: Sequence[dict[str, Any]], by_chance: Sequence[float]) -> dict[str, Any]:
+def _summary(k: Known, rows: Sequence[dict[str, Any]], by_chance: Sequence[float], cut: float) -> dict[str, Any]:
     keys = ("kind", "auroc", "low", "high", "brier", "difference", "difference_low", "difference_high", "p_holm")
     return {
         "n": len(k.answers),
         "templates": len(set(k.templates)),
         "accuracy": float(np.mean(k.right)),
+        "cut": cut,
         "predictors": {r["predictor"]: {key: r.get(key) for key in keys} for r in rows},
         "shuffled": {"mean": float(np.mean(by_chance)), "least": min(by_chance), "most": max(by_chance)},
     }
@@ -273,12 +281,14 @@ def _keep(
     """Fit classifiers on all answers; keep in the run the one that is used, return how much activity's rests on each neuron.
 
     Args:
-        expected: of each answer, the probability by one that did not see it.
+        expected: of each answer, the probability by one that did not see it, where there is one data set.
     """
     labels = [r for k in known for r in k.right]
     templates = templates_of([a for k in known for a in k.answers])
     features = {name: np.vstack([k.way(name).features for k in known]) for name in {REASONING, told_by}}
     fitted = {name: fit(x, labels, templates, session.config.seed) for name, x in features.items()}
+    if len(known) > 1:  # what is kept has learned on all of them, and is as far off as such a one is
+        expected = out_of_fold(features[told_by], labels, templates, session.config.seed)[0].tolist()
     sure = [float(p) for k in known for p in token_probability(k.traces)]
     about = {
         "model": session.config.model, "weight_sha256": session.loaded.weight_hash(), "prompt": session.prompt.name,

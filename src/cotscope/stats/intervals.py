@@ -291,10 +291,10 @@ def equivalence(differences: Sequence[float], bound: float, seed: int = 0) -> tu
         bound: in the unit of the differences, not below 0.
 
     Returns: low and high of that interval (NaN for no pairs), and whether it lies within ±`bound`; False with fewer than
-    `LEAST_EQUIVALENT` pairs.
+    `LEAST_EQUIVALENT` pairs, and for a bound of 0: where nothing is active nothing stands still.
     """
     _, low, high = paired_bootstrap(differences, seed, level=1 - 2 * LEVEL)
-    return low, high, len(differences) >= LEAST_EQUIVALENT and -bound <= low and high <= bound
+    return low, high, len(differences) >= LEAST_EQUIVALENT and bound > 0 and -bound <= low and high <= bound
 
 
 def clustered_ratio(

@@ -8,7 +8,7 @@ sizes of updates are no unit that two models share.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...predicting.classifier import OUTER, fit, suffices
+from ...predicting.classifier import OUTER, TOO_FEW, fit, suffices
 from ...predicting.templates import templates
 from ...records import Neuron
 from ...runs.folder import Run
@@ -125,7 +125,9 @@ def others(session: Session, folders: Sequence[str]) -> list[Answered]:
     return found
 
 
-def across(mine: Sequence[Answered], theirs: Sequence[Answered], seed: int) -> list[dict[str, Any]]:
+def across(
+    mine: Sequence[Answered], theirs: Sequence[Answered], seed: int, note: Callable[[str], object] = lambda text: None
+) -> list[dict[str, Any]]:
     """Each data set of this model by classifiers that learned on other models' answers, never of a template that they judge.
 
     No label of this model's is used but to see how good they are. Returns: rows of `TRANSFERS`.
@@ -139,11 +141,13 @@ def across(mine: Sequence[Answered], theirs: Sequence[Answered], seed: int) -> l
         own, apart = of[: len(m.questions)], of[len(m.questions) :]
         count = min(OUTER, len(np.unique(own)))  # with the others' questions templates may be fewer, and larger
         if count < 2:
+            note(f"Answers to {m.data} are not told from other models' answers: they are of one template.")
             continue
         folds = [test for _, test in GroupKFold(count, shuffle=True, random_state=seed % 2**32).split(own, groups=own)]
         seen = [~np.isin(apart, own[test]) for test in folds]
         if not all(suffices(labels[s], apart[s]) for s in seen):
-            continue  # too little is left to learn from
+            note(f"Answers to {m.data} are not told from other models' answers: {TOO_FEW}.")
+            continue
         for way, kind in WAYS.items():
             names = list(dict.fromkeys(name for t in (m, *theirs) for name in t.features[way]))
             here, there = _matrix([m], way, names), _matrix(theirs, way, names)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...predicting.classifier import Floats, fit, out_of_fold, suffices
+from ...predicting.classifier import TOO_FEW, Floats, fit, out_of_fold, suffices
 from ...predicting.shares import difference_share, threshold_share
 from ...records import Neuron, Prompt
 from ...runs.config import STUDY
@@ -73,7 +73,8 @@ def _of_data(session: Session, known: Sequence[Known], groups: Mapping[str, Sequ
     features = _features(traces, groups)
     for (label, given, own), (here, apart, of) in zip(known, others_apart([g for _, g, _ in known]), strict=True):
         if not suffices(right[apart], of[apart]):
-            continue  # too little is left to learn from
+            session.run.note(f"How many are right of {label} is not estimated from the other data: {TOO_FEW}.")
+            continue
         found = {
             name: float(
                 fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed).probabilities(x[here]).mean()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...data.answers import is_correct
 from ...predicting.templates import masked, templates
 from ...records import Neuron
 from ...runs.session import Session
@@ -36,12 +37,14 @@ class Predictor:
         kind: `ACTIVITY` (neurons chosen for what they stand for or do), `CONTROL`, `LAYERS`, or `BASELINE`.
         features: (answers, features), or (choices, answers, features): the folds choose one.
         costs: what it needs beyond the answer itself, in words.
+        parts: where several ways tell together, the features of each.
     """
 
     name: str
     kind: str
     features: NDArray[Any]
     costs: str = ""
+    parts: tuple[NDArray[Any], ...] = ()
 
 
 def reasoning_neurons(session: Session) -> list[Neuron]:
@@ -86,7 +89,8 @@ def predictors(
     found = [Predictor(REASONING, ACTIVITY, sizes[REASONING])]
     found += [Predictor("concepts", ACTIVITY, flat(by_concept(session, traces)[1]))]
     found += [Predictor("attribution", ACTIVITY, sizes["attribution"])] if "attribution" in sizes else []
-    found += [Predictor("reasoning and confidence", ACTIVITY, np.hstack([scaled(sizes[REASONING]), scaled(sure)]))]
+    both = sizes[REASONING], sure
+    found += [Predictor("reasoning and confidence", ACTIVITY, np.hstack(both), parts=both)]
     found += [Predictor(name, CONTROL, x) for name, x in sizes.items() if name.startswith("random")]
     found += [Predictor("layers", LAYERS, flat(traces.layers))]
     found += [Predictor("confidence", BASELINE, sure)]
@@ -96,11 +100,6 @@ def predictors(
     found += [Predictor("question", BASELINE, words([a.problem.question for a in given]))]
     found += [Predictor("formulas", BASELINE, formulas([a.text for a in given]))]
     return found
-
-
-def scaled(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Features as a block of total variance 1: beside another block both count alike."""
-    return x / max(float(np.sqrt(x.var(axis=0).sum())), 1e-12)
 
 
 def words(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -142,11 +141,19 @@ def says_true(session: Session, given: Sequence[Answer]) -> NDArray[np.float64]:
 
 
 def agreement(session: Session, conditions: Sequence[str], given: Sequence[Answer]) -> NDArray[np.float64]:
-    """The share of sampled answers that come to the same number (self-consistency; Wang et al. 2023, arXiv:2203.11171)."""
+    """The share of sampled answers that come to the same number, or words (self-consistency; Wang et al. 2023,
+    arXiv:2203.11171)."""
     rows = session.run.rows(
         "SELECT problem_id, flexible FROM completions WHERE list_contains(?, condition) ORDER BY ALL", [list(conditions)]
     )
     drawn: dict[str, list[str | None]] = {}
     for r in rows:
         drawn.setdefault(r["problem_id"], []).append(r["flexible"])
-    return np.array([np.mean([a.read is not None and d == a.read for d in drawn[a.problem.id]]) for a in given])
+    return np.array([np.mean([_same(d, a) for d in drawn[a.problem.id]]) for a in given])
+
+
+def _same(drawn: str | None, given: Answer) -> bool:
+    """Whether another text gives the same answer; words do as they give a right one ("on Friday", "Friday")."""
+    if drawn is None or given.read is None or not given.problem.words:
+        return drawn is not None and drawn == given.read
+    return is_correct(drawn, given.read) or is_correct(given.read, drawn)

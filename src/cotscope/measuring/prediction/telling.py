@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...predicting.classifier import fit, out_of_fold, suffices
+from ...predicting.classifier import TOO_FEW, fit, out_of_fold, suffices
 from ...records import Neuron
 from ...runs.session import Session
 from ...stats import Area, auroc
@@ -119,7 +119,8 @@ def transfers(session: Session, known: Sequence[Known]) -> list[dict[str, Any]]:
     features = {name: np.vstack([k.way(name).features for k in known]) for name in CARRIED}
     for k, (here, apart, of) in zip(known, others_apart([k.answers for k in known]), strict=True):
         if not suffices(right[apart], of[apart]):
-            continue  # too little is left to learn from
+            session.run.note(f"Answers to {k.data.label} are not told from those to the other data: {TOO_FEW}.")
+            continue
         for name, x in features.items():
             fitted = fit(x[apart], right[apart].tolist(), of[apart].tolist(), session.config.seed)
             found = fitted.probabilities(x[here])
