@@ -281,6 +281,7 @@ def test_wrong_commands_are_one_line(capsys, wrong: list[str], words: str) -> No
 def test_words_that_choose_nothing_together(capsys, tmp_path: Path) -> None:
     line = fails(capsys, "ablate", str(tmp_path), "--by", "operation", "--outcomes", "accuracy")
     assert "--by operation --outcomes accuracy" in line or "chooses nothing together" in line
+    assert "chooses nothing together" in fails(capsys, "ablate", str(tmp_path), "--by", "set", "--outcomes", "keystones")
 
 
 @pytest.mark.slow

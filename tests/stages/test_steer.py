@@ -44,7 +44,8 @@ def session(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> 
     options = [*tiny_study.options(), "--limit", "6", "--discover-limit", "6", "--tune-limit", "8"]
     assert main(["discover", *options, "--out", str(out)]) == 0
     assert main(["annotate", str(out)]) == 0
-    assert main(["ablate", str(out), "--outcomes", "accuracy", "--matched", "1", "--unmatched", "0"]) == 0
+    assert main(["ablate", str(out), "--outcomes", "keystones"]) == 0
+    assert list(Run.open(out).states()) == ["discover", "annotate", "keystones"]
     return Session.reopen(out, quiet=True)
 
 

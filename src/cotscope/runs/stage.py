@@ -45,6 +45,7 @@ class Stage:
         units: what the keys of its part of the summary mean.
         chosen_by: which words after a flag of the verb choose it (`{"--prompts": {"variants": {"variants": 40}}}`), each
             with the options that the word sets where the user did not.
+        always: whatever is chosen of the verb's stages, it runs before.
         repeats: running it again when nothing has changed is of use.
         wanted: whether `cotscope study` runs it with these options.
         idle: whether these options ask for nothing: if it has run, it has only to take away what it wrote.
@@ -65,6 +66,7 @@ class Stage:
     writes: tuple[Table | str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     chosen_by: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    always: bool = False
     repeats: bool = False
     wanted: Callable[[Any], bool] = lambda options: True
     idle: Callable[[Any], bool] = lambda options: False

@@ -146,4 +146,6 @@ STAGE = Stage(
     reads=(ANNOTATIONS,),
     writes=(KEYSTONES,),
     units=UNITS,
+    chosen_by={"--outcomes": {"keystones": {}}},
+    always=True,
 )

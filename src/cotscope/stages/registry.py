@@ -86,17 +86,19 @@ def choose(verb: str, words: Mapping[str, Sequence[str]]) -> tuple[list[Stage] |
     for flag, given in words.items():
         if unknown := [w for w in given if w not in chosen_by(verb)[flag]]:
             raise UserError(f"{flag} does not take this", expected=" or ".join(chosen_by(verb)[flag]), got=shown(unknown[0]))
-    stages, options = [], dict[str, dict[str, Any]]()
+    stages, options, chose = [], dict[str, dict[str, Any]](), False
     for stage in VERBS[verb]:
         told = {flag: [w for w in given if w in stage.chosen_by.get(flag, {})] for flag, given in words.items()}
-        if stage.chosen_by and not all(told.values()):
+        mine = bool(stage.chosen_by) and all(told.values())
+        if stage.chosen_by and not mine and not stage.always:
             continue
         stages.append(stage)
+        chose |= mine
         for flag, chosen in told.items():
             for word in chosen:
                 if sets := stage.chosen_by[flag][word]:
                     options.setdefault(stage.name, {}).update(sets)
-    if not any(s.chosen_by for s in stages):
+    if not chose:
         said = " ".join(f"{flag} {' '.join(given)}" for flag, given in words.items())
         raise UserError(f"{said} chooses nothing together", remedy=f"See `cotscope {verb} --help`.")
     return stages, options
