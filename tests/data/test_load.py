@@ -325,9 +325,18 @@ def test_a_number_that_is_another_one_is_refused(tmp_path: Path, answer: str) ->
         ("Answer - 5", 5),
         ("x=5", 5),
         ("+5", 5),
+        ("Rs500", 500),
+        ("USD500", 500),
+        (r"90^\circ", 90),
+        (r"90^{\circ}", 90),
+        ("8^{th}", 8),
+        ("5+ years", 5),
+        ("*5* apples", 5),
+        (r"\boxed5", 5),
+        (r"\dfrac12", Fraction(1, 2)),
     ],
 )
-def test_a_number_with_words_beside_it(tmp_path: Path, answer: str, value: int) -> None:
+def test_a_number_with_words_beside_it(tmp_path: Path, answer: str, value: int | Fraction) -> None:
     [problem] = load_problems(write(tmp_path, {"question": "a?", "answer": answer})).problems
     assert problem.answer == value
 

@@ -76,6 +76,10 @@ from cotscope.data.reckoning import MISSING, RIGHT, WRONG, first_result, results
         ("8 / 3 = 2⅔", RIGHT),
         ("7 / 2 = 3 1/3", WRONG),
         ("6 / 2 = 3 1/2", WRONG),
+        ("10 / 2 = 5 1/2-cup measures", RIGHT),
+        ("6*2 = 12 12/2=6", RIGHT),
+        (r"3\times4 = 12", RIGHT),
+        ("(2 + 3) ⋅ 4 + 1 = 21", None),
         ("5*3 = <<5*3=15>> apples", RIGHT),
         ("Step 1: 3 + 4 = 7", RIGHT),
         # The end of a longer one is not judged by itself.

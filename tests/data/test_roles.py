@@ -28,6 +28,11 @@ from cotscope.data.roles import formulas, roles, token_reckoning, token_roles
         ("(3 + 4) · 2 = ‑5", {"·": "operator", "+": "operator", "=": "equals", "‑": "result", "5": "result"}),
         ("It is 5 – 3 = ¥2", {"–": "operator", "2": "result", "¥": "elsewhere"}),
         ("20% x 50", {"x": "operator"}),
+        (r"3\times4 = 12", {"m": "operator", "2": "result"}),
+        (r"The answer is $\boxed{8}$", {"8": "result"}),
+        (r"3 \times \frac{1}{2}", {"m": "operator"}),
+        ("From 2019–2020", {"–": "elsewhere"}),
+        ("10% (day 1)\n- 2 apples\n* 3 (blue)", {"-": "elsewhere", "*": "elsewhere"}),
     ],
 )
 def test_characters(text: str, expected: dict[str, str]) -> None:
@@ -70,6 +75,7 @@ def test_tokens_that_lose_their_blanks_alone_keep_their_place() -> None:
 def test_what_is_reckoned_is_formulas_and_answers() -> None:
     latex = r"So \(3 \times \$4 = \$12\) it is, 5 – 3."
     assert [latex[a:b] for a, b in formulas(latex)] == [r"3 \times \$4 = \$12", "5 – 3"]
+    assert formulas("2019–2020, 5\n- 3") == []
     for blank in (" ", ""):
         words = Words(blank, "So ann has", "1", "+", "12", "=", "13", "pens. The answer is", "13", ".")
         assert token_reckoning(words, range(9)) == (False, *[True] * 5, False, True, False)

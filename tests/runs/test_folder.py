@@ -105,8 +105,9 @@ def test_where_a_file_system_has_no_locks_one_goes_on_and_it_is_said(
         raise error
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    (part := run.folder / ".x-y.part").write_text("of another process, perhaps")
     with run.writing():
-        assert "has no locks (No locks available)" in caplog.text
+        assert "has no locks (No locks available)" in caplog.text and part.exists()
     error = BlockingIOError(errno.EAGAIN, "it is held")
     with pytest.raises(RunError, match="is in use by another process"), run.writing():
         pass

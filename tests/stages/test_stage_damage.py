@@ -224,7 +224,5 @@ def test_what_would_be_refused_later_is_refused_before_figures_are_lost(
     assert (
         cotscope.ablate(Run.open(out), outcomes="solutions", matched=3).state("ablate").status == "stale"
     )  # which was asked for
-    with pytest.raises(
-        UserError, match="expected keystones or accuracy or solutions or push or operations"
-    ):
+    with pytest.raises(UserError, match="expected keystones or accuracy or solutions or push or operations"):
         cotscope.ablate(out, outcomes=["colours"])

@@ -107,8 +107,9 @@ def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.to
     neurons, problems = _check(arguments)
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
-        for part in folder.glob(".*.part"):  # of a file that was being written when it was ended; of models: `remove_left`
+    with held(folder) as alone:
+        # Of a file that was being written when it was ended; of models: `remove_left`.
+        for part in folder.glob(".*.part") if alone else ():
             if part.is_file():
                 part.unlink()
         _same_settings(arguments, folder / "settings.json", neurons)

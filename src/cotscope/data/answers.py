@@ -57,8 +57,9 @@ _LATEX = (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!])(?=[0-9])"), re.compile(r"\\(
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
 _WORD_RUN = re.compile(
     rf"(?<![\w-])(?P<word>(?a:{_WORD}))\b"
-    rf"(?P<more>(?:[\s-](?:{_WORD}|hundred|thousand|million|billion|dozen|and\sa\shalf|half|halves|quarters?"
-    r"|thirds?|(?:four|fif|six|seven|eigh|nin|ten)ths?)\b|-\w++)*+)",
+    rf"(?P<more>(?:[\s-](?:{_WORD}|hundred|thousand|million|billion|dozen|and\sa\shalf)\b"
+    r"|[\s-](?:half|halves|thirds?|(?:four|fif|six|seven|eigh|nin|ten)ths?|quarters?(?=\sof\b))(?=\s(?:of|an?|the)\b|[.,;:!?)]|\s*\Z)"
+    r"|-\w++)*+)",
     re.IGNORECASE,
 )
 # "####" without a number directly after it is a Markdown heading.
@@ -67,11 +68,11 @@ _ARTICLES = {"the", "a", "an"}
 _UNSURE = {"or", "not", "no", "never", "neither", "nor", "cannot"}
 _AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’«»。，、；：！？（）「」"
 _SENTENCE_END = re.compile(r"""[\n。！？]|[.!?](?=[\s"')\]*]|\Z)""")
-# In words: the full stops of "St. Louis", "J. K. Rowling", "U.S. Navy" and "E. coli" end nothing; that of "B. It follows" does.
+# In words: the full stops of "St. Louis", "J. K. Rowling" and "U.S. Navy" end nothing; that of "B. It follows" does.
 _END_OF_WORDS = re.compile(
     r"""[\n。！？]|[!?](?=[\s"')\]*]|\Z)
     |(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z]\.[A-Z])(?<!\b[A-Z]\.[ ][A-Z])
-    (?:(?<!\b[A-Z])[.]|(?<=\b[A-Z])[.](?!\s(?:[A-Z]\.|[a-z])))(?=[\s"')\]*]|\Z)""",
+    (?:(?<!\b[A-Z])[.]|(?<=\b[A-Z])[.](?!\s[A-Z]\.))(?=[\s"')\]*]|\Z)""",
     re.VERBOSE,
 )
 
@@ -190,7 +191,7 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
     """Whether `parsed` gives `answer`.
 
     Words do if they are the same but for case, blanks, a first article and punctuation around them; or begin or end with
-    them ("on Friday"), and say neither "or" nor "not" (nor "can't") beside them.
+    them ("on Friday"), and say neither "or" nor "not" (nor "can't") beside them, before the next full stop.
 
     A number does if the two are equal. It also does if all of these hold: `answer` is no decimal of at most 6 places (as 1/3,
     or a file's 0.3333333333333333); `parsed` is a decimal with 2 or more places, so that it can be a rounded `answer`;
@@ -204,6 +205,8 @@ def is_correct(parsed: Fraction | str | None, answer: Fraction | str) -> bool:
         said = _plain(written_answer(parsed), right)
         if said == right or not right:
             return said == right
+        if said[: len(right)] == right and _parts(written_answer(parsed), right)[len(right) - 1].endswith((".", "!", "?")):
+            return True  # what follows is another sentence: "B. It is not A"
         unsure = {w for w in said if w in _UNSURE or w.endswith("n't")} - {*right}
         return right in (said[: len(right)], said[-len(right) :]) and not unsure
     if parsed == answer:
@@ -221,8 +224,13 @@ def _trimmed(text: str) -> str:
 
 
 def _plain(text: str, right: Sequence[str] = ()) -> list[str]:
-    """Its words, without what counts for nothing in an answer: an article before them. The "A" of "A) Paris" is none, nor one
-    in capitals where "A" is the answer.
+    """Its words, as `_parts` has them, without punctuation around them."""
+    return [_trimmed(p).casefold() for p in _parts(text, right)]
+
+
+def _parts(text: str, right: Sequence[str]) -> list[str]:
+    """What blanks part, without what counts for nothing in an answer: an article before it. The "A" of "A) Paris" is none, nor
+    one in capitals where "A" is the answer.
 
     Args:
         right: the words of the right answer, where this is another one.
@@ -231,7 +239,7 @@ def _plain(text: str, right: Sequence[str] = ()) -> list[str]:
     words = [_trimmed(p).casefold() for p in parts]
     article = len(words) > 1 and words[0] in _ARTICLES and parts[0].endswith(_trimmed(parts[0]))
     named = [*right] == words[:1] and _trimmed(parts[0]).isupper() if parts else False
-    return words[article and not named :]
+    return parts[article and not named :]
 
 
 def _is_short_decimal(number: Fraction) -> bool:

@@ -23,22 +23,22 @@ _EQUALS = re.compile(r"[ \t]*+==?(?!=)")
 _FORMULA = re.compile(rf"(?<![\w.,√])([-−]?{_MONEY}{_NUMBER}{_REST}{{1,30}}+){_EQUALS.pattern}")
 # On its line an operator stands before it, or a number: then it is the end of a longer one, or of a mixed number.
 _NOT_ITS_BEGINNING = re.compile(
-    r"(?:\S[ \t]*+(?:\*\*|//|[+\-−–—*×·/÷^%])|[\d)\]%€][ \t]*+[xX]|\d[ \t]++:|\d"
+    r"(?:\S[ \t]*+(?:\*\*|//|[+\-−–—*×·⋅∙/÷^%])|[\d)\]%€][ \t]*+[xX]|\d[ \t]++:|\d"
     r"|\b(?:times|plus|minus|(?:divided|multiplied) by))[ \t]*+\**+[ \t]*+\Z"
 )
 _BOLD = re.compile(r"(?<!\S)\*{1,3}\Z")
 _BEFORE = 40
 _RESULT = re.compile(
     rf"(?:[ \t$€£¥*_`\[({{~≈+\\]|boxed|mathbf|text|<b>)*+([-−–]?[ \t]*+{_MONEY}{_NUMBER}{_REST}{{0,30}}+)"
-    r"(?:[ \t]*+([¼-¾⅐-⅞])|[ \t]++(\d{1,9}+/(?=0*+[1-9])\d{1,9}+)(?![\d/]))?[ \t]*+(\\?%)?"
+    r"(?:[ \t]*+([¼-¾⅐-⅞])|[ \t]++(\d{1,9}+/(?=0*+[1-9])\d{1,9}+)(?![\d/-]|[ \t]*+=))?[ \t]*+(\\?%)?"
 )
 _PART = re.compile(rf"({_OPERATOR})?[ \t]*+{_MONEY}({_NUMBER})")
 _MINUS, _TIMES = "-−–", "*×·⋅∙xX"
 _WRITTEN_OTHERWISE = (  # GSM8K's calculator, which says the result where none follows; LaTeX
     (re.compile(r"<<[^<>]*>>(?=[ \t]*[$€£]?\d)"), ""),
     (re.compile(r"<<[^<>]*=([^<>=]*)>>"), r"\1"),
-    (re.compile(r"\\(?:times|cdot)\b"), "*"),
-    (re.compile(r"\\div\b"), "/"),
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\div(?![a-zA-Z])"), "/"),
     (re.compile(r"\\d?frac\{(\d+)\}\{(\d+)\}"), r"\1/\2"),
 )
 

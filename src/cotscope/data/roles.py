@@ -15,11 +15,14 @@ ROLES = ("operator", "equals", "result", "elsewhere")
 ARITHMETIC = ROLES[:3]
 _NUMBER = rf"[{DASHES}]?\d+(?:,\d{{3}})*(?:\.\d+)?"
 _MONEY = r"\\?[$€£¥]"
-_OPERATOR = rf"(?:[{OPERATORS}]|\\(?:times|cdot|div)\b)"  # LaTeX, which models write unasked
+# LaTeX, which models write unasked; of "2019–2020" the dash is none.
+_OPERATOR = rf"(?:(?!–)[{OPERATORS}]|(?<=[ \t])–(?=[ \t])|\\(?:times|cdot|div)(?![a-zA-Z]))"
+RULE = 2
+"""Of what has which role: goes up when that changes, so that what was found by another is not taken up."""
 # A token that touches several has the role of the first.
 _PATTERNS = {
-    "result": re.compile(rf"(?:=\s*|[Tt]he answer is[\s:*]*)(?:\\boxed{{)?(?:[{DASHES}]?{_MONEY})?({_NUMBER})"),
-    "operator": re.compile(rf"(?<=[\d)%}}])\s*({_OPERATOR})\s*(?={_MONEY}?\(?{_MONEY}?\d)"),
+    "result": re.compile(rf"(?:=\s*|[Tt]he answer is[\s:*]*)(?:(?:\$|\\\()?\\boxed{{)?(?:[{DASHES}]?{_MONEY})?({_NUMBER})"),
+    "operator": re.compile(rf"(?<=[\d)%}}])[ \t]*({_OPERATOR})[ \t]*(?={_MONEY}?\(?{_MONEY}?\d|\\[dt]?frac{{\d)"),
     "equals": re.compile(r"(?<=[\d)%}])\s*(=)"),
 }
 
@@ -27,7 +30,7 @@ _SAID = re.compile(r"\b[Tt]he answer is\W*(\w[^\n.!?]*)")
 
 _TERM = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
 # 3 + 4 = 7, or 3 + 4
-_FORMULA = re.compile(rf"{_TERM}(?:\s*{_OPERATOR}\s*[\\$€£¥(]*{_TERM}\)?)+(?:\s*=\s*(?:{_MONEY})?{_TERM})?")
+_FORMULA = re.compile(rf"{_TERM}(?:[ \t]*{_OPERATOR}[ \t]*[\\$€£¥(]*{_TERM}\)?)+(?:\s*=\s*(?:{_MONEY})?{_TERM})?")
 
 
 def formulas(text: str) -> list[tuple[int, int]]:

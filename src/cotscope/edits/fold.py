@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,9 +218,7 @@ def _part_of(to: Path) -> Iterator[Path]:
     """A hidden folder beside a place, held, to be written and then renamed; it is removed if the block fails."""
     temporary = Path(tempfile.mkdtemp(dir=to.parent, prefix=_beginning(to), suffix=".part"))
     try:
-        with ExitStack() as hold:
-            with suppress(RunError):  # a file system without locks
-                hold.enter_context(held(temporary))
+        with held(temporary):
             yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -232,8 +230,14 @@ def remove_left(to: Path) -> None:
     for part in to.parent.glob(f"{glob.escape(_beginning(to))}{'?' * 8}.part"):  # as many as `mkdtemp` adds
         with suppress(RunError, OSError):
             if (part / LOCK).exists() or time.time() - part.stat().st_mtime > _ABANDONED:
-                with held(part):  # else another process is writing it
-                    shutil.rmtree(part)
+                with held(part) as alone:  # else another process is writing it
+                    if alone or time.time() - _last_written(part) > _ABANDONED:
+                        shutil.rmtree(part)
+
+
+def _last_written(part: Path) -> float:
+    """When a file in it was changed last, but for its lock."""
+    return max((p.stat().st_mtime for p in part.rglob("*") if p.name != LOCK), default=part.stat().st_mtime)
 
 
 def _beginning(to: Path) -> str:

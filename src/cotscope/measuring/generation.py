@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.answers import is_correct, is_right, read_answer, written_answer
-from ..data.roles import ROLES, token_roles
+from ..data.roles import ROLES, RULE, token_roles
 from ..records import Completion, Neuron, Problem, Prompt
 from ..runs.files import fingerprint
 from ..runs.session import Session
@@ -155,6 +155,7 @@ def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ..
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
     way = [key for key in (condition.intervention and condition.intervention.key, condition.weights) if key]
+    way += [f"roles {RULE}"] if condition.record else []  # by which activity is counted
     way += [f"{condition.temperature} {condition.seed}"] if condition.temperature else []
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
@@ -176,7 +177,8 @@ def note_cut(session: Session, of: Mapping[str, str]) -> None:
     if cut := [f"{name} {share:.2f}" for name, share in shares.items() if share >= CUT]:
         session.run.note(
             f"Cut at the most tokens allowed, as shares of the texts: {', '.join(cut)}. Without an answer by then they count "
-            "as wrong, which is easy to tell. A study with a larger --max-new-tokens lets them end."
+            "as wrong, which is easy to tell. A study with a larger "
+            f"{'--max-new-tokens' if session.prompt.prefix else '--zero-shot-tokens'} lets them end."
         )
 
 

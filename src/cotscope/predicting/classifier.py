@@ -21,7 +21,7 @@ from ..errors import UserError, shown
 from .trees import COUNTS, DEPTHS, Trees, boosted, staged
 
 Floats = NDArray[np.float64]
-FORMAT, VERSION = "cotscope-predictor", 4
+FORMAT, VERSION = "cotscope-predictor", 5
 OUTER, INNER = 5, 3
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Inverse penalties tried, for features of mean 0 and of variance 1 in sum."""

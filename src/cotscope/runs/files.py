@@ -56,10 +56,12 @@ def full_disk_is_said(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, by its lock file. Raises: RunError if another process holds it."""
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a folder for this process, by its lock file: False where the file system has no locks, so that another process may
+    be writing there as well. Raises: RunError if another process holds it."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(handle, "r+", encoding="utf-8") as lock:
+        locked = True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -69,11 +71,12 @@ def held(folder: Path) -> Iterator[None]:
                 remedy="Wait until it ends.",
             ) from error
         except OSError as error:  # as some of NFS, Lustre and FUSE: better unguarded than not at all
+            locked = False
             log.warning("%s has no locks (%s): that a second command writes there is not noticed", folder, error.strerror)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield locked
 
 
 def write_text(path: Path, text: str) -> None:

@@ -131,10 +131,10 @@ class Run(InNotebook):
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the folder for this process. Raises: RunError if another process holds it."""
-        with held(self.folder):
+        with held(self.folder) as alone:
             self.manifest = Run.open(self.folder).manifest
             self.__dict__.pop("whole", None)
-            for place in (self.folder, *inner_folders(self.folder)):
+            for place in (self.folder, *inner_folders(self.folder)) if alone else ():
                 for leftover in place.glob(".*-*.part"):
                     leftover.unlink()  # what a killed process was writing
             yield

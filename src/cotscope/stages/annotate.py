@@ -116,8 +116,8 @@ def annotate(session: Session, options: Options) -> str:
                 remedy="Give one, or --naming 0.",
             )
         if options.annotator == "lexicon" and (unused := _unused(options)):
-            did_nothing = f"The lexicon asks nobody: {', '.join(unused)} did nothing."
-            session.run.note(f"{did_nothing} --annotator llm or local asks a model.")
+            given = f"The lexicon asks nobody: {', '.join(unused)}, given now or before, did nothing."
+            session.run.note(f"{given} --annotator llm or local asks a model.")
         _annotate(session, maker, options.judge, plain=options.annotator == "lexicon")
     found = session.run.summary["neurons"]
     return f"{found['total']:,} reasoning neurons ({found['poles']:,} poles), accepted by {found['annotator']}"

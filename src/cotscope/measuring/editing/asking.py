@@ -97,8 +97,9 @@ def ask_rounding(session: Session, every: Sequence[TrialData]) -> str:
     if not all(is_done(other, condition) for condition in asked):
         check_rounding(session)
     solve(other, asked, f"untouched in {dtype}")
-    if (stored := stored_dtype(session.config.model)) != "bfloat16":
-        session.run.note(f"The files of the model are {stored}: in bfloat16 its weights are rounded, too, so that what "
+    stored = stored_dtype(session.config.model)
+    if rounded := [d for d in (session.loaded.dtype_name, dtype) if d not in (stored, "float32")]:
+        session.run.note(f"The files of the model are {stored}: in {rounded[0]} its weights are rounded, too, so that what "
                          "`--rounding` sets beside the edits is more than near ties.")  # fmt: skip
     return dtype
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data.roles import ROLES, token_roles
+from ...data.roles import ROLES, RULE, token_roles
 from ...records import Neuron, Problem, Prompt
 from ...runs.files import fingerprint
 from ...runs.session import Session
@@ -110,7 +110,7 @@ def traced(
     run, file = session.run, f"traces.{name}"
     asked = [(a.problem.id, a.problem.question, a.tokens) for a in given]
     ended = ["at the end"] * any(not a.tokens for a in given)
-    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, "roles as seen", *ended)
+    of = fingerprint(prompt.text(""), asked, sorted(neurons), STOPS, CONFIDENCE, f"roles {RULE}", *ended)
     if run.done(f"arrays/{file}", of) is None:
         found = trace_all(session, prompt, given, sorted(set(neurons)), f"tracing {name}")
         arrays = {part: getattr(found, part) for part in _ARRAYS if residual or part != "residual"}
