@@ -27,12 +27,18 @@ _MARKER = "####"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 LEADING = " \"'“”‘’¿¡"
 _TRAILING = " .,;:!?\"'-…“”‘’"
-# What makes another number of the one in digits: "- 5", an accountant's "(5)", "√5", "5!", "x + 5", "B5", "half of 5", what
-# `OTHERWISE` says, and "2.5 million", which is read in a model's text, where such a word may be the unit that was asked for.
+# What makes another number of the one in digits. "2.5 million" is read in a model's text, where such a word may be the unit
+# that was asked for.
 _OTHERWISE = re.compile(
-    rf"\A\s*+[{DASHES}][\s(]|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z|[√π]|\^(?!\{{?(?:\\circ|st|nd|rd|th)\b)|\\(?:sqrt|pi)\b|[0-9]!"
-    rf"|(?<![a-z\\])[a-z](?=[0-9])|\b[a-z]\s?[{OPERATORS}]\s?[0-9]|[0-9]\s?[+*]\s?[a-z]\b|\b(?:half|twice|double)\s(?:of\s)?[0-9]|[0-9]\sand\s(?:a|one)\s"
-    rf"|[0-9](?:{OTHERWISE.pattern}|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
+    "|".join(
+        (
+            rf"\A\s*+[{DASHES}][\s(]|\A\s*+\([$€£]?[0-9.,]++\)\s*+\Z",  # - 5, -(5), an accountant's (5)
+            r"[√π]|\\(?:sqrt|pi)\b|\^(?!\{?(?:\\circ|st|nd|rd|th)\b)|[0-9]!",  # √5, 5^2 (not 5^{th}), 5!
+            rf"\b[a-z]\s?[{OPERATORS}]\s?[0-9]|[0-9]\s?[+*]\s?[a-z]\b|(?<![a-z\\])[a-z](?=[0-9])",  # x + 5, 5 * y, B5
+            r"\b(?:half|twice|double)\s(?:of\s)?[0-9]|[0-9]\sand\s(?:a|one)\s",  # half of 5, 5 and a half
+            rf"[0-9](?:{OTHERWISE.pattern}|\s?(?:k|bn|hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b)",
+        )
+    ),
     re.IGNORECASE,
 )
 
