@@ -45,12 +45,12 @@ def test_chosen_neurons_stand_beside_random_ones_and_the_whole_model() -> None:
     solved = {e.name: (rng.random(8) < 0.5).tolist() for e in edits}
     rows = contrasts(edits, answers(edits, solved))
     assert [(r["chosen"], r["beside"], r["edits"], r["edits_beside"]) for r in rows] == [
-        ("values by attribution", "values of random, like attribution", 2, 2),
+        ("values by attribution", "values of random, like attribution, the first 10", 2, 2),
         ("values by attribution", "lora", 2, 1),
-        ("values of random, like attribution", "lora", 2, 1),
-        ("values of random, like attribution", "lora", 1, 1),
+        ("values of random, like attribution, the first 10", "lora", 2, 1),
+        ("values of random, like attribution, the first 20", "lora", 1, 1),
         ("values by attribution", "base", 2, 0),
-        ("values of random, like attribution", "base", 2, 0),
+        ("values of random, like attribution, the first 10", "base", 2, 0),
     ]
     first, untouched = rows[0], [float(i % 2 == 0) for i in range(8)]
     assert rows[4]["difference"] == pytest.approx(np.mean([solved["a0"], solved["a1"]]) - 0.5)
@@ -274,6 +274,19 @@ def test_a_search_of_rates_that_was_stopped_is_a_seed_if_its_passes_are_whole() 
     assert unpaired(edits) == []
 
 
+def test_edits_of_one_way_of_choosing_are_told_apart_by_what_differs() -> None:
+    def made(name: str, factor: float = 0.0, **chosen: Any) -> Edit:
+        return Edit.scaled(name, BASE, [Neuron(0, 1)], factor, chosen={"by": "size", "found": "x", "among": "y"} | chosen)
+
+    edits = [made("a", first=10), made("b", first=50), made("c", first=50, random=0), made("d", 2.0, first=50)]
+    edits += [made("e", layers=[0, 1]), made("f", by="reasoning", concepts=["addition"]), made("g", by="words", first=7)]
+    assert [group.name for group in grouped(edits)] == [
+        "an edit by size, the first 10, × 0", "an edit by size, the first 50, × 0", "an edit of random, like size",
+        "an edit by size, the first 50, × 2", "an edit by size, layers 0 to 1, × 0", "an edit by reasoning", "an edit by words",
+    ]  # fmt: skip
+    assert [group.name for group in grouped(edits[1:3])] == ["an edit by size", "an edit of random, like size"]
+
+
 def test_chosen_neurons_whose_control_was_made_otherwise_are_named() -> None:
     edits = [
         trained("a0", "values", "attribution"),
@@ -290,7 +303,7 @@ def test_chosen_neurons_whose_control_was_made_otherwise_are_named() -> None:
     plain = [Edit.scaled(n, BASE, [Neuron(0, i)], f, chosen={"by": "size"} | ({"random": 0} if n == "c" else {}))
              for i, (n, f) in enumerate((("a", 0.0), ("b", 0.5), ("c", 0.0)))]  # fmt: skip
     [said] = unpaired(plain)
-    assert said.startswith("b (an edit by size) and c (an edit of random, like size) are not"), "a and c are"
+    assert said.startswith("b (an edit by size, × 0.5) and c (an edit of random, like size) are not"), "a and c are"
 
 
 def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
@@ -304,7 +317,7 @@ def test_searches_and_plain_edits_have_random_ones_beside_them() -> None:
     rows = contrasts(edits, answers(edits, {e.name: [True] * 8 for e in edits}))
     assert [(r["chosen"], r["beside"]) for r in rows] == [
         ("steered to be better by attribution", "steered to be better of random, like attribution"),
-        ("an edit by reasoning", "an edit of random, like reasoning"),
+        ("an edit by reasoning, × 0", "an edit of random, like reasoning"),
     ]
     assert {r["difference"] for r in rows} == {0} and all(r["difference_low"] < 0 < r["difference_high"] for r in rows)
 

@@ -8,6 +8,7 @@ whole model, which stand beside one another; a group of several edits beside the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -46,6 +47,7 @@ class Group:
         rate: Adam's, where a seed stands there with several; "": each has its own.
         alone: the edit's name, where a seed stands there with several for another reason.
         goal: of a search, "better" or "worse".
+        part: which of the neurons that were chosen so, and by what factor; "" where nothing else has its name.
     """
 
     does: str
@@ -60,6 +62,7 @@ class Group:
     rate: str = ""
     alone: str = ""
     goal: str = ""
+    part: str = ""
 
     @property
     def key(self) -> str:
@@ -72,7 +75,7 @@ class Group:
         neurons = f"random, like {self.by}" if self.random else "all neurons" if self.by == ALL else self.by
         name = f"{self.does} of {neurons}" if self.by == ALL or self.random else f"{self.does} by {neurons}"
         rate = f"rate {self.rate}" if self.rate else ""
-        return ", ".join(filter(None, (self.does if self.by == self.does else name, self.how, rate, self.alone)))
+        return ", ".join(filter(None, (self.does if self.by == self.does else name, self.part, self.how, rate, self.alone)))
 
     def beside(self, other: Group) -> bool:
         """Whether it is of chosen neurons and the other of random ones like them, or it of some, and the other trained on the
@@ -216,7 +219,9 @@ def grouped(edits: Sequence[Edit]) -> dict[Group, list[str]]:
             if several:
                 apart = replace(group, rate=_trained(edit, "rate")) if each_rate else replace(group, alone=edit.name)
             groups.setdefault(apart, []).append(edit.name)
-    return groups
+    short = {group: replace(group, part="") for group in groups}
+    names = Counter(group.name for group in short.values())
+    return {group if names[short[group].name] > 1 else short[group]: of for group, of in groups.items()}
 
 
 def _trained(edit: Edit, key: str) -> str:
@@ -237,7 +242,7 @@ def _group(edit: Edit) -> Group | None:
     if not isinstance(by, str):
         return None
     by = without_halves(by)
-    random, terms, dtype, numbers, how, goal = chosen.get("random") is not None, "", "", "", "", ""
+    random, terms, dtype, numbers, how, goal, times = chosen.get("random") is not None, "", "", "", "", "", ""
     done: list[str] = [edit.scope]
     if isinstance(tuned, dict):
         does = without_halves(str(tuned.get("method")))
@@ -252,8 +257,11 @@ def _group(edit: Edit) -> Group | None:
         does = f"steered to be {goal}"
         done.append(fingerprint([_source(steered), *(str(steered.get(k)) for k in _SEARCHED)]))
     else:
+        values = {*edit.factors.values(), *edit.offsets.values()}
         does = "an edit"
-        done.append(fingerprint(sorted({str(v) for v in (*edit.factors.values(), *edit.offsets.values())})))
+        if len(values) == 1 and edit.factors and len(set(ends := next(iter(edit.factors.values())))) == 1:
+            times = f"× {ends[0]:g}"
+        done.append(fingerprint(sorted(map(str, values))))
         if by not in (REASONING, *WAYS):  # a list of somebody's: another one is no second seed of it
             done.append(fingerprint(sorted(map(str, edit.neurons))))
     whole = by in (ALL, does)
@@ -265,4 +273,15 @@ def _group(edit: Edit) -> Group | None:
     some = [*found, *(str(chosen.get(k)) for k in ("first", "concepts", "layers", "keystones"))]
     like = "" if whole else fingerprint([does, by, *some, *done])
     matched = str(chosen.get("like")) if random else ""
-    return Group(does, by, like, terms, random, dtype, numbers, how, matched, goal=goal)
+    return Group(
+        does, by, like, terms, random, dtype, numbers, how, matched, goal=goal, part="" if whole else _part(chosen, times)
+    )
+
+
+def _part(chosen: Mapping[str, Any], times: str) -> str:
+    """Which of the neurons that were chosen, and what one factor they have, in words; what the file says is of any kind."""
+    first, layers, concepts = (chosen.get(k) for k in ("first", "layers", "concepts"))
+    said = [f"the first {first}"] if isinstance(first, int) else []
+    said += ["layers " + " to ".join(map(str, layers))] if isinstance(layers, list) else []
+    said += [str(c) for c in concepts] if isinstance(concepts, list) else []
+    return without_halves(", ".join([*said, *filter(None, [times])]))
