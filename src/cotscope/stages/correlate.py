@@ -256,9 +256,11 @@ def _phenomena(session: Session, labels: Labels) -> list[dict[str, Any]]:
             activity = ActivityChange(row[f"{name}_change"], row[f"{name}_p_holm"], row[f"{name}_p_beyond_holm"], still)
             said = verdict((row["accuracy_change"], row["accuracy_p_holm"]), activity, row["detectable"])
             needs = [max(row["n"] + 1, problems_needed(discordant, least, len(rows)))] if blind else []
-            if activity.p >= LEVEL and not still and bound > 0:
+            silent = bound == 0 and activity.p >= LEVEL  # nothing is active: no number of problems tells
+            if activity.p >= LEVEL and not still and not silent:
                 needs.append(problems_to_tell(changes, bound, len(rows)))
-            row |= {MEASURED[name]: said, f"{MEASURED[name]}_needs": max(needs) if said == TOO_FEW_PROBLEMS else None}
+            asks = said == TOO_FEW_PROBLEMS and not silent
+            row |= {MEASURED[name]: said, f"{MEASURED[name]}_needs": max(needs) if asks else None}
     return rows
 
 
