@@ -195,7 +195,7 @@ class Cotscope:
     def run(self, texts: list[str], stop: tuple[str, ...], max_new_tokens: int = 120, batch: int = 16) -> Recorded:
         recorder = cotscope.ActivePoles(self.loaded.anatomy, k=K, keep_steps=True)
         completions = self.engine.generate(texts, stop=stop, max_new_tokens=max_new_tokens, recorder=recorder)
-        poles = [recorder.steps[row] for row in range(len(texts))]
+        poles = [tuple(step.cpu() for step in recorder.steps[row]) for row in range(len(texts))]
         return Recorded([list(c.token_ids) for c in completions], poles, recorder.norms.cpu())
 
 

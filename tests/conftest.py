@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch looks: what tests compute beside a model is on the CPU
+
 import pytest
 import torch
 import transformers

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TinyStudy
 
 import cotscope
@@ -173,6 +174,7 @@ def test_a_run_keeps_its_dtype(capsys, tiny_study: TinyStudy, tmp_path: Path, mo
 
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, "the same command goes on"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 2, "the GPU's memory is not enough"),
     (OSError(28, "No space left on device", "x.parquet"), 2, "x.parquet can't be used; got no space left on the device"),
 ])  # fmt: skip
 def test_interrupts(capsys, monkeypatch, error: BaseException, code: int, words: str) -> None:

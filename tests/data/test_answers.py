@@ -15,8 +15,10 @@ from cotscope.data.answers import (
     parse_number,
     parse_strict,
     read_answer,
+    written_answer,
 )
 from cotscope.data.numbers import format_number
+from cotscope.data.rows import read_problems
 
 F = Fraction
 
@@ -327,6 +329,28 @@ def test_answers_in_words_are_compared(text: str, answer: str, right: bool) -> N
     assert is_right(text, answer) is right
 
 
+@pytest.mark.parametrize("text", [r"\text{Evelyn}", r"\boxed{Evelyn}", "$Evelyn$", r"\(\mathrm{Evelyn}\)", "Evelyn"])
+def test_a_files_answer_in_latex_is_its_words(text: str) -> None:
+    [problem] = read_problems([(0, "line 1", {"question": "Who?", "answer": text})], "a")
+    assert problem.answer == "Evelyn" and is_right(f"The answer is {text}.", problem.answer)
+
+
+@given(st.text("ABab .!?'", min_size=1, max_size=20).filter(lambda a: any(map(str.isalpha, a))))
+def test_any_answer_in_words_is_right_word_for_word(answer: str) -> None:
+    assert is_right(f"It is so.\nThe answer is {answer}.", answer)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(66.66666666666667, "66.66666666666667"), (0.30000000000000004, "0.30000000000000004"), (-3.14159265, "-3.14159265"),
+     (2.5, "2.5"), (0.007692307692307693, "0.007692307692307693"), (1e-22, f"1/{10**22}")],
+)  # fmt: skip
+def test_a_files_decimal_is_written_as_it_stands(number: float, text: str) -> None:
+    answer = Fraction(repr(number))
+    assert written_answer(answer) == text and (number == 1e-22 or is_right(f"The answer is {text}.", answer))
+    assert written_answer(Fraction(1, 3)) == "1/3"
+
+
 @given(st.text(max_size=40), st.text(max_size=20))
 def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
     for read in read_answer(text, words=True):
@@ -358,6 +382,21 @@ def test_any_words_can_be_read_and_compared(text: str, answer: str) -> None:
         ("The answer is B. It is not A.", "B", True),
         ("The answer is «Paris». Or not?", "Paris", True),
         ("The answer is 星期日。不是星期一。", "星期日", True),
+        ("The answer is B. London.", "B. London", True),
+        ("So the answer is: **b.  london**. It is there.", "B. London", True),
+        ("The answer is:\nB. London.", "B. London", True),
+        ("The answer is B. Londonderry.", "B. London", False),
+        ("The answer is B. Paris.", "B. London", False),
+        ("The answer is B. London or C. Paris.", "B. London", False),
+        ("The answer is B. London.\nThe answer is C. Paris.", "B. London", False),
+        ("The answer is Apple Inc. It makes phones.", "Apple Inc.", True),
+        (r"The answer is \boxed{Paris}.", "Paris", True),
+        (r"The answer is \boxed{\text{New York}}", "New York", True),
+        (r"The answer is \(\mathrm{Paris}\).", "Paris", True),
+        ("The answer is $Paris$.", "Paris", True),
+        (r"The answer is \boxed{not Paris}.", "Paris", False),
+        ("The answer is **B.** London.", "B. London", True),
+        ("The answer is US$.", "US$", True),
     ],
 )
 def test_words_as_people_write_them(text: str, answer: str, right: bool) -> None:

@@ -16,11 +16,13 @@ import transformers
 from conftest import FAMILIES, tiny_model
 from folders import edit as set_keys
 from folders import edit_weights, make_folder
+from safetensors.torch import load_file
 
 from cotscope.edits import fold
 from cotscope.edits.card import licence_of, measured_again, model_card
 from cotscope.edits.edit import Base, Edit
 from cotscope.edits.fold import export
+from cotscope.edits.older import made_for_older
 from cotscope.errors import EditError, ModelError
 from cotscope.lm.engine import Engine
 from cotscope.lm.families import value_vectors
@@ -201,12 +203,15 @@ def test_nothing_half_written_stays(
     assert left(tmp_path) == ["base"]
 
 
-def test_a_model_that_says_something_else_is_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_says_something_else_is_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
     """The check that loads the folder again is no ceremony."""
     edit = edit_of(folder)
     monkeypatch.setattr(fold, "fold", lambda edit, model: None)
     with pytest.raises(EditError, match="does not say what edit an edit does"):
-        export(edit, tmp_path / "made")
+        export(edit, tmp_path / "made", dtype=dtype)
     assert left(tmp_path) == ["base"]
 
 
@@ -296,7 +301,59 @@ def test_settings_and_tokenizer_are_kept(folder: Path, tmp_path: Path) -> None:
     assert new.get_vocab() == old.get_vocab() and new.chat_template == old.chat_template == "{{ messages }} by template"
     assert new.special_tokens_map == old.special_tokens_map and new("12 + 3?").input_ids == old("12 + 3?").input_ids
     before, after = (json.loads((f / "config.json").read_text()) for f in (folder, made))
-    assert after == before | {"transformers_version": after["transformers_version"]}
+    added = {"transformers_version": after["transformers_version"], "torch_dtype": before["dtype"]}
+    assert after == before | added | {"rope_theta": before["rope_parameters"]["rope_theta"]}
+
+
+@pytest.mark.parametrize("turning", [
+    {"rope_type": "default", "rope_theta": 5e5},
+    {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+])  # fmt: skip
+def test_older_programs_find_what_positions_turn_by(folder: Path, tmp_path: Path, turning: dict[str, object]) -> None:
+    """Without a word transformers 4 takes its own `rope_theta` where there is none at the top."""
+    set_keys(folder, "config.json", rope_parameters=turning, auto_map={"AutoConfig": "code_of_its_own.Config"})
+    made = export(edit_of(folder), tmp_path / "made")
+    config = json.loads((made / "config.json").read_text())
+    assert config["rope_theta"] == 5e5 and config["torch_dtype"] == config["dtype"] and "auto_map" not in config
+    scaled = {k: v for k, v in turning.items() if k != "rope_theta"} if turning["rope_type"] != "default" else None
+    assert config.get("rope_scaling") == scaled
+    read = transformers.AutoConfig.from_pretrained(made)
+    assert read.rope_parameters == transformers.AutoConfig.from_pretrained(folder).rope_parameters
+    assert read.rope_parameters.items() >= turning.items()
+
+
+@pytest.mark.parametrize("folder", ["gpt_neox", "phi3", "gemma3"], indirect=True)
+def test_where_older_programs_read_otherwise_nothing_is_added(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((export(edit_of(folder), tmp_path / "made") / "config.json").read_text())
+    assert "rope_parameters" in config and not {"rope_theta", "rope_scaling"} & {*config}
+
+
+def test_older_programs_know_the_tokenizer(folder: Path) -> None:
+    set_keys(folder, "tokenizer_config.json", tokenizer_class="TokenizersBackend", extra_special_tokens=["3", "4"])
+    old = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    made_for_older(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in config
+    new = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    assert new.extra_special_tokens == old.extra_special_tokens == config["additional_special_tokens"] == ["3", "4"]
+    assert new("3 + 4").input_ids == old("3 + 4").input_ids
+
+
+def test_in_16_bits_what_it_says_is_compared_in_float32(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a factor stands decides what bfloat16 rounds: some models say other things by that alone."""
+    said, compared = fold._said, list[tuple[torch.dtype, float]]()
+
+    def watched(model: transformers.PreTrainedModel) -> torch.Tensor:
+        found = said(model)
+        compared.append((next(model.parameters()).dtype, float(found.square().sum())))
+        return found
+
+    monkeypatch.setattr(fold, "_said", watched)
+    made = export(edit_of(folder), tmp_path / "made", dtype="bfloat16")
+    assert [dtype for dtype, _ in compared] == [torch.float32] * 2 and compared[0][1] == pytest.approx(compared[1][1], rel=0.02)
+    assert {t.dtype for t in load_file(made / "model.safetensors").values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("folder", ["qwen2", "gpt2"], indirect=True)

@@ -379,8 +379,8 @@ def test_a_task_asks_what_the_run_asks(
     assert all(is_correct(parse_number(r["answer"]), p.answer) for r, p in zip(rows, test, strict=True))
     assert task["generation_kwargs"] == {"until": list(prompt.stop), "do_sample": False, "max_gen_toks": 16}
     assert [f["name"] for f in task["filter_list"]] == ["strict-match", "flexible-extract"]
-    written = exchange_task.written_answer  # one third is a text that no pattern finds whole
-    monkeypatch.setattr(exchange_task, "written_answer", lambda a: "1/3" if a == test[0].answer else written(a))
+    written = exchange_task.format_number  # one third is a text that no pattern finds whole
+    monkeypatch.setattr(exchange_task, "format_number", lambda a: "1/3" if a == test[0].answer else written(a))
     left = sum(p.answer == test[0].answer for p in test)
     capsys.readouterr()
     assert main(["tables", str(folder), "--format", "lm-eval-task", "--to", str(tmp_path / "again")]) == 0

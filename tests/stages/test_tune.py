@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -202,7 +203,9 @@ def test_where_16_bits_are_fast_gradients_are_computed_in_them(
         to = tmp_path / str(instructions)
         assert main([*words, "--to", str(to)]) == 0
         dtype = "bfloat16" if instructions and method == "factors" else "float32"
-        assert Edit.read(to).chosen["tuned"]["dtype"] == dtype and set(ran) == {dtype}
+        told = Edit.read(to).chosen["tuned"]
+        assert told["dtype"] == dtype and set(ran) == {dtype}
+        assert not told["taken"] or ("written" in told) == (dtype == "float32")  # the files are float32
         ran.clear()
         if to.is_dir() and method != "full":
             base, made = (load_file(Path(folder) / "model.safetensors") for folder in (source, to))
@@ -760,6 +763,35 @@ def test_own_right_solutions_where_the_data_has_answers_only(run: Path, tiny_stu
     assert {p.question for p, _ in found} <= {p.question for p, _ in own} and not {text for _, text in own} & {*theirs}
 
 
+def test_solutions_are_learned_as_answers_are_read(run: Path, tiny_study: TinyStudy, tmp_path: Path) -> None:
+    """An answer ends at a blank line, where examples are shown: a solution that has one would be learned to end there."""
+    session = Session.reopen(run, quiet=True)
+    problems = [{"question": f"How old is tree {i}?", "answer": i, "solution": f"It is old.\n \r\n\nIt is {i}.\n\nSo it is."}
+                for i in range(3)]  # fmt: skip
+    data = tmp_path / "blank.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in [*problems, {"question": "How?", "answer": 3, "solution": "1 + 2"}]))
+    said, every = list[str](), tuning_problems(session, str(data))
+    found = worked_problems(session, every, 4, said.append)
+    texts = [text for _, text in found]
+    assert texts == [*(f"It is old.\nIt is {i}.\nSo it is.\nThe answer is {i}." for i in range(3)), "1 + 2\nThe answer is 3."]
+    assert "3 of 4 solutions have blank lines" in "".join(said)
+    bare = SimpleNamespace(prompt=Prompt("none", "", "\n"))
+    assert "\n\n" in worked_problems(bare, every, 4, said.append)[0][1]  # type: ignore[arg-type]
+    assert len(said) == 1
+
+
+def test_that_solutions_are_longer_than_the_model_may_write_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session, data = Session.reopen(run, quiet=True), tmp_path / "long.jsonl"
+    limit = session.config.new_tokens(session.prompt)
+    rows = [{"question": f"How old is tree {i}?", "answer": i, "solution": "So. " * (limit if i < 2 else 1)} for i in range(4)]
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    words = ["tune", str(run), "--by", "all", *FEW, "--null", "--train-on", str(data)]
+    assert main([*words, "--to", str(tmp_path / "e.json")]) == 0
+    assert f"2 of 4 solutions are longer than the {limit} tokens" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["tune", "steer"])
 def test_problems_that_the_study_uses_are_left_out_and_that_is_said(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -920,8 +952,22 @@ def test_validation_problems_are_of_templates_that_are_not_trained_on() -> None:
     one = [
         (Problem(str(i), f"Ann has {i} pens and finds {i + 3} more. How many pens has she?", Fraction(1)), "") for i in range(9)
     ]
-    assert parted(one, 3) == one  # one template: it can't be parted
-    assert parted(one, 0) == one and parted([], 3) == []
+    said = list[str]()
+    assert parted(one, 3, said.append) == one and len(said) == 1  # one template: it can't be parted
+    assert parted(one, 0, said.append) == one and parted([], 3, said.append) == [] and len(said) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("much", "apart"), [(0.5, True), (0.7, True), (0.9, False)])
+def test_a_template_of_most_problems_is_trained_on(much: float, apart: bool, seed: int) -> None:
+    """And not kept for validation, whatever the order: one problem would be left to train on."""
+    most = [f"Ann has {i} pens and finds {i + 3} more. How many pens has she?" for i in range(round(64 * much))]
+    others = [p.question for p in load_problems("builtin:64").problems[len(most) :]]
+    every = [(Problem(q, q, Fraction(1)), "") for q in random.Random(seed).sample([*most, *others], 64)]
+    found = parted(every, 16)
+    train, kept = ({p.question for p, _ in some} for some in (found[:-16], found[-16:]))
+    assert len(train) >= 24 and len(kept) == 16
+    assert (train >= {*most} and not kept & {*most}) if apart else found == every
 
 
 def test_draws_that_nothing_is_drawn_with_are_no_other_training(run: Path, tmp_path: Path) -> None:

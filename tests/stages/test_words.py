@@ -22,9 +22,10 @@ from cotscope.data.roles import ROLES
 from cotscope.data.rows import LONGEST_WORDS
 from cotscope.lm.engine import Engine
 from cotscope.lm.loading import load_model
+from cotscope.measuring.generation import Condition, _graded
 from cotscope.measuring.prediction.tracing import answers, trace_all
 from cotscope.prompts.files import load_prompt_file
-from cotscope.records import Neuron
+from cotscope.records import Completion, Neuron, Problem, Prompt
 from cotscope.runs.folder import Run
 from cotscope.runs.session import Session
 
@@ -72,6 +73,17 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     files = {"model": "model", "data": "problems.jsonl", "prompt-file": "prompt.txt", "concepts": "concepts.toml"}
     named = [word for option, name in files.items() for word in (f"--{option}", str(folder / name))]
     return [*named, "--limit", "12", "--dtype", "float32", "--max-new-tokens", "12"]
+
+
+def test_what_is_read_hangs_on_no_answer() -> None:
+    """It is told to who predicts what is right; whether it is right does hang on it."""
+    c = Completion((), "Is it B. London or C. Paris?\nThe answer is B. London.", 9, "stop")
+    prompt = Prompt("p", "", "\n")
+    graded = [
+        _graded(Condition("study", prompt, "test"), Problem("1", "?", answer), c) for answer in ("B. London", "C. Paris", "B")
+    ]
+    assert [g["correct"] for g in graded] == [g["correct_strict"] for g in graded] == [True, False, True]
+    assert {(g["strict"], g["flexible"]) for g in graded} == {("B", "B")}
 
 
 def test_a_study_of_answers_in_words(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

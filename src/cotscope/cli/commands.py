@@ -280,7 +280,10 @@ def _status(run: Any, as_json: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns: 0; 2 for a user's error; 130 for Ctrl-C; 1 where whoever read its output has gone.
+    """Run one command.
+
+    Returns: 0; 2 for a user's error, or where the memory of a GPU is not enough; 130 for Ctrl-C; 1 where whoever read its
+        output has gone.
 
     Raises: SystemExit with 1 if `tables --against` finds a difference, with 2 for words that are no command.
     """
@@ -309,6 +312,13 @@ def main(argv: list[str] | None = None) -> int:
         if (said := _disk(error)) is None:
             raise
         print(f"cotscope: error: {visible(said)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU: it is not loaded for its name
+            raise
+        print("cotscope: error: the GPU's memory is not enough. What was finished is kept: give the same command again where "
+              "more is free, or on the CPU with CUDA_VISIBLE_DEVICES= before it (`tune --checkpointing` takes less).",
+              file=sys.stderr)  # fmt: skip
         return 2
     return 0
 

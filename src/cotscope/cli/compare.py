@@ -106,6 +106,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, write the table."""
     folder: Path = arguments.to
     neurons, problems = _check(arguments)
+    if problems:  # a model was loaded
+        from ..lm.loading import give_back_memory
+
+        give_back_memory()  # each training is a process of its own
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder) as alone:
         # Of a file that was being written when it was ended; of models: `remove_left`.

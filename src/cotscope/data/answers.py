@@ -22,6 +22,8 @@ So does one of as many decimals: the denominator of its fraction has one digit m
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 """How far a rounded answer may be off, as a part of the right one (see `is_correct`)."""
 
+_FLOAT_PLACES = 21  # as `repr` writes one that needs no exponent
+
 _WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -67,6 +69,10 @@ _PHRASE = re.compile(rf"\bthe\s++answer\s++is\b|####(?=[ \t]*+[$€£¥{DASHES}.
 _ARTICLES = {"the", "a", "an"}
 _UNSURE = {"or", "not", "no", "never", "neither", "nor", "cannot"}
 _AROUND = ".,;:!?\"'`()[]{}*_=…“”‘’«»。，、；：！？（）「」"
+_MARKUP = re.compile(r"\\(?:boxed|fbox|text|math)(?:bf|it|rm|sf|tt)?[ ]?\{([^{}]*+)\}")
+"""LaTeX around words: "\\boxed{\\text{Paris}}"."""
+_MATHS = re.compile(r"\\[()\[\]]|\$\$?([^$\n]++)\$\$?")
+_NOTHING = re.compile("")
 _SENTENCE_END = re.compile(r"""[\n。！？]|[.!?](?=[\s"')\]*]|\Z)""")
 # In words: the full stops of "St. Louis", "J. K. Rowling" and "U.S. Navy" end nothing; that of "B. It follows" does.
 _END_OF_WORDS = re.compile(
@@ -107,23 +113,34 @@ class Reading(NamedTuple):
     flexible: Fraction | str | None
 
 
-def read_answer(text: str, words: bool = False) -> Reading:
-    """`parse_strict` and `parse_flexible`; or with `words`: the rest of that sentence, or else of the last line."""
+def read_answer(text: str, words: bool = False, right: str = "") -> Reading:
+    """`parse_strict` and `parse_flexible`; or with `words`: the rest of that sentence, or else of the last line.
+
+    Args:
+        right: the right answer in words: where it is what is said, a full stop in it ("B. London") ends no sentence.
+    """
     if not words:
         return Reading(parse_strict(text), parse_flexible(text))
-    found = _said(text, _END_OF_WORDS)
+    text = unmarked(text)
+    found = _said(text, _END_OF_WORDS, _whole(right))
     strict = found and _trimmed(found)
     return Reading(strict or None, strict or _trimmed(text.strip().rpartition("\n")[2]) or None)
 
 
-def is_right(text: str, answer: Fraction | str) -> bool:
-    """Whether a text gives this answer (`is_correct` of what is read flexibly)."""
-    return is_correct(read_answer(text, isinstance(answer, str)).flexible, answer)
+def unmarked(text: str) -> str:
+    """Words without the LaTeX around them."""
+    return _MATHS.sub(r"\1", _MARKUP.sub(r"\1", _MARKUP.sub(r"\1", text))) if "\\" in text or "$" in text else text
+
+
+def is_right(text: str, answer: Fraction | str, strict: bool = False) -> bool:
+    """Whether a text gives this answer: `is_correct` of what is read flexibly, or strictly."""
+    words = answer if isinstance(answer, str) else ""
+    return is_correct(read_answer(text, isinstance(answer, str), words)[0 if strict else 1], answer)
 
 
 def written_answer(answer: Fraction | str) -> str:
-    """An answer as text."""
-    return answer if isinstance(answer, str) else format_number(answer)
+    """An answer as text, as a file may have it: a decimal of as many places as a float has is none of `format_number`'s."""
+    return answer if isinstance(answer, str) else format_number(answer, _FLOAT_PLACES)
 
 
 def parse_strict(text: str) -> Fraction | None:
@@ -144,19 +161,32 @@ def parse_strict(text: str) -> Fraction | None:
     return _word_value(_WORD_RUN.search(sentence))
 
 
-def _said(text: str, ends: re.Pattern[str] = _SENTENCE_END) -> str | None:
-    """The rest of the last sentence with "The answer is" or "####"; where that is nothing, a newline and the next one."""
+def _whole(right: str) -> re.Pattern[str]:
+    """Finds these words at the beginning of what is said, regardless of case, blanks and what stands before them."""
+    around = rf"[\s{re.escape(_AROUND)}]"
+    words = f"{around}+".join(re.escape(word) for part in right.split() if (word := _trimmed(part)))
+    return re.compile(rf"{around}*+{words}(?!\w)" if words else "", re.IGNORECASE)
+
+
+def _said(text: str, ends: re.Pattern[str] = _SENTENCE_END, whole: re.Pattern[str] = _NOTHING) -> str | None:
+    """The rest of the last sentence with "The answer is" or "####"; where that is nothing, a newline and the next one.
+
+    Args:
+        whole: no sentence ends in what it finds at the beginning.
+    """
     phrase = None
     for phrase in _PHRASE.finditer(text):
         pass
     if phrase is None:
         return None
-    end = ends.search(text, phrase.end())
+    first = whole.match(text, phrase.end())
+    end = ends.search(text, first.end() if first else phrase.end())
     sentence = text[phrase.end() : end.start() if end else len(text)]
     if sentence.strip(" \t\r:=*"):
         return sentence
     rest = text[phrase.end() :].lstrip(" \t\r\n:=*")
-    end = ends.search(rest)
+    first = whole.match(rest)
+    end = ends.search(rest, first.end() if first else 0)
     return "\n" + (rest[: end.start()] if end else rest)
 
 

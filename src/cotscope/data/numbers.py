@@ -14,16 +14,16 @@ OPERATORS = "+\\-\u2212\u2013*×·⋅∙xX/÷"
 """What is written between two numbers, likewise."""
 
 
-def format_number(value: Fraction) -> str:
+def format_number(value: Fraction, places: int = PLACES) -> str:
     """Write a number exactly: "3", "-2.5" or "1/3".
 
-    A decimal is used only where it ends within 6 places; any other fraction is written as p/q in lowest terms.
+    A decimal is used only where it ends within so many places; any other fraction is written as p/q in lowest terms.
     """
-    scaled = value * 10**PLACES
+    scaled = value * 10**places
     if scaled.denominator != 1:
         return f"{_digits(value.numerator)}/{_digits(value.denominator)}"
-    whole, decimals = divmod(abs(scaled.numerator), 10**PLACES)
-    tail = f"{decimals:0{PLACES}d}".rstrip("0")
+    whole, decimals = divmod(abs(scaled.numerator), 10**places)
+    tail = f"{decimals:0{places}d}".rstrip("0")
     return ("-" if value < 0 else "") + _digits(whole) + (f".{tail}" if tail else "")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import DataError, shown
 from ..records import Problem
-from .answers import MAX_DIGITS, OTHERWISE, numbers_in, parse_number
+from .answers import MAX_DIGITS, OTHERWISE, numbers_in, parse_number, unmarked
 from .numbers import DASHES, OPERATORS
 
 FORM = 'an object with "question" and "answer" (a number, a solution that ends in "#### N", or in every row a few words)'
@@ -189,7 +189,7 @@ def _number(value: Any) -> Fraction | None:
 
 def _words(value: Any) -> str | None:
     """The answer in words that a file's value is; None if it is none: too long, with digits, without a letter."""
-    words = " ".join(value.rpartition(_MARKER)[2].split()) if isinstance(value, str) else ""
+    words = " ".join(unmarked(value.rpartition(_MARKER)[2]).split()) if isinstance(value, str) else ""
     fits = len(words) <= LONGEST_WORDS and any(map(str.isalpha, words)) and not any(map(str.isdigit, words))
     return words if fits and words.isprintable() else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..data.answers import written_answer
+from ..data.numbers import format_number
 from ..errors import RunError
 from ..runs.files import write_text
 from ..runs.folder import Run
@@ -33,12 +33,13 @@ def write_task(run: Run, to: Path) -> tuple[list[Path], dict[str, str]]:
     if session.inputs.words:
         raise RunError(f"the answers of {run.folder} are words", expected="numbers, which the harness is told to compare")
     prompt, every = session.prompt, session.inputs.split.test
-    test = [p for p in every if "/" not in written_answer(p.answer)]
+    written = {p.id: format_number(p.answer) for p in every if not isinstance(p.answer, str)}
+    test = [p for p in every if "/" not in written[p.id]]  # nor a decimal that is right when it is rounded: texts are compared
     if not test:
         raise RunError(f"no answer of {run.folder} is a decimal", expected="at least one, since texts are compared")
     name = f"cotscope_{''.join(c if c.isalnum() else '_' for c in run.folder.resolve().name)}"
     rows, task = to / f"{name}.jsonl", to / f"{name}.yaml"
-    asked = [{"id": p.id, "prompt": prompt.text(p.question), "answer": written_answer(p.answer)} for p in test]
+    asked = [{"id": p.id, "prompt": prompt.text(p.question), "answer": written[p.id]} for p in test]
     write_text(rows, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked))
     filters = [
         {

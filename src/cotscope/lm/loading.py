@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import resource
@@ -176,6 +177,13 @@ def _dense(hidden: Tensor) -> Tensor:
     return hidden.flatten(0, -2).contiguous().view(hidden.shape)
 
 
+def give_back_memory() -> None:
+    """Let others have what PyTorch keeps of a GPU's memory and no longer uses: it is not free for another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def load_model(
     source: str, dtype: str = "auto", device: str | None = None, kernels: str = "auto", differentiable: bool = False
 ) -> LoadedModel:
@@ -205,12 +213,13 @@ def load_model(
     check_together(model, tokenizer, source)
     try:
         model.to(device)  # type: ignore[arg-type]  # transformers wraps it in what has no types
+        model.eval().requires_grad_(False)
+        if not differentiable:
+            cpu.prepare(model, kernels)
+        model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_dense(args[0]),))
+        check_run(model, tokenizer, source)
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"model {source!r} does not fit into the memory of {device}") from error
-    model.eval().requires_grad_(False)
-    if not differentiable:
-        cpu.prepare(model, kernels)
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_dense(args[0]),))
-    check_run(model, tokenizer, source)
+        raise ModelError(f"model {source!r} does not fit into the memory of {device}",
+                         remedy="On the CPU it runs with CUDA_VISIBLE_DEVICES= before the command.") from error  # fmt: skip
     name = Path(source).name if Path(source).exists() else source
     return LoadedModel(name, model, tokenizer, anatomy(model), folder)

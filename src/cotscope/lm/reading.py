@@ -41,7 +41,7 @@ def foreign(source: str, what: str, expected: str = "") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except ModelError:
+    except (ModelError, torch.OutOfMemoryError):  # the latter is of a GPU, not of the files
         raise
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         said = " ".join(str(error).split())

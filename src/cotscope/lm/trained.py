@@ -229,7 +229,8 @@ def check_adapters(kind: str, loaded: LoadedModel) -> None:
     known = peft.utils.constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
     if kind == "ia3" and kind_of not in known and _ia3_places(loaded) is None:
         raise ModelError(f"peft has no ia3 for this architecture ({kind_of}), which has no k_proj and v_proj in each layer",
-                         expected=f"one of {', '.join(sorted(known))}")  # fmt: skip
+                         expected=f"one of {', '.join(sorted(known))}",
+                         remedy="Leave `ia3` out: --method takes the others.")  # fmt: skip
 
 
 def _ia3_places(loaded: LoadedModel) -> tuple[list[str], list[str]] | None:

@@ -105,7 +105,7 @@ def _exact(session: Session) -> LoadedModel:
     except ModelError:
         if session.loaded.model.device.type == "cpu":
             raise
-        return differentiable(session)
+    return differentiable(session)  # not in the handler, which holds on to what did not fit
 
 
 def differentiable(session: Session, beside: int = 0, float32: bool = False) -> LoadedModel:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.answers import is_correct, is_right, read_answer, written_answer
+from ..data.answers import is_right, read_answer, written_answer
 from ..data.roles import ROLES, RULE, token_roles
 from ..records import Completion, Neuron, Problem, Prompt
 from ..runs.files import fingerprint
@@ -149,13 +149,14 @@ def _intervention(session: Session, c: Condition) -> Intervention | None:
 
 
 def _problems(session: Session, condition: Condition) -> tuple[tuple[Problem, ...], str]:
-    """A condition's problems, and the fingerprint of all that decides what the model writes."""
+    """A condition's problems, and the fingerprint of all that decides what the model writes, and which words are right."""
     given = condition.problems
     problems = (getattr(session.inputs.split, condition.split) if given is None else given)[: condition.limit]
     prompt, config = condition.prompt, session.config
     asked = [(p.id, p.question, str(p.answer)) for p in problems]
     way = [key for key in (condition.intervention and condition.intervention.key, condition.weights) if key]
     way += [f"roles {RULE}"] if condition.record else []  # by which activity is counted
+    way += ["words 2"] if any(p.words for p in problems) else []  # by which they are read
     way += [f"{condition.temperature} {condition.seed}"] if condition.temperature else []
     every = (prompt.text(""), prompt.stop, config.new_tokens(prompt), asked, condition.neurons, config.k, *way)
     return problems, fingerprint(*every)
@@ -225,6 +226,7 @@ class _Sink:
 
 
 def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, Any]:
+    # What is read is told to who predicts, and so hangs on no answer; what is right does.
     read = read_answer(completion.text, bool(problem.words))
     return {
         "condition": condition.name,
@@ -239,8 +241,8 @@ def _graded(condition: Condition, problem: Problem, completion: Completion) -> d
         "finish": completion.finish,
         "strict": None if read.strict is None else written_answer(read.strict),
         "flexible": None if read.flexible is None else written_answer(read.flexible),
-        "correct_strict": is_correct(read.strict, problem.answer),
-        "correct": is_correct(read.flexible, problem.answer),
+        "correct_strict": is_right(completion.text, problem.answer, strict=True),
+        "correct": is_right(completion.text, problem.answer),
     }
 
 

@@ -1,7 +1,7 @@
 """Courses of a training: each with one learning rate, validation after each pass, files to go on from; the search of the rate.
 
 After every step, or where that takes long every so often, parameters and the optimiser's state are written beside what is to be
-made: a process that is killed goes on from there and has the same losses as one that is not.
+made: a process that is killed goes on from there and has the same losses as one that is not (on a GPU but for rounding).
 """
 
 from __future__ import annotations

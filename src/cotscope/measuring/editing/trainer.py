@@ -227,10 +227,13 @@ class Trainer:
     def _as_written(self, model: LoadedModel, edit: Edit) -> Edit:
         """With the validation loss of the weights as they are written, or would be with factors folded into them: in 16 bits,
         small changes are rounded away."""
+        from ...lm.loading import DTYPES
         from ...lm.trained import Nothing
         from ...lm.training import Training
 
         tuned = edit.chosen["tuned"]
+        if DTYPES[self.stored].itemsize > DTYPES[model.dtype_name].itemsize:
+            return edit  # these weights are rounded where those that are written will not be
         if not (validation := self.texts[len(self.texts) - self.settings.validation :] if self.settings.validation else []):
             return edit
         loss = fmean(Training(model, Nothing(), self.settings.checkpointing).losses(validation))

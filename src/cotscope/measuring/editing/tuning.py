@@ -65,10 +65,14 @@ def tune(
         say(reserved)
     given = worked_problems(session, every, wanted, say, own=settings.own, draws=settings.draws, seed=settings.seed,
                             folder=to.parent)  # fmt: skip
+    loaded, prompt = session.loaded, session.prompt
+    limit = session.config.new_tokens(prompt)
+    if long := sum(len(ended(loaded, prompt, said)) > limit for _, said in given):
+        say(f"{long} of {len(given)} solutions are longer than the {limit} tokens that the model may write in this study: who "
+            "learns to write so much is cut (a study of more --max-new-tokens would not)")  # fmt: skip
     if settings.loss == FORMULAS:
-        loaded, prompt = session.loaded, session.prompt
         given = [(p, said) for p, said in given if any(token_reckoning(loaded, ended(loaded, prompt, said), p.words))]
-    given = parted(given, settings.validation)
+    given = parted(given, settings.validation, say)
     if len(given) <= settings.validation:
         raise _too_few(settings, len(given))
     tuner = Trainer(session, to, neurons, chosen, given, settings, say, null, source(session, every))

@@ -8,7 +8,9 @@ sampling, Yuan et al. 2023, arXiv:2308.01825).
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,8 @@ from ...runs.session import Session
 if TYPE_CHECKING:
     from ...lm.loading import LoadedModel
 
+_BLANK = "\n\n"
+_BLANKS = re.compile(r"\n(?:[ \t\r]*\n)+")
 _TEMPERATURE = 0.7
 _WRITTEN = 48  # problems that the model writes solutions to at once
 
@@ -96,7 +100,7 @@ def worked_problems(
         folder: where a file of problems keeps what the model wrote, and is taken from if it was made from the same.
     """
     if not own and not writes_itself(every, wanted):
-        return [(p, render_solution(p)) for p in every if p.has_solution][:wanted]
+        return _in_one([(p, render_solution(p)) for p in every if p.has_solution][:wanted], session.prompt, say)
     why = "" if own else "the data has too few solutions: "
     say(f"{why}the model writes solutions, and those that are right are taken")
     path, found, done = None, dict[int, str](), 0
@@ -136,6 +140,17 @@ def worked_problems(
                         for i, p in enumerate(every[: places.stop])]  # fmt: skip
                 write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [(every[i], found[i]) for i in sorted(found)][:wanted]
+
+
+def _in_one(given: list[tuple[Problem, str]], prompt: Prompt, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
+    """The data's solutions without blank lines, where an answer ends at one: else it is learned to end before it is given."""
+    if _BLANK not in prompt.stop:
+        return given
+    joined = [(p, _BLANKS.sub("\n", said)) for p, said in given]
+    if parts := sum(a != b for a, b in zip(given, joined, strict=True)):
+        say(f"{parts} of {len(given)} solutions have blank lines, and under this prompt an answer ends at one: they are taken "
+            "without")  # fmt: skip
+    return joined
 
 
 def _left(found: int, asked: int, wanted: int, problems: int, pace: float) -> str:
@@ -190,7 +205,9 @@ def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
 
 def source(session: Session, every: Sequence[Problem]) -> str:
     """The fingerprint of what may be trained or searched on, and under which prompt: a file's name does not say it."""
-    return fingerprint(session.prompt.text(""), [(p.question, written_answer(p.answer), p.solution) for p in every])
+    one = _BLANK in session.prompt.stop
+    said = [_BLANKS.sub("\n", p.solution) if one else p.solution for p in every]
+    return fingerprint(session.prompt.text(""), [(p.question, written_answer(p.answer), s) for p, s in zip(every, said)])
 
 
 def made_with(chosen: Mapping[str, Any], questions: Sequence[str]) -> dict[str, list[str]]:
@@ -200,20 +217,28 @@ def made_with(chosen: Mapping[str, Any], questions: Sequence[str]) -> dict[str, 
     return {"questions": sorted(prints), "templates": sorted({masked(q) for q in questions})}
 
 
-def parted(given: Sequence[tuple[Problem, str]], validation: int) -> list[tuple[Problem, str]]:
-    """`given` with `validation` problems last, of templates that the others are not; as it is if that leaves none to train on.
+def parted(
+    given: Sequence[tuple[Problem, str]], validation: int, say: Callable[[str], object] = lambda text: None
+) -> list[tuple[Problem, str]]:
+    """`given` with `validation` problems last, of templates that the others are not; as it is, which is said, if that left less
+    than half of the others to train on.
 
     These are of the templates that come up last; what is left of a template that they are of is dropped.
     """
-    if not validation or not given:
+    if not validation or len(given) <= validation:
         return list(given)
     of = templates([p.question for p, _ in given])
-    kept = set[int]()
+    sizes, spare = Counter(of), (len(given) + validation) // 2
+    kept, count = set[int](), 0
     for template in reversed(list(dict.fromkeys(of))):
-        if sum(of.count(t) for t in kept) < validation:
+        if count < validation and count + sizes[template] <= spare:
             kept.add(template)
+            count += sizes[template]
+    if count < validation:
+        say("the problems are of few templates: validation problems are of such as are trained on, too")
+        return list(given)
     train = [g for g, t in zip(given, of, strict=True) if t not in kept]
-    return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]] if train else list(given)
+    return [*train, *[g for g, t in zip(given, of, strict=True) if t in kept][:validation]]
 
 
 def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
@@ -222,7 +247,6 @@ def ended(loaded: LoadedModel, prompt: Prompt, said: str) -> tuple[int, ...]:
     The end is learned too: a tokenizer may have one token for a full stop with a newline and another for one with a blank
     line, and who is taught the former where the latter belongs learns to go on.
     """
-    blank = "\n\n"
-    ends = blank in prompt.stop
-    tokens = loaded.following(said + blank * ends)
+    ends = _BLANK in prompt.stop
+    tokens = loaded.following(said + _BLANK * ends)
     return (*tokens, *([loaded.tokenizer.eos_token_id] if not ends and loaded.tokenizer.eos_token_id is not None else []))
