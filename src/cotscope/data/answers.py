@@ -132,10 +132,10 @@ def unmarked(text: str) -> str:
     return _MATHS.sub(r"\1", _MARKUP.sub(r"\1", _MARKUP.sub(r"\1", text))) if "\\" in text or "$" in text else text
 
 
-def is_right(text: str, answer: Fraction | str, strict: bool = False) -> bool:
-    """Whether a text gives this answer: `is_correct` of what is read flexibly, or strictly."""
+def is_right(text: str, answer: Fraction | str) -> bool:
+    """Whether a text gives this answer (`is_correct` of what is read flexibly)."""
     words = answer if isinstance(answer, str) else ""
-    return is_correct(read_answer(text, isinstance(answer, str), words)[0 if strict else 1], answer)
+    return is_correct(read_answer(text, isinstance(answer, str), words).flexible, answer)
 
 
 def written_answer(answer: Fraction | str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.answers import is_right, read_answer, written_answer
+from ..data.answers import is_correct, is_right, read_answer, written_answer
 from ..data.roles import ROLES, RULE, token_roles
 from ..records import Completion, Neuron, Problem, Prompt
 from ..runs.files import fingerprint
@@ -226,8 +226,9 @@ class _Sink:
 
 
 def _graded(condition: Condition, problem: Problem, completion: Completion) -> dict[str, Any]:
-    # What is read is told to who predicts, and so hangs on no answer; what is right does.
+    # What is read is told to who predicts, and so hangs on no answer; what is right does, where that is words.
     read = read_answer(completion.text, bool(problem.words))
+    compared = read_answer(completion.text, words=True, right=problem.words) if problem.words else read
     return {
         "condition": condition.name,
         "family": condition.family,
@@ -241,8 +242,8 @@ def _graded(condition: Condition, problem: Problem, completion: Completion) -> d
         "finish": completion.finish,
         "strict": None if read.strict is None else written_answer(read.strict),
         "flexible": None if read.flexible is None else written_answer(read.flexible),
-        "correct_strict": is_right(completion.text, problem.answer, strict=True),
-        "correct": is_right(completion.text, problem.answer),
+        "correct_strict": is_correct(compared.strict, problem.answer),
+        "correct": is_correct(compared.flexible, problem.answer),
     }
 
 

@@ -144,13 +144,15 @@ def worked_problems(
 
 def _in_one(given: list[tuple[Problem, str]], prompt: Prompt, say: Callable[[str], object]) -> list[tuple[Problem, str]]:
     """The data's solutions without blank lines, where an answer ends at one: else it is learned to end before it is given."""
-    if _BLANK not in prompt.stop:
-        return given
-    joined = [(p, _BLANKS.sub("\n", said)) for p, said in given]
+    joined = [(p, _unbroken(said, prompt)) for p, said in given]
     if parts := sum(a != b for a, b in zip(given, joined, strict=True)):
         say(f"{parts} of {len(given)} solutions have blank lines, and under this prompt an answer ends at one: they are taken "
             "without")  # fmt: skip
     return joined
+
+
+def _unbroken(said: str, prompt: Prompt) -> str:
+    return _BLANKS.sub("\n", said) if _BLANK in prompt.stop else said
 
 
 def _left(found: int, asked: int, wanted: int, problems: int, pace: float) -> str:
@@ -205,9 +207,8 @@ def _kept(path: Path, every: Sequence[Problem]) -> tuple[dict[int, str], int]:
 
 def source(session: Session, every: Sequence[Problem]) -> str:
     """The fingerprint of what may be trained or searched on, and under which prompt: a file's name does not say it."""
-    one = _BLANK in session.prompt.stop
-    said = [_BLANKS.sub("\n", p.solution) if one else p.solution for p in every]
-    return fingerprint(session.prompt.text(""), [(p.question, written_answer(p.answer), s) for p, s in zip(every, said)])
+    prompt = session.prompt
+    return fingerprint(prompt.text(""), [(p.question, written_answer(p.answer), _unbroken(p.solution, prompt)) for p in every])
 
 
 def made_with(chosen: Mapping[str, Any], questions: Sequence[str]) -> dict[str, list[str]]:
